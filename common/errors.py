@@ -1,0 +1,104 @@
+"""What can go wrong, and what each outcome is called to Kubernetes.
+
+EmbedderError
+├── ConfigError              78  every pod would fail so: the whole Job fails
+│   ├── SettingsError            a setting is missing or out of range
+│   ├── ManifestError            the list of images cannot be used as it is
+│   ├── ModelError               no such model, or weights that do not fit
+│   ├── StoreAccessDenied        no bucket, no credentials, no permission
+│   └── FingerprintMismatch      the store holds a run made with other settings
+├── DataError                65  this chunk cannot succeed as it is: its index fails
+│   ├── TooManyFailures          more images failed than the limit allows
+│   ├── ChunkInvalid             a chunk file breaks an invariant
+│   └── ChunksMissing            the merge lacks chunks
+├── TemporaryError           75  a fault that may pass: the index is retried
+│   ├── StoreUnavailable         the store does not answer, or not sensibly
+│   ├── SourceUnavailable        the manifest or every image source does not answer
+│   └── ResourceExhausted        no disk, memory or descriptors left
+└── Stopped                 143  asked to stop (SIGTERM); nothing is half-written
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes that the Jobs' podFailurePolicy acts on; the numbers are those of sysexits.h."""
+
+    OK = 0
+    DATA_ERROR = 65
+    TEMPORARY_FAILURE = 75
+    CONFIG_ERROR = 78
+    INTERRUPTED = 130
+    STOPPED = 143
+
+
+class EmbedderError(Exception):
+    """Any foreseen end of a program that is not success. The message is one sentence: found, expected, remedy."""
+
+    exit_code: ExitCode
+
+
+class ConfigError(EmbedderError):
+    exit_code = ExitCode.CONFIG_ERROR
+
+
+class SettingsError(ConfigError):
+    pass
+
+
+class ManifestError(ConfigError):
+    pass
+
+
+class ModelError(ConfigError):
+    pass
+
+
+class StoreAccessDenied(ConfigError):
+    pass
+
+
+class FingerprintMismatch(ConfigError):
+    pass
+
+
+class DataError(EmbedderError):
+    exit_code = ExitCode.DATA_ERROR
+
+
+class TooManyFailures(DataError):
+    pass
+
+
+class ChunkInvalid(DataError):
+    pass
+
+
+class ChunksMissing(DataError):
+    pass
+
+
+class TemporaryError(EmbedderError):
+    exit_code = ExitCode.TEMPORARY_FAILURE
+
+
+class StoreUnavailable(TemporaryError):
+    pass
+
+
+class SourceUnavailable(TemporaryError):
+    pass
+
+
+class ResourceExhausted(TemporaryError):
+    pass
+
+
+class Stopped(EmbedderError):
+    """Raised in the main thread by the handlers that `program.run` installs for SIGTERM and SIGINT."""
+
+    def __init__(self, message: str, *, exit_code: ExitCode = ExitCode.STOPPED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,22 @@
+"""The names of a run's objects, relative to EMBEDDER_RUN_URI."""
+
+from __future__ import annotations
+
+import re
+
+CHUNKS_PREFIX = "chunks/"
+RESULT_KEY = "Images_Embedded.h5"
+FAILURES_KEY = "failures.csv"
+SUMMARY_KEY = "summary.json"
+
+_CHUNK_KEY = re.compile(r"chunks/Images_Embedded_(0|[1-9][0-9]*)\.h5")
+
+
+def chunk_key(index: int) -> str:
+    return f"{CHUNKS_PREFIX}Images_Embedded_{index}.h5"
+
+
+def chunk_index(key: str) -> int | None:
+    """Return the index of a chunk's key, None for any other key."""
+    match = _CHUNK_KEY.fullmatch(key)
+    return int(match[1]) if match else None

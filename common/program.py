@@ -1,0 +1,95 @@
+"""How every program of the project starts and ends: signals, exit codes, the last word."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from common.errors import EmbedderError, ExitCode, ResourceExhausted, Stopped
+from common.logs import log, redact_urls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Where a kubelet picks up a container's last word; absent outside a pod."""
+
+TERMINATION_LOG_BYTES = 4096
+"""What a kubelet keeps of it."""
+
+_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def run(program: Callable[[], str]) -> NoReturn:
+    """Call `program`, log the sentence it returns as the last word, and end the process with the right exit code.
+
+    Ends by os._exit once everything is flushed: a thread may sit in a native decoder or a socket for longer than the
+    grace period of a pod.
+    """
+    install_stop_handlers()
+    code = end(program)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def end(program: Callable[[], str]) -> int:
+    """Call `program` and return its exit code; the last word goes to the log and to the termination log."""
+    try:
+        message = program()
+    except EmbedderError as error:
+        return _failed(error)
+    except MemoryError:
+        return _failed(ResourceExhausted("out of memory; raise the memory limit or lower the batch size"))
+    except OSError as error:
+        if error.errno not in _RESOURCE_ERRNOS:
+            return _unforeseen(error)
+        return _failed(ResourceExhausted(f"{error.strerror}: {error.filename or 'a file of this program'}"))
+    except Exception as error:  # noqa: BLE001 - the border of the program
+        return _unforeseen(error)
+    return _last_word("finished", message, ExitCode.OK)
+
+
+def install_stop_handlers() -> None:
+    """Make SIGTERM and SIGINT raise Stopped in the main thread, once; a second signal ends the process at once."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, _exit_at_once)
+        code = ExitCode.STOPPED if number == signal.SIGTERM else ExitCode.INTERRUPTED
+        raise Stopped(f"stopped by {signal.Signals(number).name}; nothing is half-written", exit_code=code)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
+
+
+def _exit_at_once(number: int, _: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _failed(error: EmbedderError) -> int:
+    return _last_word("stopped" if isinstance(error, Stopped) else "failed", str(error), error.exit_code)
+
+
+def _unforeseen(error: BaseException) -> int:
+    # Exit code 1 stands in no policy, so Kubernetes retries within the backoff limit.
+    traceback.print_exception(error)
+    return _last_word("failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1)
+
+
+def _last_word(event: str, message: str, code: int) -> int:
+    message = redact_urls(message)
+    emit = log.info if code == ExitCode.OK else log.error
+    emit(event, exit_code=int(code), message=message)
+    if TERMINATION_LOG.exists():
+        try:
+            TERMINATION_LOG.write_bytes(f"{event}: {message}".encode()[:TERMINATION_LOG_BYTES])
+        except OSError as error:
+            log.warning("no_termination_log", error=str(error))
+    return int(code)

@@ -1,0 +1,134 @@
+"""A run in an S3 bucket."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from typing import TYPE_CHECKING, BinaryIO
+
+from common.errors import ConfigError, StoreUnavailable
+from common.s3 import S3Location, parse_s3_uri, read_object, s3_client, s3_errors
+from common.store import READ_AHEAD_BYTES, ObjectAbsent, ObjectReader, ObjectStat, check_length
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+MAX_PUT_BYTES = 5 * 1024**3
+"""S3's limit on one PUT. A chunk file is 20 MB per 10,000 images, so this allows 2.5 million."""
+
+DELETE_BATCH = 1000
+"""S3's limit on the keys of one DeleteObjects."""
+
+COMPARE_BYTES = 8 << 20
+
+
+class S3Store:
+    def __init__(self, uri: str) -> None:
+        location = parse_s3_uri(uri)
+        self.uri = uri
+        self.bucket = location.bucket
+        self.prefix = f"{location.key.strip('/')}/" if location.key.strip("/") else ""
+        self.client = s3_client()
+
+    def location(self, key: str) -> str:
+        return f"s3://{self.bucket}/{self.prefix}{key}"
+
+    def name(self, key: str) -> S3Location:
+        return S3Location(self.bucket, self.prefix + key)
+
+    def check_access(self) -> None:
+        # An upload that is begun and aborted shows the permission to write and leaves no object.
+        probe = f"{self.prefix}.access"
+        with s3_errors(self.location("")):
+            self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+            upload = self.client.create_multipart_upload(Bucket=self.bucket, Key=probe)
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=probe, UploadId=upload["UploadId"])
+
+    def stat(self, key: str) -> ObjectStat | None:
+        try:
+            with s3_errors(self.location(key)):
+                head = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+        except ObjectAbsent:
+            return None
+        return ObjectStat(key, head["ContentLength"], head["ETag"].strip('"'))
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        with s3_errors(self.location(prefix)):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix + prefix
+            )
+            for page in pages:
+                for found in page.get("Contents", []):
+                    key = found["Key"].removeprefix(self.prefix)
+                    yield ObjectStat(key, found["Size"], found["ETag"].strip('"'))
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        if length == 0:
+            return b""
+        try:
+            answer = read_object(self.name(key), start=start, length=length)
+        except ObjectAbsent as absent:
+            raise StoreUnavailable(f"{self.location(key)} is gone") from absent
+        return check_length(self.location(key), answer.data, answer.size - start if length is None else length)
+
+    def put_file(self, key: str, path: Path, *, overwrite: bool = True) -> ObjectStat:
+        with path.open("rb") as file:
+            return self._put(key, file, size=path.stat().st_size, overwrite=overwrite)
+
+    def put_bytes(self, key: str, data: bytes) -> ObjectStat:
+        return self._put(key, io.BytesIO(data), size=len(data), overwrite=True)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        names = [{"Key": self.prefix + key} for key in keys]
+        for first in range(0, len(names), DELETE_BATCH):
+            with s3_errors(self.location("")):
+                answer = self.client.delete_objects(
+                    Bucket=self.bucket,
+                    Delete={"Objects": names[first : first + DELETE_BATCH], "Quiet": True},  # type: ignore[typeddict-item]
+                )
+            if errors := answer.get("Errors"):
+                raise StoreUnavailable(f"{self.location('')}: {len(errors)} objects were not deleted: {errors[0]}")
+
+    def open(self, key: str, size: int) -> BinaryIO:
+        return io.BufferedReader(ObjectReader(self, key, size), READ_AHEAD_BYTES)
+
+    def _put(self, key: str, body: io.BufferedReader | io.BytesIO, *, size: int, overwrite: bool) -> ObjectStat:
+        if size > MAX_PUT_BYTES:
+            raise ConfigError(
+                f"{self.location(key)} would have {size} bytes, one upload holds {MAX_PUT_BYTES}; "
+                "raise EMBEDDER_CHUNK_COUNT"
+            )
+        md5 = hashlib.file_digest(body, lambda: hashlib.md5(usedforsecurity=False))
+        body.seek(0)
+        condition = {} if overwrite else {"IfNoneMatch": "*"}
+        with s3_errors(self.location(key)):
+            self.client.put_object(
+                Bucket=self.bucket,
+                Key=self.prefix + key,
+                Body=body,
+                ContentLength=size,
+                ContentMD5=base64.b64encode(md5.digest()).decode(),
+                **condition,  # type: ignore[arg-type]
+            )
+        return self._verified(key, body, size=size, md5=md5.hexdigest())
+
+    def _verified(self, key: str, body: io.BufferedReader | io.BytesIO, *, size: int, md5: str) -> ObjectStat:
+        stored = self.stat(key)
+        if stored is None or stored.size != size:
+            found = "is absent" if stored is None else f"has {stored.size} bytes"
+            raise StoreUnavailable(f"{self.location(key)} {found} after an upload of {size} bytes")
+        # With server-side encryption an ETag is no MD5 of the content; then the content itself is compared.
+        if stored.version != md5 and not self._holds(key, body):
+            raise StoreUnavailable(f"{self.location(key)} differs from what was uploaded")
+        return stored
+
+    def _holds(self, key: str, body: io.BufferedReader | io.BytesIO) -> bool:
+        body.seek(0)
+        start = 0
+        while block := body.read(COMPARE_BYTES):
+            if self.read(key, start, len(block)) != block:
+                return False
+            start += len(block)
+        return True

@@ -1,0 +1,120 @@
+"""The store of a run: a folder, or a prefix in an S3 bucket. One contract, tested against both.
+
+Objects are written whole or not at all, and verified once written. Absent is not unknown: `stat` returns None only
+where the store says that there is no such object; whatever else it says is raised.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+
+from common.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+READ_AHEAD_BYTES = 65_536
+"""What one read of an opened object takes at least: a chunk file's whole metadata (see chunk_file)."""
+
+
+class ObjectStat(NamedTuple):
+    key: str
+    size: int
+    """Bytes."""
+    version: str
+    """Changes when the object's content does: an ETag, or size and modification time of a file."""
+
+
+class ObjectExists(Exception):
+    """The store holds such an object already, and was asked not to replace it."""
+
+
+class ObjectAbsent(Exception):
+    """The store said that there is no such object."""
+
+
+class Store(Protocol):
+    """Keys are relative to `uri`. Every method may raise StoreUnavailable (75) or StoreAccessDenied (78)."""
+
+    uri: str
+
+    def location(self, key: str) -> str:
+        """Return the key's full name, for people."""
+
+    def check_access(self) -> None:
+        """Raise StoreAccessDenied unless objects can be listed and written here. Leaves nothing behind."""
+
+    def stat(self, key: str) -> ObjectStat | None:
+        """Return what is known of an object, None where there is none."""
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        """Yield the objects whose keys start with `prefix`, in no order that matters."""
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
+        """Return `length` bytes from `start`, or all from there. Raises StoreUnavailable when there are fewer."""
+
+    def put_file(self, key: str, path: Path, *, overwrite: bool = True) -> ObjectStat:
+        """Write a file's content as the object and return it as verified: size and checksum are those of the file.
+
+        With `overwrite=False` raises ObjectExists where the object is there already and the store can tell; a
+        store that cannot writes the whole new object instead.
+        """
+
+    def put_bytes(self, key: str, data: bytes) -> ObjectStat:
+        """Write `data` as the object, verified as by `put_file`."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete the objects; one that is not there is no error."""
+
+    def open(self, key: str, size: int) -> BinaryIO:
+        """Return the object of `size` bytes as a seekable file that reads ranges on demand, closed by its user."""
+
+
+def open_store(uri: str) -> Store:
+    """Return the store at `uri`: `s3://bucket/prefix`, a folder's path, or `file://` and a path."""
+    # The two are imported here, so that a run in a folder loads no boto3.
+    if uri.startswith("s3://"):
+        from common.s3_store import S3Store  # noqa: PLC0415
+
+        return S3Store(uri)
+    from common.folder_store import FolderStore  # noqa: PLC0415
+
+    return FolderStore(uri)
+
+
+class ObjectReader(io.RawIOBase):
+    """An object of a store as a seekable raw file; wrap it in `io.BufferedReader`."""
+
+    def __init__(self, store: Store, key: str, size: int) -> None:
+        self._store, self._key, self._size, self._position = store, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        length = min(len(buffer), max(0, self._size - self._position))
+        if length:
+            buffer[:length] = self._store.read(self._key, self._position, length)
+            self._position += length
+        return length
+
+
+def check_length(key: str, data: bytes, expected: int) -> bytes:
+    """Return `data`. Raises StoreUnavailable when the store sent fewer or more bytes than asked for."""
+    if len(data) != expected:
+        raise StoreUnavailable(f"{key}: the store sent {len(data)} bytes of {expected}")
+    return data

@@ -1,0 +1,143 @@
+"""One contract, two stores."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
+from common.s3 import Presigner, S3Location, clear_clients, parse_s3_uri
+from common.store import ObjectExists, Store, open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+
+def test_what_was_put_is_read_back_in_whole_and_in_ranges(store: Store) -> None:
+    data = os.urandom(300_000)
+    stored = store.put_bytes("chunks/a.h5", data)
+    assert stored.size == len(data)
+    assert store.stat("chunks/a.h5") == stored
+    assert store.read("chunks/a.h5") == data
+    assert store.read("chunks/a.h5", 1000, 50) == data[1000:1050]
+    assert store.read("chunks/a.h5", 299_000) == data[299_000:]
+    assert store.read("chunks/a.h5", 0, 0) == b""
+
+
+def test_an_absent_object_is_none_and_reading_it_is_an_error(store: Store) -> None:
+    assert store.stat("nothing.h5") is None
+    with pytest.raises(StoreUnavailable, match=r"nothing\.h5"):
+        store.read("nothing.h5")
+
+
+def test_reading_past_the_end_is_an_error_and_not_a_short_answer(store: Store) -> None:
+    store.put_bytes("a", b"12345")
+    with pytest.raises(StoreUnavailable):
+        store.read("a", 3, 10)
+
+
+def test_an_object_is_replaced_only_when_asked(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"one")
+    (tmp_path / "two").write_bytes(b"two")
+    store.put_file("a", tmp_path / "one", overwrite=False)
+    with pytest.raises(ObjectExists):
+        store.put_file("a", tmp_path / "two", overwrite=False)
+    assert store.read("a") == b"one"
+    before = store.stat("a")
+    store.put_file("a", tmp_path / "two")
+    assert store.read("a") == b"two"
+    assert store.stat("a") != before
+
+
+def test_list_yields_the_keys_below_a_prefix_and_no_unfinished_ones(store: Store) -> None:
+    for key in ("chunks/1", "chunks/2", "summary.json"):
+        store.put_bytes(key, key.encode())
+    assert sorted(found.key for found in store.list("chunks/")) == ["chunks/1", "chunks/2"]
+    assert sorted(found.key for found in store.list("")) == ["chunks/1", "chunks/2", "summary.json"]
+    assert {found.size for found in store.list("chunks/")} == {8}
+
+
+def test_delete_removes_objects_and_minds_no_absent_ones(store: Store) -> None:
+    store.put_bytes("a", b"a")
+    store.delete(["a", "never-there"])
+    assert store.stat("a") is None
+
+
+def test_an_opened_object_is_a_seekable_file(store: Store) -> None:
+    data = os.urandom(200_000)
+    stored = store.put_bytes("a", data)
+    with store.open("a", stored.size) as file:
+        file.seek(150_000)
+        assert file.read(1000) == data[150_000:151_000]
+        file.seek(-10, io.SEEK_END)
+        assert file.read() == data[-10:]
+
+
+def test_access_is_checked_without_leaving_anything(store: Store) -> None:
+    store.check_access()
+    assert list(store.list("")) == []
+
+
+def test_a_folder_that_cannot_be_made_is_denied(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreAccessDenied, match="EMBEDDER_RUN_URI"):
+        open_store(str(tmp_path / "file" / "run")).check_access()
+
+
+def test_a_missing_bucket_is_denied_by_name(s3_environment: dict[str, str]) -> None:  # noqa: ARG001
+    with pytest.raises(StoreAccessDenied, match="no-such-bucket"):
+        open_store("s3://no-such-bucket/run").check_access()
+
+
+def test_missing_credentials_are_denied(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_environment["AWS_ENDPOINT_URL"])
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    clear_clients()
+    with pytest.raises(StoreAccessDenied, match="AWS_ACCESS_KEY_ID"):
+        open_store("s3://bucket/run").check_access()
+
+
+def test_wrong_credentials_are_denied(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    clear_clients()
+    with pytest.raises(StoreAccessDenied):
+        open_store(f"s3://{bucket}/run").check_access()
+
+
+def test_a_server_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "ENDPOINT_URL": "http://127.0.0.1:9",
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+        "REGION": "us-east-1",
+        "MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    clear_clients()
+    with pytest.raises(StoreUnavailable):
+        open_store("s3://bucket/run").stat("a")
+    clear_clients()
+
+
+def test_an_s3_uri_without_a_bucket_is_a_settings_error() -> None:
+    assert parse_s3_uri("s3://bucket/a/b") == S3Location("bucket", "a/b")
+    assert parse_s3_uri("s3://bucket") == S3Location("bucket", "")
+    for uri in ("s3://", "s3:///key"):
+        with pytest.raises(SettingsError):
+            parse_s3_uri(uri)
+
+
+def test_a_signed_url_is_fetched_by_any_http_client(bucket: str, s3_api: S3Client) -> None:
+    from urllib.request import urlopen  # noqa: PLC0415
+
+    for key in ("plain.jpg", "a b/ü+c&d=e.jpg", "~tilde/(x)'.jpg"):
+        s3_api.put_object(Bucket=bucket, Key=key, Body=key.encode())
+        with urlopen(Presigner().sign(S3Location(bucket, key)), timeout=10) as answer:  # noqa: S310 - loopback
+            assert answer.read() == key.encode()

@@ -1,0 +1,111 @@
+"""A real S3 server for tests and benchmarks: SeaweedFS on loopback, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GRPC_OFFSET = 10_000
+"""SeaweedFS puts each server's gRPC port this far above its HTTP port."""
+
+START_SECONDS = 60
+
+
+class S3Server(NamedTuple):
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The SDK's variables that lead a program to this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@contextmanager
+def s3_server() -> Iterator[S3Server]:
+    """Run an S3 server until the block ends. Raises RuntimeError with its log when it does not start."""
+    folder = Path(tempfile.mkdtemp(prefix="embedder-s3-"))
+    server = S3Server(f"http://127.0.0.1:{(ports := _free_ports())[-1]}", "test-access-key", "test-secret-key")
+    identities = {
+        "identities": [
+            {
+                "name": "test",
+                "credentials": [{"accessKey": server.access_key, "secretKey": server.secret_key}],
+                "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+            }
+        ]
+    }
+    (folder / "s3.json").write_text(json.dumps(identities))
+    master, volume, filer, s3 = ports
+    command = [
+        *(str(Path(sys.executable).parent / "weed"), "-logtostderr", "server", "-s3", "-ip=127.0.0.1"),
+        *(f"-dir={folder}", f"-s3.config={folder / 's3.json'}", f"-master.port={master}", f"-volume.port={volume}"),
+        *(f"-filer.port={filer}", f"-s3.port={s3}", "-master.volumeSizeLimitMB=1024", "-volume.max=50"),
+    ]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        try:
+            _wait_until_ready(server, process, folder / "log")
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            urlopen(f"{server.endpoint}/healthz", timeout=5).close()  # noqa: S310 - loopback
+        except HTTPError as answer:
+            answer.close()
+            return
+        except (URLError, OSError):
+            time.sleep(0.1)
+        else:
+            return
+    raise RuntimeError(f"the S3 server did not start:\n{log.read_text()[-4000:]}")
+
+
+def _free_ports() -> list[int]:
+    ports: list[int] = []
+    sockets = []
+    while len(ports) < 4:
+        probe = socket.socket()
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        sockets.append(probe)
+        if port + GRPC_OFFSET < 65_536:
+            ports.append(port)
+        elif len(sockets) > 1000:
+            raise RuntimeError("no free ports")
+    for probe in sockets:
+        probe.close()
+    return ports
