@@ -87,7 +87,7 @@ class WorkerSettings(RunSettings):
     """Fetch from private, loopback and link-local addresses and from any port too. A list from the internet must not
     reach into the cluster, so this is off; the operator's own manifest, mirror and S3 endpoint are always allowed."""
 
-    user_agent: str = "embedder/{version} (batch image embedding; +https://github.com/embedder/embedder)"
+    user_agent: str = "embedder/{version} (batch image embedding job)"
     """What the sources are told; `{version}` is the program's. Say here how to reach you."""
 
     # Preprocessing
