@@ -1,0 +1,126 @@
+{{/* A value as a program reads it. Helm holds numbers of files as floats, and would print 67108864 as 6.7108864e+07. */}}
+{{- define "embedder.string" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) -}}
+{{ printf "%.0f" . }}
+{{- else -}}
+{{ . }}
+{{- end -}}
+{{- end -}}
+
+{{/* One variable, or none for null and "". Takes name and value. Kubernetes reads $ in a value as the start of a
+reference, and $$ as itself. */}}
+{{- define "embedder.env.variable" -}}
+{{- if not (or (kindIs "invalid" .value) (eq (toString .value) "")) }}
+- name: {{ .name }}
+  value: {{ include "embedder.string" .value | replace "$" "$$" | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Settings whose names map mechanically: batchSize is EMBEDDER_BATCH_SIZE. Takes values and names. */}}
+{{- define "embedder.env.settings" -}}
+{{- $values := .values }}
+{{- range .names }}
+{{- include "embedder.env.variable" (dict "name" (printf "EMBEDDER_%s" (snakecase . | upper)) "value" (get $values .)) }}
+{{- end }}
+{{- end -}}
+
+{{/* What every container of ours is told: the run, the store, and that only /tmp may be written to. */}}
+{{- define "embedder.env.common" -}}
+- name: HOME
+  value: /tmp
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_RUN_URI" "value" .Values.run.uri) }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_CHUNK_COUNT" "value" .Values.chunks.count) }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_LOG_LEVEL" "value" .Values.run.logLevel) }}
+{{- include "embedder.env.variable" (dict "name" "AWS_ENDPOINT_URL" "value" .Values.s3.endpointUrl) }}
+{{- $region := ternary "us-east-1" "" (ne .Values.s3.endpointUrl "") }}
+{{- include "embedder.env.variable" (dict "name" "AWS_REGION" "value" (.Values.s3.region | default $region)) }}
+{{- end -}}
+
+{{/* Takes root, and chunks: the indexes of a rerun, else "". */}}
+{{- define "embedder.env.worker" -}}
+{{- $ := .root }}
+{{- $worker := $.Values.worker }}
+{{- $weights := $.Values.weights }}
+{{- include "embedder.env.common" $ }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_CHUNK_INDEXES" "value" .chunks) }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_URI" "value" $.Values.manifest.uri) }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_FORMAT" "value" $.Values.manifest.format) }}
+{{- include "embedder.env.settings" (dict "values" $.Values.manifest "names" (list "idsUri" "urlColumn" "idColumn")) }}
+{{- $inImage := ternary "" $weights.path (eq $weights.source "hub") }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_MODEL" "value" ($worker.model | default $inImage)) }}
+{{- $device := ternary "cuda" "" (gt (int $.Values.gpu.count) 0) }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_DEVICE" "value" ($worker.device | default $device)) }}
+{{- include "embedder.env.settings" (dict "values" $worker "names" (list
+  "modelRevision" "dtype" "batchSize" "decodeThreads" "sources" "mirrorUrl" "rotate" "maxUrlBytes" "fetchConcurrency"
+  "fetchConcurrencyPerHost" "connectTimeoutSeconds" "readTimeoutSeconds" "fetchTimeoutSeconds" "fetchAttempts"
+  "retryAfterLimitSeconds" "maxImageBytes" "maxInflightBytes" "allowPrivateHosts" "userAgent" "maxImagePixels"
+  "maxFailureRatio" "progressSeconds")) }}
+{{- if $.Values.metrics.enabled }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}
+{{- end }}
+- name: HF_HOME
+  value: /tmp/huggingface
+{{- if ne $weights.source "hub" }}
+- name: HF_HUB_OFFLINE
+  value: "1"
+{{- end }}
+{{- $cpu := "" }}
+{{- range $kind := list "requests" "limits" }}
+{{- if dig $kind "cpu" "" $worker.resources }}{{ $cpu = $kind }}{{ end }}
+{{- end }}
+{{- if $cpu }}
+{{- range ternary (list "OMP_NUM_THREADS" "EMBEDDER_DECODE_THREADS") (list "OMP_NUM_THREADS") (kindIs "invalid" $worker.decodeThreads) }}
+- name: {{ . }}
+  valueFrom:
+    resourceFieldRef:
+      containerName: worker
+      resource: {{ $cpu }}.cpu
+      divisor: "1"
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "embedder.env.merger" -}}
+{{- include "embedder.env.common" . }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_ON_MISSING_CHUNKS" "value" (ternary "partial" "" (eq .Values.merge.onFailedChunks "partial"))) }}
+{{- end -}}
+
+{{/* The gate reads the worker Job by this name, in this namespace. */}}
+{{- define "embedder.env.gate" -}}
+{{- include "embedder.env.common" . }}
+- name: EMBEDDER_RELEASE
+  value: {{ .Release.Name | quote }}
+- name: EMBEDDER_WORKER_JOB
+  value: {{ include "embedder.worker.name" . | quote }}
+- name: EMBEDDER_ON_FAILED_CHUNKS
+  value: {{ .Values.merge.onFailedChunks | quote }}
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      apiVersion: v1
+      fieldPath: metadata.namespace
+{{- end -}}
+
+{{/* Lists of variables as one, where the last of a name wins: server-side apply takes no name twice. Takes a list. */}}
+{{- define "embedder.env.merged" -}}
+{{- $seen := list }}
+{{- $kept := list }}
+{{- range reverse . }}
+{{- if not (has .name $seen) }}
+{{- $seen = append $seen .name }}
+{{- $kept = prepend $kept . }}
+{{- end }}
+{{- end }}
+{{- toYaml $kept }}
+{{- end -}}
+
+{{/* Takes root and extra, a list of envFrom entries. */}}
+{{- define "embedder.envFrom" -}}
+{{- with include "embedder.s3.secretName" .root }}
+- secretRef:
+    name: {{ . }}
+{{- end }}
+{{- with .extra }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

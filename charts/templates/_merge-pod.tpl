@@ -1,0 +1,125 @@
+{{- define "embedder.mergePodTemplate" -}}
+{{- $merge := .Values.merge -}}
+metadata:
+  labels:
+    {{- toYaml (merge (include "embedder.selectorLabels" (dict "root" . "component" "merge") | fromYaml) $merge.podLabels) | nindent 4 }}
+  annotations:
+    kubectl.kubernetes.io/default-container: merger
+    {{- if $merge.doNotDisrupt }}
+    karpenter.sh/do-not-disrupt: "true"
+    cluster-autoscaler.kubernetes.io/safe-to-evict: "false"
+    {{- end }}
+    {{- with $merge.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: {{ int $merge.terminationGracePeriodSeconds }}
+  {{- include "embedder.mergePodCommon" . | nindent 2 }}
+  {{- with $merge.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with $merge.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  initContainers:
+    {{- include "embedder.gateContainer" (dict "root" . "command" (list "python" "-m" "k8s.gate")) | nindent 4 }}
+  containers:
+    - name: merger
+      {{- include "embedder.mergeContainerCommon" (dict "root" . "env" (include "embedder.env.merger" . | fromYamlArray)) | nindent 6 }}
+      command: [python, -m, merger]
+      resources:
+        {{- toYaml $merge.resources | nindent 8 }}
+      volumeMounts:
+        {{- include "embedder.mergeMounts" . | nindent 8 }}
+{{- end -}}
+
+{{/* The gate, as the merge's init container and as what `helm test` runs. Takes root and command. */}}
+{{- define "embedder.gateContainer" -}}
+- name: gate
+  {{- include "embedder.mergeContainerCommon" (dict "root" .root "env" (include "embedder.env.gate" .root | fromYamlArray)) | nindent 2 }}
+  command: {{ toJson .command }}
+  resources:
+    {{- toYaml .root.Values.merge.gateResources | nindent 4 }}
+  volumeMounts:
+    {{- include "embedder.mergeMounts" .root | nindent 4 }}
+    - name: api-token
+      mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+      readOnly: true
+{{- end -}}
+
+{{/* What pods of the merge's image have in common, with their volumes. */}}
+{{- define "embedder.mergePodCommon" -}}
+{{- $merge := .Values.merge -}}
+serviceAccountName: {{ include "embedder.merge.serviceAccountName" . }}
+# The gate alone mounts a token, below.
+automountServiceAccountToken: false
+# The variables of Services (EMBEDDER_… for one of that name) would be read as settings.
+enableServiceLinks: false
+securityContext:
+  {{- toYaml $merge.podSecurityContext | nindent 2 }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $merge.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $merge.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+volumes:
+  {{- include "embedder.tmp.volume" $merge.tmp | nindent 2 }}
+  - name: api-token
+    projected:
+      sources:
+        - serviceAccountToken:
+            path: token
+            expirationSeconds: 3600
+        - configMap:
+            name: kube-root-ca.crt
+            items:
+              - key: ca.crt
+                path: ca.crt
+        - downwardAPI:
+            items:
+              - path: namespace
+                fieldRef:
+                  apiVersion: v1
+                  fieldPath: metadata.namespace
+  {{- with include "embedder.run.volume" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- with $merge.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* Takes root and env, a list. */}}
+{{- define "embedder.mergeContainerCommon" -}}
+{{- $ := .root -}}
+image: {{ include "embedder.image" (dict "root" $ "image" $.Values.image.merge) }}
+imagePullPolicy: {{ $.Values.image.pullPolicy }}
+env:
+  {{- include "embedder.env.merged" (concat .env $.Values.merge.extraEnv) | nindent 2 }}
+{{- with include "embedder.envFrom" (dict "root" $ "extra" $.Values.merge.extraEnvFrom) }}
+envFrom:
+  {{- . | trim | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- toYaml $.Values.merge.securityContext | nindent 2 }}
+{{- end -}}
+
+{{- define "embedder.mergeMounts" -}}
+- name: tmp
+  mountPath: /tmp
+{{- with include "embedder.run.mount" . }}
+{{ . }}
+{{- end }}
+{{- with .Values.merge.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
