@@ -177,6 +177,12 @@ class Presigner:
                 S3SigV4QueryAuth(frozen, "s3", region, expires=self._expires_seconds).add_auth(request)
         return str(request.url)
 
+    @property
+    def may_block(self) -> bool:
+        """Whether the next signature may wait for the network: the credentials are due for renewal."""
+        refresh_needed = getattr(self._credentials, "refresh_needed", None)
+        return refresh_needed is not None and bool(refresh_needed())
+
     def base_url(self, bucket: str) -> str:
         """Return the URL below which the bucket's keys lie, with the endpoint and addressing style of the SDK."""
         if bucket not in self._bases:

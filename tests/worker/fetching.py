@@ -1,0 +1,75 @@
+"""Fetching in one call, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from worker.fetch import ImageFetcher
+from worker.rows import ImageFailed, Row
+from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from common.reasons import Reason
+
+PICTURE = os.urandom(200_000)
+
+
+def worker_settings(**changed: Any) -> WorkerSettings:  # noqa: ANN401 - the settings' own types
+    """Return settings that allow a server on loopback and one attempt, unless they are changed."""
+    values: dict[str, Any] = {
+        "run_uri": "out",
+        "chunk_count": 1,
+        "manifest_uri": "images.csv",
+        "JOB_COMPLETION_INDEX": 0,
+        "allow_private_hosts": True,
+        "fetch_attempts": 1,
+    }
+    return WorkerSettings(**(values | changed))
+
+
+async def get(fetcher: ImageFetcher, image: str | Row) -> bytes | Reason:
+    """Return the image, or the reason why there is none."""
+    row = image if isinstance(image, Row) else Row(position=0, url=image)
+    try:
+        async with fetcher.image(row) as data:
+            return bytes(data)
+    except ImageFailed as failed:
+        return failed.reason
+
+
+def fetch(*images: str | Row, sources: tuple[str, ...] = ("url",), **changed: Any) -> list[bytes | Reason]:  # noqa: ANN401 - as above
+    """Fetch the images one after the other with one fetcher."""
+
+    async def run() -> list[bytes | Reason]:
+        async with ImageFetcher(worker_settings(**changed), sources=sources, folder=None) as fetcher:
+            return [await get(fetcher, image) for image in images]
+
+    return asyncio.run(run())
+
+
+def fetch_together(*images: str | Row, **changed: Any) -> list[bytes | Reason]:  # noqa: ANN401 - as above
+    """Fetch the images at the same time with one fetcher."""
+
+    async def run() -> list[bytes | Reason]:
+        async with ImageFetcher(worker_settings(**changed), sources=("url",), folder=None) as fetcher:
+            return await asyncio.gather(*(get(fetcher, image) for image in images))
+
+    return asyncio.run(run())
+
+
+def failure(image: str | Row, *, sources: tuple[str, ...] = ("url",), **changed: Any) -> ImageFailed:  # noqa: ANN401 - as above
+    """Return how an image that cannot be had fails."""
+    row = image if isinstance(image, Row) else Row(position=0, url=image)
+
+    async def run() -> ImageFailed:
+        async with ImageFetcher(worker_settings(**changed), sources=sources, folder=None) as fetcher:
+            with pytest.raises(ImageFailed) as caught:
+                async with fetcher.image(row):
+                    pass
+            return caught.value
+
+    return asyncio.run(run())

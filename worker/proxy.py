@@ -1,0 +1,41 @@
+"""Proxies of the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), read once.
+
+aiohttp could read them itself, but does so anew for each request, in a thread, and would send passwords from ~/.netrc
+to the hosts of the list.
+"""
+
+from __future__ import annotations
+
+from urllib.request import getproxies_environment, proxy_bypass
+
+from yarl import URL
+
+from common.errors import SettingsError
+from common.logs import redact_url
+
+
+class EnvironmentProxies:
+    """Raises SettingsError when a proxy of the environment is neither an http nor an https URL."""
+
+    def __init__(self) -> None:
+        environment = getproxies_environment()
+        self._proxies = {scheme: _proxy(scheme, environment.get(scheme, "")) for scheme in ("http", "https")}
+        self._is_direct = not any(self._proxies.values())
+
+    def proxy_for(self, url: URL) -> URL | None:
+        """Return the proxy that `url` is to be asked through, None for a direct connection."""
+        if self._is_direct or proxy_bypass(f"{url.raw_host}:{url.port}"):
+            return None
+        return self._proxies[url.scheme]
+
+
+def _proxy(scheme: str, value: str) -> URL | None:
+    if not value:
+        return None
+    try:
+        url = URL(value if "://" in value else f"http://{value}")
+        if url.scheme in {"http", "https"} and url.host:
+            return url
+    except ValueError:
+        pass
+    raise SettingsError(f"{scheme.upper()}_PROXY is {redact_url(value)!r}; give an http:// or https:// URL")
