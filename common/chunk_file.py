@@ -36,7 +36,12 @@ DIGEST = "sha256"
 """A dataset's attribute: the digest of its bytes, by which a flipped bit is found."""
 
 METADATA_BYTES = 65_536
-"""HDF5 allocates its metadata in blocks of this size, the first at the start of the file."""
+"""Where the rows begin: everything that describes them lies before."""
+
+HEAP_BYTES = 4096
+"""HDF5 keeps the texts of attributes in a heap of this size, behind the block of its other metadata."""
+
+METADATA_BLOCK_BYTES = METADATA_BYTES - HEAP_BYTES
 
 NORM_TOLERANCE = 1e-3
 """How far from 1 the norm of a stored row may be. float32 division by its own norm ends within 1e-6."""
@@ -97,7 +102,7 @@ class ChunkHeader:
 def write_chunk(path: Path, chunk: Chunk) -> None:
     """Write the chunk file. Raises ChunkInvalid, before anything is written, when the chunk breaks an invariant."""
     check_rows(chunk)
-    with h5py.File(path, "w", libver=("v108", "v110"), meta_block_size=METADATA_BYTES) as file:
+    with h5py.File(path, "w", libver=("v108", "v110"), meta_block_size=METADATA_BLOCK_BYTES) as file:
         requested = len(chunk.urls) + len(chunk.failures)
         file.attrs.update(
             run_attributes(chunk.provenance)
@@ -181,6 +186,9 @@ def _header(file: h5py.File) -> ChunkHeader:
         expected = counts.get(name, header.failed)
         if span.rows != expected:
             raise ValueError(f"{name} has {span.rows} rows, its attributes say {expected}")
+    for name in {"urls", "ids"} & spans.keys():
+        if file[name].dtype.kind != "S":
+            raise ValueError(f"{name} are {file[name].dtype}, not fixed-length bytes")
     if file["embeddings"].dtype != np.float32:
         raise ValueError(f"embeddings are {file['embeddings'].dtype}, not float32")
     if header.requested != header.embedded + header.failed:
@@ -191,10 +199,14 @@ def _header(file: h5py.File) -> ChunkHeader:
 
 
 def _span(dataset: h5py.Dataset) -> DatasetSpan:
-    if dataset.chunks is not None:
+    offset = dataset.id.get_offset()  # None for no rows, and for any layout but the contiguous one
+    if dataset.chunks is not None or (offset is None and dataset.size):
         raise ValueError(f"{dataset.name} is not contiguous")
-    row_bytes = dataset.dtype.itemsize * (dataset.shape[1] if dataset.ndim == 2 else 1)
-    return DatasetSpan(dataset.id.get_offset() or 0, dataset.shape[0], row_bytes, str(dataset.attrs[DIGEST]))
+    dimensions = 2 if dataset.name == "/embeddings" else 1
+    if dataset.ndim != dimensions:
+        raise ValueError(f"{dataset.name} has the shape {dataset.shape}")
+    row_bytes = dataset.dtype.itemsize * (dataset.shape[1] if dimensions == 2 else 1)
+    return DatasetSpan(offset or 0, dataset.shape[0], row_bytes, str(dataset.attrs[DIGEST]))
 
 
 def read_provenance(file: h5py.File) -> Provenance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import secrets
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import StoreAccessDenied, StoreUnavailable
-from common.store import ObjectExists, ObjectStat, check_length
+from common.folder_assembly import FolderAssembly
+from common.store import ObjectExists, ObjectStat, PartLimits, check_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,6 +23,8 @@ PART_SUFFIX = ".part"
 
 
 class FolderStore:
+    part_limits = PartLimits(min_bytes=1, max_bytes=1 << 40, max_count=1 << 30)
+
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.root = Path(uri.removeprefix("file://")).expanduser()
@@ -93,6 +97,29 @@ class FolderStore:
             return (self.root / key).open("rb")
 
     @contextmanager
+    def assemble(
+        self,
+        key: str,
+        *,
+        size: int,
+        replacing: ObjectStat | None,  # noqa: ARG002 - whatever is there, a rename replaces it whole
+    ) -> Iterator[FolderAssembly]:
+        with _file_errors(self.root / key), self.temporary(key) as part, FolderAssembly(self, key, part, size) as begun:
+            yield begun
+
+    def abort_assemblies(self, key: str) -> int:
+        target = self.root / key
+        with _file_errors(target):
+            parts = list(target.parent.glob(f".{glob.escape(target.name)}.*{PART_SUFFIX}"))
+            for part in parts:
+                part.unlink(missing_ok=True)
+        return len(parts)
+
+    def sync(self, key: str) -> None:
+        """Make the name of an object as lasting as its content."""
+        _sync_folder((self.root / key).parent)
+
+    @contextmanager
     def temporary(self, key: str) -> Iterator[Path]:
         """Give the path of a file beside the key's, to be written and then published; it is gone afterwards."""
         target = self.root / key
@@ -112,7 +139,7 @@ class FolderStore:
             part.replace(self.root / key)
         else:
             _link(part, self.root / key)
-        _sync_folder((self.root / key).parent)
+        self.sync(key)
         found = self.stat(key)
         if found is None:
             raise StoreUnavailable(f"{self.location(key)} vanished right after it was written")

@@ -24,7 +24,7 @@ from botocore.exceptions import (
 from urllib3.exceptions import ProtocolError
 
 from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
-from common.store import ObjectAbsent, ObjectExists
+from common.store import AssemblyGone, ObjectAbsent, ObjectExists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +94,7 @@ def s3_client() -> S3Client:
 
 @contextmanager
 def s3_errors(what: object) -> Iterator[None]:
-    """Turn the SDK's errors about `what` into ours: absent, denied (78), or unavailable (75)."""
+    """Turn the SDK's errors about `what` into ours: absent, exists, gone, denied (78), or unavailable (75)."""
     try:
         yield
     except ClientError as error:
@@ -116,6 +116,8 @@ def _client_error(error: ClientError, what: object) -> Exception:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _ABSENT:
         return ObjectAbsent(str(what))
+    if code == "NoSuchUpload":
+        return AssemblyGone(str(what))
     if code in {"PreconditionFailed", "ConditionalRequestConflict", "412"} or status == 412:
         return ObjectExists(str(what))
     if code in _DENIED or status in {401, 403}:

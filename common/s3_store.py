@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import ConfigError, StoreUnavailable
 from common.s3 import S3Location, parse_s3_uri, read_object, s3_client, s3_errors
+from common.s3_assembly import S3_PART_LIMITS, abort_uploads, multipart_upload
 from common.store import READ_AHEAD_BYTES, ObjectAbsent, ObjectReader, ObjectStat, check_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from common.s3_assembly import S3Assembly
 
 MAX_PUT_BYTES = 5 * 1024**3
 """S3's limit on one PUT. A chunk file is 20 MB per 10,000 images, so this allows 2.5 million."""
@@ -25,6 +29,8 @@ COMPARE_BYTES = 8 << 20
 
 
 class S3Store:
+    part_limits = S3_PART_LIMITS
+
     def __init__(self, uri: str) -> None:
         location = parse_s3_uri(uri)
         self.uri = uri
@@ -93,6 +99,18 @@ class S3Store:
 
     def open(self, key: str, size: int) -> BinaryIO:
         return io.BufferedReader(ObjectReader(self, key, size), READ_AHEAD_BYTES)
+
+    def assemble(
+        self,
+        key: str,
+        *,
+        size: int,  # noqa: ARG002 - S3 learns it at the end
+        replacing: ObjectStat | None,
+    ) -> AbstractContextManager[S3Assembly]:
+        return multipart_upload(self, key, replacing=replacing)
+
+    def abort_assemblies(self, key: str) -> int:
+        return abort_uploads(self, key)
 
     def _put(self, key: str, body: io.BufferedReader | io.BytesIO, *, size: int, overwrite: bool) -> ObjectStat:
         if size > MAX_PUT_BYTES:

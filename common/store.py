@@ -14,6 +14,7 @@ from common.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 READ_AHEAD_BYTES = 65_536
@@ -34,6 +35,43 @@ class ObjectExists(Exception):
 
 class ObjectAbsent(Exception):
     """The store said that there is no such object."""
+
+
+class AssemblyGone(Exception):
+    """Somebody else aborted an object that was being put together here."""
+
+
+class PartLimits(NamedTuple):
+    """What a store asks of the parts that an object is put together from."""
+
+    min_bytes: int
+    """Of every part but the last."""
+    max_bytes: int
+    max_count: int
+
+
+class Assembly(Protocol):
+    """An object that is being put together from parts, in any order and from any threads; nobody sees it before
+    `publish`. Every method may raise AssemblyGone."""
+
+    is_readable: bool
+    """Whether `read` works before `publish`."""
+
+    def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:
+        """Write part `number`, counted from 1, which lies at `offset` of the object."""
+
+    def copy(self, number: int, offset: int, source: ObjectStat, start: int, length: int) -> None:
+        """Have the store itself make part `number` of `length` bytes from `start` of the object `source`.
+
+        Raises StoreUnavailable also where the source is not what `source` says any more.
+        """
+
+    def read(self, start: int, length: int) -> bytes:
+        """Return bytes of the object to be."""
+
+    def publish(self) -> ObjectStat:
+        """Make the parts the object, in one step. Raises ObjectExists where the store can tell that the object there
+        is not the one to be replaced."""
 
 
 class Store(Protocol):
@@ -72,6 +110,14 @@ class Store(Protocol):
     def open(self, key: str, size: int) -> BinaryIO:
         """Return the object of `size` bytes as a seekable file that reads ranges on demand, closed by its user."""
 
+    part_limits: PartLimits
+
+    def assemble(self, key: str, *, size: int, replacing: ObjectStat | None) -> AbstractContextManager[Assembly]:
+        """Begin to put together an object of `size` bytes in the place of `replacing`; aborted unless published."""
+
+    def abort_assemblies(self, key: str) -> int:
+        """Abort whatever is still being put together for `key`, or was when its program died; return how many."""
+
 
 def open_store(uri: str) -> Store:
     """Return the store at `uri`: `s3://bucket/prefix`, a folder's path, or `file://` and a path."""
@@ -90,6 +136,7 @@ class ObjectReader(io.RawIOBase):
 
     def __init__(self, store: Store, key: str, size: int) -> None:
         self._store, self._key, self._size, self._position = store, key, size, 0
+        self._block_start, self._block = 0, b""
 
     def readable(self) -> bool:
         return True
@@ -106,11 +153,16 @@ class ObjectReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        length = min(len(buffer), max(0, self._size - self._position))
-        if length:
-            buffer[:length] = self._store.read(self._key, self._position, length)
-            self._position += length
-        return length
+        # BufferedReader forgets what it has read whenever it is moved far, and HDF5 begins by looking for the end.
+        start = self._position - self._block_start
+        if not 0 <= start < len(self._block):
+            length = min(max(len(buffer), READ_AHEAD_BYTES), max(0, self._size - self._position))
+            self._block_start, start = self._position, 0
+            self._block = self._store.read(self._key, self._position, length)
+        found = self._block[start : start + len(buffer)]
+        buffer[: len(found)] = found
+        self._position += len(found)
+        return len(found)
 
 
 def check_length(key: str, data: bytes, expected: int) -> bytes:

@@ -1,0 +1,1 @@
+"""All chunks to one file."""

@@ -60,7 +60,7 @@ def s3_server() -> Iterator[S3Server]:
     command = [
         *(str(Path(sys.executable).parent / "weed"), "-logtostderr", "server", "-s3", "-ip=127.0.0.1"),
         *(f"-dir={folder}", f"-s3.config={folder / 's3.json'}", f"-master.port={master}", f"-volume.port={volume}"),
-        *(f"-filer.port={filer}", f"-s3.port={s3}", "-master.volumeSizeLimitMB=1024", "-volume.max=50"),
+        *(f"-filer.port={filer}", f"-s3.port={s3}", "-master.volumeSizeLimitMB=1024", "-volume.max=5000"),
     ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
@@ -68,12 +68,9 @@ def s3_server() -> Iterator[S3Server]:
             _wait_until_ready(server, process, folder / "log")
             yield server
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            # It waits 10 seconds before it heeds SIGTERM, and what it holds is thrown away anyway.
+            process.kill()
+            process.wait()
             shutil.rmtree(folder, ignore_errors=True)
 
 

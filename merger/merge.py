@@ -1,0 +1,256 @@
+"""The merge, from the chunks in the store to the finished run.
+
+The order makes death at any line safe: the result is assembled and published in one step, verified, then the ledger is
+written, then the summary, which makes the run finished, and only then are the chunk files deleted. Whoever comes after
+a death finds a finished run, or all chunks.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch, StoreUnavailable
+from common.indexes import format_indexes
+from common.keys import RESULT_KEY, chunk_key
+from common.logs import log
+from common.store import AssemblyGone, ObjectExists
+from merger.assemble import CopyFailed, DigestDiffers, Sources, assemble
+from merger.chunks import describe_problems, list_chunks, read_header_of, read_inputs
+from merger.layout import EMBEDDINGS, compute_layout, result_attributes
+from merger.ledger import FAILURE_COLUMNS, write_ledger
+from merger.parallel import ordered
+from merger.plan import plan_parts
+from merger.progress import Progress, Traffic
+from merger.summary import FinishedRun, find_finished, write_summary
+from merger.verify import (
+    ResultDiffers,
+    Verification,
+    column_is_damaged,
+    verify_full,
+    verify_metadata,
+    verify_sample,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from common.store import ObjectStat, Store
+    from merger.plan import Part
+    from merger.settings import MergerSettings
+    from merger.verify import Read
+
+ATTEMPTS = 5
+"""Of a merge that another one disturbs, by publishing first or by clearing up behind itself."""
+
+DISTURBED_SECONDS = 2
+"""Before the next attempt, so that two merges do not stay in step."""
+
+
+def merge(store: Store, settings: MergerSettings) -> str:
+    """Merge the run's chunks, return the sentence that says what is there now.
+
+    Raises as `read_inputs` does; StoreUnavailable also where the result cannot be verified, and then it is deleted.
+    """
+    store.check_access()
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            if (finished := _usable(store, settings)) is not None:
+                return _say_finished(store, finished, settings)
+            return _Merge(store, settings).run()
+        except (AssemblyGone, ObjectExists, StoreUnavailable, ChunksMissing) as error:
+            # A second pod may have finished the run meanwhile: what this one was reading is then gone by right.
+            if (finished := _usable(store, settings)) is not None:
+                return _say_finished(store, finished, settings)
+            if not isinstance(error, AssemblyGone | ObjectExists):
+                raise
+            log.warning("merge_disturbed", attempt=attempt, of=ATTEMPTS, error=str(error))
+            time.sleep(DISTURBED_SECONDS)
+    raise StoreUnavailable(
+        f"{store.location(RESULT_KEY)} was replaced or aborted by somebody else {ATTEMPTS} times; "
+        "run one merge at a time"
+    )
+
+
+def _usable(store: Store, settings: MergerSettings) -> FinishedRun | None:
+    """Return the finished merge, None where there is none or it can be made more complete.
+
+    Raises FingerprintMismatch where the finished run has another chunk count.
+    """
+    finished = find_finished(store)
+    if finished is None:
+        return None
+    if finished.provenance.chunk_count != settings.chunk_count:
+        raise FingerprintMismatch(
+            f"{store.location(RESULT_KEY)} was made of {finished.provenance.chunk_count} chunks, EMBEDDER_CHUNK_COUNT "
+            f"is {settings.chunk_count}; choose another EMBEDDER_RUN_URI or the same settings"
+        )
+    if finished.missing and (
+        settings.on_missing_chunks == "refuse" or list_chunks(store).keys() & set(finished.missing)
+    ):
+        return None
+    return finished
+
+
+def _say_finished(store: Store, finished: FinishedRun, settings: MergerSettings) -> str:
+    """Clear up what a merge that died may have left, and say that there is nothing to do."""
+    leftovers = list_chunks(store)
+    for stat in leftovers.values():
+        header = read_header_of(store, stat)
+        finished.provenance.check_same(header.provenance, name=store.location(stat.key))
+    _clear_up(store, leftovers, keep_chunks=settings.keep_chunks or bool(finished.missing))
+    missing = f", without chunks {format_indexes(finished.missing)}" if finished.missing else ""
+    return (
+        f"this run is finished: {store.location(RESULT_KEY)} has {finished.embedded} images, "
+        f"{finished.failed} failed{missing}"
+    )
+
+
+def _clear_up(store: Store, indexes: Iterable[int], *, keep_chunks: bool) -> None:
+    # Uploads of the result are aborted only here, where the run is finished and none of them is of use any more: until
+    # then any of them may belong to a merge that is alive.
+    if aborted := store.abort_assemblies(RESULT_KEY):
+        log.info("aborted_leftovers", count=aborted)
+    if not keep_chunks:
+        store.delete(chunk_key(index) for index in indexes)
+
+
+class _Merge:
+    """One attempt."""
+
+    def __init__(self, store: Store, settings: MergerSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self._started = time.monotonic()
+        self._traffic = Traffic()
+        self._inputs = read_inputs(
+            store,
+            chunk_count=settings.chunk_count,
+            allow_missing=settings.on_missing_chunks == "partial",
+            concurrency=settings.merge_concurrency,
+        )
+        headers = [chunk.header for chunk in self._inputs.chunks]
+        self._attributes = result_attributes(headers, self._inputs.missing)
+        self._layout = compute_layout(headers, self._attributes)
+        self._sources = Sources(store, self._inputs.chunks, self._layout)
+
+    def run(self) -> str:
+        chunks, layout = self._inputs.chunks, self._layout
+        log.info(
+            "merge_begins", chunks=len(chunks), missing=len(self._inputs.missing), rows=layout.rows, bytes=layout.size
+        )
+        try:
+            assembly, verification = self._result()
+            by_reason = write_ledger(self._sources, concurrency=self._settings.merge_concurrency)
+        except DigestDiffers as error:
+            raise ChunkInvalid(self._name_damaged(error)) from error
+        except ChunkInvalid as error:
+            raise ChunkInvalid(describe_problems([str(error)], store=self._store)) from error
+        write_summary(
+            self._store,
+            self._inputs,
+            layout,
+            attributes=self._attributes,
+            failures_by_reason=by_reason,
+            verification=verification,
+            assembly=assembly,
+            traffic=self._traffic,
+            seconds=time.monotonic() - self._started,
+        )
+        keep_chunks = self._settings.keep_chunks or bool(self._inputs.missing)
+        _clear_up(self._store, (chunk.header.index for chunk in chunks), keep_chunks=keep_chunks)
+        missing = f", without chunks {format_indexes(self._inputs.missing)}" if self._inputs.missing else ""
+        return (
+            f"{self._store.location(RESULT_KEY)} has {layout.rows} images of {self._attributes['rows_requested']}, "
+            f"{self._attributes['rows_failed']} failed{missing}; {self._traffic.copied_by_store} bytes copied by the "
+            f"store, {self._traffic.uploaded} uploaded, {verification.rows_compared} rows compared"
+        )
+
+    def _result(self) -> tuple[str, Verification]:
+        """Publish the result unless it is there already; return how it was assembled, and how it was verified."""
+        existing = self._store.stat(RESULT_KEY)
+        if existing is not None and existing.size == self._layout.size:
+            try:
+                return "found", self._verify(self._read, self._plan(copying=True), size=existing.size)
+            except ResultDiffers as error:
+                log.info("result_replaced", because=str(error))
+        assemblies = {"auto": ["server-side", "streaming"]}.get(self._settings.assembly, [self._settings.assembly])
+        for assembly in assemblies:
+            try:
+                return assembly, self._assemble(self._plan(copying=assembly == "server-side"), replacing=existing)
+            except (CopyFailed, ResultDiffers) as error:
+                problem = error
+                log.warning("assembly_failed", assembly=assembly, error=str(error))
+            existing = self._store.stat(RESULT_KEY)
+        raise StoreUnavailable(
+            f"{self._store.location(RESULT_KEY)} could not be made ({', then '.join(assemblies)}): {problem}; nothing "
+            "was left there, and the chunks are as they were"
+        ) from problem
+
+    def _plan(self, *, copying: bool) -> Sequence[Part]:
+        return plan_parts(self._layout, self._store.part_limits, copying=copying)
+
+    def _assemble(self, parts: Sequence[Part], *, replacing: ObjectStat | None) -> Verification:
+        """Assemble, verify and publish the result; what cannot be verified before it is published is after."""
+        verification = None
+        with self._store.assemble(RESULT_KEY, size=self._layout.size, replacing=replacing) as assembly:
+            assemble(
+                parts,
+                self._sources,
+                assembly,
+                concurrency=self._settings.merge_concurrency,
+                progress=Progress(parts, self._traffic, interval_seconds=self._settings.progress_seconds),
+                traffic=self._traffic,
+            )
+            if assembly.is_readable:
+                verification = self._verify(assembly.read, parts, size=self._layout.size)
+            published = assembly.publish()
+        if verification is not None:
+            return verification
+        try:
+            return self._verify(self._read, parts, size=published.size)
+        except (ResultDiffers, DigestDiffers, ChunkInvalid):
+            self._withdraw(published)
+            raise
+
+    def _withdraw(self, published: ObjectStat) -> None:
+        found = self._store.stat(RESULT_KEY)
+        if found is not None and found.version == published.version:
+            self._store.delete([RESULT_KEY])
+
+    def _read(self, start: int, length: int) -> bytes:
+        return self._store.read(RESULT_KEY, start, length)
+
+    def _verify(self, read: Read, parts: Sequence[Part], *, size: int) -> Verification:
+        verify_metadata(read, self._sources, size=size)
+        concurrency = self._settings.merge_concurrency
+        if self._settings.verify == "full":
+            return verify_full(read, self._sources, concurrency=concurrency, traffic=self._traffic)
+        return verify_sample(
+            read,
+            self._sources,
+            parts,
+            random_rows=self._settings.verify_rows,
+            concurrency=concurrency,
+            traffic=self._traffic,
+        )
+
+    def _name_damaged(self, error: DigestDiffers) -> str:
+        """Return the sentence that names every chunk whose columns are not as they were written.
+
+        The first was found in passing; all are looked for, so that one rerun mends all. Vectors are many, and are
+        looked at only where they were to be read anyway.
+        """
+        names = ["urls", "ids", *(f"failures/{name}" for name in FAILURE_COLUMNS)]
+        if self._settings.verify == "full":
+            names.append(EMBEDDINGS)
+
+        def problem(position: int) -> str:
+            stat, header = self._inputs.chunks[position]
+            damaged = [
+                name for name in names if name in header.spans and column_is_damaged(self._sources, position, name)
+            ]
+            return f"{self._store.location(stat.key)}: damaged {', '.join(damaged)}" if damaged else ""
+
+        found = ordered(problem, range(len(self._inputs.chunks)), concurrency=self._settings.merge_concurrency)
+        return describe_problems([each for each in found if each] or [str(error)], store=self._store)

@@ -1,0 +1,105 @@
+"""summary.json, written last: with it a run is finished, without it the merge is to be done again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import h5py
+
+from common.chunk_file import read_provenance
+from common.errors import StoreUnavailable
+from common.indexes import format_indexes, parse_indexes
+from common.keys import RESULT_KEY, SUMMARY_KEY
+from common.provenance import Provenance, program_version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from common.store import ObjectStat, Store
+    from merger.chunks import Inputs
+    from merger.layout import Layout
+    from merger.progress import Traffic
+    from merger.verify import Verification
+
+
+class FinishedRun(NamedTuple):
+    """What a finished merge says of itself."""
+
+    result: ObjectStat
+    provenance: Provenance
+    embedded: int
+    failed: int
+    missing: list[int]
+    """Chunks that are not in the result."""
+
+
+def find_finished(store: Store) -> FinishedRun | None:
+    """Return the finished merge in the store, None unless there are a result and the summary that belongs to it.
+
+    The result's version is not compared: two pods that merge the same chunks write the same bytes, and the one that
+    publishes later must not make the other's summary a lie.
+    """
+    stat = store.stat(SUMMARY_KEY)
+    result = store.stat(RESULT_KEY)
+    if stat is None or result is None:
+        return None
+    try:
+        summary = json.loads(store.read(SUMMARY_KEY))
+        with store.open(RESULT_KEY, result.size) as opened, h5py.File(opened, "r") as file:
+            provenance = read_provenance(file)
+            described = _described(file.attrs, result.size)
+            embedded, failed = int(file.attrs["rows_embedded"]), int(file.attrs["rows_failed"])
+        if {name: summary[name] for name in described} != described:
+            return None
+        return FinishedRun(result, provenance, embedded, failed, parse_indexes(described["chunks_missing"]))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError):
+        return None  # not what this program writes: merging again replaces it
+
+
+def _described(attributes: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Return what the summary and the result both say."""
+    return {
+        "fingerprint": str(attributes["fingerprint"]),
+        "rows_requested": int(attributes["rows_requested"]),
+        "rows_embedded": int(attributes["rows_embedded"]),
+        "rows_failed": int(attributes["rows_failed"]),
+        "chunks_missing": str(attributes["chunks_missing"]),
+        "result_bytes": size,
+    }
+
+
+def write_summary(
+    store: Store,
+    inputs: Inputs,
+    layout: Layout,
+    *,
+    attributes: Mapping[str, Any],
+    failures_by_reason: Mapping[str, int],
+    verification: Verification,
+    assembly: str,
+    traffic: Traffic,
+    seconds: float,
+) -> None:
+    """Write summary.json. Raises StoreUnavailable when the store does not keep it."""
+    summary = _described(attributes, layout.size) | {
+        "failures_by_reason": dict(sorted(failures_by_reason.items())),
+        "dimensions": layout.column("embeddings").row_bytes // 4,
+        "chunk_count": inputs.provenance.chunk_count,
+        "chunks_merged": format_indexes(chunk.header.index for chunk in inputs.chunks),
+        "provenance": asdict(inputs.provenance),
+        "embedded_by": sorted({chunk.header.program_version for chunk in inputs.chunks}),
+        "merged_by": program_version(),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "assembly": assembly,
+        "verification": verification._asdict(),
+        "bytes_copied_by_store": traffic.copied_by_store,
+        "bytes_uploaded": traffic.uploaded,
+        "bytes_read": traffic.read,
+        "seconds": round(seconds, 3),
+    }
+    data = (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()
+    if store.put_bytes(SUMMARY_KEY, data).size != len(data):
+        raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is not what was written")
