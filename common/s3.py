@@ -144,7 +144,14 @@ def read_object(location: S3Location, *, start: int = 0, length: int | None = No
     wanted = f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"
     for attempt in range(1, READ_ATTEMPTS + 1):
         with s3_errors(location):
-            answer = s3_client().get_object(Bucket=location.bucket, Key=location.key, Range=wanted)
+            try:
+                answer = s3_client().get_object(Bucket=location.bucket, Key=location.key, Range=wanted)
+            except ClientError as error:
+                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 416:
+                    raise
+                # The object ends before the range begins; an empty one before any.
+                head = s3_client().head_object(Bucket=location.bucket, Key=location.key)
+                return ObjectRange(b"", head["ContentLength"], head["ETag"].strip('"'))
             try:
                 data = answer["Body"].read()
             except (BotoCoreError, ProtocolError, OSError) as error:

@@ -61,6 +61,8 @@ def s3_server() -> Iterator[S3Server]:
         *(str(Path(sys.executable).parent / "weed"), "-logtostderr", "server", "-s3", "-ip=127.0.0.1"),
         *(f"-dir={folder}", f"-s3.config={folder / 's3.json'}", f"-master.port={master}", f"-volume.port={volume}"),
         *(f"-filer.port={filer}", f"-s3.port={s3}", "-master.volumeSizeLimitMB=1024", "-volume.max=5000"),
+        # Both listen on fixed ports unless turned off, so that a second server would not start.
+        *("-s3.port.iceberg=0", "-s3.port.lance=0"),
     ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)

@@ -1,0 +1,135 @@
+"""From a raw row to a Row, or to its record in the ledger."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from common.chunk_file import Failure
+from common.errors import ManifestError
+from common.logs import redact_url
+from common.reasons import Reason
+from worker.raw_rows import RawRow, UnreadableRow, excerpt
+from worker.rows import ImageFailed, Row
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SPACE = re.compile(r"\s")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
+_PATH = re.compile(r"/(?!/)|\.{1,2}/|~|.*\.\w{1,5}$", re.DOTALL)
+"""What is meant as a file's path: it starts like one, or ends in a file name's ending."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCheck:
+    manifest: str
+    """Its name, for people."""
+    is_remote: bool
+    """Whether the manifest came over a network: then it must name no files of this machine."""
+    max_url_bytes: int
+
+    def check(self, raw: RawRow | UnreadableRow, position: int) -> Row | Failure:
+        """Return the row at `position` of its chunk, or why it is none.
+
+        Raises ManifestError for a file's path in a remote manifest: a whole list of them is meant for another machine.
+        """
+        if isinstance(raw, UnreadableRow):
+            return Failure(position, "", raw.reason, _detail(raw.where, raw.problem, raw.text))
+        url = identifier = ""
+        try:
+            url = self._url(raw.fields.url)
+            identifier = self._id(raw.fields.id)
+            return self._row(raw, position, url, identifier)
+        except ImageFailed as failed:
+            # What is wrong with a URL is seen in the URL; else the whole row is shown.
+            text = raw.text if failed.reason is Reason.MALFORMED_ROW else ""
+            return Failure(position, url, failed.reason, _detail(raw.where, failed.detail, text), identifier)
+
+    def _row(self, raw: RawRow, position: int, url: str, identifier: str) -> Row:
+        if raw.problem:
+            raise ImageFailed(Reason.MALFORMED_ROW, raw.problem)
+        self._check_address(raw, url)
+        thumbnail = _text(raw.fields.thumbnail, "thumbnail URL")
+        if self.is_remote and _is_file_url(thumbnail):
+            self._refuse_file(raw, thumbnail)
+        subset = _text(raw.fields.subset, "subset")
+        return Row(position, url, identifier, subset, thumbnail, _rotation(raw.fields.rotation))
+
+    def _url(self, value: object) -> str:
+        url = _text(value, "URL")
+        if not url:
+            raise ImageFailed(Reason.MALFORMED_ROW, "the row has no URL")
+        size = len(url.encode())
+        if size > self.max_url_bytes:
+            limit = f"the URL has {size} bytes, EMBEDDER_MAX_URL_BYTES is {self.max_url_bytes}: {excerpt(url)}"
+            raise ImageFailed(Reason.URL_TOO_LONG, limit)
+        return url
+
+    def _check_address(self, raw: RawRow, url: str) -> None:
+        if _CONTROL.search(url):
+            raise ImageFailed(Reason.INVALID_URL, f"the URL has control characters in it: {excerpt(url)}")
+        has_scheme = _SCHEME.match(url) is not None
+        is_file = _is_file_url(url) or (not has_scheme and _PATH.match(url) is not None)
+        if is_file and self.is_remote:
+            self._refuse_file(raw, url)
+        if has_scheme and not is_file and _SPACE.search(url):
+            raise ImageFailed(Reason.INVALID_URL, f"the URL has spaces in it, write them as %20: {excerpt(url)}")
+        if not has_scheme and self.is_remote:
+            raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
+
+    def _id(self, value: object) -> str:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        identifier = _text(value, "id")
+        if len(identifier.encode()) > self.max_url_bytes:
+            # As wide as the widest id is every row of the result.
+            raise ImageFailed(Reason.MALFORMED_ROW, f"the id has more than {self.max_url_bytes} bytes")
+        return identifier
+
+    def _refuse_file(self, raw: RawRow, url: str) -> None:
+        raise ManifestError(
+            f"{self.manifest}: {raw.where} has {excerpt(redact_url(url))}, but files can be named only in a manifest "
+            "that is itself a file; write http://, https:// or s3:// URLs, or put the manifest beside the images"
+        )
+
+
+def _text(value: object, what: str) -> str:
+    """Return the value without surrounding whitespace, "" for None. Raises ImageFailed unless it is Unicode text."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not UTF-8: {excerpt(repr(value))}") from error
+    if not isinstance(value, str):
+        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is {type(value).__name__}, expected text")
+    if "\0" in value:
+        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} has a NUL character: {excerpt(value)}")
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not Unicode text: {excerpt(value)}")
+    return value.strip()
+
+
+def _is_file_url(text: str) -> bool:
+    return text[:5].lower() == "file:"
+
+
+def _rotation(value: object) -> int:
+    """Return the degrees, 0 to 270, that a value such as `90.0`, `-90` or nothing means."""
+    if isinstance(value, bytes | str):
+        value = _text(value, "rotation")
+    if value is None or value == "":
+        return 0
+    problem = f"the rotation is {excerpt(str(value))}, expected a multiple of 90"
+    try:
+        degrees = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        degrees = math.nan
+    if not math.isfinite(degrees) or degrees % 90:
+        raise ImageFailed(Reason.MALFORMED_ROW, problem)
+    return int(degrees) % 360
+
+
+def _detail(where: str, problem: str, text: str) -> str:
+    return f"{where}: {problem}, in {excerpt(text)}" if text else f"{where}: {problem}"
