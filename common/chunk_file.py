@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from common.errors import ChunkInvalid
+from common.indexes import parse_indexes
 from common.provenance import Provenance, program_version
 
 if TYPE_CHECKING:
@@ -160,6 +161,42 @@ def read_header(file: BinaryIO, *, name: str) -> ChunkHeader:
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ChunkInvalid(f"{name} is no chunk file, or damaged: {error}") from error
     return header
+
+
+def verify_chunk(file: BinaryIO, *, name: str) -> ChunkHeader:
+    """Return the header of an open chunk file, once its every byte is as the worker wrote it; reads the whole file.
+
+    Raises ChunkInvalid, with `name`, when it is not.
+    """
+    header = read_header(file, name=name)
+    try:
+        with h5py.File(file, "r") as chunk:
+            damaged = [dataset for dataset, span in header.spans.items() if sha256(chunk[dataset][()]) != span.sha256]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ChunkInvalid(f"{name} is damaged: {error}") from error
+    if damaged:
+        raise ChunkInvalid(f"{name} is damaged: {', '.join(damaged)} are not the bytes that were written")
+    return header
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultHeader:
+    """What the result says of the run."""
+
+    provenance: Provenance
+    missing: list[int]
+    """Chunks that a partial merge went without."""
+
+
+def read_result(file: BinaryIO, *, name: str) -> ResultHeader:
+    """Return what an open result says. Raises ChunkInvalid, with `name`, when it is none."""
+    try:
+        with h5py.File(file, "r") as result:
+            return ResultHeader(
+                provenance=read_provenance(result), missing=parse_indexes(str(result.attrs["chunks_missing"]))
+            )
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ChunkInvalid(f"{name} is no result of this program, or damaged: {error}") from error
 
 
 def _header(file: h5py.File) -> ChunkHeader:

@@ -11,11 +11,11 @@ EmbedderError
 │   ├── TooManyFailures          more images failed than the limit allows
 │   ├── ChunkInvalid             a chunk file breaks an invariant
 │   └── ChunksMissing            the merge lacks chunks
-├── TemporaryError           75  a fault that may pass: the index is retried
-│   ├── StoreUnavailable         the store does not answer, or not sensibly
-│   ├── SourceUnavailable        the manifest or every image source does not answer
-│   └── ResourceExhausted        no disk, memory or descriptors left
-└── Stopped                 143  asked to stop (SIGTERM); nothing is half-written
+└── TemporaryError           75  a fault that may pass: the index is retried
+    ├── StoreUnavailable         the store does not answer, or not sensibly
+    ├── SourceUnavailable        the manifest or every image source does not answer
+    └── ResourceExhausted        no disk, memory or descriptors left
+Stopped                     143  asked to stop by SIGTERM, or 130 by SIGINT; nothing is half-written
 """
 
 from __future__ import annotations
@@ -96,8 +96,11 @@ class ResourceExhausted(TemporaryError):
     pass
 
 
-class Stopped(EmbedderError):
-    """Raised in the main thread by the handlers that `program.run` installs for SIGTERM and SIGINT."""
+class Stopped(BaseException):
+    """Raised in the main thread by the handlers that `program.run` installs for SIGTERM and SIGINT.
+
+    Like KeyboardInterrupt no Exception: libraries catch and retry those.
+    """
 
     def __init__(self, message: str, *, exit_code: ExitCode = ExitCode.STOPPED) -> None:
         super().__init__(message)

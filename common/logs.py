@@ -33,7 +33,6 @@ def configure_logs(level: str = "info", **bound: Any) -> None:  # noqa: ANN401 -
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
     )
     bind_logs(**bound)
     logging.captureWarnings(capture=True)

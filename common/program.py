@@ -43,17 +43,26 @@ def end(program: Callable[[], str]) -> int:
     """Call `program` and return its exit code; the last word goes to the log and to the termination log."""
     try:
         message = program()
-    except EmbedderError as error:
-        return _failed(error)
-    except MemoryError:
-        return _failed(ResourceExhausted("out of memory; raise the memory limit or lower the batch size"))
-    except OSError as error:
-        if error.errno not in _RESOURCE_ERRNOS:
-            return _unforeseen(error)
-        return _failed(ResourceExhausted(f"{error.strerror}: {error.filename or 'a file of this program'}"))
+    except Stopped as stop:
+        return _last_word("stopped", str(stop), stop.exit_code)
     except Exception as error:  # noqa: BLE001 - the border of the program
-        return _unforeseen(error)
+        foreseen = _as_foreseen(error)
+        if foreseen is not None:
+            return _last_word("failed", str(foreseen), foreseen.exit_code)
+        # Exit code 1 stands in no policy, so Kubernetes retries within the backoff limit.
+        traceback.print_exception(error)
+        return _last_word("failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1)
     return _last_word("finished", message, ExitCode.OK)
+
+
+def _as_foreseen(error: Exception) -> EmbedderError | None:
+    if isinstance(error, EmbedderError):
+        return error
+    if isinstance(error, MemoryError):
+        return ResourceExhausted("out of memory; raise the memory limit or lower the batch size")
+    if isinstance(error, OSError) and error.errno in _RESOURCE_ERRNOS:
+        return ResourceExhausted(f"{error.strerror}: {error.filename or 'a file of this program'}")
+    return None
 
 
 def install_stop_handlers() -> None:
@@ -71,16 +80,6 @@ def install_stop_handlers() -> None:
 
 def _exit_at_once(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)
-
-
-def _failed(error: EmbedderError) -> int:
-    return _last_word("stopped" if isinstance(error, Stopped) else "failed", str(error), error.exit_code)
-
-
-def _unforeseen(error: BaseException) -> int:
-    # Exit code 1 stands in no policy, so Kubernetes retries within the backoff limit.
-    traceback.print_exception(error)
-    return _last_word("failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1)
 
 
 def _last_word(event: str, message: str, code: int) -> int:

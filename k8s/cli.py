@@ -1,0 +1,75 @@
+"""The console script `embedder`: one command for each thing that people do with a run.
+
+A command is a function in a module of its own, put under its name here; heavy libraries are imported when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from common.errors import EmbedderError, ExitCode, Stopped
+from common.logs import configure_logs, log, redact_urls
+from common.program import install_stop_handlers
+from common.provenance import program_version
+from k8s import run_command
+from k8s.local_run import Programs
+
+HERE = "On this machine"
+
+_STOPS = {ExitCode.STOPPED, ExitCode.INTERRUPTED}
+
+app = typer.Typer(
+    name="embedder",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run", rich_help_panel=HERE, epilog=run_command.EPILOG)(run_command.run)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(program_version())
+        raise typer.Exit
+
+
+@app.callback()
+def embedder(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Turn millions of images into CLIP embeddings: from a list of images to one Images_Embedded.h5."""
+
+
+def main(programs: Programs | None = None) -> NoReturn:
+    """Run the command line and end with its exit code; what is foreseen to go wrong is one sentence, no traceback.
+
+    `programs` are what `embedder run` starts, by default the worker and the merger that are installed beside it.
+    """
+    configure_logs()
+    install_stop_handlers()
+    try:
+        app(obj=programs or Programs())
+    except (EmbedderError, Stopped) as end:
+        _end(str(end), end.exit_code)
+    except OSError as error:
+        _end(f"{error.strerror or error}: {error.filename or 'a file of this program'}", ExitCode.TEMPORARY_FAILURE)
+    raise AssertionError("unreachable: the app ends by SystemExit")
+
+
+def _end(message: str, exit_code: ExitCode) -> NoReturn:
+    message = redact_urls(message)
+    if sys.stderr.isatty():
+        word = Text("" if exit_code in _STOPS else "error: ", style="bold red")
+        Console(stderr=True, soft_wrap=True).print(word.append(message, "default not bold"))
+    else:
+        log.error("stopped" if exit_code in _STOPS else "failed", exit_code=int(exit_code), message=message)
+    sys.exit(exit_code)

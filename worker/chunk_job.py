@@ -1,0 +1,205 @@
+"""One chunk from start to end: whether there is anything to do, the work, and the upload."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.chunk_file import read_header, read_result, verify_chunk, write_chunk
+from common.errors import ChunkInvalid, SettingsError, Stopped
+from common.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_key
+from common.keys import chunk_index as index_of
+from common.logs import log
+from common.provenance import Provenance
+from common.store import ObjectExists, open_store
+from worker.collector import Collector
+from worker.geometry import PREPROCESSING_VERSION
+from worker.manifest import open_manifest
+from worker.model_loading import ModelLoading
+from worker.pipeline import Pipeline
+from worker.stage_times import ADVICE
+
+if TYPE_CHECKING:
+    from common.chunk_file import ChunkHeader
+    from common.store import Store
+    from worker.manifest import Manifest
+    from worker.settings import WorkerSettings
+    from worker.stage_times import Snapshot
+
+MAX_CHUNK_ROWS = 2_000_000
+"""A chunk file of more would not fit S3's 5 GiB for one upload, nor a pod's memory."""
+
+
+def embed_chunk(settings: WorkerSettings) -> str:
+    """Make sure that the chunk is in the store, and return the sentence that says so.
+
+    Raises the errors of common.errors; whatever is raised, the store holds the whole chunk or none.
+    """
+    return _ChunkJob(settings).run()
+
+
+class _ChunkJob:
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._index = settings.chunk_index
+        self._key = chunk_key(self._index)
+        # First of all, since it takes longest.
+        self._model = ModelLoading(settings)
+        self._model.start()
+        self._store: Store = open_store(settings.run_uri)
+        self._store.check_access()
+        self._manifest: Manifest = open_manifest(settings)
+
+    def run(self) -> str:
+        is_damaged = False
+        try:
+            if (finished := self._find_finished()) is not None:
+                return finished
+        except ChunkInvalid as error:
+            log.warning("damaged_chunk", message=f"{error}; it is computed again")
+            is_damaged = True
+        chunk = self._manifest.read_chunk(self._index, self._settings.chunk_count)
+        collector = Collector(chunk)
+        log.info("started", of=self._settings.chunk_count, rows=collector.requested, manifest=self._manifest.name)
+        if collector.requested > MAX_CHUNK_ROWS:
+            raise SettingsError(
+                f"chunk {self._index} has {collector.requested} rows, {MAX_CHUNK_ROWS} are the most; raise "
+                "EMBEDDER_CHUNK_COUNT"
+            )
+        pipeline = Pipeline(
+            self._settings,
+            self._manifest,
+            chunk,
+            collector,
+            batches=self._model.batches,
+            encoder=self._model.encoder,
+        )
+        pipeline.start()
+        try:
+            self._check_peers()
+            self._wait(pipeline, collector)
+        except Stopped:
+            self._log_progress(pipeline, collector)
+            raise
+        finally:
+            pipeline.stop()
+        return self._store_chunk(collector, overwrite=is_damaged)
+
+    def _provenance(self) -> Provenance:
+        source = self._model.source.result()
+        return Provenance(
+            manifest=self._manifest.identity,
+            chunk_count=self._settings.chunk_count,
+            model=source.name,
+            model_revision=source.revision,
+            weights=source.weights,
+            dtype=self._model.dtype.result(),
+            preprocessing=PREPROCESSING_VERSION,
+            rotation=self._settings.rotate,
+            sources=",".join(self._manifest.sources),
+        )
+
+    def _find_finished(self) -> str | None:
+        """Return the sentence for a chunk that is done, None where it is to be computed.
+
+        Raises FingerprintMismatch for one made otherwise, ChunkInvalid for one that is damaged.
+        """
+        chunk = self._store.stat(self._key)
+        if chunk is not None:
+            header = self._verified(self._key, chunk.size)
+            self._provenance().check_same(header.provenance, name=self._store.location(self._key))
+            return (
+                f"chunk {self._index} is in the store already: {self._store.location(self._key)}, "
+                f"{header.embedded} images of {header.requested}, {header.failed} failed"
+            )
+        result = self._store.stat(RESULT_KEY)
+        if result is None:
+            return None
+        name = self._store.location(RESULT_KEY)
+        with self._store.open(RESULT_KEY, result.size) as file:
+            merged = read_result(file, name=name)
+        self._provenance().check_same(merged.provenance, name=name)
+        if self._index in merged.missing:
+            return None
+        return f"this run is finished: {name} holds chunk {self._index}"
+
+    def _verified(self, key: str, size: int) -> ChunkHeader:
+        with self._store.open(key, size) as file:
+            header = verify_chunk(file, name=self._store.location(key))
+        if header.index != self._index:
+            raise ChunkInvalid(f"{self._store.location(key)} holds chunk {header.index}")
+        return header
+
+    def _check_peers(self) -> None:
+        """Raise FingerprintMismatch when another chunk of the run was made otherwise, before more work is wasted."""
+        provenance = self._provenance()
+        for peer in self._store.list(CHUNKS_PREFIX):
+            if peer.key == self._key or index_of(peer.key) is None:
+                continue
+            try:
+                with self._store.open(peer.key, peer.size) as file:
+                    header = read_header(file, name=self._store.location(peer.key))
+            except ChunkInvalid as error:
+                log.warning("damaged_peer", message=str(error))
+                continue
+            provenance.check_same(header.provenance, name=self._store.location(peer.key))
+            return
+
+    def _wait(self, pipeline: Pipeline, collector: Collector) -> None:
+        before, settled = pipeline.times.snapshot(), collector.settled
+        while not pipeline.wait(self._settings.progress_seconds):
+            before, settled = self._log_progress(pipeline, collector, since=before, settled=settled)
+        now, _ = self._log_progress(pipeline, collector)
+        stage, share = pipeline.times.waiting_on(now)
+        log.info(
+            "spent",
+            **{f"{name}_s": seconds for name, seconds in now._asdict().items()},
+            requests=pipeline.requests,
+            megabytes=pipeline.bytes_received / 1e6,
+            images_per_s=collector.settled / now.wall,
+            bottleneck=f"{stage} {share:.0%} of the time: {ADVICE[stage]}",
+        )
+
+    def _log_progress(
+        self, pipeline: Pipeline, collector: Collector, *, since: Snapshot | None = None, settled: int = 0
+    ) -> tuple[Snapshot, int]:
+        """Log how far the chunk is; rate and bottleneck are those since then, when `settled` rows were, or overall."""
+        now = pipeline.times.snapshot()
+        waiting_on, _ = pipeline.times.waiting_on(now, since=since)
+        log.info(
+            "embedded",
+            images=collector.settled,
+            of=collector.requested,
+            failed=collector.failed,
+            rate_per_s=(collector.settled - settled) / max(now.wall - (since.wall if since else 0), 1e-9),
+            waiting_on=waiting_on,
+        )
+        return now, collector.settled
+
+    def _store_chunk(self, collector: Collector, *, overwrite: bool) -> str:
+        encoder = self._model.encoder.result()
+        by_reason = collector.count_by_reason()
+        chunk = collector.chunk(
+            index=self._index,
+            dimensions=encoder.dimensions,
+            has_ids=self._manifest.has_ids,
+            provenance=self._provenance(),
+        )
+        with tempfile.TemporaryDirectory(prefix="embedder-") as folder:
+            path = Path(folder) / "chunk.h5"
+            write_chunk(path, chunk)
+            try:
+                # Upload last: the key's existence means that the chunk is whole.
+                stored = self._store.put_file(self._key, path, overwrite=overwrite)
+            except ObjectExists:
+                log.info("another_pod_was_first")
+                finished = self._find_finished()
+                if finished is None:
+                    raise
+                return finished
+        reasons = "".join(f", {reason} {count}" for reason, count in by_reason.most_common())
+        return (
+            f"chunk {self._index} is in the store: {self._store.location(self._key)}, {stored.size} bytes, "
+            f"{len(chunk.urls)} images of {collector.requested}, {len(chunk.failures)} failed{reasons}"
+        )

@@ -1,0 +1,163 @@
+"""From squares of pixels to vectors: the vision tower on its device. The one module that runs a model."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from common.errors import ModelError, ResourceExhausted, SettingsError
+from common.logs import log
+from worker.model import UNTRAINED_SEED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from transformers import CLIPVisionModelWithProjection
+
+    from worker.model import ModelSource
+
+BATCH_SIZES = {"cuda": 256, "cpu": 32}
+"""Where more is no faster: for the GPU from published ViT-B/32 throughput, for the CPU measured."""
+
+CPU_ROWS_MULTIPLE = 8
+"""A vector must not depend on which images it shares a batch with, down to the last bit. On CPUs it does in float32
+where a batch's rows are no multiple of 4, since the matrix kernels treat the remainder otherwise; the last batch of a
+chunk is therefore filled up by a few rows."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that setting `name` means. Raises SettingsError for CUDA where there is none."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SettingsError("EMBEDDER_DEVICE is 'cuda', but no CUDA device is visible; does the pod ask for a GPU?")
+    return torch.device("cuda")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the type of the computation that setting `name` means on `device`."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
+
+
+def _cpu_computes_bfloat16() -> bool:
+    # torch has no public question for it; elsewhere than on Linux float32 is safe and no slower.
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text("utf-8").split())
+    except OSError:
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & flags) or (platform.machine() == "aarch64" and "bf16" in flags)
+
+
+def load_vision_tower(source: ModelSource) -> CLIPVisionModelWithProjection:
+    """Return the model's vision tower with its projection, in float32. Raises ModelError when its files do not fit."""
+    # Imported here: the import takes seconds, in which the first images are fetched and decoded.
+    import transformers  # noqa: PLC0415
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    kind = transformers.CLIPVisionModelWithProjection
+    if source.folder is None:
+        torch.manual_seed(UNTRAINED_SEED)
+        return kind(transformers.CLIPVisionConfig(projection_dim=512)).eval()
+    try:
+        model, info = kind.from_pretrained(
+            source.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # the library raises a dozen kinds, and each means that these files are no such model
+        raise ModelError(f"{source.name} cannot be loaded from {source.folder}: {error}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{source.name} lacks {len(missing)} weights of a vision tower, the first is {missing[0]}")
+    return model.eval()
+
+
+class Encoder:
+    """A vision tower on a device, ready for batches."""
+
+    def __init__(
+        self,
+        tower: CLIPVisionModelWithProjection,
+        source: ModelSource,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.device = device
+        self.dtype = dtype
+        self.dimensions = int(tower.config.projection_dim)
+        self.image_size = source.image_size
+        self._tower = tower.to(device=device, dtype=dtype)
+        # (x / 255 - mean) / std as one multiplication and one addition.
+        std = torch.tensor(source.std, device=device).view(3, 1, 1)
+        self._scale = 1 / (255 * std)
+        self._shift = -torch.tensor(source.mean, device=device).view(3, 1, 1) / std
+        self._max_rows: int | None = None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def warm_up(self, batch_size: int) -> None:
+        """Run an empty batch where the first one would otherwise load kernels while images wait."""
+        if self.device.type == "cuda":
+            self.start(torch.zeros(batch_size, self.image_size, self.image_size, 3, dtype=torch.uint8))()
+
+    @torch.inference_mode()
+    def start(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
+        """Begin to encode `pixels`, uint8 (rows, size, size, 3), and return what waits for the vectors.
+
+        The vectors are float32 (rows, dimensions), each of L2 norm 1, or not finite where the model's output is not.
+        `pixels` must stay as they are until the vectors have been waited for. On CUDA nothing here waits for the
+        device; a batch that does not fit in its memory is halved, and so are all after it. Raises ResourceExhausted
+        when not even one image fits.
+        """
+        if self._max_rows is None or len(pixels) <= self._max_rows:
+            try:
+                return self._start_whole(pixels)
+            except torch.OutOfMemoryError as error:
+                if len(pixels) == 1:
+                    raise ResourceExhausted("the device's memory does not hold one image") from error
+            self._max_rows = len(pixels) // 2
+            log.warning("out_of_device_memory", rows=len(pixels), now_at_most=self._max_rows)
+            torch.cuda.empty_cache()
+        pieces = [self.start(piece) for piece in torch.split(pixels, self._max_rows)]
+        return lambda: np.concatenate([piece() for piece in pieces])
+
+    def _start_whole(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
+        if self._copies is None:
+            vectors = self._vectors(_padded(pixels, CPU_ROWS_MULTIPLE))[: len(pixels)].numpy()
+            return lambda: vectors
+        compute = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            on_device = pixels.to(self.device, non_blocking=True)
+        compute.wait_stream(self._copies)
+        on_device.record_stream(compute)
+        result = torch.empty(len(pixels), self.dimensions, dtype=torch.float32, pin_memory=True)
+        result.copy_(self._vectors(on_device), non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(compute)
+
+        def finish() -> NDArray[np.float32]:
+            done.synchronize()
+            return result.numpy()
+
+        return finish
+
+    def _vectors(self, pixels: Tensor) -> Tensor:
+        channels_first = pixels.permute(0, 3, 1, 2)  # (rows, 3, size, size), uint8
+        normalised = torch.addcmul(self._shift, channels_first, self._scale)  # float32
+        features = self._tower(pixel_values=normalised.to(self.dtype)).image_embeds.float()
+        vectors: Tensor = functional.normalize(features, dim=-1, eps=0)  # (rows, dimensions)
+        return vectors
+
+
+def _padded(pixels: Tensor, multiple: int) -> Tensor:
+    missing = -len(pixels) % multiple
+    return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])]) if missing else pixels

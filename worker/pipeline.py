@@ -1,0 +1,200 @@
+"""The stages of a chunk, overlapping: fetch (an event loop), decode (threads), encode (a thread).
+
+Between them lie bounds: the fetcher's bytes in flight before the decoders, a fixed number of batch buffers before the
+encoder. A stage that is slow holds up the one before it, and nothing grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
+from common.reasons import Reason
+from worker.fetch import ImageFetcher
+from worker.rows import ImageFailed
+from worker.stage_times import StageTimes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from worker.batches import Batch, Batches
+    from worker.collector import Collector
+    from worker.encoder import Encoder
+    from worker.manifest import Manifest, ManifestChunk
+    from worker.rows import Row
+    from worker.settings import WorkerSettings
+
+UNANSWERED = {Reason.CONNECTION_FAILED, Reason.TIMEOUT}
+"""The reasons that may lie in this pod's network. With any other, somebody has answered."""
+
+ROWS_AHEAD = 16
+"""Rows under way per request in flight. Most wait, for their host or after a Retry-After, and hold nothing: so many
+of them keep the other hosts' requests going."""
+
+
+def decode_thread_count(setting: int) -> int:
+    """Return the threads that `decode_threads` means: with 0, one for each core this process may use."""
+    return setting or len(os.sched_getaffinity(0))
+
+
+class Pipeline:
+    """Fetches, decodes and encodes the rows of one chunk into a collector.
+
+    `batches` and `encoder` are promises: the model loads while the first images are fetched.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        manifest: Manifest,
+        chunk: ManifestChunk,
+        collector: Collector,
+        *,
+        batches: Future[Batches],
+        encoder: Future[Encoder],
+    ) -> None:
+        self._settings = settings
+        self._manifest = manifest
+        self._rows = chunk.rows
+        self._collector = collector
+        self._batches = batches
+        self._encoder = encoder
+        threads = decode_thread_count(settings.decode_threads)
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.times = StageTimes(decode_threads=threads)
+        self._fetcher: ImageFetcher | None = None
+        self._fetched = 0
+        self._cancel_fetching: Callable[[], object] | None = None
+        self._ended: Future[None] = Future()
+        self._ending = threading.Lock()
+
+    def start(self) -> None:
+        """Begin; `wait` tells when it is over."""
+        for stage in (self._fetch_and_decode, self._encode):
+            threading.Thread(target=self._run, args=(stage,), name=stage.__name__, daemon=True).start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait at most so long, and return whether every row is settled. Raises what ended the pipeline early."""
+        try:
+            self._ended.result(timeout=seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def bytes_received(self) -> int:
+        return self._fetcher.bytes_received if self._fetcher else 0
+
+    @property
+    def requests(self) -> int:
+        return self._fetcher.requests if self._fetcher else 0
+
+    def stop(self) -> None:
+        """End the stages early; rows that are not settled stay so."""
+        self._end(EmbedderError("the pipeline was stopped"))
+
+    def _run(self, stage: Callable[[], None]) -> None:
+        try:
+            stage()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        with self._ending:
+            # The first word counts: what fails after it fails because of it.
+            if self._ended.done():
+                return
+            if error is None:
+                self._ended.set_result(None)
+                return
+            self._ended.set_exception(error)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        if self._cancel_fetching is not None:
+            self._cancel_fetching()
+        if self._batches.done() and self._batches.exception() is None:
+            self._batches.result().close()
+
+    def _fetch_and_decode(self) -> None:
+        self._check_failures()
+        asyncio.run(self._settle_rows())
+        self._batches.result().close()
+
+    async def _settle_rows(self) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        if task is not None:
+            self._cancel_fetching = lambda: loop.call_soon_threadsafe(task.cancel)
+        ahead = asyncio.Semaphore(self._settings.fetch_concurrency * ROWS_AHEAD)
+        async with (
+            ImageFetcher(self._settings, sources=self._manifest.sources, folder=self._manifest.folder) as self._fetcher,
+            asyncio.TaskGroup() as tasks,
+        ):
+            for row in self._rows:
+                await ahead.acquire()
+                tasks.create_task(self._settle(self._fetcher, row)).add_done_callback(lambda _: ahead.release())
+
+    async def _settle(self, fetcher: ImageFetcher, row: Row) -> None:
+        try:
+            async with fetcher.image(row) as data:
+                self._fetched += 1
+                await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, row, data)
+        except ImageFailed as failed:
+            self._collector.fail(row.position, failed)
+            self._check_failures()
+
+    def _decode(self, row: Row, data: bytes | bytearray) -> None:
+        # Both imports take seconds once, in which images are fetched.
+        from worker.preprocess import image_square  # noqa: PLC0415
+
+        batches = self._batches.result()
+        with self.times.measure("decode_worked"):
+            square = image_square(
+                data,
+                rotation=row.rotation if self._settings.rotate else 0,
+                size=batches.image_size,
+                max_pixels=self._settings.max_image_pixels,
+            )
+        with self.times.measure("decode_waited"):
+            batches.put(row.position, square)
+
+    def _encode(self) -> None:
+        with self.times.measure("model_waited"):
+            encoder, batches = self._encoder.result(), self._batches.result()
+        begun: tuple[Batch, Callable[[], NDArray[np.float32]]] | None = None
+        while True:
+            with self.times.measure("encode_waited"):
+                batch = batches.get()
+            with self.times.measure("encode_worked"):
+                following = None if batch is None else (batch, encoder.start(batch.pixels))
+                # One batch behind: the device has its next work before anybody waits for the last.
+                if begun is not None:
+                    done, vectors = begun
+                    self._collector.embed(done.positions, vectors())
+                    batches.give_back(done)
+            begun = following
+            if begun is None:
+                break
+        self._check_failures()
+        self._end(None)
+
+    def _check_failures(self) -> None:
+        failed, requested = self._collector.failed, self._collector.requested
+        if failed > self._settings.max_failure_ratio * requested:
+            raise self._too_many_failures()
+
+    def _too_many_failures(self) -> EmbedderError:
+        counts = self._collector.count_by_reason()
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+        if not self._fetched and counts.keys() <= UNANSWERED:
+            return SourceUnavailable(f"no source answered for any of {self._collector.failed} images ({reasons})")
+        return TooManyFailures(
+            f"{self._collector.failed} of {self._collector.requested} images failed so far, the limit is "
+            f"{self._settings.max_failure_ratio:.0%}: {reasons}; look at the manifest and its sources, or raise "
+            "EMBEDDER_MAX_FAILURE_RATIO"
+        )

@@ -1,0 +1,176 @@
+"""From an image's bytes to the model's square of pixels.
+
+The result is that of OpenAI's published transform: resize the short side bicubically with antialiasing, crop the
+centre, convert to RGB. Ordinary JPEGs take the fast way, libjpeg-turbo and torch's integer resize; all other images
+go through Pillow, whose resize is the published one. EXIF orientation is not applied, as it is not there.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.nn import functional
+
+from common.reasons import Reason
+from worker.geometry import square_geometry
+from worker.rows import ImageFailed
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is read, by Pillow's names. Every decoder more is one more that hostile bytes reach."""
+
+MAX_FAST_ASPECT = 4
+"""Longer images take Pillow's way, which resizes only what the crop shows: a panorama of 65,535 x 1 pixels would
+otherwise become one of 15 million x 224."""
+
+LARGE_PIXELS = 32_000_000
+"""Images above this are decoded one at a time: their pixels alone take 100 MB and more."""
+
+_large_image = threading.Lock()
+
+# The limit is the caller's, and it is checked for every format in one place.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def image_square(
+    data: bytes | bytearray | memoryview, *, rotation: int = 0, size: int = 224, max_pixels: int
+) -> Tensor:
+    """Return the pixels that the model sees, uint8 (size, size, 3) in RGB.
+
+    `rotation` is in degrees counter-clockwise, a multiple of 90. Raises ImageFailed for bytes that are no image, that
+    are damaged, or that announce more than `max_pixels` pixels, which is checked before any is decoded.
+    """
+    try:
+        if _is_plain_jpeg(data):
+            square = _fast_square(data, rotation=rotation, size=size, max_pixels=max_pixels)
+            if square is not None:
+                return square
+        return _pillow_square(data, rotation=rotation, size=size, max_pixels=max_pixels)
+    except ImageFailed:
+        raise
+    except UnidentifiedImageError:
+        raise ImageFailed(Reason.NOT_AN_IMAGE, _looks_like(data)) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything on damaged bytes
+        text = str(error) or type(error).__name__
+        reason = Reason.TRUNCATED if "truncated" in text.lower() or isinstance(error, EOFError) else Reason.CORRUPT
+        raise ImageFailed(reason, text[:200]) from error
+
+
+def _is_plain_jpeg(data: bytes | bytearray | memoryview) -> bool:
+    """Tell whether the bytes are a sequential JPEG of 8 bits (SOF0 or SOF1) with one or three components."""
+    if len(data) < 4 or data[0] != 0xFF or data[1] != 0xD8:
+        return False
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
+            return marker in {0xC0, 0xC1} and data[at + 4] == 8 and data[at + 9] in {1, 3}
+        if marker in {0xD9, 0xDA}:
+            return False
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return False
+
+
+def _fast_square(data: bytes | bytearray | memoryview, *, rotation: int, size: int, max_pixels: int) -> Tensor | None:
+    """Return the square by libjpeg-turbo and torch, None where that way is not sure to give Pillow's pixels."""
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        _check_pixels(height=height, width=width, max_pixels=max_pixels)
+        if colorspace not in {"YCbCr", "Gray"} or max(height, width) > MAX_FAST_ASPECT * min(height, width):
+            return None
+        upright = (height, width) if rotation % 180 == 0 else (width, height)
+        geometry = square_geometry(height=upright[0], width=upright[1], size=size)
+        if geometry.is_vertical_first(height=upright[0], width=upright[1]):
+            return None  # torch resizes along the rows first
+        grey = colorspace == "Gray"
+        with _room_for(height * width):
+            pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if grey else "RGB")
+    except ValueError:
+        return None  # Pillow decides whether the bytes are damaged, and how
+    image = torch.from_numpy(pixels).permute(2, 0, 1)  # (3 or 1, height, width), channels last in memory
+    if rotation:
+        image = torch.rot90(image, rotation // 90, dims=(1, 2))
+    resized = functional.interpolate(
+        image.unsqueeze(0).contiguous(memory_format=torch.channels_last),
+        size=(geometry.height, geometry.width),
+        mode="bicubic",
+        antialias=True,
+    )[0]
+    square = resized[:, geometry.top : geometry.top + size, geometry.left : geometry.left + size]
+    return square.permute(1, 2, 0).expand(size, size, 3)
+
+
+def _pillow_square(data: bytes | bytearray | memoryview, *, rotation: int, size: int, max_pixels: int) -> Tensor:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_pixels(height=image.height, width=image.width, max_pixels=max_pixels)
+        with _room_for(image.height * image.width):
+            square = _resized(image, rotation=rotation, size=size)
+    return torch.from_numpy(np.array(square, dtype=np.uint8))
+
+
+def _resized(image: Image.Image, *, rotation: int, size: int) -> Image.Image:
+    image.load()
+    turned = _eight_bits(image)
+    if rotation:
+        turned = turned.transpose(_TRANSPOSE[rotation])
+    geometry = square_geometry(height=turned.height, width=turned.width, size=size)
+    left, top, right, bottom = geometry.source_box(height=turned.height, width=turned.width)
+    # One pass after the other, each of only what the crop shows: the same pixels as resizing all and then cropping.
+    passes = [("across", left, right), ("down", top, bottom)]
+    if geometry.is_vertical_first(height=turned.height, width=turned.width):
+        passes.reverse()
+    for direction, start, end in passes:
+        across = direction == "across"
+        turned = turned.resize(
+            (size, turned.height) if across else (turned.width, size),
+            Image.Resampling.BICUBIC,
+            box=(start, 0, end, turned.height) if across else (0, start, turned.width, end),
+        )
+    return turned.convert("RGB")
+
+
+_TRANSPOSE = {
+    90: Image.Transpose.ROTATE_90,
+    180: Image.Transpose.ROTATE_180,
+    270: Image.Transpose.ROTATE_270,
+}
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit image scaled to 8 bits; Pillow's own conversion would clip all above 255 to white."""
+    if not image.mode.startswith("I"):
+        return image
+    values: NDArray[np.int64] = np.asarray(image).astype(np.int64)
+    return Image.fromarray((values.clip(0, 65_535) >> 8).astype(np.uint8))
+
+
+def _check_pixels(*, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise ImageFailed(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, the limit is {max_pixels}")
+
+
+def _room_for(pixels: int) -> AbstractContextManager[object]:
+    return nullcontext() if pixels <= LARGE_PIXELS else _large_image
+
+
+def _looks_like(data: bytes | bytearray | memoryview) -> str:
+    if not len(data):
+        return "no bytes"
+    return f"{len(data)} bytes that start with {bytes(data[:16])!r}"

@@ -1,0 +1,80 @@
+"""Where the time goes: what each stage worked and waited, and which one the others wait for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUSY = 0.85
+"""Share of the time from which on a stage counts as always busy; the rest is hand-over."""
+
+ADVICE = {
+    "fetch": "raise worker.fetchConcurrency (EMBEDDER_FETCH_CONCURRENCY), or move the images nearer",
+    "decode": "give the pod more CPU cores (worker.resources), and worker.decodeThreads with them",
+    "start": "the model took longer to load than the images to embed; larger chunks (a lower chunks.count) share that",
+    "encode": "the encoder is the limit, as it should be; only a faster device or more pods help",
+}
+
+
+class Snapshot(NamedTuple):
+    """Seconds since the start; of a stage's threads together."""
+
+    wall: float = 0
+    model_waited: float = 0
+    """By the encoder's thread, for the model to be loaded."""
+    decode_worked: float = 0
+    decode_waited: float = 0
+    """For room in a batch."""
+    encode_worked: float = 0
+    encode_waited: float = 0
+    """For a batch."""
+
+
+class StageTimes:
+    def __init__(self, *, decode_threads: int) -> None:
+        self._decode_threads = decode_threads
+        self._started = time.monotonic()
+        self._lock = threading.Lock()
+        self._seconds = dict.fromkeys(Snapshot._fields, 0.0)
+        self._open = dict.fromkeys(Snapshot._fields, 0)
+
+    @contextmanager
+    def measure(self, kind: str) -> Iterator[None]:
+        """Add the block's duration to `kind`, a field of Snapshot; a snapshot within it has the part so far."""
+        self._add(kind, -time.monotonic())
+        try:
+            yield
+        finally:
+            self._add(kind, time.monotonic())
+
+    def _add(self, kind: str, seconds: float) -> None:
+        with self._lock:
+            self._seconds[kind] += seconds
+            self._open[kind] += 1 if seconds < 0 else -1
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            now = time.monotonic()
+            spent = {kind: seconds + now * self._open[kind] for kind, seconds in self._seconds.items()}
+        return Snapshot(**{**spent, "wall": now - self._started})
+
+    def waiting_on(self, now: Snapshot, *, since: Snapshot | None = None) -> tuple[str, float]:
+        """Return what the others waited for between two snapshots (from the start without one), and its share.
+
+        The encoder is to be busy all the time. While it is not, it waits for the model to load or for squares; for
+        those the decoders are to blame if they are busy themselves, else the sources.
+        """
+        spent = Snapshot(*(after - before for after, before in zip(now, since or Snapshot(), strict=True)))
+        wall = max(spent.wall, 1e-9)
+        encoding = spent.encode_worked / wall
+        if encoding >= BUSY:
+            return "encode", min(1.0, encoding)
+        if spent.model_waited > spent.encode_waited:
+            return "start", spent.model_waited / wall
+        is_decoding = spent.decode_worked >= BUSY * wall * self._decode_threads
+        return ("decode" if is_decoding else "fetch"), spent.encode_waited / wall
