@@ -83,6 +83,8 @@ reference, and $$ as itself. */}}
 {{- define "embedder.env.merger" -}}
 {{- include "embedder.env.common" . }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_ON_MISSING_CHUNKS" "value" (ternary "partial" "" (eq .Values.merge.onFailedChunks "partial"))) }}
+{{- include "embedder.env.settings" (dict "values" .Values.merge "names" (list
+  "keepChunks" "verify" "verifyRows" "assembly" "mergeConcurrency" "progressSeconds")) }}
 {{- end -}}
 
 {{/* The gate reads the worker Job by this name, in this namespace. */}}
@@ -101,13 +103,17 @@ reference, and $$ as itself. */}}
       fieldPath: metadata.namespace
 {{- end -}}
 
-{{/* Lists of variables as one, where the last of a name wins: server-side apply takes no name twice. Takes a list. */}}
+{{/* Variables of which the last of a name wins: server-side apply takes no name twice. Takes a list. --set makes numbers
+of values, which Kubernetes would refuse. */}}
 {{- define "embedder.env.merged" -}}
 {{- $seen := list }}
 {{- $kept := list }}
 {{- range reverse . }}
 {{- if not (has .name $seen) }}
 {{- $seen = append $seen .name }}
+{{- if hasKey . "value" }}
+{{- $_ := set . "value" (include "embedder.string" .value) }}
+{{- end }}
 {{- $kept = prepend $kept . }}
 {{- end }}
 {{- end }}

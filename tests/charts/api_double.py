@@ -1,0 +1,75 @@
+"""As much of a Kubernetes API server as `helm template --dry-run=server` asks: its version, and Jobs to look up."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+JOBS = "/apis/batch/v1/namespaces/default/jobs/"
+VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
+KINDS = {
+    "v1": ["Pod", "Secret", "ServiceAccount"],
+    "batch/v1": ["Job"],
+    "networking.k8s.io/v1": ["NetworkPolicy"],
+    "rbac.authorization.k8s.io/v1": ["Role", "RoleBinding"],
+}
+ABSENT = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+
+
+@contextmanager
+def api_server(jobs: list[dict[str, Any]]) -> Iterator[str]:
+    """Serve `jobs` of the namespace default until the block ends, and yield the server's URL."""
+    answers = {"/version": VERSION, **_discovery()} | {JOBS + job["metadata"]["name"]: job for job in jobs}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = answers.get(self.path.partition("?")[0])
+            body = json.dumps(found or ABSENT).encode()
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _discovery() -> dict[str, dict[str, Any]]:
+    """Return the answers by which a client learns what the server has."""
+    groups: list[dict[str, Any]] = []
+    answers: dict[str, dict[str, Any]] = {"/api": {"kind": "APIVersions", "versions": ["v1"]}}
+    for version, kinds in KINDS.items():
+        group, slash, number = version.partition("/")
+        if slash:
+            groups.append({"name": group, "versions": [{"groupVersion": version, "version": number}]})
+        answers[f"/apis/{version}" if slash else f"/api/{version}"] = {
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": version,
+            "resources": [
+                {"name": _plural(kind), "singularName": "", "namespaced": True, "kind": kind, "verbs": ["get"]}
+                for kind in kinds
+            ],
+        }
+    return {**answers, "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}}
+
+
+def _plural(kind: str) -> str:
+    return f"{kind.lower().removesuffix('y')}ies" if kind.endswith("y") else f"{kind.lower()}s"

@@ -1,0 +1,40 @@
+"""What tests ask of rendered objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Object = dict[str, Any]
+
+
+def named(objects: list[Object], kind: str, name: str) -> Object:
+    """Return the one object of that kind and name. Raises ValueError where there is none, or more."""
+    (found,) = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
+    return found
+
+
+def of_kind(objects: list[Object], kind: str) -> list[Object]:
+    return [each for each in objects if each["kind"] == kind]
+
+
+def pod_spec(workload: Object) -> Object:
+    """Return the pod's spec of a Job or a Pod."""
+    spec: Object = workload["spec"]
+    if workload["kind"] == "Job":
+        spec = spec["template"]["spec"]
+    return spec
+
+
+def containers(workload: Object) -> list[Object]:
+    """Return the containers of a Job or a Pod, init containers first."""
+    spec = pod_spec(workload)
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def environment(container: Object) -> Object:
+    """Return the variables by name: their value, or the mapping they are taken from."""
+    return {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
+
+
+def workers_environment(objects: list[Object], job: str = "embedder-worker") -> Object:
+    return environment(containers(named(objects, "Job", job))[0])

@@ -1,0 +1,161 @@
+"""What the Jobs and the objects beside them ask of Kubernetes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from common.errors import ExitCode
+from tests.charts.helm import render, value_sets
+from tests.charts.objects import (
+    containers,
+    environment,
+    named,
+    of_kind,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EVERY_SET = pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
+
+
+def test_an_install_is_two_jobs_and_what_they_need_and_no_more() -> None:
+    objects = render("kueue.queueName=")
+    assert sorted((each["kind"], each["metadata"]["name"]) for each in objects) == [
+        ("Job", "embedder-merge"),
+        ("Job", "embedder-worker"),
+        ("Pod", "embedder-test"),
+        ("Role", "embedder-merge"),
+        ("RoleBinding", "embedder-merge"),
+        ("ServiceAccount", "embedder-merge"),
+        ("ServiceAccount", "embedder-worker"),
+    ]
+
+
+@EVERY_SET
+def test_the_only_hook_is_the_test(values: Path) -> None:
+    hooks = {
+        each["metadata"]["name"]: each["metadata"]["annotations"]["helm.sh/hook"]
+        for each in render(files=(values,))
+        if "helm.sh/hook" in each["metadata"].get("annotations", {})
+    }
+    assert hooks == {"embedder-test": "test"}
+
+
+@EVERY_SET
+def test_every_object_carries_the_standard_labels(values: Path) -> None:
+    for each in render(files=(values,)):
+        labels = each["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "embedder"
+        assert labels["app.kubernetes.io/instance"] == "embedder"
+        assert labels["app.kubernetes.io/component"] in {"worker", "merge", "rerun", "s3", "test"}
+        assert {"app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"} <= labels.keys()
+
+
+@EVERY_SET
+def test_a_pod_template_carries_what_it_is_found_by_and_nothing_that_changes_with_the_chart(values: Path) -> None:
+    for job in of_kind(render(files=(values,)), "Job"):
+        labels = job["spec"]["template"]["metadata"]["labels"]
+        for name in ("name", "instance", "component"):
+            assert labels[f"app.kubernetes.io/{name}"] == job["metadata"]["labels"][f"app.kubernetes.io/{name}"]
+        assert not {"app.kubernetes.io/version", "helm.sh/chart"} & labels.keys()
+
+
+def test_the_worker_job_has_a_pod_for_each_chunk() -> None:
+    spec = named(render("chunks.count=12", "worker.parallelism=5"), "Job", "embedder-worker")["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert (spec["completions"], spec["parallelism"]) == (12, 5)
+    assert spec["backoffLimitPerIndex"] == 3
+    assert spec["podReplacementPolicy"] == "Failed"
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert not {"maxFailedIndexes", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "suspend"} & spec.keys()
+
+
+def test_limits_of_zero_are_limits() -> None:
+    spec = named(
+        render(
+            "worker.maxFailedIndexes=0",
+            "worker.ttlSecondsAfterFinished=0",
+            "worker.backoffLimitPerIndex=0",
+            "worker.parallelism=0",
+        ),
+        "Job",
+        "embedder-worker",
+    )["spec"]
+    for field in ("maxFailedIndexes", "ttlSecondsAfterFinished", "backoffLimitPerIndex", "parallelism"):
+        assert spec[field] == 0, field
+
+
+def exit_code_rules(job: dict[str, Any]) -> list[tuple[str, list[int]]]:
+    """Return the rules in their order, with the exit codes of each; [] for the one that goes by a condition."""
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    return [(rule["action"], rule.get("onExitCodes", {}).get("values", [])) for rule in rules]
+
+
+def test_exit_codes_mean_to_kubernetes_what_the_programs_mean_by_them() -> None:
+    objects = render("rerun.chunks=3")
+    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    for job in of_kind(objects, "Job"):
+        # First, since a pod that was taken away may have ended with any code.
+        assert job["spec"]["podFailurePolicy"]["rules"][0] == disrupted
+        if job["metadata"]["labels"]["app.kubernetes.io/component"] == "merge":
+            assert exit_code_rules(job)[1:] == [("FailJob", [ExitCode.DATA_ERROR, ExitCode.CONFIG_ERROR])]
+        else:
+            assert exit_code_rules(job)[1:] == [
+                ("FailJob", [ExitCode.CONFIG_ERROR]),
+                ("FailIndex", [ExitCode.DATA_ERROR]),
+            ]
+
+
+def test_the_role_allows_to_read_the_worker_job_and_nothing_else() -> None:
+    objects = render()
+    assert named(objects, "Role", "embedder-merge")["rules"] == [
+        {
+            "apiGroups": ["batch"],
+            "resources": ["jobs"],
+            "resourceNames": ["embedder-worker"],
+            "verbs": ["get", "list", "watch"],
+        }
+    ]
+    binding = named(objects, "RoleBinding", "embedder-merge")
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "embedder-merge", "namespace": "default"}]
+
+
+@pytest.mark.parametrize(("choice", "missing"), [("wait", None), ("fail", None), ("partial", "partial")])
+def test_the_gate_and_the_merger_agree_on_missing_chunks(choice: str, missing: str | None) -> None:
+    gate, merger = containers(named(render(f"merge.onFailedChunks={choice}"), "Job", "embedder-merge"))
+    assert environment(gate)["EMBEDDER_ON_FAILED_CHUNKS"] == choice
+    assert environment(merger).get("EMBEDDER_ON_MISSING_CHUNKS") == missing
+
+
+def test_the_test_pod_asks_the_gate_for_a_report() -> None:
+    pod = named(render(), "Pod", "embedder-test")
+    assert [each["command"] for each in containers(pod)] == [["python", "-m", "k8s.gate", "report"]]
+
+
+def test_kueue_is_told_by_a_label_on_the_jobs_and_suspends_them_itself() -> None:
+    jobs = of_kind(render("kueue.queueName=batch", "rerun.chunks=1"), "Job")
+    assert [job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for job in jobs] == ["batch"] * 3
+    assert all("suspend" not in job["spec"] for job in jobs)
+
+
+@pytest.mark.parametrize("release", ["foo", "a", "team.search", "r" * 53])
+def test_names_come_from_the_release_and_fit_into_host_names(release: str) -> None:
+    objects = render("rerun.chunks=0-89999", "chunks.count=100000", release=release)
+    jobs = of_kind(objects, "Job")
+    for job in jobs:
+        host = f"{job['metadata']['name']}-{job['spec'].get('completions', 1) - 1}"
+        assert len(host) <= 63
+        assert "." not in host
+        assert job["metadata"]["labels"]["app.kubernetes.io/instance"] == release
+    if release == "foo":
+        assert {"foo-worker", "foo-merge"} < {job["metadata"]["name"] for job in jobs}
+
+
+def test_long_releases_that_begin_alike_have_different_names() -> None:
+    one, other = (
+        {job["metadata"]["name"] for job in of_kind(render(release="r" * 50 + end), "Job")} for end in ("a", "b")
+    )
+    assert not one & other

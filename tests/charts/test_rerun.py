@@ -1,0 +1,81 @@
+"""A rerun by values: some chunks once more, under their own numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.indexes import parse_indexes
+from tests.charts.helm import HelmError, render, value_sets
+from tests.charts.objects import (
+    containers,
+    environment,
+    of_kind,
+)
+
+EVERY_SET = pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
+
+
+def test_a_rerun_is_the_worker_job_for_some_chunks() -> None:
+    chunks = "3,7-9,899"
+    objects = render(
+        "rerun.chunks=3\\,7-9\\,899",
+        "rerun.memory=16Gi",
+        "rerun.parallelism=2",
+        "rerun.extraEnv[0].name=EMBEDDER_FETCH_CONCURRENCY",
+        "rerun.extraEnv[0].value=8",
+        "worker.fetchConcurrency=32",
+    )
+    worker, rerun = (job for job in of_kind(objects, "Job") if "merge" not in job["metadata"]["name"])
+    if "rerun" in worker["metadata"]["name"]:
+        worker, rerun = rerun, worker
+    assert rerun["spec"].pop("completions") == len(parse_indexes(chunks))
+    assert rerun["spec"].pop("parallelism") == 2
+    del worker["spec"]["completions"], worker["spec"]["parallelism"]
+    ours, theirs = containers(rerun)[0], containers(worker)[0]
+    told = environment(ours)
+    assert told.pop("EMBEDDER_CHUNK_INDEXES") == chunks
+    assert told.pop("EMBEDDER_FETCH_CONCURRENCY") == "8"
+    expected = environment(theirs)
+    assert expected.pop("EMBEDDER_FETCH_CONCURRENCY") == "32"
+    assert told == expected
+    assert ours["resources"]["requests"].pop("memory") == ours["resources"]["limits"].pop("memory") == "16Gi"
+    assert theirs["resources"]["requests"].pop("memory") == theirs["resources"]["limits"].pop("memory") == "6Gi"
+    ours["env"] = theirs["env"]
+    rerun["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"] = "worker"
+    assert rerun["spec"] == worker["spec"]
+
+
+@pytest.mark.parametrize("chunks", ["0", "7", "3-5", "0-899", "0,2,4-6,899"])
+def test_a_rerun_has_as_many_pods_as_its_list_has_chunks(chunks: str) -> None:
+    jobs = of_kind(render("rerun.chunks={}".format(chunks.replace(",", "\\,"))), "Job")
+    (rerun,) = [job for job in jobs if job["metadata"]["labels"]["app.kubernetes.io/component"] == "rerun"]
+    assert rerun["spec"]["completions"] == len(parse_indexes(chunks))
+    assert environment(containers(rerun)[0])["EMBEDDER_CHUNK_INDEXES"] == chunks
+
+
+def test_another_rerun_has_another_name_and_the_same_one_the_same() -> None:
+    def name(*assignments: str) -> str:
+        (found,) = [
+            job["metadata"]["name"]
+            for job in of_kind(render(*assignments), "Job")
+            if job["metadata"]["labels"]["app.kubernetes.io/component"] == "rerun"
+        ]
+        return str(found)
+
+    names = [
+        name("rerun.chunks=3"),
+        name("rerun.chunks=4"),
+        name("rerun.chunks=3", "rerun.attempt=2"),
+        name("rerun.chunks=3", "rerun.memory=16Gi"),
+    ]
+    assert len(set(names)) == len(names)
+    assert name("rerun.chunks=3", "rerun.parallelism=1") == names[0]
+    assert all(each.startswith("embedder-rerun-") for each in names)
+
+
+@pytest.mark.parametrize(
+    "chunks", ["3;7", "a", "7-", "-7", "3,,4", "9-7", "3,3", "7,3", "08", "3-5,5", "900", "890-900", "3, 7"]
+)
+def test_a_list_of_chunks_that_is_none_is_refused(chunks: str) -> None:
+    with pytest.raises(HelmError, match=r"rerun\.chunks"):
+        render("rerun.chunks={}".format(chunks.replace(",", "\\,")))

