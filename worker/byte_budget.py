@@ -28,9 +28,9 @@ class ByteBudget:
         try:
             await granted
         except asyncio.CancelledError:
-            if granted.done() and not granted.cancelled():
+            if not granted.cancelled():
                 self.release(size)
-            else:
+            elif (size, granted) in self._waiting:
                 self._waiting.remove((size, granted))
                 self._grant()  # the next may fit where this one did not
             raise
@@ -43,7 +43,7 @@ class ByteBudget:
     def _grant(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):
             size, granted = self._waiting.popleft()
-            if not granted.done():
+            if not granted.cancelled():
                 self.reserved += size
                 granted.set_result(None)
 

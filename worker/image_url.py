@@ -50,9 +50,9 @@ def parse_http_url(text: str) -> URL:
     try:
         parts = urlsplit(text)
         port = parts.port
-        host = _host(parts.hostname or "", is_literal=parts.netloc.rpartition("@")[2].startswith("["))
-        user = parts.netloc.rpartition("@")[0]
-        netloc = f"{quote(user, safe=_USER_SAFE)}@{host}" if user else host
+        user, _, place = parts.netloc.rpartition("@")
+        host = _host(parts.hostname or "", is_literal=place.startswith("["))
+        netloc = f"{_user(user)}@{host}" if user else host
         netloc = netloc if port is None else f"{netloc}:{port}"
         target = _as_written(parts.path or "/") + (f"?{_as_written(parts.query)}" if parts.query else "")
         scheme = parts.scheme.lower()
@@ -89,6 +89,12 @@ def _host(host: str, *, is_literal: bool) -> str:
     if not _HOST.fullmatch(host):
         raise ValueError("no host name")
     return host
+
+
+def _user(user: str) -> str:
+    if "\\" in user:
+        raise ValueError("browsers take a backslash for a slash, so it is in doubt what the host is")
+    return quote(user, safe=_USER_SAFE)
 
 
 def _as_written(text: str) -> str:

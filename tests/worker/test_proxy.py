@@ -1,0 +1,72 @@
+"""Proxies of the environment. The image server plays one: it answers whatever absolute URL it is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from yarl import URL
+
+from common.errors import SettingsError
+from common.reasons import Reason
+from tests.image_server import ImageServer, answer, image_server
+from tests.worker.fetching import PICTURE, fetch
+from worker.proxy import EnvironmentProxies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageServer]:
+    with image_server() as running:
+        running.on("/a.jpg", answer(PICTURE))
+        for name in ("http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "REQUEST_METHOD"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HTTP_PROXY", running.origin.replace("://", "://ann:s3cret@"))
+        yield running
+
+
+def test_images_come_through_the_proxy_which_looks_the_names_up_itself(proxy: ImageServer) -> None:
+    assert fetch("http://does-not-exist.invalid/a.jpg", allow_private_hosts=False) == [PICTURE]
+    request = proxy.requests[0]
+    assert request.headers["Host"] == "does-not-exist.invalid"
+    assert request.headers["Proxy-Authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "[::1]", "169.254.169.254", "2130706433", "localhost", "minio", "minio.storage.svc"),
+        *("minio.storage.svc.cluster.local.", "metadata.google.internal", "printer.local", "images.example:8080"),
+    ],
+)
+def test_a_proxy_is_not_asked_for_what_lies_inside(proxy: ImageServer, host: str) -> None:
+    assert fetch(f"http://{host}/a.jpg", allow_private_hosts=False) == [Reason.FORBIDDEN_HOST]
+    assert proxy.requests == []
+
+
+def test_what_needs_no_proxy_is_checked_like_any_direct_connection(
+    proxy: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+    assert fetch("http://localhost/a.jpg", allow_private_hosts=False) == [Reason.FORBIDDEN_HOST]
+    with image_server() as direct:
+        assert fetch(direct.on("/b.jpg", answer(b"direct"))) == [b"direct"]
+    assert proxy.requests == []
+
+
+def test_a_proxy_that_is_no_http_proxy_is_a_settings_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ("socks5://ann:s3cret@proxy.example:1080", "http://", "http://[::1"):
+        monkeypatch.setenv("HTTPS_PROXY", wrong)
+        with pytest.raises(SettingsError, match="HTTPS_PROXY") as caught:
+            EnvironmentProxies()
+        assert "s3cret" not in str(caught.value)
+
+
+def test_a_proxy_may_be_given_without_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("https_proxy", "proxy.example:3128")
+    proxies = EnvironmentProxies()
+    assert proxies.proxy_for(URL("https://images.example/")) == URL("http://proxy.example:3128")
