@@ -69,7 +69,7 @@ class LineDisplay:
             return
         values: dict[str, object] = {"images": progress.settled}
         optional = {
-            "of": progress.total,
+            "of" if progress.is_total_known else "of_about": progress.total,
             "rate_per_s": progress.rate_per_second,
             "eta_s": None if progress.eta_seconds is None else round(progress.eta_seconds),
             "waiting_on": progress.waiting_on or None,
