@@ -45,7 +45,7 @@ class ManifestServer:
     """Begin ranges so many bytes later than asked."""
 
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list, repr=False)
-    """Path with query and headers of every request."""
+    """Path with query, and headers, Named-So, of every request."""
     bytes_sent: int = 0
     """Of bodies."""
 
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = self.behaviour
-        server.requests.append((self.path, dict(self.headers.items())))
+        server.requests.append((self.path, {name.title(): value for name, value in self.headers.items()}))
         status = server.always or (server.statuses.pop(0) if server.statuses else 0)
         content = server.files.get(self.path.partition("?")[0])
         if server.credentials and self.headers.get("Authorization") != server.credentials:
@@ -109,13 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
         stop = end if allowed < 0 else min(end, start + allowed)
         while start < stop:
             block = _read(content, start, min(SEND_BYTES, stop - start))
+            server.bytes_sent += len(block)  # before the client can have them, and ask for the count
             framed = b"%x\r\n%b\r\n" % (len(block), block) if server.chunked else block
             try:
                 self.wfile.write(framed)
             except OSError:  # the client has read enough
                 self.close_connection = True
                 return
-            server.bytes_sent += len(block)
             start += len(block)
         if stop < end:
             self.close_connection = True

@@ -16,7 +16,7 @@ from worker.rows import ImageFailed, Row
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SPACE = re.compile(r"\s")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
-_PATH = re.compile(r"/(?!/)|\.{1,2}/|~|.*\.\w{1,5}$", re.DOTALL)
+_PATH = re.compile(r"(?!//)(?:/|\.{1,2}/|~|.*\.\w{1,5}$)", re.DOTALL)
 """What is meant as a file's path: it starts like one, or ends in a file name's ending."""
 
 
@@ -81,9 +81,12 @@ class RowCheck:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         identifier = _text(value, "id")
-        if len(identifier.encode()) > self.max_url_bytes:
+        size = len(identifier.encode())
+        if size > self.max_url_bytes:
             # As wide as the widest id is every row of the result.
-            raise ImageFailed(Reason.MALFORMED_ROW, f"the id has more than {self.max_url_bytes} bytes")
+            raise ImageFailed(
+                Reason.MALFORMED_ROW, f"the id has {size} bytes, EMBEDDER_MAX_URL_BYTES is {self.max_url_bytes}"
+            )
         return identifier
 
     def _refuse_file(self, raw: RawRow, url: str) -> None:
