@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from common.chunk_file import read_header
 from common.errors import ChunkInvalid
-from common.keys import CHUNKS_PREFIX, RESULT_KEY, SUMMARY_KEY, chunk_index
+from common.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_index
+from k8s.run_summary import read_summary
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -26,21 +27,17 @@ class FinishedWork:
     chunks: dict[int, FinishedChunk]
     """By index: the whole chunk files in the store."""
     has_result: bool
-    """Whether a merge has finished."""
+    """Whether a merge of all chunks has finished."""
 
-    def __bool__(self) -> bool:
-        return self.has_result or bool(self.chunks)
-
-    def witness(self, indexes: Collection[int]) -> int:
-        """Return the chunk whose worker can tell at once whether this is the same run."""
-        return min(self.chunks.keys() & set(indexes), default=min(indexes))
+    def witness(self, indexes: Collection[int]) -> int | None:
+        """Return the chunk whose worker can tell at once whether this is the same run, None where none can."""
+        return min(self.chunks.keys() & set(indexes), default=min(indexes) if self.has_result else None)
 
     def vouched_for(self, witness: int, indexes: Collection[int]) -> dict[int, int | None]:
         """Return the chunks that need no worker, each with its rows if known, once that of `witness` has succeeded.
 
         It has compared its settings' fingerprint with its own chunk's, so they also fit every chunk of the same
-        fingerprint. Where it had no chunk it has found them to fit the result, which no chunk is missing from then: a
-        merge that goes without some keeps the files of the others.
+        fingerprint. Where it had no chunk it has found them to fit the result, which holds all chunks.
         """
         known = self.chunks.get(witness)
         if known is None:
@@ -63,9 +60,16 @@ def find_finished_work(store: Store) -> FinishedWork:
         chunk = _finished_chunk(store, found) if index is not None else None
         if index is not None and chunk is not None:
             chunks[index] = chunk
+    return FinishedWork(chunks, has_result=_is_merged(store))
+
+
+def _is_merged(store: Store) -> bool:
     # The summary is written last: a result without one may yet be withdrawn.
-    is_merged = store.stat(RESULT_KEY) is not None and store.stat(SUMMARY_KEY) is not None
-    return FinishedWork(chunks, has_result=is_merged)
+    try:
+        summary = read_summary(store)
+    except ChunkInvalid:
+        return False
+    return summary is not None and not summary.chunks_missing and store.stat(RESULT_KEY) is not None
 
 
 def _finished_chunk(store: Store, found: ObjectStat) -> FinishedChunk | None:

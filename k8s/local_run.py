@@ -141,12 +141,12 @@ class LocalRun:
         """Run the worker of every chunk that needs one.
 
         Each worker would find out by itself that its chunk is in the store, but takes a second to start. So where
-        there is anything in the store, the worker of one chunk that is there goes first: if it succeeds, the run is
+        any of these chunks is in the store, the worker of one of them goes first: if it succeeds, the run is
         the same as before, and the chunks with the same fingerprint need no worker. If it does not, it says why.
         """
         indexes = self._settings.indexes
-        if finished:
-            witness = finished.witness(indexes)
+        witness = finished.witness(indexes)
+        if witness is not None:
             await self._run_chunk(witness)
             indexes = [index for index in indexes if index != witness]
             if witness not in self._outcome.failed:
@@ -284,8 +284,8 @@ async def _until_signalled(
         if len(received) > 1:
             on_further()
         else:
-            on_first(number)
             task.cancel()
+            on_first(number)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

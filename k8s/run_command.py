@@ -299,9 +299,7 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
         run_report.report_log(said, failure.log_path)
         raise
     except Stopped as stop:
-        raise Stopped(
-            f"{stop} {_how_far(progress)}; the same command goes on from there", exit_code=stop.exit_code
-        ) from None
+        raise Stopped(f"{stop}; {_how_far(progress)}", exit_code=stop.exit_code) from None
     finally:
         if not keep_logs:
             shutil.rmtree(log_dir, ignore_errors=True)
@@ -327,4 +325,7 @@ def _make_log_dir(settings: LocalRunSettings) -> Path:
 
 
 def _how_far(progress: RunProgress) -> str:
-    return f"with {progress.chunks(Phase.DONE):,} of {progress.chunk_count:,} chunks in the store"
+    done = progress.chunks(Phase.DONE)
+    if not done:  # or not yet known to be: what an earlier run has left is counted once a worker has compared
+        return "the same command goes on from what is in the store"
+    return f"{done:,} of {progress.chunk_count:,} chunks are in the store, and the same command goes on from there"

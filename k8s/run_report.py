@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
 from rich.text import Text
 
-from common.errors import ChunkInvalid, ExitCode
+from common.errors import ExitCode, StoreUnavailable
 from common.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
 from common.reasons import REASON_HELP, Reason
 from k8s.exit_policy import Action, action_for
+from k8s.run_summary import read_summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +29,11 @@ UNTRAINED = (
 
 
 def report_result(console: Console, store: Store, *, untrained: bool) -> None:
-    """Print what the run has made. Raises ChunkInvalid when its summary cannot be read."""
-    summary = _read_summary(store)
-    result, failed = store.location(RESULT_KEY), summary.rows_failed
+    """Print what the run has made. Raises ChunkInvalid and StoreUnavailable when its summary cannot be read."""
+    summary = read_summary(store)
+    if summary is None:
+        raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is not there right after the merge; look at the store")
+    result = store.location(RESULT_KEY)
     console.print(f"{summary.rows_embedded:,} of {summary.rows_requested:,} images embedded", style="bold green")
     for reason, count in sorted(summary.failures_by_reason.items(), key=lambda each: -each[1]):
         help_text = REASON_HELP[Reason(reason)] if reason in set(Reason) else "a reason of another version"
@@ -39,7 +41,7 @@ def report_result(console: Console, store: Store, *, untrained: bool) -> None:
     if summary.chunks_missing:
         console.print(f"  without chunks {summary.chunks_missing}, which are not in the store", style="yellow")
     console.print(f"\nvectors   {result}")
-    if failed:
+    if summary.rows_failed:
         console.print(f"failures  {store.location(FAILURES_KEY)}")
     console.print(f"summary   {store.location(SUMMARY_KEY)}\n")
     local = result
@@ -85,19 +87,3 @@ def report_log(console: Console, log_path: Path) -> None:
 
 def warn_untrained(console: Console) -> None:
     console.print(f"\nWARNING: {UNTRAINED}", style="bold yellow")
-
-
-class _Summary(BaseModel):
-    rows_requested: int
-    rows_embedded: int
-    rows_failed: int
-    failures_by_reason: dict[str, int]
-    chunks_missing: str
-    """The chunks that a partial merge went without."""
-
-
-def _read_summary(store: Store) -> _Summary:
-    try:
-        return _Summary.model_validate_json(store.read(SUMMARY_KEY))
-    except ValidationError as error:
-        raise ChunkInvalid(f"{store.location(SUMMARY_KEY)} is no summary of a merge: {error}") from error

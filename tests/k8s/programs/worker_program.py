@@ -1,7 +1,7 @@
 """A worker as `embedder run` sees one: its environment, log lines, exit codes and chunk files, without a model.
 
 TEST_FOLDER has the journal of all attempts. TEST_BEHAVIOURS says what each attempt of a chunk does, as JSON:
-{"3": ["75", "kill"]}; attempts beyond the list succeed.
+{"3": ["75", "SIGKILL"], "4": ["78 while hanging 5"], "5": ["hang"]}; attempts beyond the list succeed.
 """
 
 from __future__ import annotations
@@ -39,16 +39,20 @@ def main() -> str:
     return embed(open_store(os.environ["EMBEDDER_RUN_URI"]))
 
 
+ENDINGS = {
+    "65": DataError("3 of 10 images failed, the limit is 2; look at the sources"),
+    "75": TemporaryError("the store does not answer"),
+    "78": ConfigError("EMBEDDER_DTYPE is 'float8': choose float32"),
+}
+
+
 def behave(behaviour: str) -> None:
-    match behaviour:
-        case "65":
-            raise DataError("3 of 10 images failed, the limit is 2; look at the sources")
-        case "75":
-            raise TemporaryError("the store does not answer")
-        case "78 while 0 hangs":
-            while not (FOLDER / "hanging-0").exists():
-                time.sleep(0.01)
-            raise ConfigError("EMBEDDER_DTYPE is 'float8': choose float32")
+    word, _, other = behaviour.partition(" while hanging ")
+    while other and not (FOLDER / f"hanging-{other}").exists():
+        time.sleep(0.01)
+    if word in ENDINGS:
+        raise ENDINGS[word]
+    match word:
         case "crash":
             sys.stderr.write("Fatal: \x1b[31mno such instruction\n")
             sys.stderr.flush()
@@ -58,7 +62,7 @@ def behave(behaviour: str) -> None:
         case "flood":
             sys.stdout.write("x" * 3_000_000)
         case "hang" | "ignore":
-            hang(behaviour)
+            hang(word)
         case signal_name if signal_name.startswith("SIG"):
             os.kill(os.getpid(), signal.Signals[signal_name])
 
