@@ -15,11 +15,13 @@ from tests.charts.helm import (
     REQUIRED,
     HelmError,
     helm,
+    objects,
     packaged_helm,
     run_helm,
     template,
     value_sets,
 )
+from tests.charts.objects import of_kind
 from tests.charts.values_reference import VALUES, document, documented_values, leaves, with_table
 
 if TYPE_CHECKING:
@@ -93,7 +95,18 @@ def test_helm_lint_finds_nothing(program: str, values: Path) -> None:
 @pytest.mark.skipif(len(HELMS) < 2, reason="Helm 3 and Helm 4 come as packages for Linux on x86-64 alone")
 @pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
 def test_every_helm_renders_the_same(values: Path) -> None:
-    assert len({template(files=(values,), program=program) for program in HELMS}) == 1
+    assert len({template("--skip-tests", files=(values,), program=program) for program in HELMS}) == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "policy"), [(HELM_3, "before-hook-creation"), (HELM_4, "before-hook-creation,hook-succeeded")]
+)
+def test_the_test_pod_stays_where_helm_reads_its_log_too_late(package: str, policy: str) -> None:
+    program = packaged_helm(package)
+    if program is None:
+        pytest.skip("Helm 3 and Helm 4 come as packages for Linux on x86-64 alone")
+    (pod,) = of_kind(list(objects(template(program=program))), "Pod")
+    assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == policy
 
 
 @pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)

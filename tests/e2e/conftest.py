@@ -1,0 +1,145 @@
+"""The tests here need a cluster, both images in it, and an S3 server that its pods reach; without, they are skipped.
+
+EMBEDDER_E2E_S3_LOCAL_ENDPOINT says where this machine reaches the server, where that is another address.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import boto3
+import h5py
+import pytest
+
+from tests.charts.helm import ROOT
+from tests.e2e.cluster import Cluster, CommandError, inputs, missing_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+PHOTOS = sorted(path for path in (ROOT / "examples" / "photos").iterdir() if path.suffix == ".jpg")[:16]
+CHUNKS = 4
+PER_CHUNK = len(PHOTOS) // CHUNKS
+ALL = range(len(PHOTOS))
+
+# Before any test: they run without the caller's variables.
+MISSING = missing_inputs()
+INPUTS = inputs()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if MISSING:
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=f"needs a cluster: {', '.join(MISSING)} not found"))
+
+
+class Bucket(NamedTuple):
+    """A folder of the bucket: photos, a list of them, and a run."""
+
+    client: S3Client
+    name: str
+    prefix: str
+
+    def upload_photos(self, numbers: range) -> None:
+        for number in numbers:
+            self.client.put_object(Bucket=self.name, Key=self._photo(number), Body=PHOTOS[number].read_bytes())
+
+    def upload_list(self) -> list[str]:
+        """Upload the list of all photos, and return their URLs.
+
+        All are as long as each other, so that the quarters of the file are those of the photos.
+        """
+        urls = [f"s3://{self.name}/{self._photo(number)}" for number in range(len(PHOTOS))]
+        text = io.StringIO()
+        csv.writer(text).writerows([["url"], *([url] for url in urls)])
+        self.client.put_object(Bucket=self.name, Key=f"{self.prefix}/list.csv", Body=text.getvalue().encode())
+        return urls
+
+    def run_objects(self) -> set[str]:
+        """Return what lies in the run."""
+        listed = self.client.list_objects_v2(Bucket=self.name, Prefix=f"{self.prefix}/run/").get("Contents", [])
+        return {each["Key"].removeprefix(f"{self.prefix}/run/") for each in listed}
+
+    def result_urls(self) -> list[str]:
+        """Return the URLs of the result, once its vectors are found to be as many."""
+        body = self.client.get_object(Bucket=self.name, Key=f"{self.prefix}/run/Images_Embedded.h5")["Body"].read()
+        with h5py.File(io.BytesIO(body)) as file:
+            assert file["embeddings"].shape == (len(file["urls"]), 512)
+            return [url.decode() for url in file["urls"][:]]
+
+    def _photo(self, number: int) -> str:
+        return f"{self.prefix}/photos/{number:02}.jpg"
+
+
+@pytest.fixture
+def bucket() -> Iterator[Bucket]:
+    client = boto3.session.Session().client(
+        "s3",
+        endpoint_url=INPUTS.local_endpoint,
+        aws_access_key_id=INPUTS.access_key,
+        aws_secret_access_key=INPUTS.secret_key,
+        region_name="us-east-1",
+    )
+    found = Bucket(client, INPUTS.bucket, f"e2e-{uuid.uuid4().hex[:8]}")
+    yield found
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=found.name, Prefix=f"{found.prefix}/"):
+        for each in page.get("Contents", []):
+            client.delete_object(Bucket=found.name, Key=each["Key"])
+
+
+@pytest.fixture
+def values(bucket: Bucket) -> dict[str, Any]:
+    """Values of a small run without GPUs, whose list and photos are in the bucket."""
+    return {
+        "manifest": {"uri": f"s3://{bucket.name}/{bucket.prefix}/list.csv"},
+        "run": {"uri": f"s3://{bucket.name}/{bucket.prefix}/run"},
+        "chunks": {"count": CHUNKS},
+        "image": {"worker": image(INPUTS.worker_image), "merge": image(INPUTS.merge_image)},
+        "gpu": {"count": 0},
+        "s3": {
+            "endpointUrl": INPUTS.endpoint,
+            "accessKeyId": INPUTS.access_key,
+            "secretAccessKey": INPUTS.secret_key,
+        },
+        "worker": {
+            "model": "untrained",
+            "dtype": "float32",
+            "parallelism": CHUNKS,
+            "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "3Gi"}},
+        },
+    }
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A new namespace that enforces the restricted Pod Security Standard; gone afterwards."""
+    found = Cluster(INPUTS, f"embedder-e2e-{uuid.uuid4().hex[:8]}")
+    found.kubectl("create", "namespace", found.namespace)
+    found.kubectl("label", "namespace", found.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    failed = request.session.testsfailed
+    yield found
+    if request.session.testsfailed > failed:
+        for question in (("get", "jobs,pods", "--output", "wide"), ("get", "events", "--sort-by=.lastTimestamp")):
+            try:
+                request.node.add_report_section("teardown", "cluster", found.kubectl(*question))
+            except CommandError as error:
+                request.node.add_report_section("teardown", "cluster", str(error))
+    found.kubectl("delete", "namespace", found.namespace, "--wait=false")
+
+
+def image(reference: str) -> dict[str, str]:
+    """Return the chart's values for `repository:tag` or `repository@digest`."""
+    repository, at, digest = reference.partition("@")
+    if at:
+        return {"repository": repository, "digest": digest}
+    repository, colon, tag = reference.rpartition(":")
+    if not colon or "/" in tag:
+        return {"repository": reference, "tag": "latest"}
+    return {"repository": repository, "tag": tag}

@@ -1,0 +1,179 @@
+"""The chart on a real cluster, from install to uninstall."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from common.logs import parse_line
+from tests.e2e.cluster import MERGE, RELEASE, WORKER, Cluster, CommandError
+from tests.e2e.conftest import ALL, CHUNKS, PER_CHUNK, Bucket
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(1800)
+
+OURS = f"app.kubernetes.io/instance={RELEASE}"
+
+
+def slow(values: dict[str, Any]) -> None:
+    """Make a worker's start, which is a few seconds of one core, long enough to be interrupted."""
+    values["worker"]["resources"]["limits"]["cpu"] = "200m"
+
+
+def test_a_run_completes_and_can_be_followed_upgraded_tested_and_uninstalled(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(ALL)
+    urls = bucket.upload_list()
+    cluster.install(values, tmp_path)
+    cluster.wait_until_complete(WORKER)
+    cluster.wait_until_complete(MERGE)
+    assert cluster.status()["completedIndexes"] == f"0-{CHUNKS - 1}"
+    assert bucket.result_urls() == urls
+    assert bucket.run_objects() == {"Images_Embedded.h5", "failures.csv", "summary.json"}
+
+    # Every line of a chunk's log names it, and kubectl alone finds them.
+    labels = f"batch.kubernetes.io/job-name={WORKER},batch.kubernetes.io/job-completion-index=2"
+    lines = [parse_line(line) for line in cluster.kubectl("logs", "--selector", labels, "--tail=-1").splitlines()]
+    assert {line.values.get("chunk") if line else None for line in lines} == {"2"}
+    assert lines[-1] is not None
+    assert lines[-1].event == "finished"
+
+    # An upgrade that changes nothing leaves the Jobs as they are; one that would change their pods is refused.
+    before = [cluster.get("job", job)["metadata"] for job in (WORKER, MERGE)]
+    cluster.upgrade()
+    after = [cluster.get("job", job)["metadata"] for job in (WORKER, MERGE)]
+    for field in ("uid", "generation", "annotations", "labels"):
+        assert [each[field] for each in after] == [each[field] for each in before], field
+    with pytest.raises(CommandError, match=f"would change the pods of Job {WORKER}"):
+        cluster.upgrade("worker.batchSize=3")
+    cluster.upgrade("worker.parallelism=2")
+    assert cluster.get("job", WORKER)["spec"]["parallelism"] == 2
+
+    assert "Succeeded" in cluster.helm("test", RELEASE, "--logs")
+
+    kept = bucket.run_objects()
+    cluster.helm("uninstall", RELEASE, "--wait")
+    cluster.until(
+        lambda: not cluster.get("jobs,pods,secrets,serviceaccounts,roles,rolebindings", "--selector", OURS)["items"],
+        "nothing of the release is left",
+    )
+    assert bucket.run_objects() == kept
+
+
+def test_a_chunk_that_cannot_succeed_fails_its_index_and_a_rerun_finishes_the_run(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    absent = range(2 * PER_CHUNK, 3 * PER_CHUNK)
+    bucket.upload_photos(range(2 * PER_CHUNK))
+    bucket.upload_photos(range(3 * PER_CHUNK, 4 * PER_CHUNK))
+    urls = bucket.upload_list()
+    cluster.install(values, tmp_path)
+    assert cluster.wait_until_failed(WORKER)["reason"] == "FailedIndexes"
+    status = cluster.status()
+    assert (status["failedIndexes"], status["completedIndexes"]) == ("2", "0-1,3")
+    assert len(cluster.pods(2)) == 1, "exit code 65 is not retried"
+
+    cluster.until(lambda: "embedder rerun" in cluster.log(f"job/{MERGE}", "gate"), "the merge says how to go on")
+    assert "Images_Embedded.h5" not in bucket.run_objects()
+
+    bucket.upload_photos(absent)
+    cluster.upgrade("rerun.chunks=2")
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == urls
+
+
+def test_a_chunk_that_keeps_being_stopped_is_retried_by_its_limit_and_no_more(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(ALL)
+    urls = bucket.upload_list()
+    values["worker"]["backoffLimitPerIndex"] = 1
+    slow(values)
+    cluster.install(values, tmp_path)
+    stopped: set[str] = set()
+    for _ in range(2):
+        pod = cluster.wait_until_started(1, besides=stopped)
+        # Deleted by a person: no disruption by the cluster, so it counts.
+        cluster.kubectl("delete", "pod", pod, "--wait=false")
+        stopped.add(pod)
+    assert cluster.wait_until_failed(WORKER)["reason"] == "FailedIndexes"
+    status = cluster.status()
+    assert (status["failedIndexes"], status["completedIndexes"]) == ("1", "0,2-3")
+
+    cluster.upgrade("rerun.chunks=1")
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == urls
+
+
+def test_an_evicted_worker_is_replaced_and_its_retries_are_not_counted(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(ALL)
+    urls = bucket.upload_list()
+    values["worker"]["backoffLimitPerIndex"] = 0
+    slow(values)
+    cluster.install(values, tmp_path)
+    evicted: set[str] = set()
+    for _ in range(2):
+        pod = cluster.wait_until_started(0, besides=evicted)
+        cluster.evict(pod)
+        evicted.add(pod)
+    cluster.wait_until_complete(WORKER)
+    cluster.wait_until_complete(MERGE)
+    assert not cluster.status().get("failedIndexes")
+    assert bucket.result_urls() == urls
+
+
+def test_a_killed_merge_is_replaced_and_nothing_is_lost(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(ALL)
+    urls = bucket.upload_list()
+    cluster.install(values, tmp_path)
+    pods = f"batch.kubernetes.io/job-name={MERGE}"
+    cluster.until(lambda: cluster.get("pods", "--selector", pods)["items"], "the merge has a pod")
+    cluster.kubectl("delete", "pod", "--selector", pods, "--force", "--grace-period=0")
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == urls
+
+
+@pytest.mark.parametrize("bad", [{"model": "/nowhere"}, {"sources": "nowhere"}], ids=["weights", "sources"])
+def test_a_bad_setting_fails_the_whole_job_at_once(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path, bad: dict[str, str]
+) -> None:
+    bucket.upload_photos(ALL)
+    bucket.upload_list()
+    values["worker"] |= {**bad, "parallelism": 1}
+    values["merge"] = {"onFailedChunks": "fail"}
+    cluster.install(values, tmp_path)
+    assert cluster.wait_until_failed(WORKER)["reason"] == "PodFailurePolicy"
+    assert sum(len(cluster.pods(index)) for index in range(CHUNKS)) == 1
+    cluster.wait_until_failed(MERGE)
+    assert bucket.run_objects() == set()
+
+
+def test_missing_chunks_are_left_out_where_that_was_asked_for(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(range(2 * PER_CHUNK))
+    urls = bucket.upload_list()
+    values["merge"] = {"onFailedChunks": "partial"}
+    cluster.install(values, tmp_path)
+    cluster.wait_until_failed(WORKER)
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == urls[: 2 * PER_CHUNK]
+
+
+def test_without_rbac_the_merge_watches_the_store_alone(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(ALL)
+    urls = bucket.upload_list()
+    values["rbac"] = {"create": False}
+    cluster.install(values, tmp_path)
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == urls
