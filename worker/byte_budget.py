@@ -20,8 +20,7 @@ class ByteBudget:
 
     async def reserve(self, size: int) -> None:
         """Wait until `size` bytes are free and take them; give them back with `release`."""
-        if not self._waiting and self._fits(size):
-            self.reserved += size
+        if self.try_reserve(size):
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, granted))
@@ -34,6 +33,13 @@ class ByteBudget:
                 self._waiting.remove((size, granted))
                 self._grant()  # the next may fit where this one did not
             raise
+
+    def try_reserve(self, size: int) -> bool:
+        """Take `size` bytes and return True if they are free now and nobody waits."""
+        if self._waiting or not self._fits(size):
+            return False
+        self.reserved += size
+        return True
 
     def release(self, size: int) -> None:
         """Give back `size` bytes of what was reserved."""

@@ -15,7 +15,7 @@ from common.reasons import Reason
 from worker.byte_budget import ByteBudget
 from worker.circuit_breaker import CircuitBreaker
 from worker.host_guard import GuardedResolver, HostGuard, ThreadedResolver
-from worker.http_get import REDIRECTS, TemporaryFailure, UnansweredName, check_status, classified_errors, read_body
+from worker.http_get import REDIRECTS, NotAsked, TemporaryFailure, check_status, classified_errors, read_body
 from worker.image_url import check_characters, join_redirect, parse_http_url, scheme_of
 from worker.local_image import image_size, local_path, read_image
 from worker.object_urls import ObjectUrls
@@ -151,7 +151,7 @@ class ImageFetcher:
         scheme = scheme_of(url)
         if scheme in {"http", "https", "s3"}:
             return await self._with_retries(url)
-        if self._folder is None:
+        if self._folder is None or (scheme != "file" and url[len(scheme) :].startswith("://")):
             raise ImageFailed(Reason.INVALID_URL, "it is neither http, https nor s3")
         return await self._from_file(local_path(url, self._folder))
 
@@ -162,7 +162,7 @@ class ImageFetcher:
                 return await self._follow(url)
             except TemporaryFailure as temporary:
                 failure = temporary.failure
-                wait = min(temporary.retry_after, self._settings.retry_after_limit_seconds)
+                wait = self._limited(temporary.retry_after)
             if attempt < attempts:
                 self.retries += 1
                 # Full jitter: those who failed together must not come back together.
@@ -170,6 +170,9 @@ class ImageFetcher:
                     wait + random.uniform(0, min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** (attempt - 1)))
                 )
         raise ImageFailed(failure.reason, f"{failure.detail} after {attempts} attempt{'s' * (attempts > 1)}")
+
+    def _limited(self, retry_after: float) -> float:
+        return min(retry_after, self._settings.retry_after_limit_seconds)
 
     async def _follow(self, text: str) -> _Body:
         is_signed = scheme_of(text) == "s3"
@@ -194,15 +197,9 @@ class ImageFetcher:
         try:
             answer = await self._get(session, url, proxy)
         except TemporaryFailure as temporary:
-            limit = self._settings.retry_after_limit_seconds
-            self._breaker.fail(
-                host,
-                temporary.failure,
-                has_answered=temporary.has_answered,
-                retry_after=min(temporary.retry_after, limit),
-            )
+            self._breaker.fail(host, temporary.failure, retry_after=self._limited(temporary.retry_after))
             raise
-        except UnansweredName:
+        except NotAsked:
             raise
         except ImageFailed:
             self._breaker.succeed(host)
@@ -229,27 +226,20 @@ class ImageFetcher:
 
     async def _get(self, session: aiohttp.ClientSession, url: URL, proxy: URL | None) -> _Body | URL:
         self.requests += 1
-        clock = asyncio.get_running_loop().time
-        started = clock()
-        limit = self._settings.fetch_timeout_seconds
-        async with classified_errors(url):
-            async with asyncio.timeout(limit):
-                response = await session.get(url, allow_redirects=False, proxy=proxy)
+        async with classified_errors(url), asyncio.timeout(self._settings.fetch_timeout_seconds) as deadline:
+            response = await session.get(url, allow_redirects=False, proxy=proxy)
             try:
                 if response.status in REDIRECTS:
                     return join_redirect(url, response.headers.get("Location", ""))
                 check_status(response)
                 data, reserved = await read_body(
-                    response,
-                    self._budget,
-                    max_bytes=self._settings.max_image_bytes,
-                    timeout_seconds=limit - (clock() - started),
+                    response, self._budget, max_bytes=self._settings.max_image_bytes, deadline=deadline
                 )
             finally:
                 self.bytes_received += response.content.total_bytes
                 # Keeps the connection if the whole body has come, else closes it.
                 response.release()
-            return _Body(data, reserved)
+        return _Body(data, reserved)
 
     async def _from_file(self, path: Path) -> _Body:
         host = "file://"

@@ -92,11 +92,11 @@ class HostGuard:
 
     def __init__(self, *, allow_private: bool, trusted: Iterable[URL]) -> None:
         self._allow_private = allow_private
-        self._trusted = {url.origin() for url in trusted}
+        self._trusted = {_origin(url) for url in trusted}
 
     def trusts(self, url: URL) -> bool:
         """Return whether the URL's addresses need no check: the operator named its origin, or allows every host."""
-        return self._allow_private or url.origin() in self._trusted
+        return self._allow_private or _origin(url) in self._trusted
 
     def check(self, url: URL, *, is_proxied: bool) -> None:
         """Raise ImageFailed (forbidden_host) for a port or a literal address that may not be reached.
@@ -112,6 +112,10 @@ class HostGuard:
                 raise ImageFailed(Reason.FORBIDDEN_HOST, f"{host} is no public address")
         elif is_proxied and _INTERNAL_NAME.fullmatch(host.rstrip(".")):
             raise ImageFailed(Reason.FORBIDDEN_HOST, f"{host} is a name of an internal network")
+
+
+def _origin(url: URL) -> tuple[str, str | None, int | None]:
+    return url.scheme, url.raw_host, url.port
 
 
 class GuardedResolver(AbstractResolver):

@@ -44,16 +44,14 @@ _OUR_OWN_LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class TemporaryFailure(Exception):
     """What went wrong may pass, so the request is worth repeating."""
 
-    def __init__(self, reason: Reason, detail: str, *, has_answered: bool = False, retry_after: float = 0.0) -> None:
+    def __init__(self, reason: Reason, detail: str, *, retry_after: float = 0.0) -> None:
         super().__init__(detail)
         self.failure = ImageFailed(reason, detail)
-        self.has_answered = has_answered
-        """Whether there was an HTTP answer at all."""
         self.retry_after = retry_after
         """Seconds that the host asked to wait."""
 
 
-class UnansweredName(ImageFailed):
+class NotAsked(ImageFailed):
     """No request was made: the name does not exist or is refused. It says nothing about any host."""
 
 
@@ -66,7 +64,7 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     if status not in MAY_PASS:
         raise ImageFailed(reason, str(status))
     wait = retry_after_seconds(response.headers.get("Retry-After", ""), now=lambda: datetime.now(UTC))
-    raise TemporaryFailure(reason, str(status), has_answered=True, retry_after=wait)
+    raise TemporaryFailure(reason, str(status), retry_after=wait)
 
 
 def retry_after_seconds(header: str, *, now: Callable[[], datetime]) -> float:
@@ -82,32 +80,40 @@ def retry_after_seconds(header: str, *, now: Callable[[], datetime]) -> float:
 
 
 async def read_body(
-    response: aiohttp.ClientResponse, budget: ByteBudget, *, max_bytes: int, timeout_seconds: float
+    response: aiohttp.ClientResponse, budget: ByteBudget, *, max_bytes: int, deadline: asyncio.Timeout
 ) -> tuple[bytes | bytearray, int]:
     """Return the answer's body and how many bytes of the budget it holds, to be given back by the caller.
 
     The budget is asked before the body is read, all at once: for the Content-Length, or for the most that is read
-    where the answer gives none. Waiting for it does not count as time of the request. Raises ImageFailed (too_large),
-    TemporaryFailure, and what aiohttp and asyncio.timeout raise.
+    where the answer gives none. Waiting for it moves the `deadline`. Raises ImageFailed (too_large),
+    TemporaryFailure, and what aiohttp raises.
     """
     length = response.content_length
     if length is not None and length > max_bytes:
         raise ImageFailed(Reason.TOO_LARGE, f"{length} bytes announced, the limit is {max_bytes}")
     reserved = max_bytes if length is None else length
-    await budget.reserve(reserved)
+    if not budget.try_reserve(reserved):
+        await _wait_for(budget, reserved, deadline)
     try:
-        async with asyncio.timeout(timeout_seconds):
-            body = (
-                await _read_until_end(response.content, max_bytes)
-                if length is None
-                else await _read_exactly(response.content, length)
-            )
+        body = (
+            await _read_until_end(response.content, max_bytes)
+            if length is None
+            else await _read_exactly(response.content, length)
+        )
     except BaseException:
         budget.release(reserved)
         raise
     if length is None:
         budget.release(reserved - len(body))
     return body, len(body)
+
+
+async def _wait_for(budget: ByteBudget, size: int, deadline: asyncio.Timeout) -> None:
+    clock = asyncio.get_running_loop().time
+    started, when = clock(), deadline.when()
+    deadline.reschedule(None)
+    await budget.reserve(size)
+    deadline.reschedule(when + clock() - started if when is not None else None)
 
 
 async def _read_exactly(content: aiohttp.StreamReader, length: int) -> bytes | bytearray:
@@ -121,7 +127,7 @@ async def _read_exactly(content: aiohttp.StreamReader, length: int) -> bytes | b
         filled += len(piece)
         piece = await content.readany()
     if filled != length:
-        raise TemporaryFailure(Reason.CONNECTION_FAILED, f"{filled} bytes came of {length}", has_answered=True)
+        raise TemporaryFailure(Reason.CONNECTION_FAILED, f"{filled} bytes came of {length}")
     return body
 
 
@@ -140,9 +146,9 @@ async def classified_errors(url: URL) -> AsyncIterator[None]:
     try:
         yield
     except aiohttp.InvalidURL as error:
-        raise UnansweredName(Reason.INVALID_URL, "its host cannot be asked") from error
+        raise NotAsked(Reason.INVALID_URL, "its host cannot be asked") from error
     except ForbiddenAddress as error:
-        raise UnansweredName(Reason.FORBIDDEN_HOST, str(error)) from error
+        raise NotAsked(Reason.FORBIDDEN_HOST, str(error)) from error
     except TimeoutError as error:
         raise TemporaryFailure(Reason.TIMEOUT, f"{url.raw_host} {_timeout(error)}") from error
     except aiohttp.ClientConnectorCertificateError as error:
@@ -150,7 +156,7 @@ async def classified_errors(url: URL) -> AsyncIterator[None]:
         raise ImageFailed(Reason.CONNECTION_FAILED, f"the certificate of {url.raw_host}: {why}") from error
     except aiohttp.ClientConnectorDNSError as error:
         if error.os_error.errno in _NO_SUCH_HOST:
-            raise UnansweredName(Reason.CONNECTION_FAILED, f"no such host: {url.raw_host}") from error
+            raise NotAsked(Reason.CONNECTION_FAILED, f"no such host: {url.raw_host}") from error
         raise TemporaryFailure(Reason.CONNECTION_FAILED, f"{url.raw_host} cannot be resolved now") from error
     except (aiohttp.ClientError, OSError) as error:
         if getattr(error, "errno", None) in _OUR_OWN_LIMITS:

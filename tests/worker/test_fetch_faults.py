@@ -32,7 +32,7 @@ from tests.image_server import (
     stall,
 )
 from tests.worker.fetching import PICTURE, failure, fetch, fetch_together, get, worker_settings
-from worker.circuit_breaker import CircuitBreaker
+from worker.circuit_breaker import FAILURES_TO_OPEN, CircuitBreaker
 from worker.fetch import ImageFetcher
 from worker.http_get import retry_after_seconds
 from worker.rows import Row
@@ -305,7 +305,7 @@ def test_a_short_outage_of_a_host_costs_no_image(server: ImageServer) -> None:
         limits = worker_settings(fetch_attempts=4, fetch_concurrency=10)
         async with ImageFetcher(limits, sources=("url",), folder=None) as fetcher:
             tasks = [asyncio.create_task(get(fetcher, url)) for url in urls]
-            while len(server.requests) < 12:
+            while len(server.requests) < FAILURES_TO_OPEN:
                 await asyncio.sleep(0.01)
             release.set()
             return await asyncio.gather(*tasks)
@@ -345,7 +345,7 @@ def test_a_network_that_is_gone_ends_the_run_and_not_its_images() -> None:
             outcomes = await asyncio.gather(*(get(fetcher, url) for url in urls), return_exceptions=True)
             unavailable = [outcome for outcome in outcomes if isinstance(outcome, SourceUnavailable)]
             assert len(unavailable) > 90
-            assert "no image source has answered" in str(unavailable[0])
+            assert "no image source has given an answer of use" in str(unavailable[0])
 
     asyncio.run(run())
 
