@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from common.errors import StoreAccessDenied, StoreUnavailable
-from merger.chunks import StoredChunk, read_rows, widen
-from merger.layout import METADATA, Layout, Piece
+from merger.layout import METADATA
 from merger.parallel import ordered
 from merger.plan import CopyPart, Part, UploadPart
+from merger.sources import ColumnDigest, blocks, widen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
-
-    from common.store import Assembly, Store
-    from merger.progress import Progress, Traffic
+    from common.store import Assembly
+    from merger.progress import Progress
+    from merger.sources import Sources
 
 READ_BYTES = 2 << 20
 """Of one read of a chunk's rows."""
@@ -39,18 +36,6 @@ class CopyFailed(Exception):
     """The store cannot copy, or says so."""
 
 
-class DigestDiffers(Exception):
-    """A chunk's rows are not those that its worker wrote."""
-
-
-class Sources(NamedTuple):
-    """Where the bytes of the result come from."""
-
-    store: Store
-    chunks: Sequence[StoredChunk]
-    layout: Layout
-
-
 def assemble(
     parts: Sequence[Part],
     sources: Sources,
@@ -58,7 +43,6 @@ def assemble(
     *,
     concurrency: int,
     progress: Progress,
-    traffic: Traffic,
 ) -> None:
     """Write all parts, copies and uploads side by side.
 
@@ -82,7 +66,7 @@ def assemble(
         numbered = list(enumerate(parts, start=1))
         copies.update(copiers.submit(copy, number, part) for number, part in numbered if isinstance(part, CopyPart))
         through_here = [(number, part) for number, part in numbered if isinstance(part, UploadPart)]
-        contents = read_parts([part for _, part in through_here], sources, concurrency=concurrency, traffic=traffic)
+        contents = read_parts([part for _, part in through_here], sources, concurrency=concurrency)
         for (number, part), data in zip(through_here, contents, strict=True):
             while len(uploads) >= UPLOADS_IN_FLIGHT:
                 done, uploads = wait(uploads, timeout=1, return_when=FIRST_COMPLETED)
@@ -124,66 +108,27 @@ def _copy(number: int, part: CopyPart, sources: Sources, assembly: Assembly) -> 
         raise CopyFailed(str(error)) from error
 
 
-def read_parts(
-    parts: Sequence[UploadPart], sources: Sources, *, concurrency: int, traffic: Traffic
-) -> Iterator[bytearray]:
+def read_parts(parts: Sequence[UploadPart], sources: Sources, *, concurrency: int) -> Iterator[bytearray]:
     """Yield the content of each part, one after the other; chunks are read ahead, in parallel and in bounded memory.
 
     Raises DigestDiffers once a column has passed whole and is not what its worker wrote.
     """
-    column_digest = ColumnDigest(sources)
-
-    def read(piece: Piece) -> NDArray[np.uint8]:
-        return _read(piece, sources)
-
-    blocks = (block for part in parts for piece in part.pieces for block in _blocks(piece))
-    contents = ordered(read, blocks, concurrency=concurrency, cost=lambda block: block.size, budget=READ_AHEAD_BYTES)
-    for part in parts:
+    digest = ColumnDigest(sources)
+    wanted = [[block for piece in part.pieces for block in blocks(piece, READ_BYTES)] for part in parts]
+    contents = ordered(
+        sources.read,
+        chain.from_iterable(wanted),
+        concurrency=concurrency,
+        cost=lambda block: block.size,
+        budget=READ_AHEAD_BYTES,
+    )
+    for part, pieces in zip(parts, wanted, strict=True):
         data = bytearray(part.size)
         filled = 0
-        for piece in part.pieces:
-            for block in _blocks(piece):
-                rows = next(contents)
-                if block.column != METADATA:
-                    traffic.add(read=rows.nbytes)
-                    column_digest.update(block, rows)
-                data[filled : filled + block.size] = widen(rows, block.row_bytes).data.cast("B")
-                filled += block.size
+        for piece in pieces:
+            rows = next(contents)
+            if piece.column != METADATA:
+                digest.update(piece, rows)
+            data[filled : filled + piece.size] = widen(rows, piece.row_bytes).data.cast("B")
+            filled += piece.size
         yield data
-
-
-def _blocks(piece: Piece) -> Iterator[Piece]:
-    """Yield the piece in pieces of about READ_BYTES."""
-    rows = max(1, READ_BYTES // piece.row_bytes)
-    for start in range(0, piece.rows, rows):
-        yield piece.part(start, min(rows, piece.rows - start))
-
-
-def _read(piece: Piece, sources: Sources) -> NDArray[np.uint8]:
-    if piece.column == METADATA:
-        return np.frombuffer(sources.layout.metadata_at(piece.first, piece.rows), np.uint8).reshape(-1, 1)
-    return read_rows(sources.store, sources.chunks[piece.chunk], piece.column, piece.first, piece.rows)
-
-
-class ColumnDigest:
-    """Checks the digest of every column of a chunk that passes whole and in order; any other it leaves alone."""
-
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
-        self._column = ("", -1)
-        self._next_row = 0
-        self._sha256 = hashlib.sha256()
-
-    def update(self, piece: Piece, rows: NDArray[np.uint8]) -> None:
-        if piece.first == 0:
-            self._column, self._next_row, self._sha256 = (piece.column, piece.chunk), 0, hashlib.sha256()
-        if (piece.column, piece.chunk) != self._column or piece.first != self._next_row:
-            return
-        self._sha256.update(rows.data)
-        self._next_row += piece.rows
-        stat, header = self._sources.chunks[piece.chunk]
-        span = header.spans[piece.column]
-        if self._next_row == span.rows and self._sha256.hexdigest() != span.sha256:
-            raise DigestDiffers(
-                f"{self._sources.store.location(stat.key)}: {piece.column} are not as they were written"
-            )

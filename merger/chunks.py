@@ -7,8 +7,6 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from common.chunk_file import METADATA_BYTES, ChunkHeader, read_header
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
 from common.indexes import format_indexes
@@ -18,8 +16,6 @@ from merger.parallel import ordered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
     from common.provenance import Provenance
     from common.store import ObjectStat, Store
@@ -148,19 +144,3 @@ def describe_problems(problems: Sequence[str], *, store: Store) -> str:
         + (f"; and {more} more" if more > 0 else "")
         + ". Delete these files, run the worker for their indexes with EMBEDDER_CHUNK_INDEXES, then merge again"
     )
-
-
-def read_rows(store: Store, chunk: StoredChunk, column: str, first: int, rows: int) -> NDArray[np.uint8]:
-    """Return the bytes of `rows` rows of a column of a chunk, as (rows, bytes of a row)."""
-    span = chunk.header.spans[column]
-    data = store.read(chunk.stat.key, span.offset + first * span.row_bytes, rows * span.row_bytes)
-    return np.frombuffer(data, np.uint8).reshape(rows, span.row_bytes)
-
-
-def widen(rows: NDArray[np.uint8], row_bytes: int) -> NDArray[np.uint8]:
-    """Return the rows with zero bytes appended to `row_bytes`, as HDF5 pads fixed-length bytes."""
-    if rows.shape[1] == row_bytes:
-        return rows
-    wide = np.zeros((rows.shape[0], row_bytes), np.uint8)
-    wide[:, : rows.shape[1]] = rows
-    return wide

@@ -8,72 +8,65 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from common.chunk_file import FAILURE_TEXTS
 from common.keys import FAILURES_KEY
-from merger.assemble import ColumnDigest, Sources
-from merger.chunks import StoredChunk, read_rows
 from merger.layout import Piece
 from merger.parallel import ordered
+from merger.sources import ColumnDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    from common.store import Store
+    from merger.sources import Sources
 
 COLUMNS = ("chunk", "row", "id", "url", "reason", "detail")
 
-FAILURE_COLUMNS = ("row", *FAILURE_TEXTS)
+FAILURE_DATASETS = ("failures/row", *(f"failures/{name}" for name in FAILURE_TEXTS))
 
-ROWS_AT_ONCE = 4096
-"""Failures of one chunk that are in memory together: some megabytes at the widest URL."""
+BLOCK_BYTES = 1 << 20
+"""Of failures that are read together."""
+
+AHEAD_BYTES = 16 << 20
+"""Of failures that were asked for and are not yet written."""
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """What spreadsheets take for the start of a formula (OWASP, "CSV Injection")."""
 
 
-class FailureRows(NamedTuple):
+class _Failures(NamedTuple):
     """Consecutive failures of one chunk."""
 
     chunk: int
     first: int
     rows: int
+    row_bytes: int
+    """Of all datasets together."""
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.row_bytes
 
 
 def write_ledger(sources: Sources, *, concurrency: int) -> Counter[str]:
-    """Write failures.csv to the store, return the failures by reason. Raises DigestDiffers as `assemble` does."""
+    """Write failures.csv to the store, return the failures by reason.
+
+    Raises DigestDiffers where a chunk's failures are not as they were written.
+    """
     by_reason: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="merge-") as folder:
         path = Path(folder) / FAILURES_KEY
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            for row in failures(sources, concurrency=concurrency):
+            for row in _rows(sources, concurrency=concurrency):
                 by_reason[row[COLUMNS.index("reason")]] += 1
                 writer.writerow([harmless(cell) for cell in row])
         sources.store.put_file(FAILURES_KEY, path)
     return by_reason
-
-
-def failures(sources: Sources, *, concurrency: int) -> Iterator[tuple[str, ...]]:
-    """Yield the failures of all chunks as texts, in the order of COLUMNS."""
-    digests = {name: ColumnDigest(sources) for name in FAILURE_COLUMNS}
-
-    def read(where: FailureRows) -> tuple[FailureRows, dict[str, NDArray[np.uint8]]]:
-        chunk = sources.chunks[where.chunk]
-        return where, _read_columns(sources.store, chunk, where)
-
-    for where, columns in ordered(read, _all_failures(sources), concurrency=concurrency):
-        texts = {}
-        for name, data in columns.items():
-            piece = Piece(f"failures/{name}", where.chunk, where.first, where.rows, data.shape[1])
-            digests[name].update(piece, data)
-            texts[name] = _texts(name, data)
-        index = str(sources.chunks[where.chunk].header.index)
-        for cells in zip(*(texts[name] for name in COLUMNS[1:]), strict=True):
-            yield (index, *cells)
 
 
 def harmless(cell: str) -> str:
@@ -81,17 +74,50 @@ def harmless(cell: str) -> str:
     return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
-def _all_failures(sources: Sources) -> Iterator[FailureRows]:
+def _rows(sources: Sources, *, concurrency: int) -> Iterator[tuple[str, ...]]:
+    """Yield the failures of all chunks as texts, in the order of COLUMNS."""
+    digests = {name: ColumnDigest(sources) for name in FAILURE_DATASETS}
+
+    def read(failures: _Failures) -> tuple[_Failures, dict[str, NDArray[np.uint8]]]:
+        return failures, _read(sources, failures)
+
+    for failures, datasets in ordered(
+        read, _all_failures(sources), concurrency=concurrency, cost=lambda failures: failures.size, budget=AHEAD_BYTES
+    ):
+        texts = {"chunk": [str(sources.chunks[failures.chunk].header.index)] * failures.rows}
+        for name, rows in datasets.items():
+            digests[name].update(Piece(name, failures.chunk, failures.first, failures.rows, rows.shape[1]), rows)
+            texts[name.removeprefix("failures/")] = _texts(name, rows)
+        yield from zip(*(texts[name] for name in COLUMNS), strict=True)
+
+
+def _all_failures(sources: Sources) -> Iterator[_Failures]:
     for chunk, (_, header) in enumerate(sources.chunks):
-        for first in range(0, header.failed, ROWS_AT_ONCE):
-            yield FailureRows(chunk, first, min(ROWS_AT_ONCE, header.failed - first))
+        row_bytes = sum(header.spans[name].row_bytes for name in FAILURE_DATASETS)
+        at_once = max(1, BLOCK_BYTES // row_bytes)
+        for first in range(0, header.failed, at_once):
+            yield _Failures(chunk, first, min(at_once, header.failed - first), row_bytes)
 
 
-def _read_columns(store: Store, chunk: StoredChunk, where: FailureRows) -> dict[str, NDArray[np.uint8]]:
-    return {name: read_rows(store, chunk, f"failures/{name}", where.first, where.rows) for name in FAILURE_COLUMNS}
+def _read(sources: Sources, failures: _Failures) -> dict[str, NDArray[np.uint8]]:
+    """Return the rows of every dataset; by one request where they lie together, as in every small ledger."""
+    stat, header = sources.chunks[failures.chunk]
+    spans = {name: header.spans[name] for name in FAILURE_DATASETS}
+    starts = {name: span.offset + failures.first * span.row_bytes for name, span in spans.items()}
+    ends = {name: start + failures.rows * spans[name].row_bytes for name, start in starts.items()}
+    start, end = min(starts.values()), max(ends.values())
+    if end - start > 2 * failures.size + BLOCK_BYTES:
+        pieces = {name: Piece(name, failures.chunk, failures.first, failures.rows, 1) for name in spans}
+        return {name: sources.read(piece) for name, piece in pieces.items()}
+    data = sources.store.read(stat.key, start, end - start)
+    sources.traffic.add(read=len(data))
+    return {
+        name: np.frombuffer(data[starts[name] - start : ends[name] - start], np.uint8).reshape(failures.rows, -1)
+        for name in spans
+    }
 
 
-def _texts(name: str, data: NDArray[np.uint8]) -> list[str]:
-    if name == "row":
-        return [str(row) for row in data.view("<i8")[:, 0].tolist()]
-    return [cell.tobytes().rstrip(b"\0").decode("utf-8", "replace") for cell in data]
+def _texts(name: str, rows: NDArray[np.uint8]) -> list[str]:
+    if name == "failures/row":
+        return [str(row) for row in rows.view("<i8")[:, 0].tolist()]
+    return [cell.tobytes().rstrip(b"\0").decode("utf-8", "replace") for cell in rows]

@@ -15,22 +15,16 @@ from common.indexes import format_indexes
 from common.keys import RESULT_KEY, chunk_key
 from common.logs import log
 from common.store import AssemblyGone, ObjectExists
-from merger.assemble import CopyFailed, DigestDiffers, Sources, assemble
+from merger.assemble import CopyFailed, assemble
 from merger.chunks import describe_problems, list_chunks, read_header_of, read_inputs
 from merger.layout import EMBEDDINGS, compute_layout, result_attributes
-from merger.ledger import FAILURE_COLUMNS, write_ledger
+from merger.ledger import FAILURE_DATASETS, write_ledger
 from merger.parallel import ordered
 from merger.plan import plan_parts
 from merger.progress import Progress, Traffic
-from merger.summary import FinishedRun, find_finished, write_summary
-from merger.verify import (
-    ResultDiffers,
-    Verification,
-    column_is_damaged,
-    verify_full,
-    verify_metadata,
-    verify_sample,
-)
+from merger.sources import DigestDiffers, Sources, column_is_damaged
+from merger.summary import FinishedRun, find_finished, result_provenance, write_summary
+from merger.verify import Result, ResultDiffers, Verification, verify_full, verify_metadata, verify_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,7 +32,6 @@ if TYPE_CHECKING:
     from common.store import ObjectStat, Store
     from merger.plan import Part
     from merger.settings import MergerSettings
-    from merger.verify import Read
 
 ATTEMPTS = 5
 """Of a merge that another one disturbs, by publishing first or by clearing up behind itself."""
@@ -132,7 +125,7 @@ class _Merge:
         headers = [chunk.header for chunk in self._inputs.chunks]
         self._attributes = result_attributes(headers, self._inputs.missing)
         self._layout = compute_layout(headers, self._attributes)
-        self._sources = Sources(store, self._inputs.chunks, self._layout)
+        self._sources = Sources(store, self._inputs.chunks, self._layout, self._traffic)
 
     def run(self) -> str:
         chunks, layout = self._inputs.chunks, self._layout
@@ -169,9 +162,11 @@ class _Merge:
     def _result(self) -> tuple[str, Verification]:
         """Publish the result unless it is there already; return how it was assembled, and how it was verified."""
         existing = self._store.stat(RESULT_KEY)
+        if existing is not None and (provenance := result_provenance(self._store, existing)) is not None:
+            self._inputs.provenance.check_same(provenance, name=self._store.location(RESULT_KEY))
         if existing is not None and existing.size == self._layout.size:
             try:
-                return "found", self._verify(self._read, self._plan(copying=True), size=existing.size)
+                return "found", self._verify(Result(existing.size, self._read, self._sources), self._plan(copying=True))
             except ResultDiffers as error:
                 log.info("result_replaced", because=str(error))
         assemblies = {"auto": ["server-side", "streaming"]}.get(self._settings.assembly, [self._settings.assembly])
@@ -200,15 +195,14 @@ class _Merge:
                 assembly,
                 concurrency=self._settings.merge_concurrency,
                 progress=Progress(parts, self._traffic, interval_seconds=self._settings.progress_seconds),
-                traffic=self._traffic,
             )
             if assembly.is_readable:
-                verification = self._verify(assembly.read, parts, size=self._layout.size)
+                verification = self._verify(Result(self._layout.size, assembly.read, self._sources), parts)
             published = assembly.publish()
         if verification is not None:
             return verification
         try:
-            return self._verify(self._read, parts, size=published.size)
+            return self._verify(Result(published.size, self._read, self._sources), parts)
         except (ResultDiffers, DigestDiffers, ChunkInvalid):
             self._withdraw(published)
             raise
@@ -221,19 +215,12 @@ class _Merge:
     def _read(self, start: int, length: int) -> bytes:
         return self._store.read(RESULT_KEY, start, length)
 
-    def _verify(self, read: Read, parts: Sequence[Part], *, size: int) -> Verification:
-        verify_metadata(read, self._sources, size=size)
+    def _verify(self, result: Result, parts: Sequence[Part]) -> Verification:
+        verify_metadata(result)
         concurrency = self._settings.merge_concurrency
         if self._settings.verify == "full":
-            return verify_full(read, self._sources, concurrency=concurrency, traffic=self._traffic)
-        return verify_sample(
-            read,
-            self._sources,
-            parts,
-            random_rows=self._settings.verify_rows,
-            concurrency=concurrency,
-            traffic=self._traffic,
-        )
+            return verify_full(result, concurrency=concurrency)
+        return verify_sample(result, parts, random_rows=self._settings.verify_rows, concurrency=concurrency)
 
     def _name_damaged(self, error: DigestDiffers) -> str:
         """Return the sentence that names every chunk whose columns are not as they were written.
@@ -241,7 +228,7 @@ class _Merge:
         The first was found in passing; all are looked for, so that one rerun mends all. Vectors are many, and are
         looked at only where they were to be read anyway.
         """
-        names = ["urls", "ids", *(f"failures/{name}" for name in FAILURE_COLUMNS)]
+        names = ["urls", "ids", *FAILURE_DATASETS]
         if self._settings.verify == "full":
             names.append(EMBEDDINGS)
 

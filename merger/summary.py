@@ -59,6 +59,15 @@ def find_finished(store: Store) -> FinishedRun | None:
         return None  # not what this program writes: merging again replaces it
 
 
+def result_provenance(store: Store, result: ObjectStat) -> Provenance | None:
+    """Return what made the result, None where it is no result of this program."""
+    try:
+        with store.open(RESULT_KEY, result.size) as opened, h5py.File(opened, "r") as file:
+            return read_provenance(file)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError):
+        return None
+
+
 def _described(attributes: Mapping[str, Any], size: int) -> dict[str, Any]:
     """Return what the summary and the result both say."""
     return {

@@ -11,29 +11,27 @@ import numpy as np
 
 from common.chunk_file import check_norms
 from common.errors import ChunkInvalid
-from merger.assemble import ColumnDigest, DigestDiffers, Sources
-from merger.chunks import read_rows, widen
 from merger.layout import EMBEDDINGS, Piece
 from merger.parallel import ordered
 from merger.plan import CopyPart
+from merger.sources import ColumnDigest, DigestDiffers, blocks, widen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from merger.layout import Column
     from merger.plan import Part
-    from merger.progress import Traffic
+    from merger.sources import Sources
 
-    Read = Callable[[int, int], bytes]
-    """Return bytes of the result: where from, how many."""
-
-NEAR_BYTES = 16_384
+NEAR_BYTES = 65_536
 """Rows that lie nearer to each other than this are read by one request."""
 
 BLOCK_BYTES = 4 << 20
 """Of one read of a full verification."""
+
+AHEAD_BYTES = 16 << 20
+"""Of what a full verification has asked for and not yet compared."""
 
 
 class ResultDiffers(Exception):
@@ -45,58 +43,55 @@ class Verification(NamedTuple):
     rows_compared: int
 
 
-class RowRange(NamedTuple):
-    chunk: int
-    first: int
-    rows: int
+class Result(NamedTuple):
+    """The result to be verified."""
+
+    size: int
+    read: Callable[[int, int], bytes]
+    """Return bytes of the result: from where, and how many."""
+    sources: Sources
+
+    def rows(self, piece: Piece) -> NDArray[np.uint8]:
+        """Return the rows of a piece as they lie in the result, (rows, bytes of a row there)."""
+        layout = self.sources.layout
+        column = layout.column(piece.column)
+        start = column.offset + (layout.starts[piece.chunk] + piece.first) * column.row_bytes
+        data = self.read(start, piece.rows * column.row_bytes)
+        self.sources.traffic.add(read=len(data))
+        return np.frombuffer(data, np.uint8).reshape(piece.rows, column.row_bytes)
 
 
-def verify_metadata(read: Read, sources: Sources, *, size: int) -> None:
+def verify_metadata(result: Result) -> None:
     """Raise ResultDiffers unless the result has its size and HDF5's metadata: names, shapes, counts, provenance."""
-    if size != sources.layout.size:
-        raise ResultDiffers(f"it has {size} bytes instead of {sources.layout.size}")
-    for offset, expected in sources.layout.metadata.items():
-        if read(offset, len(expected)) != expected:
-            raise ResultDiffers(f"its {len(expected)} bytes from {offset}, the metadata, are not what was written")
+    layout = result.sources.layout
+    if result.size != layout.size:
+        raise ResultDiffers(f"it has {result.size} bytes instead of {layout.size}")
+    for offset, expected in layout.metadata.items():
+        if result.read(offset, len(expected)) != expected:
+            raise ResultDiffers(f"its metadata at byte {offset} is not what was written")
 
 
-def verify_sample(
-    read: Read, sources: Sources, parts: Sequence[Part], *, random_rows: int, concurrency: int, traffic: Traffic
-) -> Verification:
+def verify_sample(result: Result, parts: Sequence[Part], *, random_rows: int, concurrency: int) -> Verification:
     """Compare the first and last row of every chunk and of every copied part, and random rows, in all columns.
 
     Raises ResultDiffers where the result's rows are not the chunk's, ChunkInvalid where a chunk's row is not of norm 1.
     """
 
-    def compare(ranges: Sequence[RowRange]) -> int:
-        for each in ranges:
-            for column in sources.layout.columns:
-                _compare_rows(read, sources, column, each, traffic)
-        return sum(each.rows for each in ranges)
+    def compare(piece: Piece) -> int:
+        expected = result.sources.read(piece)
+        if not np.array_equal(result.rows(piece), widen(expected, piece.row_bytes)):
+            raise _differs(result, piece)
+        if piece.column != EMBEDDINGS:
+            return 0
+        check_norms(expected.view("<f4"), name=result.sources.name(piece.chunk))
+        return piece.rows
 
-    samples = _sample(sources, parts, random_rows=random_rows)
+    samples = _sample(result.sources, parts, random_rows=random_rows)
     return Verification("sample", sum(ordered(compare, samples, concurrency=concurrency)))
 
 
-def _compare_rows(read: Read, sources: Sources, column: Column, where: RowRange, traffic: Traffic) -> None:
-    expected = read_rows(sources.store, sources.chunks[where.chunk], column.name, where.first, where.rows)
-    found = _result_rows(read, sources, column, where)
-    traffic.add(read=expected.nbytes + found.nbytes)
-    name = sources.store.location(sources.chunks[where.chunk].stat.key)
-    if not np.array_equal(found, widen(expected, column.row_bytes)):
-        raise ResultDiffers(f"{column.name} of rows {where.first} to {where.first + where.rows - 1} differ from {name}")
-    if column.name == EMBEDDINGS:
-        check_norms(expected.view("<f4"), name=name)
-
-
-def _result_rows(read: Read, sources: Sources, column: Column, where: RowRange) -> NDArray[np.uint8]:
-    start = column.offset + (sources.layout.starts[where.chunk] + where.first) * column.row_bytes
-    data = read(start, where.rows * column.row_bytes)
-    return np.frombuffer(data, np.uint8).reshape(where.rows, column.row_bytes)
-
-
-def _sample(sources: Sources, parts: Sequence[Part], *, random_rows: int) -> list[list[RowRange]]:
-    """Return the rows to compare, chunk by chunk, neighbours together."""
+def _sample(sources: Sources, parts: Sequence[Part], *, random_rows: int) -> Iterator[Piece]:
+    """Yield the rows to compare, chunk by chunk, in all columns, neighbours together."""
     layout = sources.layout
     rows: dict[int, set[int]] = defaultdict(set)
     for chunk, (_, header) in enumerate(sources.chunks):
@@ -110,87 +105,64 @@ def _sample(sources: Sources, parts: Sequence[Part], *, random_rows: int) -> lis
     for row in draw.sample(range(layout.rows), min(random_rows, layout.rows)):
         chunk = bisect_right(layout.starts, row) - 1
         rows[chunk].add(row - layout.starts[chunk])
-    near = max(1, NEAR_BYTES // max(column.row_bytes for column in layout.columns))
-    return [list(_ranges(chunk, sorted(found), near=near)) for chunk, found in sorted(rows.items())]
+    for chunk, found in sorted(rows.items()):
+        for column in layout.columns:
+            for first, last in _ranges(sorted(found), near=max(1, NEAR_BYTES // column.row_bytes)):
+                yield Piece(column.name, chunk, first, last - first + 1, column.row_bytes)
 
 
-def _ranges(chunk: int, rows: Iterable[int], *, near: int) -> Iterator[RowRange]:
-    first = last = -1
+def _ranges(rows: Iterable[int], *, near: int) -> list[tuple[int, int]]:
+    """Return first and last of the ranges that cover the rows, which ascend, with no gap longer than `near` inside."""
+    ranges: list[tuple[int, int]] = []
     for row in rows:
-        if first >= 0 and row - last > near:
-            yield RowRange(chunk, first, last - first + 1)
-            first = row
-        first = row if first < 0 else first
-        last = row
-    if first >= 0:
-        yield RowRange(chunk, first, last - first + 1)
+        if ranges and row - ranges[-1][1] <= near:
+            ranges[-1] = (ranges[-1][0], row)
+        else:
+            ranges.append((row, row))
+    return ranges
 
 
-def verify_full(read: Read, sources: Sources, *, concurrency: int, traffic: Traffic) -> Verification:
+def verify_full(result: Result, *, concurrency: int) -> Verification:
     """Read the whole result; compare vectors with the digest of each chunk, and texts with the chunks themselves.
 
-    Raises ResultDiffers where they differ, DigestDiffers where it is the chunk that is not as it was written, and
-    ChunkInvalid where a row is no unit vector.
+    Raises ResultDiffers where the result is not what the chunks make, DigestDiffers where a chunk is not as it was
+    written, and ChunkInvalid where a row is not of norm 1.
     """
+    sources = result.sources
+    digest = ColumnDigest(sources)
 
     def fetch(piece: Piece) -> tuple[Piece, NDArray[np.uint8], NDArray[np.uint8] | None]:
-        column = sources.layout.column(piece.column)
-        found = _result_rows(read, sources, column, RowRange(piece.chunk, piece.first, piece.rows))
-        if piece.column != EMBEDDINGS:
-            chunk = sources.chunks[piece.chunk]
-            return piece, found, read_rows(sources.store, chunk, piece.column, piece.first, piece.rows)
-        try:
-            check_norms(found.view("<f4"), name=sources.store.location(sources.chunks[piece.chunk].stat.key))
-        except ChunkInvalid as error:
-            raise _whose_fault(read, piece, sources, error) from error
-        return piece, found, None
+        return piece, result.rows(piece), None if piece.column == EMBEDDINGS else sources.read(piece)
 
-    digest = ColumnDigest(sources)
-    pieces = (block for piece in sources.layout.pieces() if piece.chunk >= 0 for block in _blocks(piece))
-    fetched = ordered(fetch, pieces, concurrency=concurrency, cost=lambda piece: 2 * piece.size, budget=8 * BLOCK_BYTES)
-    for piece, found, expected in fetched:
-        traffic.add(read=found.nbytes + (0 if expected is None else expected.nbytes))
+    pieces = (block for piece in sources.layout.pieces() if piece.chunk >= 0 for block in blocks(piece, BLOCK_BYTES))
+    for piece, found, expected in ordered(
+        fetch, pieces, concurrency=concurrency, cost=lambda piece: 2 * piece.size, budget=AHEAD_BYTES
+    ):
         if expected is not None:
             digest.update(piece, expected)
             if not np.array_equal(found, widen(expected, piece.row_bytes)):
-                raise ResultDiffers(_difference(piece, sources))
+                raise _differs(result, piece)
             continue
         try:
             digest.update(piece, found)
-        except DigestDiffers as error:
-            raise _whose_fault(read, piece, sources, error) from error
+            check_norms(found.view("<f4"), name=sources.name(piece.chunk))
+        except (DigestDiffers, ChunkInvalid):
+            # Whose fault is it? Where the result has the chunk's bytes, it is the chunk's.
+            _compare_vectors(result, piece.chunk)
+            raise
     return Verification("full", sources.layout.rows)
 
 
-def _blocks(piece: Piece) -> Iterator[Piece]:
-    rows = max(1, BLOCK_BYTES // piece.row_bytes)
-    for start in range(0, piece.rows, rows):
-        yield piece.part(start, min(rows, piece.rows - start))
+def _compare_vectors(result: Result, chunk: int) -> None:
+    """Raise ResultDiffers unless the result has the chunk's vectors, whatever they are."""
+    header = result.sources.chunks[chunk].header
+    whole = Piece(EMBEDDINGS, chunk, 0, header.embedded, header.spans[EMBEDDINGS].row_bytes)
+    for piece in blocks(whole, BLOCK_BYTES):
+        if not np.array_equal(result.rows(piece), result.sources.read(piece)):
+            raise _differs(result, piece)
 
 
-def _difference(piece: Piece, sources: Sources) -> str:
-    return f"{piece.column} differ from {sources.store.location(sources.chunks[piece.chunk].stat.key)}"
-
-
-def _whose_fault(read: Read, piece: Piece, sources: Sources, error: Exception) -> Exception:
-    """Return `error` where the result has the chunk's bytes and so the chunk is at fault, else ResultDiffers."""
-    chunk = sources.chunks[piece.chunk]
-    column = sources.layout.column(piece.column)
-    for block in _blocks(piece._replace(first=0, rows=chunk.header.embedded)):
-        expected = read_rows(sources.store, chunk, piece.column, block.first, block.rows)
-        found = _result_rows(read, sources, column, RowRange(piece.chunk, block.first, block.rows))
-        if not np.array_equal(found, widen(expected, column.row_bytes)):
-            return ResultDiffers(_difference(piece, sources))
-    return error
-
-
-def column_is_damaged(sources: Sources, chunk: int, column: str) -> bool:
-    """Return whether a chunk's column is not what its worker wrote."""
-    digest = ColumnDigest(sources)
-    span = sources.chunks[chunk].header.spans[column]
-    try:
-        for block in _blocks(Piece(column, chunk, 0, span.rows, span.row_bytes)):
-            digest.update(block, read_rows(sources.store, sources.chunks[chunk], column, block.first, block.rows))
-    except DigestDiffers:
-        return True
-    return False
+def _differs(result: Result, piece: Piece) -> ResultDiffers:
+    last = piece.first + piece.rows - 1
+    name = result.sources.name(piece.chunk)
+    return ResultDiffers(f"its {piece.column} of rows {piece.first} to {last} of {name} are not those of the chunk")

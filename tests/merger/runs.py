@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,13 +14,13 @@ import h5py
 import numpy as np
 
 from common.chunk_file import Chunk, Failure, write_chunk
-from common.keys import RESULT_KEY, chunk_key
+from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.provenance import Provenance
 from common.reasons import Reason
 from merger.settings import MergerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -121,3 +125,23 @@ def assert_merged(store: Store, chunks: Sequence[Chunk]) -> None:
 
 def settings_for(store: Store, chunk_count: int, **options: Any) -> MergerSettings:  # noqa: ANN401 - any setting
     return MergerSettings(run_uri=store.uri, chunk_count=chunk_count, **options)
+
+
+def read_summary(store: Store) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(store.read(SUMMARY_KEY))
+    return summary
+
+
+def run_merger(
+    store_uri: str, chunk_count: int, environment: Mapping[str, str], **options: str
+) -> subprocess.Popen[str]:
+    """Start `python -m merger` with these settings and SDK variables."""
+    settings = {"run_uri": store_uri, "chunk_count": str(chunk_count), **options}
+    return subprocess.Popen(
+        [sys.executable, "-m", "merger"],
+        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        | dict(environment)
+        | {f"EMBEDDER_{name}".upper(): value for name, value in settings.items()},
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -1,0 +1,190 @@
+"""Merges that are killed, stopped, or run twice at once."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.store import Store, open_store
+from tests.merger.runs import assert_merged, put_run, read_summary, run_merger
+from tests.merger.s3_proxy import Answer, Request, s3_proxy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from subprocess import Popen
+
+    from mypy_boto3_s3 import S3Client
+
+    from common.chunk_file import Chunk
+    from tests.s3_server import S3Server
+
+SIZES = [2600, 0, 40, 2700]
+
+
+def end(process: Popen[str]) -> tuple[int, str]:
+    _, log = process.communicate(timeout=60)
+    return process.returncode, log
+
+
+def assert_finished(store: Store, chunks: list[Chunk]) -> None:
+    assert_merged(store, chunks)
+    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert read_summary(store)["result_bytes"] == store.stat(RESULT_KEY).size  # type: ignore[union-attr]
+
+
+class Trap:
+    """Does something to the merger when it sends its n-th request, or the first that looks right."""
+
+    def __init__(self, *, at: int = 0, method: str = "", path: str = "", copy: bool = False) -> None:
+        self.process: Popen[str] | None = None
+        self.sprung = threading.Event()
+        self.started = threading.Event()
+        self._at, self._method, self._path, self._copy = at, method, path, copy
+        self._lock = threading.Lock()
+
+    def matches(self, request: Request) -> bool:
+        if self._at:
+            return request.number == self._at
+        return request.method == self._method and self._path in request.path and request.is_copy == self._copy
+
+    def __call__(self, request: Request) -> Answer | None:
+        with self._lock:
+            springs = self.matches(request) and not self.sprung.is_set()
+            if springs:
+                self.sprung.set()
+        if springs:
+            assert self.started.wait(10)
+            self.act()
+        return None
+
+    def act(self) -> None:
+        raise NotImplementedError
+
+
+class Kill(Trap):
+    number = signal.SIGKILL
+
+    def act(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(self.number)
+        if self.number == signal.SIGKILL:
+            self.process.wait()
+
+
+class Terminate(Kill):
+    number = signal.SIGTERM
+
+
+class SecondMerge(Trap):
+    """Lets a whole second merge happen, directly at the server."""
+
+    def __init__(self, uri: str, environment: dict[str, str], **when: str) -> None:
+        super().__init__(method=when["method"], path=when["path"], copy=bool(when.get("copy")))
+        self.uri, self.environment = uri, environment
+        self.end: tuple[int, str] | None = None
+
+    def act(self) -> None:
+        self.end = end(run_merger(self.uri, len(SIZES), self.environment))
+
+
+def merge_with(trap: Trap, s3: S3Server, uri: str) -> tuple[int, str]:
+    with s3_proxy(s3, trap) as proxy:
+        trap.process = run_merger(uri, len(SIZES), proxy.environment)
+        trap.started.set()
+        return end(trap.process)
+
+
+def count_requests(s3: S3Server, uri: str) -> int:
+    with s3_proxy(s3, lambda _: None) as proxy:
+        assert end(run_merger(uri, len(SIZES), proxy.environment))[0] == 0
+        return len(proxy.requests)
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_merge_killed_at_any_request_is_completed_by_the_next_and_leaves_nothing_behind(
+    s3: S3Server, s3_api: S3Client, bucket: str
+) -> None:
+    measured = open_store(f"s3://{bucket}/measured")
+    put_run(measured, SIZES, failed=2)
+    total = count_requests(s3, measured.uri)
+    store = open_store(f"s3://{bucket}/run")
+    chunks = put_run(store, SIZES, failed=2)
+    # Early, late, and at random in between, one after the other in the same run.
+    moments = sorted({3, total - 1, *random.Random(6).sample(range(4, total - 1), 4)})
+    for moment in moments:
+        kill = Kill(at=moment)
+        code, log = merge_with(kill, s3, store.uri)
+        assert code == (-signal.SIGKILL if kill.sprung.is_set() else 0), log
+    code, log = end(run_merger(store.uri, len(SIZES), s3.environment))
+    assert code == 0, log
+    assert_finished(store, chunks)
+    assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_merge_that_is_told_to_stop_aborts_its_upload_and_exits_143(
+    s3: S3Server, s3_api: S3Client, bucket: str
+) -> None:
+    store = open_store(f"s3://{bucket}/run")
+    chunks = put_run(store, SIZES)
+    before = sorted(store.list(""))
+    code, log = merge_with(Terminate(method="PUT", path="partNumber", copy=True), s3, store.uri)
+    assert code == 143, log
+    assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
+    assert sorted(store.list("")) == before
+    assert end(run_merger(store.uri, len(SIZES), s3.environment))[0] == 0
+    assert_finished(store, chunks)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        {"method": "POST", "path": "uploads"},
+        {"method": "PUT", "path": "partNumber", "copy": "yes"},
+        {"method": "PUT", "path": "partNumber"},
+        {"method": "POST", "path": "uploadId"},
+        {"method": "PUT", "path": FAILURES_KEY},
+        {"method": "PUT", "path": SUMMARY_KEY},
+        {"method": "POST", "path": "delete"},
+    ],
+    ids=["begin", "copy", "upload", "publish", "ledger", "summary", "delete"],
+)
+@pytest.mark.usefixtures("s3_environment")
+def test_a_second_pod_that_merges_meanwhile_leaves_one_right_result_and_both_succeed(
+    s3: S3Server, s3_api: S3Client, bucket: str, moment: dict[str, str]
+) -> None:
+    store = open_store(f"s3://{bucket}/run")
+    chunks = put_run(store, SIZES, failed=1)
+    second = SecondMerge(store.uri, s3.environment, **moment)
+    first_end = merge_with(second, s3, store.uri)
+    assert second.end is not None, "the second merge never began"
+    assert second.end[0] == 0, second.end[1]
+    assert first_end[0] == 0, first_end[1]
+    assert_finished(store, chunks)
+    assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
+
+
+def test_a_merge_killed_in_a_folder_is_completed_by_the_next_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    sizes = [1500] * 40
+    chunks = put_run(store, sizes, failed=1)
+    killed = 0
+    for line in ("merge_begins", "merging"):
+        process = run_merger(store.uri, len(sizes), {})
+        assert process.stderr is not None
+        for logged in process.stderr:
+            if f" {line} " in logged:
+                process.kill()
+                break
+        killed += end(process)[0] == -signal.SIGKILL
+    assert killed
+    assert end(run_merger(store.uri, len(sizes), {}))[0] == 0
+    assert_finished(store, chunks)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != "chunks") == sorted(
+        [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    )

@@ -1,0 +1,136 @@
+"""The parts, within limits that are small in the properties and S3's own in the examples."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import ConfigError
+from common.s3_assembly import S3_PART_LIMITS
+from common.store import PartLimits
+from merger.layout import EMBEDDINGS, Column, Layout
+from merger.plan import CopyPart, Part, PartSizes, UploadPart, plan_parts
+
+MIB = 1 << 20
+
+
+def layout_of(sizes: list[int], *, row_bytes: int = 2048, text_bytes: int = 100, metadata: int = 65_536) -> Layout:
+    """Return a layout with one text column, without asking HDF5."""
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + size)
+    rows = starts[-1]
+    columns = [Column("urls", metadata, text_bytes), Column(EMBEDDINGS, metadata + rows * text_bytes, row_bytes)]
+    return Layout(metadata + rows * (text_bytes + row_bytes), {0: bytes(metadata)}, columns, starts)
+
+
+def check(layout: Layout, parts: list[Part], limits: PartLimits) -> None:
+    """Check what must hold of every plan: the parts are the file's bytes in order, and within the limits."""
+    assert len(parts) <= limits.max_count
+    offset = 0
+    flat: list[tuple[str, int, int, int]] = []
+    for part in parts:
+        assert part.offset == offset
+        assert 0 < part.size <= limits.max_bytes
+        assert part is parts[-1] or part.size >= limits.min_bytes
+        pieces = [part.piece] if isinstance(part, CopyPart) else part.pieces
+        assert isinstance(part, UploadPart) or part.piece.column == EMBEDDINGS
+        for piece in pieces:
+            if flat and flat[-1][:2] == (piece.column, piece.chunk) and sum(flat[-1][2:]) == piece.first:
+                flat[-1] = (*flat[-1][:3], flat[-1][3] + piece.rows)
+            else:
+                flat.append((piece.column, piece.chunk, piece.first, piece.rows))
+        offset += part.size
+    assert offset == layout.size
+    assert flat == [(piece.column, piece.chunk, piece.first, piece.rows) for piece in layout.pieces()]
+
+
+def uploaded(parts: list[Part]) -> int:
+    return sum(part.size for part in parts if isinstance(part, UploadPart))
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30) | st.integers(0, 400), max_size=40),
+    row_bytes=st.integers(1, 12),
+    text_bytes=st.integers(1, 12),
+    minimum=st.integers(1, 120),
+    max_count=st.integers(3, 60),
+    sizes_wanted=st.builds(PartSizes, st.integers(1, 200), st.integers(1, 900)),
+    copying=st.booleans(),
+)
+@settings(max_examples=400, deadline=None)
+def test_every_plan_covers_the_result_within_the_limits(
+    sizes: list[int],
+    row_bytes: int,
+    text_bytes: int,
+    minimum: int,
+    max_count: int,
+    sizes_wanted: PartSizes,
+    copying: bool,
+) -> None:
+    layout = layout_of(sizes, row_bytes=row_bytes, text_bytes=text_bytes, metadata=50)
+    limits = PartLimits(minimum, 5000, max_count)
+    parts = list(plan_parts(layout, limits, sizes=sizes_wanted, copying=copying))
+    check(layout, parts, limits)
+    assert copying or uploaded(parts) == layout.size
+
+
+@given(sizes=st.lists(st.integers(0, 100), max_size=60), minimum=st.integers(1, 120))
+@settings(max_examples=200, deadline=None)
+def test_where_parts_are_plenty_only_what_is_too_small_to_be_one_is_uploaded(sizes: list[int], minimum: int) -> None:
+    layout = layout_of(sizes, row_bytes=7, text_bytes=3, metadata=50)
+    limits = PartLimits(minimum, 10_000, 10_000)
+    parts = list(plan_parts(layout, limits, sizes=PartSizes(upload_bytes=200, copy_bytes=10_000)))
+    check(layout, parts, limits)
+    large = [7 * size for size in sizes if 7 * size >= 2 * minimum + 7]
+    # Each large chunk gives at most what the part before it lacks.
+    assert uploaded(parts) <= layout.size - sum(large) + len(large) * (minimum + 6)
+    assert all(part.size <= max(200, minimum) + 7 for part in parts if isinstance(part, UploadPart))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[1], [2560], [2559], [2561], [2560, 2560, 1], [1, 2560, 2559, 2560], [0, 0, 3000, 0], [9] * 2500, [], [0]],
+    ids=lambda sizes: f"{len(sizes)} chunks of {sizes[:4]}",
+)
+def test_plans_around_the_least_part_of_s3_keep_its_limits(sizes: list[int]) -> None:
+    layout = layout_of(sizes)
+    check(layout, list(plan_parts(layout, S3_PART_LIMITS)), S3_PART_LIMITS)
+
+
+def test_of_nine_million_rows_only_texts_and_metadata_pass_through() -> None:
+    layout = layout_of([10_000] * 900)
+    parts = list(plan_parts(layout, S3_PART_LIMITS))
+    check(layout, parts, S3_PART_LIMITS)
+    assert sum(isinstance(part, CopyPart) for part in parts) == 900
+    assert uploaded(parts) < 0.06 * layout.size
+
+
+def test_a_chunk_larger_than_a_part_may_be_is_copied_in_several() -> None:
+    layout = layout_of([10_000_000])
+    parts = list(plan_parts(layout, S3_PART_LIMITS, sizes=PartSizes(copy_bytes=5 << 30)))
+    check(layout, parts, S3_PART_LIMITS)
+    assert sum(isinstance(part, CopyPart) for part in parts) == 4
+
+
+@pytest.mark.parametrize("rows", [2600, 3000, 10_000])
+def test_more_chunks_than_parts_are_gathered_no_further_than_necessary(rows: int) -> None:
+    layout = layout_of([rows] * 20_000, text_bytes=20)
+    parts = list(plan_parts(layout, S3_PART_LIMITS))
+    check(layout, parts, S3_PART_LIMITS)
+    assert len(parts) > 9_900
+    assert uploaded(parts) < layout.size
+    assert max(part.size for part in parts if isinstance(part, UploadPart)) <= 64 * MIB
+
+
+def test_a_terabyte_is_copied_in_parts_as_large_as_the_count_demands() -> None:
+    layout = layout_of([50_000_000] * 20, text_bytes=1)
+    parts = list(plan_parts(layout, S3_PART_LIMITS))
+    check(layout, parts, S3_PART_LIMITS)
+    assert uploaded(parts) < 0.001 * layout.size
+
+
+def test_a_result_beyond_all_limits_is_a_clear_error() -> None:
+    with pytest.raises(ConfigError, match="10000 parts"):
+        plan_parts(layout_of([30_000_000_000]), S3_PART_LIMITS)
