@@ -34,7 +34,7 @@ class FinishedWork:
         return min(self.chunks.keys() & set(indexes), default=min(indexes) if self.has_result else None)
 
     def vouched_for(self, witness: int, indexes: Collection[int]) -> dict[int, int | None]:
-        """Return the chunks that need no worker, each with its rows if known, once that of `witness` has succeeded.
+        """Return the chunks that are finished, each with its rows if known, once the worker of `witness` has succeeded.
 
         It has compared its settings' fingerprint with its own chunk's, so they also fit every chunk of the same
         fingerprint. Where it had no chunk it has found them to fit the result, which holds all chunks.

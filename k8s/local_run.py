@@ -148,15 +148,15 @@ class LocalRun:
         witness = finished.witness(indexes)
         if witness is not None:
             await self._run_chunk(witness)
-            indexes = [index for index in indexes if index != witness]
+            vouched = {}
             if witness not in self._outcome.failed:
-                vouched = finished.vouched_for(witness, set(indexes))
-                for index, rows in vouched.items():
-                    self._progress.finish(index, rows=rows)
-                if vouched:
-                    message = f"also in the store from before: chunks {format_indexes(vouched)}"
-                    self._display.say("info", "resumed", message, chunk=None)
-                indexes = [index for index in indexes if index not in vouched]
+                vouched = finished.vouched_for(witness, indexes)
+            for index, rows in vouched.items():
+                self._progress.finish(index, rows=rows)
+            if len(vouched) > 1:
+                message = f"in the store from before: chunks {format_indexes(vouched)}"
+                self._display.say("info", "resumed", message, chunk=None)
+            indexes = [index for index in indexes if index != witness and index not in vouched]
         try:
             async with asyncio.TaskGroup() as group:
                 for index in indexes:

@@ -104,7 +104,8 @@ class Bench:
 def start(bench: Bench, behaviours: dict[str, list[str]], *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(PROGRAMS / "embedder_program.py"), "run", "list.csv", bench.run_uri, *options],
-        env=os.environ | {"TEST_FOLDER": str(bench.folder), "TEST_BEHAVIOURS": json.dumps(behaviours)},
+        env=os.environ
+        | {"TEST_FOLDER": str(bench.folder), "TEST_BEHAVIOURS": json.dumps(behaviours), "TMPDIR": str(bench.folder)},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -248,6 +249,8 @@ def test_a_run_goes_on_from_what_is_in_the_store_and_starts_one_worker_to_compar
     bench.attempts()
     assert bench.run().exit_code == ExitCode.OK
     assert bench.attempts() == ["0-0", "2-0"]
+    assert bench.progress is not None
+    assert bench.progress.settled == 30
     assert bench.has(RESULT_KEY)
 
 
