@@ -80,9 +80,15 @@ def is_remote(uri: str) -> bool:
 
 
 def local_path(uri: str) -> Path:
-    """Return the absolute path that a path or a file:// URL names. Raises ManifestError for another host's file."""
+    """Return the absolute path that a path or a file:// URL names.
+
+    Raises ManifestError for another host's file, and for the home of nobody.
+    """
     if not uri.lower().startswith("file://"):
-        return Path(uri).expanduser().absolute()
+        try:
+            return Path(uri).expanduser().absolute()
+        except RuntimeError as error:
+            raise ManifestError(f"{uri} names the folder of a user that this machine does not know") from error
     parts = urlsplit(uri)
     if parts.netloc not in {"", "localhost"}:
         raise ManifestError(f"{redact_url(uri)} names the host {parts.hostname}; write file:///path for a local file")
@@ -123,7 +129,6 @@ def content_changed(name: str, found: object, expected: object) -> SourceUnavail
 class _FileVersion(NamedTuple):
     size: int
     modified_ns: int
-    inode: int
 
 
 class LocalSource:
@@ -172,7 +177,7 @@ class LocalSource:
 
 def _version(descriptor: int) -> _FileVersion:
     status = os.fstat(descriptor)
-    return _FileVersion(status.st_size, status.st_mtime_ns, status.st_ino)
+    return _FileVersion(status.st_size, status.st_mtime_ns)
 
 
 class S3Source:

@@ -34,7 +34,8 @@ BACKOFF_SECONDS = 0.5
 
 _MAY_PASS = {408, 425, 429}
 _DENIED = {401, 403, 407, 451}
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
+_CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 _NOT_ENCODED = {"", "identity", "aws-chunked"}
 """S3 keeps `aws-chunked`, a property of an upload, in the headers of some objects; their content is plain."""
 
@@ -286,7 +287,7 @@ def _range_size(response: BaseHTTPResponse, start: int) -> int:
 
 def _content_length(response: BaseHTTPResponse) -> int | None:
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() else None
+    return int(length) if _CONTENT_LENGTH.fullmatch(length) else None
 
 
 def _tag(response: BaseHTTPResponse) -> str:

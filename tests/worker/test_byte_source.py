@@ -319,6 +319,7 @@ def test_a_url_without_a_host_is_a_manifest_error(uri: str) -> None:
         ("/dev/null", ManifestError, "is no file"),
         ("gs://bucket/list.csv", ManifestError, "gs:// is not read"),
         ("file://elsewhere/list.csv", ManifestError, "elsewhere"),
+        ("~nobody-of-that-name/list.csv", ManifestError, "does not know"),
         ("s3://bucket", ManifestError, "names a bucket"),
         ("s3:///list.csv", SettingsError, "names no bucket"),
     ],

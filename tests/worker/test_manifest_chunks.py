@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-fixtures_once = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fixtures_once = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 words = st.text(st.sampled_from("abc,\"'äß漢😀/&=%"), max_size=12)
 urls = words.map(lambda word: f"https://photos.example/{word}")
