@@ -111,10 +111,11 @@ of values, which Kubernetes would refuse. */}}
 {{- range reverse . }}
 {{- if not (has .name $seen) }}
 {{- $seen = append $seen .name }}
-{{- if hasKey . "value" }}
-{{- $_ := set . "value" (include "embedder.string" .value) }}
+{{- $variable := deepCopy . }}
+{{- if not (kindIs "invalid" .value) }}
+{{- $_ := set $variable "value" (include "embedder.string" .value) }}
 {{- end }}
-{{- $kept = prepend $kept . }}
+{{- $kept = prepend $kept $variable }}
 {{- end }}
 {{- end }}
 {{- toYaml $kept }}

@@ -29,6 +29,11 @@ template:
   {{- include "embedder.workerPodTemplate" . | nindent 2 }}
 {{- end -}}
 
+{{/* The same for the worker Job. */}}
+{{- define "embedder.worker.fixed" -}}
+{{ include "embedder.workerJobFixed" (dict "root" . "component" "worker" "completions" (int .Values.chunks.count) "chunks" "" "memory" "" "extraEnv" list) }}
+{{- end -}}
+
 {{/* What of it can. Takes root and parallelism. */}}
 {{- define "embedder.workerJobMutable" -}}
 parallelism: {{ int .parallelism }}
@@ -46,16 +51,5 @@ activeDeadlineSeconds: {{ int .activeDeadlineSeconds }}
 {{- end }}
 {{- if not (kindIs "invalid" .ttlSecondsAfterFinished) }}
 ttlSecondsAfterFinished: {{ int .ttlSecondsAfterFinished }}
-{{- end }}
-{{- end -}}
-
-{{/* Say in one sentence what the API server would say in a page: the template of a Job cannot change. Takes root, job
-(its name) and checksum. `helm template` looks nothing up, so nothing is refused there. */}}
-{{- define "embedder.refuseTemplateChange" -}}
-{{- $namespace := .root.Release.Namespace }}
-{{- $live := lookup "batch/v1" "Job" $namespace .job }}
-{{- $was := dig "metadata" "annotations" "checksum/template" "" $live }}
-{{- if and $was (ne $was .checksum) }}
-{{- fail (printf "this would change the pods of Job %s, which Kubernetes does not allow; either keep the values and images of the run, or end the Job (kubectl delete job %s --namespace %s) and upgrade again: chunks in the store are kept and not computed again" .job .job $namespace) }}
 {{- end }}
 {{- end -}}

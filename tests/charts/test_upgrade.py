@@ -74,8 +74,8 @@ def test_what_a_live_job_can_take_is_let_through(live_run: str, program: str, as
         ("worker.batchSize=8", "embedder-worker"),
         ("image.worker.tag=v2", "embedder-worker"),
         ("worker.backoffLimitPerIndex=9", "embedder-worker"),
-        ("run.uri=s3://b/other", "embedder-"),
-        ("chunks.count=901", "embedder-"),
+        ("run.uri=s3://b/other", "embedder-merge and Job embedder-worker"),
+        ("chunks.count=901", "embedder-merge and Job embedder-worker"),
         ("image.merge.tag=v2", "embedder-merge"),
         ("merge.onFailedChunks=partial", "embedder-merge"),
     ],
@@ -83,7 +83,9 @@ def test_what_a_live_job_can_take_is_let_through(live_run: str, program: str, as
 def test_what_would_change_a_jobs_pods_is_refused_with_the_way_out(
     live_run: str, program: str, assignment: str, job: str
 ) -> None:
-    with pytest.raises(HelmError, match=rf"would change the pods of Job {job}.*kubectl delete job {job}.*again"):
+    deleted = job.replace(" and Job", "")
+    way_out = f"kubectl delete job {deleted} --namespace default"
+    with pytest.raises(HelmError, match=rf"would change the pods of Job {job}, .*{way_out}\) and upgrade again"):
         upgrade(live_run, program, assignment)
 
 
