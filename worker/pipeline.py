@@ -10,6 +10,7 @@ import asyncio
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
@@ -116,8 +117,10 @@ class Pipeline:
                 return
             self._ended.set_exception(error)
         self._decoders.shutdown(wait=False, cancel_futures=True)
-        if self._cancel_fetching is not None:
-            self._cancel_fetching()
+        cancel_fetching = self._cancel_fetching
+        if cancel_fetching is not None:
+            with suppress(RuntimeError):  # the loop has just ended by itself
+                cancel_fetching()
         if self._batches.done() and self._batches.exception() is None:
             self._batches.result().close()
 
@@ -131,22 +134,26 @@ class Pipeline:
         if task is not None:
             self._cancel_fetching = lambda: loop.call_soon_threadsafe(task.cancel)
         ahead = asyncio.Semaphore(self._settings.fetch_concurrency * ROWS_AHEAD)
-        async with (
-            ImageFetcher(self._settings, sources=self._manifest.sources, folder=self._manifest.folder) as self._fetcher,
-            asyncio.TaskGroup() as tasks,
-        ):
-            for row in self._rows:
-                await ahead.acquire()
-                tasks.create_task(self._settle(self._fetcher, row)).add_done_callback(lambda _: ahead.release())
+        self._fetcher = ImageFetcher(self._settings, sources=self._manifest.sources, folder=self._manifest.folder)
+        try:
+            async with self._fetcher as fetcher, asyncio.TaskGroup() as tasks:
+                for row in self._rows:
+                    await ahead.acquire()
+                    tasks.create_task(self._settle(fetcher, row)).add_done_callback(lambda _: ahead.release())
+        finally:
+            self._cancel_fetching = None
 
     async def _settle(self, fetcher: ImageFetcher, row: Row) -> None:
         try:
-            async with fetcher.image(row) as data:
-                self._fetched += 1
-                await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, row, data)
-        except ImageFailed as failed:
-            self._collector.fail(row.position, failed)
-            self._check_failures()
+            try:
+                async with fetcher.image(row) as data:
+                    self._fetched += 1
+                    await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, row, data)
+            except ImageFailed as failed:
+                self._collector.fail(row.position, failed)
+                self._check_failures()
+        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
+            self._end(error)
 
     def _decode(self, row: Row, data: bytes | bytearray) -> None:
         # Both imports take seconds once, in which images are fetched.

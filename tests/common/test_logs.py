@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.logs import parse_line, redact_url, redact_urls
+
+PROGRAM = """
+import sys, warnings, logging
+from common.logs import bind_logs, configure_logs, log
+configure_logs("info", chunk=7)
+log.info("embedded", images=5120, rate_per_s=81.23456, detail='a "quoted" text\\nof two lines', url=sys.argv[1])
+log.debug("hidden")
+warnings.warn("odd")
+logging.getLogger("some.library").warning("careful with %s", sys.argv[1])
+"""
+
+
+def log_of(argument: str) -> list[str]:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, argument], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ended.stdout == ""
+    return ended.stderr.splitlines()
+
+
+def test_an_event_is_one_line_that_can_be_read_back() -> None:
+    lines = [parse_line(line) for line in log_of("plain")]
+    assert all(line is not None and line.values["chunk"] == "7" for line in lines)
+    first = lines[0]
+    assert first is not None
+    assert (first.level, first.event) == ("info", "embedded")
+    assert first.values["images"] == "5120"
+    assert first.values["rate_per_s"] == "81.23"
+    assert first.values["detail"] == 'a "quoted" text\\nof two lines'
+    assert [line.event for line in lines[1:] if line] == ["library", "library"]
+
+
+def test_passwords_and_signatures_reach_no_line() -> None:
+    secret = "https://user:hunter2@host.example/a.jpg?X-Amz-Signature=abcdef&X-Amz-Credential=AKIA&size=3"
+    text = "\n".join(log_of(secret))
+    for word in ("hunter2", "abcdef", "AKIA"):
+        assert word not in text
+    assert "size=3" in text
+
+
+@pytest.mark.parametrize(
+    ("url", "redacted"),
+    [
+        ("https://host/a.jpg?x=1", "https://host/a.jpg?x=1"),
+        ("https://u:p@host/a", "https://***@host/a"),
+        ("https://host/a?token=t&x=1", "https://host/a?token=***&x=1"),
+        ("https://host/a?sig=t", "https://host/a?sig=***"),
+        ("http://[broken", "<unreadable URL>"),
+    ],
+)
+def test_a_url_is_redacted_where_it_may_hold_a_secret(url: str, redacted: str) -> None:
+    assert redact_url(url) == redacted
+    assert redact_urls(f"see {url} there") == f"see {redacted} there"
+
+
+@given(st.text())
+def test_any_text_is_parsed_or_is_none(text: str) -> None:
+    parse_line(text)
+    parse_line(f"2026-11-23T15:20:25.123Z info embedded {text}")

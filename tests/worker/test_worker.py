@@ -1,0 +1,273 @@
+"""The worker as a process: its exit codes, what it leaves in the store, and what its log says."""
+
+from __future__ import annotations
+
+import signal
+import struct
+import threading
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from common.store import Store, open_store
+from tests.image_server import answer, chunked, first, held, image_server, partly, redirect, stall
+from tests.worker.worker_process import (
+    PHOTOS,
+    ROOT,
+    object_keys,
+    read_chunk,
+    run_worker,
+    start_worker,
+    worker_environment,
+    write_manifest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.image_server import ImageServer
+
+MANIFEST = ROOT / "examples" / "manifest.csv"
+JPEG = next(path for path in PHOTOS if path.name == "astronaut.jpg").read_bytes()
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    with image_server() as running:
+        yield running
+
+
+def test_a_chunk_goes_to_the_store_in_the_manifests_order(store: Store, server: ImageServer, tmp_path: Path) -> None:
+    urls = []
+    for number, photo in enumerate(PHOTOS):
+        behaviour = answer(photo.read_bytes())
+        # Early rows arrive late.
+        urls.append(
+            server.on(f"/{photo.name}", first(1, answer(status=503), then=behaviour) if number < 5 else behaviour)
+        )
+    ended = run_worker(run_uri=store.uri, manifest_uri=write_manifest(tmp_path, urls))
+    assert ended.exit_code == 0, ended.log
+    chunk = read_chunk(store.uri)
+    assert chunk.urls == urls
+    assert chunk.failures == {}
+    assert chunk.embeddings.shape == (len(PHOTOS), 512)
+    np.testing.assert_allclose(np.linalg.norm(chunk.embeddings, axis=1), 1, atol=1e-5)
+    assert object_keys(store) == ["chunks/Images_Embedded_0.h5"]
+    assert all(line.values["chunk"] == "0" for line in ended.lines)
+    assert ended.events("started")[0].values["rows"] == str(len(PHOTOS))
+    assert ended.events("embedded")[-1].values["images"] == str(len(PHOTOS))
+    assert "bottleneck" in ended.events("spent")[0].values
+
+
+def test_vectors_depend_on_the_image_alone(store: Store, server: ImageServer, tmp_path: Path) -> None:
+    urls = [server.on(f"/{photo.name}", answer(photo.read_bytes())) for photo in PHOTOS]
+    for uri, listed in ((store.uri, urls), (str(tmp_path / "other"), urls[::-1])):
+        manifest = write_manifest(tmp_path, listed)
+        assert run_worker(run_uri=uri, manifest_uri=manifest, batch_size=16).exit_code == 0
+    one, other = read_chunk(store.uri), read_chunk(tmp_path / "other")
+    assert one.embeddings.tobytes() == other.embeddings[::-1].tobytes()
+
+
+def test_every_kind_of_failure_is_a_row_of_the_ledger(server: ImageServer, tmp_path: Path) -> None:
+    expected = {
+        server.url("/nowhere.jpg"): "not_found",
+        server.on("/gone.jpg", answer(status=410)): "not_found",
+        server.on("/forbidden.jpg", answer(status=403)): "access_denied",
+        server.on("/teapot.jpg", answer(status=418)): "http_error",
+        server.on("/busy.jpg", answer(status=429)): "rate_limited",
+        server.on("/broken.jpg", answer(status=500)): "server_error",
+        server.on("/stalls.jpg", stall()): "timeout",
+        server.on("/loop.jpg", redirect("/loop.jpg")): "too_many_redirects",
+        server.on("/flickr.jpg", redirect("/images/photo_unavailable.png")): "unavailable_placeholder",
+        server.on("/huge.jpg", chunked(b"x" * 300_000)): "too_large",
+        server.on("/page.jpg", answer(b"<html>no</html>")): "not_an_image",
+        server.on("/empty.jpg", answer(b"")): "not_an_image",
+        server.on("/cut.jpg", answer(JPEG[: len(JPEG) // 2])): "truncated",
+        server.on("/wide.png", answer(_png_start(60_000, 60_000))): "too_many_pixels",
+        server.on("/half.jpg", partly(JPEG[:1000], announced=len(JPEG))): "connection_failed",
+        "http://no-such-host.invalid/a.jpg": "connection_failed",
+        "http://127.0.0.1:9/a.jpg": "connection_failed",
+        "ftp://example.org/a.jpg": "invalid_url",
+    }
+    good = server.on("/good.jpg", answer(JPEG))
+    lines = [*expected, good, f"http://example.org/{'x' * 3000}.jpg", "http://a b.example/c.jpg"]
+    ended = run_worker(
+        run_uri=tmp_path / "run",
+        manifest_uri=write_manifest(tmp_path, lines),
+        max_failure_ratio=1,
+        fetch_attempts=2,
+        read_timeout_seconds=1,
+        retry_after_limit_seconds=1,
+        max_image_bytes=200_000,
+    )
+    assert ended.exit_code == 0, ended.log
+    chunk = read_chunk(tmp_path / "run")
+    assert chunk.urls == [good]
+    reasons = dict(chunk.failures)
+    assert {url: reasons[url] for url in expected} == expected
+    assert len(chunk.failures) + 1 >= len(lines) - 1  # the two malformed ones share the empty URL
+    assert set(reasons.values()) >= {"url_too_long"} | {"invalid_url"}
+
+
+def _png_start(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))))
+    )
+
+
+def test_too_many_failures_end_the_chunk_and_upload_nothing(store: Store, server: ImageServer, tmp_path: Path) -> None:
+    urls = [server.on("/good.jpg", answer(JPEG)), server.url("/a.jpg"), server.url("/b.jpg")]
+    ended = run_worker(run_uri=store.uri, manifest_uri=write_manifest(tmp_path, urls), max_failure_ratio=0.5)
+    assert ended.exit_code == 65
+    assert "not_found 2" in ended.last_word
+    assert object_keys(store) == []
+
+
+def test_a_network_that_is_gone_is_not_blamed_on_the_images(tmp_path: Path) -> None:
+    urls = [f"http://127.0.0.1:9/{number}.jpg" for number in range(20)]
+    ended = run_worker(run_uri=tmp_path / "run", manifest_uri=write_manifest(tmp_path, urls), fetch_attempts=1)
+    assert ended.exit_code == 75
+    assert "no source answered" in ended.last_word
+
+
+def test_a_chunk_already_in_the_store_is_not_computed_again(store: Store) -> None:
+    settings: dict[str, Any] = {"run_uri": store.uri, "manifest_uri": MANIFEST, "chunk_count": 9}
+    assert run_worker(index=3, **settings).exit_code == 0
+    before = store.stat("chunks/Images_Embedded_3.h5")
+    again = run_worker(index=3, **settings)
+    assert again.exit_code == 0
+    assert "already" in again.last_word
+    assert not again.events("started")
+    assert store.stat("chunks/Images_Embedded_3.h5") == before
+
+    other = run_worker(index=3, **settings, dtype="float16")
+    assert other.exit_code == 78
+    assert "float16" in other.last_word
+    assert "bfloat16" in other.last_word or "float32" in other.last_word
+    assert store.stat("chunks/Images_Embedded_3.h5") == before
+
+    # Another chunk of the same run may not be made otherwise either.
+    peer = run_worker(index=4, **settings, rotate=False)
+    assert peer.exit_code == 78
+    assert "rotation" in peer.last_word
+    assert object_keys(store) == ["chunks/Images_Embedded_3.h5"]
+
+
+def test_a_damaged_chunk_is_computed_again(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"run_uri": tmp_path / "run", "manifest_uri": MANIFEST, "chunk_count": 9}
+    assert run_worker(index=3, **settings).exit_code == 0
+    whole = read_chunk(tmp_path / "run", 3)
+    path = tmp_path / "run" / "chunks" / "Images_Embedded_3.h5"
+    data = bytearray(path.read_bytes())
+    place = data.find(whole.embeddings.tobytes())
+    data[place + 5] ^= 1
+    path.write_bytes(data)
+    again = run_worker(index=3, **settings)
+    assert again.exit_code == 0
+    assert again.events("damaged_chunk")
+    assert read_chunk(tmp_path / "run", 3).embeddings.tobytes() == whole.embeddings.tobytes()
+
+
+def test_a_rerun_keeps_the_chunks_numbers(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "run_uri": tmp_path / "run",
+        "manifest_uri": MANIFEST,
+        "chunk_count": 9,
+        "chunk_indexes": "2,5-6",
+    }
+    ended = run_worker(index=1, **settings)
+    assert ended.exit_code == 0
+    assert {line.values["chunk"] for line in ended.lines} == {"5"}
+    assert object_keys(open_store(str(tmp_path / "run"))) == ["chunks/Images_Embedded_5.h5"]
+
+
+def test_a_chunk_without_rows_is_a_chunk_all_the_same(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, [str(PHOTOS[0])])
+    ended = run_worker(index=6, run_uri=tmp_path / "run", manifest_uri=manifest, chunk_count=7)
+    empty = run_worker(index=0, run_uri=tmp_path / "run", manifest_uri=manifest, chunk_count=7)
+    assert (ended.exit_code, empty.exit_code) == (0, 0)
+    shapes = sorted(read_chunk(tmp_path / "run", index).embeddings.shape for index in (0, 6))
+    assert shapes == [(0, 512), (1, 512)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_told_to_stop_leaves_nothing_and_says_how_far_it_was(
+    number: signal.Signals, server: ImageServer, tmp_path: Path
+) -> None:
+    release = threading.Event()
+    urls = [server.on("/good.jpg", answer(JPEG)), server.on("/late.jpg", held(release, then=answer(JPEG)))]
+    environment = worker_environment(
+        run_uri=tmp_path / "run", manifest_uri=write_manifest(tmp_path, urls), progress_seconds=0.2
+    )
+    with start_worker(environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "images=0 of=2" in line:
+                break
+        process.send_signal(number)
+        _, rest = process.communicate(timeout=10)
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert "images=0 of=2" in rest
+    assert "stopped" in rest.splitlines()[-1]
+    assert object_keys(open_store(str(tmp_path / "run"))) == []
+    release.set()
+
+
+def test_a_killed_workers_chunk_is_the_same_after_a_rerun(server: ImageServer, tmp_path: Path) -> None:
+    urls = [server.on(f"/{photo.name}", answer(photo.read_bytes())) for photo in PHOTOS]
+    manifest = write_manifest(tmp_path, urls)
+    assert run_worker(run_uri=tmp_path / "undisturbed", manifest_uri=manifest).exit_code == 0
+    for event in ("started", "embedded"):
+        environment = worker_environment(run_uri=tmp_path / "run", manifest_uri=manifest, progress_seconds=0.1)
+        with start_worker(environment) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if f" {event} " in line:
+                    break
+            process.kill()
+            process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert run_worker(run_uri=tmp_path / "run", manifest_uri=manifest).exit_code == 0
+    one, other = read_chunk(tmp_path / "undisturbed"), read_chunk(tmp_path / "run")
+    assert one.urls == other.urls
+    assert one.embeddings.tobytes() == other.embeddings.tobytes()
+
+
+BAD_SETTINGS: dict[str, tuple[dict[str, object], str]] = {
+    "an unknown dtype": ({"dtype": "float8"}, "EMBEDDER_DTYPE"),
+    "a negative count": ({"chunk_count": -1}, "EMBEDDER_CHUNK_COUNT"),
+    "a count that is no number": ({"chunk_count": "many"}, "EMBEDDER_CHUNK_COUNT"),
+    "an index outside the count": ({"index": 5, "chunk_count": 5}, "JOB_COMPLETION_INDEX"),
+    "an index outside the rerun": ({"index": 2, "chunk_count": 9, "chunk_indexes": "3,7"}, "EMBEDDER_CHUNK_INDEXES"),
+    "a rerun outside the count": ({"chunk_count": 5, "chunk_indexes": "3,7"}, "EMBEDDER_CHUNK_INDEXES"),
+    "no rerun at all": ({"chunk_indexes": "7-3"}, "EMBEDDER_CHUNK_INDEXES"),
+    "no run": ({"run_uri": ""}, "EMBEDDER_RUN_URI"),
+    "no manifest": ({"manifest_uri": ""}, "EMBEDDER_MANIFEST_URI"),
+    "an unknown source": ({"sources": "mirror,flickr"}, "EMBEDDER_SOURCES"),
+    "no bucket": ({"run_uri": "s3://"}, "s3://"),
+    "no credentials": ({"run_uri": "s3://bucket/run"}, "AWS_ACCESS_KEY_ID"),
+    "a manifest that is not there": ({"manifest_uri": "/nowhere/list.csv"}, "/nowhere/list.csv"),
+    "a model that is not there": ({"model": "/nowhere/model"}, "/nowhere/model"),
+    "a model that the hub does not have": ({"model": "no-such/model"}, "no-such/model"),
+    "no device": ({"device": "cuda"}, "EMBEDDER_DEVICE"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_bad_settings_end_in_one_clear_sentence(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, named = BAD_SETTINGS[case]
+    if named == "EMBEDDER_DEVICE" and Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has the device")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    given: dict[str, Any] = {"run_uri": tmp_path / "run", "manifest_uri": MANIFEST, **settings}
+    ended = run_worker(**given)
+    assert ended.exit_code == 78, ended.log
+    assert named in ended.last_word
+    assert "Traceback" not in ended.log
+    assert len([line for line in ended.lines if line.level == "error"]) == 1
