@@ -14,10 +14,7 @@ from worker.raw_rows import RawRow, UnreadableRow, excerpt
 from worker.rows import ImageFailed, Row
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SPACE = re.compile(r"\s")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
-_PATH = re.compile(r"(?!//)(?:/|\.{1,2}/|~|.*\.\w{1,5}$)", re.DOTALL)
-"""What is meant as a file's path: it starts like one, or ends in a file name's ending."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,7 @@ class RowCheck:
     def check(self, raw: RawRow | UnreadableRow, position: int) -> Row | Failure:
         """Return the row at `position` of its chunk, or why it is none.
 
-        Raises ManifestError for a file's path in a remote manifest: a whole list of them is meant for another machine.
+        Raises ManifestError for a file:// URL in a remote manifest: the list is meant for another machine.
         """
         if isinstance(raw, UnreadableRow):
             return Failure(position, "", raw.reason, _detail(raw.where, raw.problem, raw.text))
@@ -68,13 +65,11 @@ class RowCheck:
     def _check_address(self, raw: RawRow, url: str) -> None:
         if _CONTROL.search(url):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has control characters in it: {excerpt(url)}")
-        has_scheme = _SCHEME.match(url) is not None
-        is_file = _is_file_url(url) or (not has_scheme and _PATH.match(url) is not None)
-        if is_file and self.is_remote:
+        if not self.is_remote:
+            return
+        if _is_file_url(url):
             self._refuse_file(raw, url)
-        if has_scheme and not is_file and _SPACE.search(url):
-            raise ImageFailed(Reason.INVALID_URL, f"the URL has spaces in it, write them as %20: {excerpt(url)}")
-        if not has_scheme and self.is_remote:
+        if not _SCHEME.match(url):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
 
     def _id(self, value: object) -> str:

@@ -226,8 +226,8 @@ def test_a_line_of_megabytes_is_in_the_ledger(tmp_path: Path, ending: str, reaso
     assert "the line has more than 1048576 bytes" in failure.detail
 
 
-@pytest.mark.parametrize("url", ["https://h/a b.jpg", "https://h/a\tb.jpg", "https://h/\x1b[2J.jpg", "a\x85b.jpg"])
-def test_control_characters_and_spaces_in_a_url_make_it_invalid(tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize("url", ["https://h/a\tb.jpg", "https://h/\x1b[2J.jpg", "a\x85b.jpg"])
+def test_control_characters_in_a_url_make_it_invalid(tmp_path: Path, url: str) -> None:
     (failure,) = failures_of(opened(written(tmp_path / "list.txt", url.encode())))
     assert (failure.reason, failure.url) == (Reason.INVALID_URL, url)
     assert failure.detail.isprintable()
@@ -276,9 +276,7 @@ def test_a_parquet_value_that_is_not_utf8_costs_its_own_row_only(tmp_path: Path)
     assert [failure.reason for failure in chunk.failures] == [Reason.MALFORMED_ROW]
 
 
-@pytest.mark.parametrize(
-    "url", ["file:///data/1.jpg", "FILE:/data/1.jpg", "/data/1.jpg", "../1.jpg", "photos/1.jpg", "1.png"]
-)
+@pytest.mark.parametrize("url", ["file:///data/1.jpg", "FILE:/data/1.jpg"])
 def test_files_are_named_in_local_manifests_only(tmp_path: Path, server: ManifestServer, url: str) -> None:
     content = f"https://h/0.jpg\n{url}\n".encode()
     local = opened(written(tmp_path / "list.txt", content))
@@ -286,9 +284,7 @@ def test_files_are_named_in_local_manifests_only(tmp_path: Path, server: Manifes
     assert local.folder == tmp_path
     remote = opened(server.publish("list.txt", content))
     assert remote.folder is None
-    with pytest.raises(
-        ManifestError, match=r"list\.txt: line at byte 16 has .*1\.(jpg|png), but files can be named only"
-    ):
+    with pytest.raises(ManifestError, match=r"list\.txt: line at byte 16 has .*1\.jpg, but files can be named only"):
         remote.read_chunk(0, 1)
 
 
@@ -298,8 +294,8 @@ def test_a_thumbnail_too_must_be_no_file_in_a_remote_manifest(server: ManifestSe
         manifest.read_chunk(0, 1)
 
 
-@pytest.mark.parametrize("url", ["N/A", "none", "-", "//h/1.jpg"])
-def test_a_remote_value_that_is_neither_a_url_nor_a_path_is_in_the_ledger(server: ManifestServer, url: str) -> None:
+@pytest.mark.parametrize("url", ["N/A", "-", "//h/1.jpg", "/data/1.jpg", "../1.jpg", "1.png"])
+def test_a_remote_value_that_is_no_url_is_in_the_ledger(server: ManifestServer, url: str) -> None:
     (failure,) = failures_of(opened(server.publish("list.txt", url.encode())))
     assert (failure.reason, failure.url) == (Reason.INVALID_URL, url)
 
