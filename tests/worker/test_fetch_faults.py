@@ -192,7 +192,8 @@ def test_a_slow_host_delays_nobody_else(server: ImageServer) -> None:
             limits = worker_settings(fetch_concurrency=4, fetch_concurrency_per_host=3)
             async with ImageFetcher(limits, sources=("url",), folder=None) as fetcher:
                 waiting = [asyncio.create_task(get(fetcher, f"{slow_host}/{number}")) for number in range(8)]
-                await asyncio.sleep(0)
+                while len(slow.requests) < 3:
+                    await asyncio.sleep(0.01)
                 assert await asyncio.gather(*(get(fetcher, url) for url in fast)) == [b"fast"] * 20
                 assert not any(task.done() for task in waiting)
                 release.set()
