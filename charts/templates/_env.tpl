@@ -66,7 +66,7 @@ reference, and $$ as itself. */}}
 {{- end }}
 {{- $cpu := "" }}
 {{- range $kind := list "requests" "limits" }}
-{{- if dig $kind "cpu" "" $worker.resources }}{{ $cpu = $kind }}{{ end }}
+{{- if dig $kind "cpu" "" ($worker.resources | default dict) }}{{ $cpu = $kind }}{{ end }}
 {{- end }}
 {{- if $cpu }}
 {{- range ternary (list "OMP_NUM_THREADS" "EMBEDDER_DECODE_THREADS") (list "OMP_NUM_THREADS") (kindIs "invalid" $worker.decodeThreads) }}

@@ -104,7 +104,7 @@ volumes:
 image: {{ include "embedder.image" (dict "root" $ "image" $.Values.image.merge) }}
 imagePullPolicy: {{ $.Values.image.pullPolicy }}
 env:
-  {{- include "embedder.env.merged" (concat .env $.Values.merge.extraEnv) | nindent 2 }}
+  {{- include "embedder.env.merged" (concat .env ($.Values.merge.extraEnv | default list)) | nindent 2 }}
 {{- with include "embedder.envFrom" (dict "root" $ "extra" $.Values.merge.extraEnvFrom) }}
 envFrom:
   {{- . | trim | nindent 2 }}

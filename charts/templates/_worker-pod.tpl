@@ -66,7 +66,7 @@ spec:
       command: [python, -m, worker]
       {{- $own := include "embedder.env.worker" (dict "root" $ "chunks" .chunks) | fromYamlArray }}
       env:
-        {{- include "embedder.env.merged" (concat $own $worker.extraEnv .extraEnv) | nindent 8 }}
+        {{- include "embedder.env.merged" (concat $own ($worker.extraEnv | default list) (.extraEnv | default list)) | nindent 8 }}
       {{- with include "embedder.envFrom" (dict "root" $ "extra" $worker.extraEnvFrom) }}
       envFrom:
         {{- . | trim | nindent 8 }}
@@ -77,7 +77,7 @@ spec:
           containerPort: {{ int $.Values.metrics.port }}
           protocol: TCP
       {{- end }}
-      {{- $resources := deepCopy $worker.resources }}
+      {{- $resources := $worker.resources | default dict | deepCopy }}
       {{- if .memory }}
       {{- $resources = mergeOverwrite $resources (dict "requests" (dict "memory" .memory) "limits" (dict "memory" .memory)) }}
       {{- end }}

