@@ -2,7 +2,7 @@
 {{- $merge := .Values.merge -}}
 metadata:
   labels:
-    {{- toYaml (merge (include "embedder.selectorLabels" (dict "root" . "component" "merge") | fromYaml) $merge.podLabels) | nindent 4 }}
+    {{- toYaml (merge (include "embedder.selectorLabels" (dict "root" . "component" "merge") | fromYaml) ($merge.podLabels | default dict)) | nindent 4 }}
   annotations:
     kubectl.kubernetes.io/default-container: merger
     {{- if $merge.doNotDisrupt }}

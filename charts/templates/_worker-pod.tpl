@@ -7,7 +7,7 @@ rerun's) and extraEnv (a list). */}}
 {{- $gpus := int $.Values.gpu.count -}}
 metadata:
   labels:
-    {{- toYaml (merge (include "embedder.selectorLabels" . | fromYaml) $worker.podLabels) | nindent 4 }}
+    {{- toYaml (merge (include "embedder.selectorLabels" . | fromYaml) ($worker.podLabels | default dict)) | nindent 4 }}
   annotations:
     kubectl.kubernetes.io/default-container: worker
     {{- if $worker.doNotDisrupt }}

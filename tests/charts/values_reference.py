@@ -1,4 +1,4 @@
-"""The reference of the chart's values, generated from values.yaml. `make values` writes it into its document."""
+"""The reference of the chart's values, generated from values.yaml. `make docs` writes it into its document."""
 
 from __future__ import annotations
 
