@@ -6,7 +6,10 @@ EmbedderError
 │   ├── ManifestError            the list of images cannot be used as it is
 │   ├── ModelError               no such model, or weights that do not fit
 │   ├── StoreAccessDenied        no bucket, no credentials, no permission
-│   └── FingerprintMismatch      the store holds a run made with other settings
+│   ├── FingerprintMismatch      the store holds a run made with other settings
+│   ├── ClusterAccessDenied      no cluster to speak to, or it does not let us
+│   ├── NotInCluster             no such release, Job or pod
+│   └── RerunRefused             these chunks cannot be computed again now
 ├── DataError                65  this chunk cannot succeed as it is: its index fails
 │   ├── TooManyFailures          more images failed than the limit allows
 │   ├── ChunkInvalid             a chunk file breaks an invariant
@@ -14,6 +17,8 @@ EmbedderError
 └── TemporaryError           75  a fault that may pass: the index is retried
     ├── StoreUnavailable         the store does not answer, or not sensibly
     ├── SourceUnavailable        the manifest or every image source does not answer
+    ├── ClusterUnavailable       the cluster's API does not answer, or not sensibly
+    ├── RunUnfinished            there is no result to check yet
     └── ResourceExhausted        no disk, memory or descriptors left
 Stopped                     143  asked to stop by SIGTERM, or 130 by SIGINT; nothing is half-written
 """
@@ -64,6 +69,18 @@ class FingerprintMismatch(ConfigError):
     pass
 
 
+class ClusterAccessDenied(ConfigError):
+    pass
+
+
+class NotInCluster(ConfigError):
+    pass
+
+
+class RerunRefused(ConfigError):
+    pass
+
+
 class DataError(EmbedderError):
     exit_code = ExitCode.DATA_ERROR
 
@@ -89,6 +106,14 @@ class StoreUnavailable(TemporaryError):
 
 
 class SourceUnavailable(TemporaryError):
+    pass
+
+
+class ClusterUnavailable(TemporaryError):
+    pass
+
+
+class RunUnfinished(TemporaryError):
     pass
 
 
