@@ -81,6 +81,7 @@ OTHER_SETTINGS = frozenset(
         "max_inflight_bytes",
         "max_url_bytes",
         "merge_concurrency",
+        "metrics_port",
         "mirror_url",
         "on_missing_chunks",
         "progress_seconds",

@@ -76,6 +76,10 @@ class _ChunkJob:
             encoder=self._model.encoder,
         )
         pipeline.start()
+        if self._settings.metrics_port:
+            from worker.metrics import serve_metrics  # noqa: PLC0415 - most runs have no use for it
+
+            serve_metrics(self._settings.metrics_port, pipeline, collector, chunk_index=self._index)
         try:
             self._check_peers()
             self._wait(pipeline, collector)

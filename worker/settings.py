@@ -128,6 +128,10 @@ class WorkerSettings(RunSettings):
     progress_seconds: float = Field(default=10, gt=0)
     """Between two lines of progress in the log."""
 
+    metrics_port: int = Field(default=0, ge=0, le=65_535)
+    """Port at which Prometheus metrics are served: images, failures by reason, seconds each stage worked and waited.
+    0: none."""
+
     @field_validator("chunk_indexes")
     @classmethod
     def _are_indexes(cls, text: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 import struct
 import threading
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -216,6 +218,30 @@ def test_a_worker_told_to_stop_leaves_nothing_and_says_how_far_it_was(
     assert "stopped" in rest.splitlines()[-1]
     assert object_keys(open_store(str(tmp_path / "run"))) == []
     release.set()
+
+
+def test_metrics_say_how_far_a_worker_is(server: ImageServer, tmp_path: Path) -> None:
+    release = threading.Event()
+    urls = [server.url("/none.jpg"), *(server.on(f"/{n}.jpg", held(release, then=answer(JPEG))) for n in range(9))]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = worker_environment(
+        run_uri=tmp_path / "run", manifest_uri=write_manifest(tmp_path, urls), progress_seconds=0.2, metrics_port=port
+    )
+    with start_worker(environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "failed=1" in line:
+                break
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as scraped:
+            text = scraped.read().decode()
+        release.set()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert 'embedder_images_requested{chunk="0"} 10.0' in text
+    assert 'embedder_failures_total{chunk="0",reason="not_found"} 1.0' in text
+    assert 'embedder_stage_seconds_total{chunk="0",stage="model",state="waited"}' in text
 
 
 def test_a_killed_workers_chunk_is_the_same_after_a_rerun(server: ImageServer, tmp_path: Path) -> None:
