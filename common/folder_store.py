@@ -110,7 +110,7 @@ class FolderStore:
     def abort_assemblies(self, key: str) -> int:
         target = self.root / key
         with _file_errors(target):
-            parts = list(target.parent.glob(f".{glob.escape(target.name)}.*{PART_SUFFIX}"))
+            parts = list(target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}{PART_SUFFIX}"))
             for part in parts:
                 part.unlink(missing_ok=True)
         return len(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +18,7 @@ from merger.parallel import ordered
 from merger.sources import ColumnDigest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -51,8 +52,16 @@ class _Failures(NamedTuple):
         return self.rows * self.row_bytes
 
 
-def write_ledger(sources: Sources, *, concurrency: int) -> Counter[str]:
-    """Write failures.csv to the store, return the failures by reason.
+class Ledger(NamedTuple):
+    """The ledger in a temporary file."""
+
+    path: Path
+    by_reason: Mapping[str, int]
+
+
+@contextmanager
+def spooled_ledger(sources: Sources, *, concurrency: int) -> Iterator[Ledger]:
+    """Give the ledger of all chunks, gone with the block.
 
     Raises DigestDiffers where a chunk's failures are not as they were written.
     """
@@ -65,8 +74,7 @@ def write_ledger(sources: Sources, *, concurrency: int) -> Counter[str]:
             for row in _rows(sources, concurrency=concurrency):
                 by_reason[row[COLUMNS.index("reason")]] += 1
                 writer.writerow([harmless(cell) for cell in row])
-        sources.store.put_file(FAILURES_KEY, path)
-    return by_reason
+        yield Ledger(path, by_reason)
 
 
 def harmless(cell: str) -> str:

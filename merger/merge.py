@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch, StoreUnavailable
 from common.indexes import format_indexes
-from common.keys import RESULT_KEY, chunk_key
+from common.keys import FAILURES_KEY, RESULT_KEY, chunk_key
 from common.logs import log
 from common.store import AssemblyGone, ObjectExists
 from merger.assemble import CopyFailed, assemble
 from merger.chunks import describe_problems, list_chunks, read_header_of, read_inputs
 from merger.layout import EMBEDDINGS, compute_layout, result_attributes
-from merger.ledger import FAILURE_DATASETS, write_ledger
+from merger.ledger import FAILURE_DATASETS, spooled_ledger
 from merger.parallel import ordered
 from merger.plan import plan_parts
 from merger.progress import Progress, Traffic
@@ -133,8 +133,10 @@ class _Merge:
             "merge_begins", chunks=len(chunks), missing=len(self._inputs.missing), rows=layout.rows, bytes=layout.size
         )
         try:
-            assembly, verification = self._result()
-            by_reason = write_ledger(self._sources, concurrency=self._settings.merge_concurrency)
+            # The ledger is spooled first: what is wrong with it is known before anything is published.
+            with spooled_ledger(self._sources, concurrency=self._settings.merge_concurrency) as ledger:
+                assembly, verification = self._result()
+                self._store.put_file(FAILURES_KEY, ledger.path)
         except DigestDiffers as error:
             raise ChunkInvalid(self._name_damaged(error)) from error
         except ChunkInvalid as error:
@@ -144,7 +146,7 @@ class _Merge:
             self._inputs,
             layout,
             attributes=self._attributes,
-            failures_by_reason=by_reason,
+            failures_by_reason=ledger.by_reason,
             verification=verification,
             assembly=assembly,
             traffic=self._traffic,

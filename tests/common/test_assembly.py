@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import StoreUnavailable
-from common.store import AssemblyGone, ObjectExists, Store, open_store
+from common.store import AssemblyGone, ObjectExists, ObjectStat, Store, open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,24 +39,31 @@ def test_parts_uploaded_and_copied_in_any_order_are_one_object(store: Store) -> 
 
 
 def test_what_is_not_published_leaves_nothing(store: Store) -> None:
-    with pytest.raises(KeyboardInterrupt), store.assemble(KEY, size=5, replacing=None) as assembly:
-        assembly.upload(1, 0, b"12345")
-        raise KeyboardInterrupt
+    def die() -> None:
+        with store.assemble(KEY, size=5, replacing=None) as assembly:
+            assembly.upload(1, 0, b"12345")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        die()
     assert leftovers(store) == 0
     assert list(store.list("")) == []
 
 
 def test_leftovers_of_exactly_one_key_are_aborted_and_their_owner_is_told(store: Store) -> None:
-    with (
-        pytest.raises(AssemblyGone),
-        store.assemble(f"{KEY}.other", size=1, replacing=None) as other,
-        store.assemble(KEY, size=5, replacing=None) as assembly,
-    ):
-        assembly.upload(1, 0, b"12345")
-        assert leftovers(store) == 1
-        other.upload(1, 0, b"x")
-        other.publish()
-        assembly.publish()
+    def assemble_both() -> None:
+        with (
+            store.assemble(f"{KEY}.other", size=1, replacing=None) as other,
+            store.assemble(KEY, size=5, replacing=None) as assembly,
+        ):
+            assembly.upload(1, 0, b"12345")
+            assert leftovers(store) == 1
+            other.upload(1, 0, b"x")
+            other.publish()
+            assembly.publish()
+
+    with pytest.raises(AssemblyGone):
+        assemble_both()
     assert [found.key for found in store.list("")] == [f"{KEY}.other"]
 
 
@@ -75,20 +82,23 @@ def test_a_source_that_was_replaced_or_is_too_short_is_not_copied(store: Store) 
 
 def test_on_s3_only_the_object_that_was_seen_is_replaced(bucket: str, s3_api: S3Client) -> None:
     store = open_store(f"s3://{bucket}/run")
+
+    def replace(replacing: ObjectStat | None, data: bytes, *, deleting_first: bool = False) -> None:
+        with store.assemble(KEY, size=len(data), replacing=replacing) as assembly:
+            assembly.upload(1, 0, data)
+            if deleting_first:
+                store.delete([KEY])
+            assembly.publish()
+
     seen = store.put_bytes(KEY, b"seen")
     for replacing in (None, seen._replace(version="0" * 32)):
-        with pytest.raises(ObjectExists), store.assemble(KEY, size=3, replacing=replacing) as assembly:
-            assembly.upload(1, 0, b"new")
-            assembly.publish()
+        with pytest.raises(ObjectExists):
+            replace(replacing, b"new")
         assert store.read(KEY) == b"seen"
-    with store.assemble(KEY, size=3, replacing=seen) as assembly:
-        assembly.upload(1, 0, b"new")
-        assembly.publish()
+    replace(seen, b"new")
     assert store.read(KEY) == b"new"
-    with pytest.raises(ObjectExists), store.assemble(KEY, size=3, replacing=seen) as assembly:
-        assembly.upload(1, 0, b"old")
-        store.delete([KEY])
-        assembly.publish()
+    with pytest.raises(ObjectExists):
+        replace(seen, b"old", deleting_first=True)
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
 
 

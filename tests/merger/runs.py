@@ -132,16 +132,17 @@ def read_summary(store: Store) -> dict[str, Any]:
     return summary
 
 
-def run_merger(
-    store_uri: str, chunk_count: int, environment: Mapping[str, str], **options: str
-) -> subprocess.Popen[str]:
-    """Start `python -m merger` with these settings and SDK variables."""
+def merger_environment(store_uri: str, chunk_count: int, sdk: Mapping[str, str], **options: str) -> dict[str, str]:
+    """Return the variables of a merger with these settings and SDK variables."""
     settings = {"run_uri": store_uri, "chunk_count": str(chunk_count), **options}
+    return dict(sdk) | {f"EMBEDDER_{name}".upper(): value for name, value in settings.items()}
+
+
+def run_merger(store_uri: str, chunk_count: int, sdk: Mapping[str, str], **options: str) -> subprocess.Popen[str]:
+    """Start `python -m merger`."""
     return subprocess.Popen(
         [sys.executable, "-m", "merger"],
-        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        | dict(environment)
-        | {f"EMBEDDER_{name}".upper(): value for name, value in settings.items()},
+        env=os.environ | merger_environment(store_uri, chunk_count, sdk, **options),
         stderr=subprocess.PIPE,
         text=True,
     )

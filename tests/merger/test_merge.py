@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import h5py
+import numpy as np
 import pytest
 
-from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.chunk_file import Failure, read_provenance
+from common.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.reasons import Reason
+from common.store import open_store
 from merger.merge import merge
-from tests.merger.runs import assert_merged, put_run, settings_for
+from tests.merger.runs import (
+    assert_merged,
+    make_chunk,
+    merger_environment,
+    put_chunk,
+    put_run,
+    read_result,
+    read_summary,
+    settings_for,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.store import Store
+    from tests.s3_server import S3Server
 
 
 @pytest.mark.parametrize(
@@ -37,3 +60,140 @@ def test_the_result_has_the_datasets_of_a_naive_merge(
     merge(store, settings_for(store, len(sizes), assembly=assembly, verify="full"))
     assert_merged(store, chunks)
     assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+
+
+def test_urls_of_different_widths_are_never_cut(store: Store) -> None:
+    chunks = [make_chunk(index, 40, chunk_count=3, url_bytes=width) for index, width in enumerate((60, 2000, 90))]
+    for chunk in chunks:
+        put_chunk(store, chunk)
+    merge(store, settings_for(store, 3))
+    assert_merged(store, chunks)
+    assert read_result(store).urls.dtype == np.dtype("S2001")  # an é is two bytes
+
+
+def test_a_merge_of_a_finished_run_says_so_and_clears_up_what_was_left(store: Store) -> None:
+    chunks = put_run(store, [5, 6], failed=1)
+    merge(store, settings_for(store, 2, keep_chunks=True))
+    before = [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY)]
+    assert "this run is finished" in merge(store, settings_for(store, 2, keep_chunks=True))
+    assert store.stat(chunk_key(1)) is not None
+    assert "this run is finished" in merge(store, settings_for(store, 2))
+    assert [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY)] == before
+    assert list(store.list(CHUNKS_PREFIX)) == []
+    assert_merged(store, chunks)
+
+
+def test_a_result_without_a_summary_is_verified_and_finished(store: Store) -> None:
+    chunks = put_run(store, [5, 6], failed=1)
+    merge(store, settings_for(store, 2, keep_chunks=True))
+    before = store.stat(RESULT_KEY)
+    store.delete([SUMMARY_KEY, FAILURES_KEY])
+    merge(store, settings_for(store, 2))
+    assert store.stat(RESULT_KEY) == before
+    assert read_summary(store)["assembly"] == "found"
+    assert_merged(store, chunks)
+
+
+def test_a_result_without_a_summary_that_is_not_right_is_made_again(store: Store) -> None:
+    chunks = put_run(store, [5, 6])
+    merge(store, settings_for(store, 2, keep_chunks=True))
+    store.delete([SUMMARY_KEY])
+    spoilt = bytearray(store.read(RESULT_KEY))
+    spoilt[-2000:] = bytes(2000)
+    store.put_bytes(RESULT_KEY, bytes(spoilt))
+    merge(store, settings_for(store, 2))
+    assert_merged(store, chunks)
+
+
+def test_the_ledger_has_every_failure_in_order_and_no_formulas(store: Store) -> None:
+    failures = [
+        Failure(3, "=HYPERLINK(1)", Reason.INVALID_URL, "-1", "@id"),
+        Failure(9, 'https://a.example/ü,"x"', Reason.NOT_FOUND, "line\nbreak", "+7"),
+        Failure(11, "", Reason.MALFORMED_ROW, "\tcolumns", ""),
+    ]
+    put_chunk(store, replace(make_chunk(0, 20, chunk_count=3), failures=failures))
+    put_chunk(store, make_chunk(1, 0, chunk_count=3))
+    put_chunk(store, make_chunk(2, 1, chunk_count=3, failed=2))
+    merge(store, settings_for(store, 3))
+    rows = list(csv.reader(io.StringIO(store.read(FAILURES_KEY).decode(), newline="")))
+    assert rows[0] == ["chunk", "row", "id", "url", "reason", "detail"]
+    assert rows[1:4] == [
+        ["0", "3", "'@id", "'=HYPERLINK(1)", "invalid_url", "'-1"],
+        ["0", "9", "'+7", 'https://a.example/ü,"x"', "not_found", "line\nbreak"],
+        ["0", "11", "", "", "malformed_row", "'\tcolumns"],
+    ]
+    assert [row[:2] for row in rows[4:]] == [["2", "0"], ["2", "1"]]
+    summary = read_summary(store)
+    assert summary["failures_by_reason"] == {"invalid_url": 1, "malformed_row": 1, "not_found": 3}
+    assert (summary["rows_requested"], summary["rows_embedded"], summary["rows_failed"]) == (26, 21, 5)
+
+
+def test_the_result_carries_its_provenance_and_is_mapped_from_its_offset(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    chunks = put_run(store, [300, 200], failed=1)
+    merge(store, settings_for(store, 2))
+    with h5py.File(tmp_path / RESULT_KEY) as file:
+        assert read_provenance(file) == chunks[0].provenance
+        assert file.attrs["fingerprint"] == chunks[0].provenance.fingerprint
+        assert [file.attrs[f"rows_{name}"] for name in ("requested", "embedded", "failed")] == [502, 500, 2]
+        assert file.attrs["chunks_missing"] == ""
+        vectors = file["embeddings"]
+        mapped = np.memmap(tmp_path / RESULT_KEY, vectors.dtype, "r", vectors.id.get_offset(), vectors.shape)
+        assert np.array_equal(mapped, vectors[:])
+
+
+def test_merging_the_same_chunks_again_gives_the_same_bytes(store: Store) -> None:
+    put_run(store, [30, 2, 7])
+    results = []
+    for assembly in ("server-side", "streaming"):
+        merge(store, settings_for(store, 3, keep_chunks=True, assembly=assembly))
+        results.append(store.read(RESULT_KEY))
+        store.delete([RESULT_KEY, SUMMARY_KEY])
+    assert results[0] == results[1]
+
+
+def test_what_is_large_enough_is_copied_by_the_store_and_only_the_rest_uploaded(bucket: str) -> None:
+    store = open_store(f"s3://{bucket}/run")
+    put_run(store, [5200, 5200, 5200])
+    merge(store, settings_for(store, 3))
+    summary = read_summary(store)
+    assert summary["assembly"] == "server-side"
+    assert summary["bytes_copied_by_store"] + summary["bytes_uploaded"] == summary["result_bytes"]
+    assert summary["bytes_uploaded"] < (5 << 20) + 2048
+
+
+def test_hundreds_of_tiny_chunks_are_gathered(store: Store) -> None:
+    chunks = put_run(store, [index % 4 for index in range(200)], dimensions=16)
+    merge(store, settings_for(store, 200))
+    assert_merged(store, chunks)
+
+
+@pytest.mark.slow
+def test_thousands_of_tiny_chunks_are_merged(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    chunks = put_run(store, [1 + index % 3 for index in range(2500)])
+    merge(store, settings_for(store, 2500))
+    assert_merged(store, chunks)
+
+
+MERGE_AND_SAY_THE_PEAK = """
+from pathlib import Path
+from merger.__main__ import main
+main()
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(status["VmHWM"].split()[0])
+"""
+
+
+@pytest.mark.parametrize("assembly", ["server-side", "streaming"])
+def test_a_merge_takes_far_less_memory_than_its_vectors(bucket: str, s3: S3Server, assembly: str) -> None:
+    store = open_store(f"s3://{bucket}/run")
+    put_run(store, [12_000] * 14)  # 344 MB of vectors
+    done = subprocess.run(
+        [sys.executable, "-c", MERGE_AND_SAY_THE_PEAK],
+        env=os.environ | merger_environment(store.uri, 14, s3.environment, assembly=assembly),
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert int(done.stdout) * 1024 < 250e6

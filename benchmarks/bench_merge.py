@@ -1,0 +1,219 @@
+"""The merge against the way it was done before: download every chunk, append to one HDF5 file, upload that.
+
+    python -m benchmarks.bench_merge            1 GB in 50 chunks, both ways in turn, then 900 chunks of texts alone
+
+Each way runs as a process of its own against a real S3 server on this machine, so that server and client share its
+cores and its disk: the ratios mean something, the seconds little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import boto3
+import h5py
+import numpy as np
+
+from common.chunk_file import Chunk, write_chunk
+from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.logs import configure_logs
+from common.provenance import Provenance
+from common.store import Store, open_store
+from tests.s3_server import s3_server
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BUCKET = "bench"
+
+ROUNDS = 3
+
+
+class Cost(NamedTuple):
+    seconds: float
+    bytes_through: int
+    peak_memory: int
+    peak_disk: int
+
+
+def put_run(store: Store, *, chunk_count: int, rows: int, dimensions: int) -> None:
+    """Put chunks of random unit vectors with URLs like Open Images' own."""
+    made_by = Provenance(
+        manifest="bench",
+        chunk_count=chunk_count,
+        model="untrained",
+        model_revision="",
+        weights="bench",
+        dtype="float32",
+        preprocessing="1",
+        rotation=True,
+        sources="url",
+    )
+    vectors = np.random.default_rng(0).standard_normal((rows, dimensions), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chunk.h5"
+        for index in range(chunk_count):
+            names = [f"{index:06x}{row:010x}" for row in range(rows)]
+            chunk = Chunk(
+                index=index,
+                urls=[f"https://farm{index % 10}.staticflickr.com/{index}/{name}_{name[:10]}_o.jpg" for name in names],
+                ids=names,
+                embeddings=np.roll(vectors, index, axis=0),
+                failures=[],
+                provenance=made_by,
+            )
+            write_chunk(path, chunk)
+            store.put_file(chunk_key(index), path)
+
+
+def measure(program: list[str], environment: Mapping[str, str]) -> Cost:
+    """Run one way in a process of its own. It prints the bytes that passed through it and its peak memory; what it
+    has on disk, in its temporary folder, is looked at ten times a second."""
+    peak_disk = 0
+    done = threading.Event()
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def watch() -> None:
+            nonlocal peak_disk
+            while not done.wait(0.1):
+                peak_disk = max(peak_disk, bytes_on_disk(Path(scratch)))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        started = time.monotonic()
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-m", "benchmarks.bench_merge", *program],
+                env=os.environ | dict(environment) | {"TMPDIR": scratch},
+                stdout=subprocess.PIPE,
+                check=True,
+                text=True,
+            )
+        finally:
+            seconds = time.monotonic() - started
+            done.set()
+            watcher.join()
+    said = json.loads(ended.stdout)
+    return Cost(seconds, said["bytes_through"], said["peak_memory"], peak_disk)
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """Return what the files below the folder take on disk, holes not counted."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def say(bytes_through: int) -> None:
+    # VmHWM and not ru_maxrss, which starts with what the parent had when it forked.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps({"bytes_through": bytes_through, "peak_memory": int(status["VmHWM"].split()[0]) * 1024}))
+
+
+def merge_here(uri: str, chunk_count: int, assembly: str) -> None:
+    """Merge with the merger itself."""
+    from merger.merge import merge  # noqa: PLC0415 - not in the process that measures the other way
+    from merger.settings import MergerSettings  # noqa: PLC0415
+
+    configure_logs()
+    store = open_store(uri)
+    options: dict[str, Any] = {"assembly": assembly, "keep_chunks": True}
+    merge(store, MergerSettings(run_uri=uri, chunk_count=chunk_count, **options))
+    summary = json.loads(store.read(SUMMARY_KEY))
+    say(summary["bytes_uploaded"] + summary["bytes_read"])
+
+
+def merge_by_appending(uri: str, chunk_count: int) -> None:
+    """Download all chunk files, append them to one HDF5 file, upload it."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    api = boto3.client("s3")
+    moved = 0
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{index}.h5" for index in range(chunk_count)]
+        for index, path in enumerate(paths):
+            api.download_file(bucket, f"{prefix}/{chunk_key(index)}", str(path))
+            moved += path.stat().st_size
+        result = Path(folder) / RESULT_KEY
+        with h5py.File(result, "w") as merged:
+            for path in paths:
+                with h5py.File(path, "r") as chunk:
+                    for name in ("urls", "ids", "embeddings"):
+                        rows = chunk[name][:]
+                        if name not in merged:
+                            merged.create_dataset(name, data=rows, maxshape=(None, *rows.shape[1:]), chunks=True)
+                            continue
+                        before = merged[name].shape[0]
+                        merged[name].resize(before + len(rows), axis=0)
+                        merged[name][before:] = rows
+        moved += result.stat().st_size
+        api.upload_file(str(result), bucket, f"{prefix}/{RESULT_KEY}")
+    say(moved)
+
+
+def compare(store: Store, chunk_count: int, environment: Mapping[str, str]) -> None:
+    ways = {
+        "append": ["append", store.uri, str(chunk_count)],
+        "server-side": ["merge", store.uri, str(chunk_count), "server-side"],
+        "streaming": ["merge", store.uri, str(chunk_count), "streaming"],
+    }
+    for turn in range(1, ROUNDS + 1):
+        costs = {}
+        for name, program in ways.items():
+            costs[name] = measure(program, environment)
+            size = store.stat(RESULT_KEY)
+            assert size is not None
+            show(f"round {turn} {name}", costs[name], size.size)
+            store.delete([RESULT_KEY, SUMMARY_KEY])
+        ratio = costs["server-side"].seconds / costs["append"].seconds
+        print(f"round {turn} server-side takes {ratio:.2f} of the time of append", flush=True)
+
+
+def show(name: str, cost: Cost, result_bytes: int) -> None:
+    print(
+        f"{name:<22} {cost.seconds:6.1f} s  {cost.bytes_through / 1e6:8.1f} MB through the process "
+        f"({cost.bytes_through / result_bytes:6.1%} of the result)  {cost.peak_memory / 1e6:6.0f} MB memory  "
+        f"{cost.peak_disk / 1e6:7.1f} MB disk",
+        flush=True,
+    )
+
+
+def main() -> None:
+    with s3_server() as server:
+        os.environ.update(server.environment)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        many = open_store(f"s3://{BUCKET}/vectors")
+        put_run(many, chunk_count=50, rows=10_000, dimensions=512)
+        compare(many, 50, server.environment)
+        many.delete([found.key for found in many.list("")])
+        texts = open_store(f"s3://{BUCKET}/texts")
+        put_run(texts, chunk_count=900, rows=10_000, dimensions=1)
+        cost = measure(["merge", texts.uri, "900", "server-side"], server.environment)
+        size = texts.stat(RESULT_KEY)
+        assert size is not None
+        show("9 million URLs and ids", cost, size.size)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", nargs="*", help=argparse.SUPPRESS)
+    match parser.parse_args().program:
+        case []:
+            main()
+        case ["append", uri, count]:
+            merge_by_appending(uri, int(count))
+        case ["merge", uri, count, assembly]:
+            merge_here(uri, int(count), assembly)
