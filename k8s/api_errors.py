@@ -1,0 +1,67 @@
+"""What a cluster's refusals mean to us: one sentence each, from an HTTP status and the API's Status object."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from common.errors import ClusterAccessDenied, ClusterUnavailable, NotInCluster, SettingsError
+from common.logs import redact_urls
+
+
+class Expired(Exception):
+    """The API no longer knows the version or the page that it was asked to go on from; `token` goes on anyhow."""
+
+    def __init__(self, token: str = "") -> None:
+        super().__init__(token)
+        self.token = token
+
+
+class AlreadyExists(Exception):
+    """There is an object of that name."""
+
+
+def refusal(*, host: str, namespace: str, action: str, status: int, reason: str, body: str) -> Exception:
+    """Return what to raise where the cluster answers `action`, as in "list pods", with anything but success."""
+    said = _status_object(body)
+    message = one_line(said.get("message") or reason or f"status {status}")
+    error: Exception
+    if status == 401:
+        error = ClusterAccessDenied(
+            f"the cluster at {host} does not accept these credentials (401); log in again, or choose another --context"
+        )
+    elif status == 403:
+        # A create may also be refused for what is created: a quota, or an admission rule.
+        error = ClusterAccessDenied(
+            f"not allowed to {action} in namespace {namespace}: {message}; choose another -n or --context, or ask for "
+            "a Role that allows it"
+        )
+    elif status == 404:
+        error = NotInCluster(f"namespace {namespace} of the cluster at {host}: {message}")
+    elif status == 410:
+        error = Expired(str((said.get("metadata") or {}).get("continue") or ""))
+    elif status == 409 and said.get("reason") == "AlreadyExists":
+        error = AlreadyExists(message)
+    elif status in {400, 422}:
+        error = SettingsError(f"the cluster at {host} refuses to {action}: {message}")
+    else:
+        error = ClusterUnavailable(f"the cluster at {host} does not {action}: {message}; try again")
+    return error
+
+
+def unavailable(host: str, error: Exception) -> ClusterUnavailable:
+    return ClusterUnavailable(
+        redact_urls(f"the cluster at {host} does not answer ({one_line(error)}); check the context and the network")
+    )
+
+
+def one_line(text: object) -> str:
+    return " ".join(str(text).split())[:500].rstrip(".")
+
+
+def _status_object(body: str) -> dict[str, Any]:
+    try:
+        status = json.loads(body)
+    except ValueError:
+        return {}
+    return status if isinstance(status, dict) else {}
