@@ -2,13 +2,15 @@
 
 The result is that of OpenAI's published transform: resize the short side bicubically with antialiasing, crop the
 centre, convert to RGB. Ordinary JPEGs take the fast way, libjpeg-turbo and torch's integer resize; all other images
-go through Pillow, whose resize is the published one. EXIF orientation is not applied, as it is not there.
+go through Pillow, whose resize is the published one. EXIF orientation is not applied, as it is not there (a TIFF's is,
+by Pillow itself, there and here).
 """
 
 from __future__ import annotations
 
 import io
 import threading
+import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -28,12 +30,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from worker.geometry import Geometry
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read, by Pillow's names. Every decoder more is one more that hostile bytes reach."""
 
 MAX_FAST_ASPECT = 4
-"""Longer images take Pillow's way, which resizes only what the crop shows: a panorama of 65,535 x 1 pixels would
-otherwise become one of 15 million x 224."""
+"""Of long side to short. Longer images take Pillow's way: most of what torch resized would be cropped away."""
+
+MAX_WHOLE_ASPECT = 64
+"""Up to here Pillow resizes the whole image before the crop, as published; of longer ones only what the crop shows: a
+panorama of 65,535 x 1 pixels would become one of 15 million x 224."""
 
 LARGE_PIXELS = 32_000_000
 """Images above this are decoded one at a time: their pixels alone take 100 MB and more."""
@@ -42,6 +49,9 @@ _large_image = threading.Lock()
 
 # The limit is the caller's, and it is checked for every format in one place.
 Image.MAX_IMAGE_PIXELS = None
+
+# Odd palettes and metadata, of which nobody who embeds millions of photos could do anything.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 def image_square(
@@ -118,6 +128,7 @@ def _fast_square(data: bytes | bytearray | memoryview, *, rotation: int, size: i
 
 
 def _pillow_square(data: bytes | bytearray | memoryview, *, rotation: int, size: int, max_pixels: int) -> Tensor:
+    _check_webp_canvas(data, max_pixels=max_pixels)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_pixels(height=image.height, width=image.width, max_pixels=max_pixels)
         with _room_for(image.height * image.width):
@@ -131,20 +142,33 @@ def _resized(image: Image.Image, *, rotation: int, size: int) -> Image.Image:
     if rotation:
         turned = turned.transpose(_TRANSPOSE[rotation])
     geometry = square_geometry(height=turned.height, width=turned.width, size=size)
-    left, top, right, bottom = geometry.source_box(height=turned.height, width=turned.width)
-    # One pass after the other, each of only what the crop shows: the same pixels as resizing all and then cropping.
+    if max(turned.size) > MAX_WHOLE_ASPECT * min(turned.size):
+        return _resized_square(turned, geometry).convert("RGB")
+    resized = turned.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC)
+    right, bottom = geometry.left + size, geometry.top + size
+    return resized.crop((geometry.left, geometry.top, right, bottom)).convert("RGB")
+
+
+def _resized_square(image: Image.Image, geometry: Geometry) -> Image.Image:
+    """Return the square, resizing only what it shows: as of the whole image but for Pillow's rounding of the box."""
+    if image.mode in _PREMULTIPLIED:
+        # Once around both passes, as Pillow does around one resize; between them it would round colours away.
+        return _resized_square(image.convert(_PREMULTIPLIED[image.mode]), geometry).convert(image.mode)
+    left, top, right, bottom = geometry.source_box(height=image.height, width=image.width)
     passes = [("across", left, right), ("down", top, bottom)]
-    if geometry.is_vertical_first(height=turned.height, width=turned.width):
+    if geometry.is_vertical_first(height=image.height, width=image.width):
         passes.reverse()
     for direction, start, end in passes:
         across = direction == "across"
-        turned = turned.resize(
-            (size, turned.height) if across else (turned.width, size),
+        image = image.resize(
+            (geometry.size, image.height) if across else (image.width, geometry.size),
             Image.Resampling.BICUBIC,
-            box=(start, 0, end, turned.height) if across else (0, start, turned.width, end),
+            box=(start, 0, end, image.height) if across else (0, start, image.width, end),
         )
-    return turned.convert("RGB")
+    return image
 
+
+_PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}
 
 _TRANSPOSE = {
     90: Image.Transpose.ROTATE_90,
@@ -164,6 +188,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _check_pixels(*, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise ImageFailed(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, the limit is {max_pixels}")
+
+
+def _check_webp_canvas(data: bytes | bytearray | memoryview, *, max_pixels: int) -> None:
+    """Check the canvas of an extended WebP: its decoder allocates two of them as it opens the file."""
+    if len(data) >= 30 and data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
+        width = 1 + int.from_bytes(data[24:27], "little")
+        height = 1 + int.from_bytes(data[27:30], "little")
+        _check_pixels(height=height, width=width, max_pixels=max_pixels)
 
 
 def _room_for(pixels: int) -> AbstractContextManager[object]:
