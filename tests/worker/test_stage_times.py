@@ -1,0 +1,88 @@
+"""Which stage the others wait for, told from what each worked and waited."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from worker.stage_times import ADVICE, Snapshot, StageTimes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stage", "share"),
+    [
+        (Snapshot(wall=10, encode_worked=9.5, encode_waited=0.5, decode_worked=5, decode_waited=15), "encode", 0.95),
+        (Snapshot(wall=10, encode_worked=2, encode_waited=8, decode_worked=19.5), "decode", 0.8),
+        (Snapshot(wall=10, encode_worked=2, encode_waited=8, decode_worked=6), "fetch", 0.8),
+        (Snapshot(wall=10, model_waited=7, encode_worked=1, encode_waited=2, decode_worked=20), "start", 0.7),
+        (Snapshot(wall=10, model_waited=10), "start", 1.0),
+        (Snapshot(), "fetch", 0.0),
+    ],
+)
+def test_the_stage_that_the_others_wait_for_is_named_with_its_share(
+    seconds: Snapshot, stage: str, share: float
+) -> None:
+    found, found_share = StageTimes(decode_threads=2).waiting_on(seconds)
+    assert found == stage
+    assert found_share == pytest.approx(share)
+    assert found in ADVICE
+
+
+def test_more_decoders_must_all_be_busy_to_be_to_blame() -> None:
+    seconds = Snapshot(wall=10, encode_worked=2, encode_waited=8, decode_worked=10)
+    assert StageTimes(decode_threads=1).waiting_on(seconds)[0] == "decode"
+    assert StageTimes(decode_threads=2).waiting_on(seconds)[0] == "fetch"
+
+
+def test_between_two_snapshots_only_what_happened_between_them_counts() -> None:
+    times = StageTimes(decode_threads=1)
+    start = Snapshot(wall=100, model_waited=90, encode_worked=5, encode_waited=5)
+    now = Snapshot(wall=110, model_waited=90, encode_worked=14.5, encode_waited=5.5)
+    assert times.waiting_on(now)[0] == "start"
+    stage, share = times.waiting_on(now, since=start)
+    assert stage == "encode"
+    assert share == pytest.approx(0.95)
+
+
+def test_a_share_is_never_above_one() -> None:
+    assert StageTimes(decode_threads=1).waiting_on(Snapshot(wall=1, encode_worked=1.01)) == ("encode", 1.0)
+
+
+def test_what_is_still_being_measured_counts_so_far() -> None:
+    times = StageTimes(decode_threads=1)
+    with times.measure("encode_worked"):
+        first = times.snapshot()
+        second = times.snapshot()
+    after = times.snapshot()
+    later = times.snapshot()
+    assert 0 <= first.encode_worked <= second.encode_worked <= after.encode_worked == later.encode_worked
+    assert first.encode_worked <= first.wall <= later.wall
+    assert later.decode_worked == later.encode_waited == 0
+
+
+def test_a_block_that_raises_is_measured_too() -> None:
+    times = StageTimes(decode_threads=1)
+    with pytest.raises(KeyError), times.measure("decode_worked"):
+        raise KeyError
+    assert times.snapshot().decode_worked == times.snapshot().decode_worked
+
+
+def test_threads_of_a_stage_are_measured_together() -> None:
+    times = StageTimes(decode_threads=4)
+
+    def work(_: int) -> None:
+        with times.measure("decode_worked"):
+            times.snapshot()
+
+    with ThreadPoolExecutor(4) as decoders:
+        list(decoders.map(work, range(400)))
+    spent = times.snapshot()
+    # Sums of clock readings that did not cancel would be off by days.
+    assert 0 <= spent.decode_worked <= 4 * spent.wall + 1e-3
+    assert times.snapshot().decode_worked == spent.decode_worked
+
+
+def test_an_unknown_kind_is_a_mistake() -> None:
+    with pytest.raises(KeyError), StageTimes(decode_threads=1).measure("lunch"):
+        pass
