@@ -19,6 +19,7 @@ EmbedderError
     ├── SourceUnavailable        the manifest or every image source does not answer
     ├── ClusterUnavailable       the cluster's API does not answer, or not sensibly
     ├── RunUnfinished            there is no result to check yet
+    ├── DeviceUnavailable        the GPU that was asked for is not there
     └── ResourceExhausted        no disk, memory or descriptors left
 Stopped                     143  asked to stop by SIGTERM, or 130 by SIGINT; nothing is half-written
 """
@@ -114,6 +115,10 @@ class ClusterUnavailable(TemporaryError):
 
 
 class RunUnfinished(TemporaryError):
+    pass
+
+
+class DeviceUnavailable(TemporaryError):
     pass
 
 

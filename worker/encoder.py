@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from common.errors import ModelError, ResourceExhausted, SettingsError
+from common.errors import DeviceUnavailable, ModelError, ResourceExhausted
 from common.logs import log
 from worker.model import UNTRAINED_SEED
 
@@ -33,11 +33,12 @@ chunk is therefore filled up by a few rows."""
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that setting `name` means. Raises SettingsError for CUDA where there is none."""
+    """Return the device that setting `name` means. Raises DeviceUnavailable for CUDA where there is none."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise SettingsError("EMBEDDER_DEVICE is 'cuda', but no CUDA device is visible; does the pod ask for a GPU?")
+        # Not a ConfigError: one broken node would end the whole Job, and on another one the chunk may succeed.
+        raise DeviceUnavailable("EMBEDDER_DEVICE is cuda, but no CUDA device is visible; does the pod ask for a GPU?")
     return torch.device("cuda")
 
 

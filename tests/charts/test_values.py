@@ -22,7 +22,7 @@ from tests.charts.helm import (
     value_sets,
 )
 from tests.charts.objects import of_kind
-from tests.charts.values_reference import VALUES, document, documented_values, leaves, with_table
+from tests.charts.values_reference import DOCUMENT, VALUES, documented_values, leaves, with_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,7 +150,7 @@ def test_every_value_stands_in_the_schema_and_every_property_in_the_values() -> 
 
 
 def test_the_reference_in_the_documents_is_that_of_values_yaml() -> None:
-    text = document().read_text()
+    text = DOCUMENT.read_text()
     assert with_table(text) == text, "run `make docs`"
 
 

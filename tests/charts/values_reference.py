@@ -12,10 +12,9 @@ from tests.charts.helm import CHART, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 VALUES = CHART / "values.yaml"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "README-cluster-draft.md")
+DOCUMENT = ROOT / "README.md"
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
 
 _KEY = re.compile(r"( *)([A-Za-z0-9]+):")
@@ -76,11 +75,6 @@ def table() -> str:
     return "\n".join(["| value | default | |", "|---|---|---|", *rows])
 
 
-def document() -> Path:
-    """Return the file that holds the table. Raises StopIteration where none does."""
-    return next(path for path in DOCUMENTS if path.exists() and BEGIN in path.read_text())
-
-
 def with_table(text: str) -> str:
     """Return `text` with the table of today between its two marks."""
     head, _, rest = text.partition(BEGIN)
@@ -97,5 +91,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    path = document()
-    path.write_text(with_table(path.read_text()))
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text()))

@@ -55,4 +55,4 @@ def test_every_python_example_compiles(code: str) -> None:
 
 
 def _code() -> list[str]:
-    return re.findall(r"```(?:sh|bash)\n(.*?)```", TEXT, re.DOTALL)
+    return [block.replace("$ ", "") for block in re.findall(r"```(?:sh|console)\n(.*?)```", TEXT, re.DOTALL)]
