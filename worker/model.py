@@ -118,7 +118,10 @@ def _model_in(folder: Path, *, name: str, revision: str) -> ModelSource:
     kind = config.get("model_type")
     if kind not in {"clip", "clip_vision_model"}:
         raise ModelError(f"{name} is a model of type {kind!r}, not a CLIP model with a vision tower")
-    vision = config.get("vision_config", config) if kind == "clip" else config
+    vision = config.get("vision_config", {}) if kind == "clip" else config
+    image_size = vision.get("image_size", 224) if isinstance(vision, dict) else None
+    if not isinstance(image_size, int) or image_size < 1:
+        raise ModelError(f"{name}: config.json says no image size of the vision tower in pixels")
     processor = _read_json(folder / "preprocessor_config.json", optional=True)
     origin = _read_json(folder / ORIGIN_FILE, optional=True)
     return ModelSource(
@@ -126,7 +129,7 @@ def _model_in(folder: Path, *, name: str, revision: str) -> ModelSource:
         revision=str(origin.get("revision", revision)),
         folder=folder,
         weights=_hash_files(folder, name=name),
-        image_size=int(vision.get("image_size", 224)),
+        image_size=image_size,
         mean=_channels(processor.get("image_mean", OPENAI_MEAN), name=name),
         std=_channels(processor.get("image_std", OPENAI_STD), name=name),
     )
