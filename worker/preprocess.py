@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is read, by Pillow's names. Every decoder more is one more that hostile bytes reach."""
 
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+"""How a file begins that is an image however damaged; Pillow cannot identify one whose header it cannot read."""
+
 MAX_FAST_ASPECT = 4
 """Of long side to short. Longer images take Pillow's way: most of what torch resized would be cropped away."""
 
@@ -71,13 +74,16 @@ def image_square(
     except ImageFailed:
         raise
     except UnidentifiedImageError:
+        if bytes(data[:8]).startswith(SIGNATURES):
+            reason = Reason.TRUNCATED if _is_cut(data) else Reason.CORRUPT
+            raise ImageFailed(reason, f"its header cannot be read: {_looks_like(data)}") from None
         raise ImageFailed(Reason.NOT_AN_IMAGE, _looks_like(data)) from None
     except MemoryError:
         raise
     except Exception as error:  # decoders raise anything on damaged bytes
         text = str(error) or type(error).__name__
-        reason = Reason.TRUNCATED if "truncated" in text.lower() or isinstance(error, EOFError) else Reason.CORRUPT
-        raise ImageFailed(reason, text[:200]) from error
+        is_cut = "truncated" in text.lower() or isinstance(error, EOFError) or _is_cut(data)
+        raise ImageFailed(Reason.TRUNCATED if is_cut else Reason.CORRUPT, text[:200]) from error
 
 
 def _is_plain_jpeg(data: bytes | bytearray | memoryview) -> bool:
@@ -200,6 +206,17 @@ def _check_webp_canvas(data: bytes | bytearray | memoryview, *, max_pixels: int)
 
 def _room_for(pixels: int) -> AbstractContextManager[object]:
     return nullcontext() if pixels <= LARGE_PIXELS else _large_image
+
+
+def _is_cut(data: bytes | bytearray | memoryview) -> bool:
+    """Tell whether a WebP or TIFF ends before its header says; their decoders do not tell cut bytes from damaged."""
+    start = bytes(data[:8])
+    if len(start) == 8 and start.startswith(b"RIFF"):
+        return len(data) < 8 + int.from_bytes(start[4:], "little")
+    if len(start) == 8 and start.startswith((b"II*\0", b"MM\0*")):
+        # The directory may stand behind the pixels.
+        return len(data) < int.from_bytes(start[4:], "little" if start.startswith(b"I") else "big") + 2
+    return False
 
 
 def _looks_like(data: bytes | bytearray | memoryview) -> str:

@@ -87,11 +87,37 @@ def test_a_cut_file_is_damaged_wherever_it_is_cut(kind: str) -> None:
         assert kind in MANY_PICTURES or len(data) - end <= tail, end
 
 
-@pytest.mark.parametrize("path", PHOTOS[:8], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.name)
 def test_half_a_photo_is_truncated(path: Path) -> None:
     data = path.read_bytes()
-    for end in (len(data) // 2, len(data) - 100, len(data) - JPEG_TAIL_BYTES - 1):
-        assert square_or_reason(data[:end]) is Reason.TRUNCATED, end
+    assert square_or_reason(data[: len(data) // 2]) is Reason.TRUNCATED
+    assert square_or_reason(data[:-100]) is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - MANY_PICTURES - {"TIFF JPEG", "TIFF fax"}))
+def test_half_a_file_of_any_kind_is_truncated(kind: str) -> None:
+    assert square_or_reason(KINDS[kind][: len(KINDS[kind]) // 2]) is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_a_header_that_is_cut_is_still_an_images(kind: str) -> None:
+    assert square_or_reason(KINDS[kind][:20]) in {Reason.CORRUPT, Reason.TRUNCATED}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("buffer", [bytearray, memoryview])
+def test_any_damaged_buffer_has_the_reason_of_its_bytes(kind: str, buffer: type[bytearray | memoryview]) -> None:
+    for end in (5, 20, len(KINDS[kind]) // 3):
+        cut = KINDS[kind][:end]
+        with pytest.raises(ImageFailed) as caught:
+            image_square(buffer(cut), max_pixels=LIMIT)
+        assert caught.value.reason is square_or_reason(cut)
+
+
+@pytest.mark.parametrize("kind", ["WebP", "TIFF LZW"])
+def test_damage_that_leaves_the_length_is_not_taken_for_a_cut(kind: str) -> None:
+    data = KINDS[kind]
+    assert square_or_reason(data[:16] + bytes(len(data) - 16)) in {Reason.CORRUPT, Reason.NOT_AN_IMAGE}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
