@@ -242,10 +242,10 @@ def test_any_buffer_of_bytes_will_do(kind: str) -> None:
         assert np.array_equal(image_square(data, max_pixels=NO_LIMIT).numpy(), expected)
 
 
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG"])
+@pytest.mark.parametrize("format_name", ["JPEG", "BMP"])
 def test_a_large_image_has_the_published_square(format_name: str) -> None:
     image = photo().resize((6600, 4900), Image.Resampling.BILINEAR)
     assert image.width * image.height > LARGE_PIXELS
     assert image.width < MAX_FAST_ASPECT * image.height
-    data = encoded(image, format_name, **({"compress_level": 1} if format_name == "PNG" else {}))
-    assert widest_difference(square(data), published_square(data)) <= JPEG_BOUND
+    data = encoded(image, format_name)
+    assert widest_difference(square(data), published_square(data)) <= (JPEG_BOUND if format_name == "JPEG" else EXACT)
