@@ -65,11 +65,11 @@ def image_square(
     `rotation` is in degrees counter-clockwise, a multiple of 90. Raises ImageFailed for bytes that are no image, that
     are damaged, or that announce more than `max_pixels` pixels, which is checked before any is decoded.
     """
+    if _is_plain_jpeg(data):
+        square = _fast_square(data, rotation=rotation, size=size, max_pixels=max_pixels)
+        if square is not None:
+            return square
     try:
-        if _is_plain_jpeg(data):
-            square = _fast_square(data, rotation=rotation, size=size, max_pixels=max_pixels)
-            if square is not None:
-                return square
         return _pillow_square(data, rotation=rotation, size=size, max_pixels=max_pixels)
     except ImageFailed:
         raise
