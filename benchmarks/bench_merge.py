@@ -40,7 +40,8 @@ ROUNDS = 3
 
 class Cost(NamedTuple):
     seconds: float
-    bytes_through: int
+    bytes_in: int
+    bytes_out: int
     peak_memory: int
     peak_disk: int
 
@@ -104,7 +105,7 @@ def measure(program: list[str], environment: Mapping[str, str]) -> Cost:
             done.set()
             watcher.join()
     said = json.loads(ended.stdout)
-    return Cost(seconds, said["bytes_through"], said["peak_memory"], peak_disk)
+    return Cost(seconds, said["bytes_in"], said["bytes_out"], said["peak_memory"], peak_disk)
 
 
 def bytes_on_disk(folder: Path) -> int:
@@ -118,10 +119,11 @@ def bytes_on_disk(folder: Path) -> int:
     return total
 
 
-def say(bytes_through: int) -> None:
+def say(*, bytes_in: int, bytes_out: int) -> None:
     # VmHWM and not ru_maxrss, which starts with what the parent had when it forked.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(json.dumps({"bytes_through": bytes_through, "peak_memory": int(status["VmHWM"].split()[0]) * 1024}))
+    peak_memory = int(status["VmHWM"].split()[0]) * 1024
+    print(json.dumps({"bytes_in": bytes_in, "bytes_out": bytes_out, "peak_memory": peak_memory}))
 
 
 def merge_here(uri: str, chunk_count: int, assembly: str) -> None:
@@ -134,19 +136,19 @@ def merge_here(uri: str, chunk_count: int, assembly: str) -> None:
     options: dict[str, Any] = {"assembly": assembly, "keep_chunks": True}
     merge(store, MergerSettings(run_uri=uri, chunk_count=chunk_count, **options))
     summary = json.loads(store.read(SUMMARY_KEY))
-    say(summary["bytes_uploaded"] + summary["bytes_read"])
+    say(bytes_in=summary["bytes_read"], bytes_out=summary["bytes_uploaded"])
 
 
 def merge_by_appending(uri: str, chunk_count: int) -> None:
     """Download all chunk files, append them to one HDF5 file, upload it."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     api = boto3.client("s3")
-    moved = 0
+    downloaded = 0
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{index}.h5" for index in range(chunk_count)]
         for index, path in enumerate(paths):
             api.download_file(bucket, f"{prefix}/{chunk_key(index)}", str(path))
-            moved += path.stat().st_size
+            downloaded += path.stat().st_size
         result = Path(folder) / RESULT_KEY
         with h5py.File(result, "w") as merged:
             for path in paths:
@@ -159,9 +161,9 @@ def merge_by_appending(uri: str, chunk_count: int) -> None:
                         before = merged[name].shape[0]
                         merged[name].resize(before + len(rows), axis=0)
                         merged[name][before:] = rows
-        moved += result.stat().st_size
+        result_bytes = result.stat().st_size
         api.upload_file(str(result), bucket, f"{prefix}/{RESULT_KEY}")
-    say(moved)
+    say(bytes_in=downloaded, bytes_out=result_bytes)
 
 
 def compare(store: Store, chunk_count: int, environment: Mapping[str, str]) -> None:
@@ -184,8 +186,8 @@ def compare(store: Store, chunk_count: int, environment: Mapping[str, str]) -> N
 
 def show(name: str, cost: Cost, result_bytes: int) -> None:
     print(
-        f"{name:<22} {cost.seconds:6.1f} s  {cost.bytes_through / 1e6:8.1f} MB through the process "
-        f"({cost.bytes_through / result_bytes:6.1%} of the result)  {cost.peak_memory / 1e6:6.0f} MB memory  "
+        f"{name:<22} {cost.seconds:6.1f} s  {cost.bytes_in / 1e6:7.1f} MB in, {cost.bytes_out / 1e6:7.1f} MB out "
+        f"({cost.bytes_out / result_bytes:5.1%} of the result)  {cost.peak_memory / 1e6:6.0f} MB memory  "
         f"{cost.peak_disk / 1e6:7.1f} MB disk",
         flush=True,
     )

@@ -13,7 +13,7 @@ from merger.plan import CopyPart, Part, UploadPart
 from merger.sources import ColumnDigest, blocks, widen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from common.store import Assembly
     from merger.progress import Progress
@@ -53,6 +53,9 @@ def assemble(
     uploaders = ThreadPoolExecutor(min(concurrency, UPLOADS_IN_FLIGHT), thread_name_prefix="upload")
     copies: set[Future[None]] = set()
     uploads: set[Future[None]] = set()
+    numbered = list(enumerate(parts, start=1))
+    through_here = [(number, part) for number, part in numbered if isinstance(part, UploadPart)]
+    contents = read_parts([part for _, part in through_here], sources, concurrency=concurrency)
 
     def copy(number: int, part: CopyPart) -> None:
         _copy(number, part, sources, assembly)
@@ -63,10 +66,7 @@ def assemble(
         progress.part_done(part)
 
     try:
-        numbered = list(enumerate(parts, start=1))
         copies.update(copiers.submit(copy, number, part) for number, part in numbered if isinstance(part, CopyPart))
-        through_here = [(number, part) for number, part in numbered if isinstance(part, UploadPart)]
-        contents = read_parts([part for _, part in through_here], sources, concurrency=concurrency)
         for (number, part), data in zip(through_here, contents, strict=True):
             while len(uploads) >= UPLOADS_IN_FLIGHT:
                 done, uploads = wait(uploads, timeout=1, return_when=FIRST_COMPLETED)
@@ -81,10 +81,11 @@ def assemble(
             progress.log_if_due()
         progress.log()
     finally:
+        contents.close()
         for pool in (copiers, uploaders):
             pool.shutdown(wait=False, cancel_futures=True)
         # A part that arrives after the abort may stay in the store; so the abort waits for those under way, a little.
-        wait(copies | uploads, timeout=GRACE_SECONDS)
+        wait({future for future in copies | uploads if not future.cancelled()}, timeout=GRACE_SECONDS)
 
 
 def _without_done(futures: set[Future[None]]) -> set[Future[None]]:
@@ -108,7 +109,7 @@ def _copy(number: int, part: CopyPart, sources: Sources, assembly: Assembly) -> 
         raise CopyFailed(str(error)) from error
 
 
-def read_parts(parts: Sequence[UploadPart], sources: Sources, *, concurrency: int) -> Iterator[bytearray]:
+def read_parts(parts: Sequence[UploadPart], sources: Sources, *, concurrency: int) -> Generator[bytearray]:
     """Yield the content of each part, one after the other; chunks are read ahead, in parallel and in bounded memory.
 
     Raises DigestDiffers once a column has passed whole and is not what its worker wrote.

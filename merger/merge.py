@@ -8,6 +8,7 @@ a death finds a finished run, or all chunks.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch, StoreUnavailable
@@ -45,20 +46,19 @@ def merge(store: Store, settings: MergerSettings) -> str:
 
     Raises as `read_inputs` does; StoreUnavailable also where the result cannot be verified, and then it is deleted.
     """
-    store.check_access()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             if (finished := _usable(store, settings)) is not None:
                 return _say_finished(store, finished, settings)
             return _Merge(store, settings).run()
-        except (AssemblyGone, ObjectExists, StoreUnavailable, ChunksMissing) as error:
-            # A second pod may have finished the run meanwhile: what this one was reading is then gone by right.
-            if (finished := _usable(store, settings)) is not None:
-                return _say_finished(store, finished, settings)
-            if not isinstance(error, AssemblyGone | ObjectExists):
-                raise
+        except (AssemblyGone, ObjectExists) as error:
             log.warning("merge_disturbed", attempt=attempt, of=ATTEMPTS, error=str(error))
             time.sleep(DISTURBED_SECONDS)
+        except (StoreUnavailable, ChunksMissing) as error:
+            # A second pod may have finished the run meanwhile: what this one was reading is then gone by right.
+            if attempt == ATTEMPTS or _usable(store, settings) is None:
+                raise
+            log.warning("merge_overtaken", attempt=attempt, of=ATTEMPTS, error=str(error))
     raise StoreUnavailable(
         f"{store.location(RESULT_KEY)} was replaced or aborted by somebody else {ATTEMPTS} times; "
         "run one merge at a time"
@@ -89,8 +89,9 @@ def _say_finished(store: Store, finished: FinishedRun, settings: MergerSettings)
     """Clear up what a merge that died may have left, and say that there is nothing to do."""
     leftovers = list_chunks(store)
     for stat in leftovers.values():
-        header = read_header_of(store, stat)
-        finished.provenance.check_same(header.provenance, name=store.location(stat.key))
+        with suppress(ChunkInvalid):  # nobody can use it any more
+            made_by = read_header_of(store, stat).provenance
+            finished.provenance.check_same(made_by, name=store.location(stat.key))
     _clear_up(store, leftovers, keep_chunks=settings.keep_chunks or bool(finished.missing))
     missing = f", without chunks {format_indexes(finished.missing)}" if finished.missing else ""
     return (
@@ -171,6 +172,9 @@ class _Merge:
                 return "found", self._verify(Result(existing.size, self._read, self._sources), self._plan(copying=True))
             except ResultDiffers as error:
                 log.info("result_replaced", because=str(error))
+            except (DigestDiffers, ChunkInvalid):
+                self._withdraw(existing)
+                raise
         assemblies = {"auto": ["server-side", "streaming"]}.get(self._settings.assembly, [self._settings.assembly])
         for assembly in assemblies:
             try:

@@ -137,8 +137,8 @@ class _Division:
         self._waiting_bytes = 0
 
     def missing_rows(self, piece: Piece) -> int:
-        """Return how many of the piece's rows make what waits large enough; 0 where nothing waits."""
-        if not self._waiting_bytes:
+        """Return how many of the piece's rows make what waits large enough to be a part; 0 where it need not be."""
+        if not self._waiting or self._part_to_join():
             return 0
         missing = max(0, self._limits.min_bytes - self._waiting_bytes)
         return min(-(-missing // piece.row_bytes), piece.rows)
@@ -155,9 +155,21 @@ class _Division:
             piece = piece.part(rows, piece.rows - rows)
 
     def close(self) -> None:
-        if self._waiting:
-            self._add(UploadPart(self._offset, tuple(self._waiting)))
-            self._waiting, self._waiting_bytes = [], 0
+        if not self._waiting:
+            return
+        pieces = tuple(self._waiting)
+        if before := self._part_to_join():
+            self.parts.pop()
+            self._offset, pieces = before.offset, (*before.pieces, *pieces)
+        self._add(UploadPart(self._offset, pieces))
+        self._waiting, self._waiting_bytes = [], 0
+
+    def _part_to_join(self) -> UploadPart | None:
+        """Return the uploaded part before what waits, where that is too small to be one and both are not too large."""
+        before = self.parts[-1] if self.parts else None
+        if not isinstance(before, UploadPart) or self._waiting_bytes >= self._limits.min_bytes:
+            return None
+        return before if before.size + self._waiting_bytes <= self._limits.max_bytes else None
 
     def copy(self, piece: Piece) -> None:
         least = -(-self._limits.min_bytes // piece.row_bytes)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from merger.plan import Part
     from merger.sources import Sources
 
-NEAR_BYTES = 65_536
+NEAR_BYTES = 8192
 """Rows that lie nearer to each other than this are read by one request."""
 
 BLOCK_BYTES = 4 << 20

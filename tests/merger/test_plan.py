@@ -82,7 +82,7 @@ def test_where_parts_are_plenty_only_what_is_too_small_to_be_one_is_uploaded(siz
     large = [7 * size for size in sizes if 7 * size >= 2 * minimum + 7]
     # Each large chunk gives at most what the part before it lacks.
     assert uploaded(parts) <= layout.size - sum(large) + len(large) * (minimum + 6)
-    assert all(part.size <= max(200, minimum) + 7 for part in parts if isinstance(part, UploadPart))
+    assert all(part.size <= max(200, minimum) + minimum + 7 for part in parts if isinstance(part, UploadPart))
 
 
 @pytest.mark.parametrize(
