@@ -16,7 +16,8 @@ from common.errors import EmbedderError, ExitCode, Stopped
 from common.logs import configure_logs, log, redact_urls
 from common.program import install_stop_handlers
 from common.provenance import program_version
-from k8s import run_command
+from k8s import logs, rerun, run_command, status
+from k8s.cluster_options import IN_CLUSTER
 from k8s.local_run import Programs
 
 HERE = "On this machine"
@@ -32,6 +33,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", rich_help_panel=HERE, epilog=run_command.EPILOG)(run_command.run)
+app.command("status", rich_help_panel=IN_CLUSTER, epilog=status.EPILOG)(status.status)
+app.command("logs", rich_help_panel=IN_CLUSTER, epilog=logs.EPILOG)(logs.logs)
+app.command("rerun", rich_help_panel=IN_CLUSTER, epilog=rerun.EPILOG)(rerun.rerun)
 
 
 def _show_version(wanted: bool) -> None:

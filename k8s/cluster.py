@@ -38,6 +38,9 @@ PAGE = 500
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 
+CONNECTIONS = 16
+"""Kept open: as many as threads that ask at once, and some."""
+
 ATTEMPTS = 4
 """Of a request that fails in a way that may pass."""
 
@@ -53,6 +56,7 @@ class Cluster:
     def __init__(self, configuration: Configuration, *, namespace: str, attempts: int = ATTEMPTS) -> None:
         # Retries are made here: the library's would wait for any Retry-After, and follow redirects with the token.
         configuration.retries = False
+        configuration.connection_pool_maxsize = CONNECTIONS
         self.namespace = namespace
         self.host = str(configuration.host)
         self._attempts = attempts

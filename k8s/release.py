@@ -29,6 +29,7 @@ CONTAINERS = {"worker", "gate", "merger"}
 
 CHUNK_INDEXES = "EMBEDDER_CHUNK_INDEXES"
 CHUNK_COUNT = "EMBEDDER_CHUNK_COUNT"
+RUN_URI = "EMBEDDER_RUN_URI"
 
 
 class Component(StrEnum):
@@ -44,6 +45,8 @@ class Job:
     name: str
     component: str
     created: str
+    run: tuple[str, str]
+    """What its chunks are chunks of: the run's address, and into how many it is divided."""
     chunks: tuple[int, ...]
     """The chunk of each index; empty for the merge."""
     completed: frozenset[int]
@@ -120,20 +123,26 @@ class Release:
     """The Jobs of a release, oldest first, and the way to their pods."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
-        """Read the Jobs. Raises NotInCluster when the release has no worker Job."""
+        """Read the Jobs. Raises NotInCluster when the release has no worker Job (any more)."""
         self.cluster, self.name = cluster, name
         objects = cluster.jobs(labels=f"app.kubernetes.io/name=embedder,{INSTANCE_LABEL}={name}")
         found = sorted(((job_from(each), each) for each in objects), key=lambda pair: (pair[0].created, pair[0].name))
         self.jobs = [job for job, _ in found]
         self.objects = {job.name: each for job, each in found}
         workers = [job for job in self.jobs if job.component == Component.WORKER]
+        if not workers and self.jobs:
+            raise NotInCluster(
+                f"release {name} in namespace {cluster.namespace} has no worker Job any more, only "
+                f"{', '.join(job.name for job in self.jobs)}; helm upgrade with the same values makes it anew"
+            )
         if not workers:
             raise NotInCluster(
                 f"there is no release {name} in namespace {cluster.namespace} of the cluster at {cluster.host}: no Job "
                 f"with the label {INSTANCE_LABEL}={name}; give its --release and -n"
             )
         self.worker = workers[-1]
-        self.embedding_jobs = [job for job in self.jobs if job.chunks]
+        # A rerun may have outlived the worker Job that it was made from, and a new one be of another run.
+        self.embedding_jobs = [job for job in self.jobs if job.chunks and job.run == self.worker.run]
         self.merge = next((job for job in self.jobs if job.component == Component.MERGE), None)
 
     @property
@@ -172,16 +181,18 @@ def job_from(found: Object) -> Job:
     metadata, spec, status = found["metadata"], found["spec"], found.get("status") or {}
     name = str(metadata["name"])
     component = str((metadata.get("labels") or {}).get(COMPONENT_LABEL, ""))
+    environment = environment_of(found)
     chunks: tuple[int, ...] = ()
     try:
         if component != Component.MERGE:
-            listed = parse_indexes(environment_of(found).get(CHUNK_INDEXES, ""))
+            listed = parse_indexes(environment.get(CHUNK_INDEXES, ""))
             chunks = tuple(listed or range(int(spec.get("completions") or 0)))
         completed, failed = (parse_indexes(status.get(key) or "") for key in ("completedIndexes", "failedIndexes"))
         return Job(
             name=name,
             component=component,
             created=str(metadata.get("creationTimestamp") or ""),
+            run=(environment.get(RUN_URI, ""), environment.get(CHUNK_COUNT, "")),
             chunks=chunks,
             completed=frozenset(chunks[index] for index in completed) if chunks else frozenset(),
             failed=frozenset(chunks[index] for index in failed) if chunks else frozenset(),

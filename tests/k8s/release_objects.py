@@ -8,13 +8,11 @@ from typing import Any
 
 import yaml
 
-from common.indexes import format_indexes
-
 MANIFESTS = Path(__file__).parents[2] / "k8s" / "manifests"
 
 Object = dict[str, Any]
 
-NOT_SCHEDULED = {
+NOT_SCHEDULED: Object = {
     "phase": "Pending",
     "conditions": [
         {
@@ -30,6 +28,7 @@ NOT_SCHEDULED = {
 def worker_job(
     count: int,
     *,
+    of: int = 0,
     name: str = "embedder-worker",
     component: str = "worker",
     chunks: str = "",
@@ -42,7 +41,10 @@ def worker_job(
     active: int = 0,
     suspended: bool = False,
 ) -> Object:
-    """Return the worker Job, or a rerun (with `chunks`), with `count` indexes; `completed` and `failed` are indexes."""
+    """Return the worker Job, or a rerun (with `chunks`), with `count` indexes, of a run of so many chunks.
+
+    `completed` and `failed` are indexes.
+    """
     job: Object = yaml.safe_load((MANIFESTS / "worker-job.yaml").read_text())
     uid = f"uid-of-{name}"
     own = {"batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": name}
@@ -51,7 +53,7 @@ def worker_job(
     job["metadata"]["labels"]["app.kubernetes.io/component"] = component
     template = job["spec"]["template"]
     template["metadata"]["labels"] |= own | old | {"app.kubernetes.io/component": component}
-    values = {"EMBEDDER_CHUNK_COUNT": str(count), "EMBEDDER_RUN_URI": run_uri}
+    values = {"EMBEDDER_CHUNK_COUNT": str(of or count), "EMBEDDER_RUN_URI": run_uri}
     container = template["spec"]["containers"][0]
     container["env"] = [
         each | ({"value": values[each["name"]]} if each["name"] in values else {}) for each in container["env"]
@@ -112,7 +114,3 @@ def ended(exit_code: int, message: str = "", *, reason: str = "", container: str
 def waiting(reason: str, message: str) -> Object:
     state = {"waiting": {"reason": reason, "message": message}}
     return {"phase": "Pending", "containerStatuses": [{"name": "worker", "image": "some/image", "state": state}]}
-
-
-def indexes(found: set[int] | range) -> str:
-    return format_indexes(found)

@@ -24,7 +24,7 @@ from k8s.gate_report import report
 from k8s.gate_settings import GateSettings
 from k8s.gate_watch import WorkerWatch
 from merger.merge import merge
-from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, Request, cluster_double
+from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, Request
 from tests.k8s.release_objects import worker_job
 from tests.merger.runs import put_run, settings_for
 
@@ -39,21 +39,8 @@ COUNT = 4
 
 
 @pytest.fixture
-def cluster() -> Iterator[ClusterDouble]:
-    with cluster_double() as double:
-        yield double
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "run"))
-
-
-@pytest.fixture(autouse=True)
-def kubeconfig(cluster: ClusterDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = cluster.write_kubeconfig(tmp_path / "kubeconfig")
-    monkeypatch.setenv("KUBECONFIG", str(path))
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -305,6 +292,7 @@ def wait_with(store: FlakyStore) -> str:
     return Gate(configured, store, WorkerWatch(configured)).wait()  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("cluster")
 def test_faults_of_the_store_are_waited_out_and_denials_too_once_it_has_answered(folder: Store) -> None:
     put_chunks(folder, 0)
     denied, down = StoreAccessDenied("the token has expired"), StoreUnavailable("503")
@@ -314,6 +302,7 @@ def test_faults_of_the_store_are_waited_out_and_denials_too_once_it_has_answered
     assert wait_with(flaky) == "all 4 chunks are there"
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_store_that_refuses_from_the_start_is_a_wrong_setting(folder: Store) -> None:
     with pytest.raises(StoreAccessDenied):
         wait_with(FlakyStore(folder, StoreUnavailable("503"), StoreAccessDenied("no such bucket")))

@@ -1,0 +1,150 @@
+"""`embedder logs`: one chunk's log, whichever pods computed it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.errors import NotInCluster, RunUnfinished, SettingsError
+from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault
+from tests.k8s.command_line import embedder
+from tests.k8s.release_objects import NOT_SCHEDULED, ended, pod_of, running, worker_job
+
+if TYPE_CHECKING:
+    from tests.k8s.release_objects import Object
+
+
+def put_pod(cluster: ClusterDouble, pod: Object, *lines: str) -> str:
+    name: str = cluster.put("pods", pod)["metadata"]["name"]
+    for line in lines:
+        cluster.append_log(name, "worker", line)
+    return name
+
+
+@pytest.fixture
+def job(cluster: ClusterDouble) -> Object:
+    """Chunk 7 failed once in the worker Job, then for good; the rerun has it as its second index."""
+    job = worker_job(10, completed="0-6", failed="7-9", ended="Failed")
+    cluster.put("jobs", job)
+    put_pod(cluster, pod_of(job, 7, 0, **ended(75, "failed: the store is away")), "first 1", "first 2")
+    put_pod(cluster, pod_of(job, 8, 0, **ended(65)), "of another chunk")
+    put_pod(cluster, pod_of(job, 7, 1, **ended(65, "failed: bad rows")), "second")
+    rerun = worker_job(
+        2, name="embedder-rerun-1", component="rerun", of=10, chunks="5,7", completed="0-1", ended="Complete"
+    )
+    cluster.put("jobs", rerun)
+    put_pod(cluster, pod_of(rerun, 1, 0, **ended(0, "finished: chunk 7 is in the store")), "third")
+    put_pod(cluster, pod_of(rerun, 0, 0, **ended(0)), "of chunk 5")
+    return job
+
+
+@pytest.mark.usefixtures("job")
+def test_all_attempts_are_shown_in_order_those_of_reruns_too() -> None:
+    printed = embedder("logs", 7)
+    assert printed.out == "first 1\nfirst 2\nsecond\nthird\n"
+    headers = printed.err.splitlines()
+    assert [line.partition(": ")[0] for line in headers] == [
+        f"==> chunk 7, attempt {attempt} of 3" for attempt in (1, 2, 3)
+    ]
+    assert "exit code 65: bad rows" in headers[1]
+    assert "pod embedder-rerun-1-1-" in headers[2]
+
+
+@pytest.mark.usefixtures("job")
+def test_previous_is_the_attempt_before_the_last() -> None:
+    assert embedder("logs", 7, "--previous").out == "second\n"
+    with pytest.raises(NotInCluster, match="one attempt only"):
+        embedder("logs", 8, "--previous")
+
+
+@pytest.mark.usefixtures("job")
+def test_a_chunk_that_is_computed_by_its_index_and_by_a_reruns_place_is_not_confused() -> None:
+    assert embedder("logs", 5).out == "of chunk 5\n"
+
+
+def test_pods_that_are_gone_are_said_to_be(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(3, completed="0", failed="1", active=1))
+    with pytest.raises(NotInCluster, match="chunk 0 is done, but its pods and their logs are gone"):
+        embedder("logs", 0)
+    with pytest.raises(NotInCluster, match="embedder rerun --chunks 1 --release embedder"):
+        embedder("logs", 1)
+    with pytest.raises(RunUnfinished, match="chunk 2 has no pod yet"):
+        embedder("logs", 2)
+
+
+def test_a_chunk_outside_the_run_is_refused(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(3))
+    with pytest.raises(SettingsError, match="there is no chunk 3: the last of the run's 3 is 2"):
+        embedder("logs", 3)
+
+
+def test_a_pod_that_cannot_be_scheduled_says_so(cluster: ClusterDouble) -> None:
+    job = worker_job(1, active=1)
+    cluster.put("jobs", job)
+    put_pod(cluster, pod_of(job, 0, **NOT_SCHEDULED))
+    assert "has not started (Unschedulable: 0/3 nodes" in embedder("logs", 0).err
+
+
+def test_secrets_in_addresses_are_left_out(cluster: ClusterDouble) -> None:
+    job = worker_job(1, active=1)
+    cluster.put("jobs", job)
+    put_pod(cluster, pod_of(job, 0, **running()), "GET https://key:secret@host/x?X-Amz-Signature=secret failed")
+    assert "secret" not in embedder("logs", 0).out
+
+
+def test_following_goes_on_after_drops_and_with_the_next_attempt_until_the_chunk_is_done(
+    cluster: ClusterDouble,
+) -> None:
+    job = worker_job(1, active=1)
+    cluster.put("jobs", job)
+    first = put_pod(cluster, pod_of(job, 0, 0, **running()), "first 1")
+
+    def play() -> None:
+        cluster.wait_for(lambda double: double.count("log", "pods") == 1)
+        cluster.append_log(first, "worker", "first 2")
+        cluster.faults = [("log", Fault(503)), ("log", Fault(0))]
+        cluster.drop_streams()
+        cluster.wait_for(lambda double: double.count("log", "pods") >= 4)
+        cluster.append_log(first, "worker", "first 3")
+        second = pod_of(job, 0, 1, **running())
+        put_pod(cluster, second, "second 1")
+        cluster.put("pods", pod_of(job, 0, 0, **ended(75)))
+        cluster.wait_for(lambda double: double.count("log", "pods") >= 5)
+        cluster.append_log(second["metadata"]["name"], "worker", "second 2")
+        cluster.put("jobs", worker_job(1, completed="0", ended="Complete"))
+        cluster.put("pods", pod_of(job, 0, 1, **ended(0)))
+
+    player = threading.Thread(target=play)
+    player.start()
+    printed = embedder("logs", 0, "--follow")
+    player.join()
+    assert printed.out == "first 1\nfirst 2\nfirst 3\nsecond 1\nsecond 2\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(cluster: ClusterDouble) -> None:
+    job = worker_job(1, completed="0", ended="Complete")
+    cluster.put("jobs", job)
+    put_pod(cluster, pod_of(job, 0, **ended(0)), *["a line of a log that is longer than a pipe holds"] * 5000)
+    program = subprocess.Popen(
+        [sys.executable, "-c", "from k8s.cli import main; main()", "logs", "0", "-n", NAMESPACE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline()
+    program.stdout.close()
+    assert program.stderr is not None
+    lines = program.stderr.read().splitlines()
+    program.stderr.close()
+    assert program.wait(30) == 141
+    assert [line for line in lines if not line.startswith("==>")] == []
+
+
+def test_following_and_previous_exclude_each_other() -> None:
+    with pytest.raises(SettingsError, match="nothing to --follow"):
+        embedder("logs", 0, "--follow", "--previous")
