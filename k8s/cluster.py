@@ -38,6 +38,12 @@ PAGE = 500
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 
+TAIL_SECONDS = 10.0
+"""For a log's last lines."""
+
+FOLLOW_SECONDS = 600.0
+"""Without a line, after which a followed log is asked for again: a worker is never silent for so long."""
+
 CONNECTIONS = 16
 """Kept open: as many as threads that ask at once, and some."""
 
@@ -120,7 +126,8 @@ class Cluster:
     ) -> Iterator[str]:
         """Yield the lines of a container's log; with `follow` as they are written, until it ends.
 
-        Raises ClusterUnavailable also when the connection breaks off.
+        A tail is asked for once and not for long: its pod's node may be down. Raises ClusterUnavailable also when the
+        connection breaks off.
         """
         options = {"tail_lines": tail, "since_seconds": since_seconds}
         response = self._open(
@@ -130,8 +137,8 @@ class Cluster:
             container=container,
             follow=follow,
             timestamps=timestamps,
-            # A worker is silent for no longer than progress_seconds; a gate for minutes.
-            read_seconds=3600 if follow else READ_SECONDS,
+            attempts=1 if tail is not None else self._attempts,
+            read_seconds=FOLLOW_SECONDS if follow else TAIL_SECONDS if tail is not None else READ_SECONDS,
             **{name: value for name, value in options.items() if value is not None},
         )
         for line in self._lines(response):
@@ -179,14 +186,16 @@ class Cluster:
         method: Callable[..., Any],
         *names: str,
         read_seconds: float = READ_SECONDS,
+        attempts: int | None = None,
         **options: Any,  # noqa: ANN401 - of the method
     ) -> urllib3.BaseHTTPResponse:
         """Return the answer, unread, once there is one. A POST is repeated only where it was refused unread (429)."""
         arguments = (*names, self.namespace)
         options |= {"_preload_content": False, "_request_timeout": (CONNECT_SECONDS, read_seconds)}
-        for attempt in range(1, self._attempts + 1):
+        attempts = attempts or self._attempts
+        for attempt in range(1, attempts + 1):
             pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)
-            is_last = attempt == self._attempts
+            is_last = attempt == attempts
             try:
                 response: urllib3.BaseHTTPResponse = method(*arguments, **options)
             except ApiException as error:

@@ -120,8 +120,9 @@ class ChunkLog:
                 return
             for line in self._release.cluster.log_lines(pod.name, container=pod.container):
                 _print_line(line)
-        except (NotInCluster, SettingsError) as error:
-            self._say(f"pod {pod.name} has no log (any more): {error}")
+        except (NotInCluster, SettingsError, ClusterUnavailable) as error:
+            # The log of this pod alone: it is gone, or its node is down.
+            self._say(f"the log of pod {pod.name} cannot be read: {error}")
 
     def _follow(self, pod: Pod) -> None:
         """Print the lines as they are written; where the connection breaks off, go on after the last one."""

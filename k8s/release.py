@@ -25,6 +25,8 @@ FAILURE_COUNTS = (
     "batch.kubernetes.io/job-index-ignored-failure-count",
 )
 
+OUT_OF_MEMORY = "OOMKilled"
+
 CONTAINERS = {"worker", "gate", "merger"}
 
 CHUNK_INDEXES = "EMBEDDER_CHUNK_INDEXES"
@@ -88,8 +90,10 @@ class Pod:
     created: str
     phase: str
     """Pending, Running, Succeeded, Failed or Unknown."""
+    is_running: bool
+    """Whether our container runs. The phase of a pod whose gate runs is Pending."""
     waiting: str
-    """Why it does not run, "" where it does or nothing is wrong."""
+    """Why it does not run, or will not for long; "" where nothing is wrong."""
     container: str
     """Whose log tells how far the pod is."""
     exit_code: int | None
@@ -102,7 +106,7 @@ class Pod:
 
     @property
     def is_out_of_memory(self) -> bool:
-        return "OOMKilled" in self.ended_by
+        return self.ended_by == OUT_OF_MEMORY
 
     def outcome(self) -> str:
         """Return in a few words how the pod ended."""
@@ -230,7 +234,8 @@ def pod_from(found: Object, job: Job) -> Pod:
         chunk=job.chunks[int(index)] if job.chunks and index is not None and int(index) < len(job.chunks) else None,
         created=str(metadata.get("creationTimestamp") or ""),
         phase=str(status.get("phase") or "Unknown"),
-        waiting=_waiting(status, containers) if status.get("phase") in {"Pending", "Running"} else "",
+        is_running="running" in (current.get("state") or {}),
+        waiting=_waiting(found, containers) if status.get("phase") in {"Pending", "Running"} else "",
         container=str(current["name"]),
         exit_code=ended.get("exitCode"),
         last_word=" ".join(str(ended.get("message") or status.get("message") or "").split()),
@@ -250,11 +255,16 @@ def _terminated(container: Object) -> dict[str, Any]:
     return (container.get("state") or {}).get("terminated") or {}
 
 
-def _waiting(status: Object, containers: list[Object]) -> str:
-    conditions: list[Object] = status.get("conditions") or []
-    scheduled = next((each for each in conditions if each.get("type") == "PodScheduled"), None)
-    if scheduled is not None and scheduled.get("status") == "False":
+def _waiting(pod: Object, containers: list[Object]) -> str:
+    status, node = pod["status"], pod["spec"].get("nodeName", "")
+    conditions = {each.get("type"): each for each in status.get("conditions") or []}
+    scheduled, ready = conditions.get("PodScheduled", {}), conditions.get("Ready", {})
+    if scheduled.get("status") == "False":
         return f"{scheduled.get('reason')}: {scheduled.get('message') or 'no reason is given'}"
+    if ready.get("reason") == "NodeNotReady":
+        return f"NodeNotReady: its node {node} does not answer"
+    if pod["metadata"].get("deletionTimestamp"):
+        return f"Terminating: it is replaced once its node {node} says that it has ended"
     for container in containers:
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") not in {None, "ContainerCreating", "PodInitializing"}:
@@ -263,11 +273,13 @@ def _waiting(status: Object, containers: list[Object]) -> str:
 
 
 def _ended_by(status: Object, ended: dict[str, Any]) -> str:
-    if ended.get("reason") == "OOMKilled":
-        return "OOMKilled"
     disruption = _condition(status, "DisruptionTarget")
+    if ended.get("reason") == OUT_OF_MEMORY:
+        return OUT_OF_MEMORY
     if disruption is not None:
         return str(disruption.get("reason") or "disrupted")
+    if ended.get("reason") not in {None, "", "Error", "Completed"}:
+        return str(ended["reason"])
     return str(status.get("reason") or "") if status.get("phase") == "Failed" else ""
 
 

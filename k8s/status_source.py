@@ -48,7 +48,8 @@ def read_status(release: Release, *, look_into_store: bool = False) -> Status:
     embedding = [pod for pod in pods if pod.component in {Component.WORKER, Component.RERUN}]
     run_uri = environment_of(release.objects[release.worker.name]).get(RUN_URI, "")
     chunks = sort_chunks(release, embedding, stored=_stored(release, run_uri) if look_into_store else frozenset())
-    running = [pod for pod in embedding if pod.phase == "Running" and pod.chunk in chunks.running]
+    # A node that does not answer would be waited for.
+    running = [pod for pod in embedding if pod.is_running and pod.chunk in chunks.running and not pod.waiting]
     failures = last_failures(chunks, embedding)
     silent = [pod for pod in failures.values() if pod is not None and not pod.last_word and not pod.is_out_of_memory]
     tails = _tails(release.cluster, [*running[-RUNNING_TAILS:], *silent[:FAILED_TAILS]], notes)
@@ -158,7 +159,7 @@ def _merge(release: Release, pods: list[Pod], notes: list[str]) -> str:
         return f"failed ({last.outcome() if last is not None else job.reason})"
     if last is None:
         return "has no pod"
-    if last.phase == "Running":
+    if last.is_running and not last.waiting:
         tail = _tails(release.cluster, [last], notes).get(last.name) or []
         waits = "waits" if last.container == "gate" else "merges"
         return f"{waits}: {_sentence(tail[-1])}" if tail else waits

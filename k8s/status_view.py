@@ -87,7 +87,7 @@ def sort_chunks(release: Release, pods: Iterable[Pod], *, stored: frozenset[int]
     """Return which chunks are done (by a Job's word, or in the store), running, waiting and failed."""
     done = release.done() | (stored & frozenset(release.worker.chunks))
     pending = release.pending() - done
-    running = pending & {pod.chunk for pod in pods if pod.phase == "Running" and pod.exit_code is None}
+    running = pending & {pod.chunk for pod in pods if pod.is_running}
     return Chunks(done=done, running=running, waiting=pending - running, failed=release.failed() - done)
 
 
@@ -104,7 +104,7 @@ def count_images(chunks: Chunks, pods: Sequence[Pod], lines: Mapping[str, LogLin
     running = {
         pod.chunk: lines[pod.name]
         for pod in pods
-        if pod.name in lines and pod.chunk in chunks.running and pod.phase == "Running"
+        if pod.name in lines and pod.chunk in chunks.running and pod.is_running
     }
     progress = {chunk: (_count(line, "images"), _count(line, "of"), line) for chunk, line in running.items()}
     sizes = [size for size, _ in rows.values()] + [of for _, of, _ in progress.values() if of]
@@ -199,9 +199,9 @@ def suggest(
         first = next((chunk for chunk, pod in failures.items() if pod is not None), None)
         if first is not None:
             commands.append(f"embedder logs {first} {flags}")
-        memory = doubled(memory_of(release.objects[release.worker.name]))
-        is_out_of_memory = any(pod is not None and pod.is_out_of_memory for pod in failures.values())
-        more = f" --memory {memory}" if is_out_of_memory and memory else ""
+        starved = next((pod for pod in failures.values() if pod is not None and pod.is_out_of_memory), None)
+        memory = doubled(memory_of(release.objects[starved.job])) if starved is not None else ""
+        more = f" --memory {memory}" if memory else ""
         is_wrong_setting = any(pod is not None and pod.exit_code == ExitCode.CONFIG_ERROR for pod in failures.values())
         more += " --set-env NAME=VALUE" if is_wrong_setting else ""
         commands.append(f"embedder rerun {flags}{more}")

@@ -96,10 +96,12 @@ def pod_of(job: Object, index: int | None, attempt: int = 0, **status: Any) -> O
 
 
 def running(container: str = "worker") -> Object:
-    return {
-        "phase": "Running",
-        "containerStatuses": [{"name": container, "state": {"running": {"startedAt": "2026-11-23T12:00:00Z"}}}],
-    }
+    """Return the status of a pod whose container runs. While an init container does, the pod is Pending."""
+    state = {"name": container, "state": {"running": {"startedAt": "2026-11-23T12:00:00Z"}}}
+    if container != "gate":
+        return {"phase": "Running", "containerStatuses": [state]}
+    waiting = {"name": "merger", "state": {"waiting": {"reason": "PodInitializing"}}}
+    return {"phase": "Pending", "initContainerStatuses": [state], "containerStatuses": [waiting]}
 
 
 def ended(exit_code: int, message: str = "", *, reason: str = "", container: str = "worker", **more: Any) -> Object:  # noqa: ANN401

@@ -15,6 +15,8 @@ from common.errors import ClusterAccessDenied, RerunRefused, SettingsError
 from common.indexes import format_indexes, parse_indexes
 from k8s.release import environment_of, job_from
 from k8s.rerun_job import doubled, make_rerun, next_name
+from tests.charts.helm import render
+from tests.charts.objects import of_kind
 from tests.k8s.command_line import embedder
 from tests.k8s.release_objects import merge_job, pod_of, running, worker_job
 from worker.settings import WorkerSettings
@@ -54,6 +56,18 @@ def test_the_failed_chunks_are_computed_again_in_a_job_like_the_workers(cluster:
     expected = copy.deepcopy(container(worker))
     expected["env"].append({"name": "EMBEDDER_CHUNK_INDEXES", "value": "3,7-9"})
     assert container(rerun) == expected
+
+
+def test_the_charts_own_rerun_is_the_same_job() -> None:
+    objects = render("rerun.chunks=3\\,7-9", "rerun.memory=16Gi", "worker.parallelism=2")
+    jobs = {each["metadata"]["labels"]["app.kubernetes.io/component"]: each for each in of_kind(objects, "Job")}
+    worker, charts = jobs["worker"], jobs["rerun"]
+    ours = make_rerun(worker, name="r", chunks=[3, 7, 8, 9], owners=[], environment={}, memory="16Gi")
+    assert environment_of(ours) == environment_of(charts)
+    assert (job_from(ours).chunks, job_from(ours).run) == (job_from(charts).chunks, job_from(charts).run)
+    for job in (ours, charts):
+        container(job)["env"].clear()
+    assert ours["spec"] == charts["spec"]
 
 
 def test_it_goes_with_the_release(cluster: ClusterDouble) -> None:

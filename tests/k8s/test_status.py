@@ -120,6 +120,34 @@ def test_containers_that_cannot_start_say_why(cluster: ClusterDouble, reason: st
     assert (group["count"], group["reason"]) == (2, f"{reason}: no such image")
 
 
+def test_pods_of_a_node_that_is_down_are_told_of_and_not_asked(cluster: ClusterDouble) -> None:
+    job = worker_job(2, active=2)
+    cluster.put("jobs", job)
+    not_ready = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
+    pods = [pod_of(job, 0, **running() | {"conditions": [not_ready]}), pod_of(job, 1, **running())]
+    pods[1]["metadata"]["deletionTimestamp"] = "2026-11-23T12:30:00Z"
+    for pod in pods:
+        pod["spec"]["nodeName"] = "node-3"
+        cluster.put("pods", pod)
+    assert {group["reason"] for group in status()["pending"]} == {
+        "NodeNotReady: its node node-3 does not answer",
+        "Terminating: it is replaced once its node node-3 says that it has ended",
+    }
+    assert cluster.count("log", "pods") == 0
+
+
+def test_a_rerun_that_ran_out_of_memory_is_given_more_than_it_had(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(10, completed="0-8", failed="9", ended="Failed"))
+    embedder("rerun", "--memory", "12Gi")
+    rerun = cluster.objects["jobs"]["embedder-rerun-1"]
+    rerun["status"] = {
+        "failedIndexes": "0",
+        "conditions": [{"type": "Failed", "status": "True", "reason": "FailedIndexes"}],
+    }
+    cluster.put("pods", pod_of(rerun, 0, **ended(137, reason="OOMKilled")))
+    assert status()["next"][1].endswith("--memory 24Gi")
+
+
 def test_a_container_that_is_being_created_is_no_trouble(cluster: ClusterDouble) -> None:
     job = worker_job(1, active=1)
     cluster.put("jobs", job)
@@ -213,6 +241,13 @@ def test_evictions_and_preemptions_are_named(cluster: ClusterDouble) -> None:
         "Evicted: The node was low on resource: memory.",
         "PreemptionByScheduler, exit code 143: stopped by SIGTERM",
     ]
+
+
+def test_a_container_that_could_not_start_is_named(cluster: ClusterDouble) -> None:
+    job = worker_job(1, failed="0", ended="Failed")
+    cluster.put("jobs", job)
+    cluster.put("pods", pod_of(job, 0, **ended(128, "exec: python: no such file", reason="StartError")))
+    assert status()["failures"][0]["reason"] == "StartError, exit code 128: exec: python: no such file"
 
 
 def test_a_pod_without_a_last_word_is_told_by_its_last_log_line(cluster: ClusterDouble) -> None:
