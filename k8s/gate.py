@@ -7,6 +7,7 @@ instead, or says how far the run is.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ class Gate:
         self._settings, self._store, self._watch = settings, store, watch
         self._store_failures = 0
         self._has_listed = False
+        self._ended_at = math.inf
+        """When the Job was first seen to have ended."""
         self._said = ""
         self._said_at = 0.0
 
@@ -47,15 +50,17 @@ class Gate:
         while True:
             # Before the list: a chunk that came between the two is then seen.
             has_ended = self._watch.has_ended
+            self._ended_at = min(self._ended_at, time.monotonic()) if has_ended else math.inf
             missing = self._missing()
             if missing is None:
                 self._watch.wait(backoff_seconds(self._store_failures, first=1, limit=self._settings.poll_seconds))
                 continue
             if not missing:
                 return f"all {self._settings.chunk_count} chunks are there"
-            if has_ended and (outcome := self._outcome(missing)):
+            is_settled = has_ended and not self._may_still_appear(missing)
+            if is_settled and (outcome := self._outcome(missing)):
                 return outcome
-            self._say(missing, has_ended=has_ended)
+            self._say(missing, missing if is_settled else missing & self._watch.failed)
             self._watch.wait(self._settings.poll_seconds)
 
     def _missing(self) -> set[int] | None:
@@ -72,6 +77,11 @@ class Gate:
         self._has_listed, self._store_failures = True, 0
         return missing
 
+    def _may_still_appear(self, missing: set[int]) -> bool:
+        """Return whether the Job completed some of them, and ended a moment ago only."""
+        is_recent = time.monotonic() - self._ended_at < self._settings.settle_seconds
+        return is_recent and bool(missing & self._watch.completed)
+
     def _outcome(self, missing: set[int]) -> str:
         """Return what follows from the end of the worker Job, "" where it is to wait."""
         mode, count = self._settings.on_failed_chunks, self._settings.chunk_count
@@ -85,10 +95,9 @@ class Gate:
             "then run the merge again"
         )
 
-    def _say(self, missing: set[int], *, has_ended: bool) -> None:
-        """Log what is waited for, when it has changed or was said long ago."""
+    def _say(self, missing: set[int], given_up: set[int]) -> None:
+        """Log what is waited for, when it has changed or was said long ago; nobody computes those given up."""
         count = self._settings.chunk_count
-        given_up = missing if has_ended else missing & self._watch.failed
         about = f"{self._watch.describe()}; failed: {brief_indexes(given_up)}"
         now = time.monotonic()
         if about == self._said and now - self._said_at < self._settings.reminder_seconds:
@@ -104,6 +113,8 @@ class Gate:
         settings = self._settings
         named = brief_indexes(chunks, ranges=LISTED_RANGES)
         chosen = "" if "…" in named else f" --chunks {named}"
+        if chosen and chunks & self._watch.completed:  # they were there, and somebody deleted them
+            chosen += " --force"
         namespace = f" -n {settings.pod_namespace}" if settings.pod_namespace else ""
         return f"to compute them again: embedder rerun --release {settings.release}{namespace}{chosen}"
 

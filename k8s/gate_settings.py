@@ -1,4 +1,4 @@
-"""The gate's settings. The chart sets them all but the last two."""
+"""The gate's settings. The chart sets them all but the last three, which time it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ class GateSettings(RunSettings):
     poll_seconds: float = Field(default=30, gt=0)
     """Between two lists of the chunks in the store, unless the worker Job's end asks for one. A list costs one request
     for 1,000 chunks, and 30 s are little beside a chunk."""
+
+    settle_seconds: float = Field(default=90, ge=0)
+    """After the worker Job's end, how long a chunk that it completed is looked for before it counts as missing: shared
+    folders may list a new file on other nodes only after a minute."""
 
     reminder_seconds: float = Field(default=300, gt=0)
     """Between two log lines that say what is waited for, when nothing has changed."""

@@ -46,6 +46,11 @@ class WorkerWatch:
         """Return the chunks that the Job is known to have given up."""
         return self._job.failed if self._job is not None else frozenset()
 
+    @property
+    def completed(self) -> frozenset[int]:
+        """Return the chunks that the Job is known to have completed."""
+        return self._job.completed if self._job is not None else frozenset()
+
     def describe(self) -> str:
         name = f"Job {self._settings.worker_job}"
         if self._job is not None and self._job.ended:

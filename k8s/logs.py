@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -57,14 +55,8 @@ def logs(
     """
     if follow and previous:
         raise SettingsError("--previous is an attempt that has ended; there is nothing to --follow")
-    reader = ChunkLog(open_cluster(namespace=namespace, context=context), release, chunk)
-    try:
-        reader.show(follow=follow, previous=previous)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has seen enough. Python would try to flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(128 + signal.SIGPIPE) from None
+    ChunkLog(open_cluster(namespace=namespace, context=context), release, chunk).show(follow=follow, previous=previous)
+    sys.stdout.flush()
 
 
 class ChunkLog:
@@ -113,7 +105,7 @@ class ChunkLog:
             self._say(f"{about} has not started{f' ({pod.waiting})' if pod.waiting else ''}")
             return
         self._shown.add(pod.name)
-        self._say(f"{about}, {pod.outcome() if pod.exit_code is not None else pod.phase}, of {pod.created}")
+        self._say(f"{about}, {pod.outcome() if pod.exit_code is not None else pod.phase}, created {pod.created}")
         try:
             if follow and pod.phase == "Running":
                 self._follow(pod)

@@ -47,7 +47,9 @@ def read_status(release: Release, *, look_into_store: bool = False) -> Status:
     pods = _pods(release)
     embedding = [pod for pod in pods if pod.component in {Component.WORKER, Component.RERUN}]
     run_uri = environment_of(release.objects[release.worker.name]).get(RUN_URI, "")
-    chunks = sort_chunks(release, embedding, stored=_stored(release, run_uri) if look_into_store else frozenset())
+    chunks = sort_chunks(
+        release, embedding, stored=_stored(release, run_uri) if look_into_store and run_uri else frozenset()
+    )
     # A node that does not answer would be waited for.
     running = [pod for pod in embedding if pod.is_running and pod.chunk in chunks.running and not pod.waiting]
     failures = last_failures(chunks, embedding)

@@ -379,6 +379,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._chunk(b"")
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that hang up are no news."""
+
+
 @contextmanager
 def cluster_double(tls: ssl.SSLContext | None = None) -> Iterator[ClusterDouble]:
     """Serve a cluster without objects until the block ends."""
@@ -388,8 +395,7 @@ def cluster_double(tls: ssl.SSLContext | None = None) -> Iterator[ClusterDouble]
         pass
 
     Handler.double = double
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     double.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"

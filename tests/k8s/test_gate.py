@@ -176,6 +176,23 @@ def test_chunks_that_may_still_come_are_waited_for_in_every_mode(
     gate.end()
 
 
+def test_a_chunk_that_the_job_completed_is_looked_for_a_while(cluster: ClusterDouble, folder: Store) -> None:
+    cluster.put("jobs", worker_job(COUNT, completed="0-3", ended="Complete"))
+    put_chunks(folder, 0, 1, 2)
+    gate = start_gate(folder, on_failed_chunks="fail")
+    wait_for_watch(cluster)
+    assert not gate.outcome
+    put_chunks(folder, 3)
+    gate.end()
+
+
+def test_a_chunk_that_was_deleted_is_missing_in_the_end(cluster: ClusterDouble, folder: Store) -> None:
+    cluster.put("jobs", worker_job(COUNT, completed="0-3", ended="Complete"))
+    put_chunks(folder, 0, 1, 2)
+    with pytest.raises(ChunksMissing, match=r"Job embedder-worker is complete .* --chunks 3 --force"):
+        start_gate(folder, on_failed_chunks="fail", settle_seconds=0.3).end()
+
+
 def test_a_job_that_is_not_there_yet_has_not_ended(cluster: ClusterDouble, folder: Store) -> None:
     gate = start_gate(folder, on_failed_chunks="fail", poll_seconds=600)
     wait_for_watch(cluster)
