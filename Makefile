@@ -11,7 +11,16 @@ HNSWLIB := $(VENV)/.hnswlib
 MODEL := models/clip-vit-base-patch32
 MODEL_CHOICE := models/.choice
 
-.PHONY: help setup run test lint types format bench bench-merge manifests docs clean
+# What builds images: the first that is there and at work. BASE_IMAGE and BUILD_OPTIONS are passed on to it.
+ENGINE ?= $(shell for each in docker podman; do $$each info >/dev/null 2>&1 && echo $$each && exit; done; command -v buildah || echo docker)
+# Baked into the worker's image; WEIGHTS= leaves them out, to be mounted.
+WEIGHTS ?= openai/clip-vit-base-patch32
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git describe --always --dirty --abbrev=40 2>/dev/null)
+BUILD_IMAGE = $(ENGINE) build $(BUILD_OPTIONS) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_URL=$(SOURCE_URL)
+
+.PHONY: help setup run test lint types format bench bench-merge manifests docs images image-gpu image-merge image-test clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +72,17 @@ manifests: $(HELM) ## Render the chart into k8s/manifests
 docs: $(SETUP) ## Write the generated tables into the documents
 	$(BIN)/python -m tests.docs.settings_reference
 	$(BIN)/python -m tests.charts.values_reference
+
+images: image-gpu image-merge ## Build both images with docker, podman or buildah
+
+image-gpu:
+	$(BUILD_IMAGE) --build-arg WEIGHTS=$(WEIGHTS) --file Dockerfile.gpu --tag embedder-gpu:$(VERSION) .
+
+image-merge:
+	$(BUILD_IMAGE) --file Dockerfile.merge --tag embedder-merge:$(VERSION) .
+
+image-test: $(SETUP) ## Build both images from a base made here and run a whole job in them, as root
+	EMBEDDER_IMAGE_TEST=1 $(BIN)/pytest tests/images $(ARGS)
 
 clean: ## Remove what the other verbs made
 	rm -rf $(VENV) out models build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,89 @@
+"""Runs an image as a pod of the chart does: read-only but for /tmp, any UID, no capability, the program as PID 1."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import uuid
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.worker.worker_process import Ended
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from tests.images.build import Image
+
+UID = 1_000_730_000
+"""Of no user: OpenShift gives namespaces UIDs in this range."""
+
+RUN_SECONDS = 300
+
+
+class Container(NamedTuple):
+    name: str
+    process: subprocess.Popen[str]
+
+    def stop(self) -> None:
+        """Send the signal that a kubelet sends, to PID 1."""
+        subprocess.run(["runc", "kill", self.name, "TERM"], check=True)
+
+    def end(self) -> Ended:
+        """Wait for the end; the log is both streams."""
+        log, _ = self.process.communicate(timeout=RUN_SECONDS)
+        return Ended(self.process.returncode, log)
+
+
+def start(
+    image: Image,
+    folder: Path,
+    *,
+    command: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    uid: int = UID,
+) -> Container:
+    """Start a container of the image in the network of this machine; `folder` keeps its description."""
+    name = f"embedder-{uuid.uuid4().hex[:12]}"
+    bundle = folder / name
+    bundle.mkdir()
+    # The chart's, and what a kubelet gives of its own accord.
+    variables = [*image.config["Env"], *(f"{key}={value}" for key, value in (environment or {}).items())]
+    no_capabilities: dict[str, list[str]] = {
+        kind: [] for kind in ("bounding", "effective", "permitted", "inheritable", "ambient")
+    }
+    specification = {
+        "ociVersion": "1.0.2",
+        "root": {"path": str(image.root), "readonly": True},
+        "process": {
+            "user": {"uid": uid, "gid": 0},
+            "args": list(command) or image.config["Entrypoint"],
+            "env": variables,
+            "cwd": image.config["WorkingDir"],
+            "capabilities": no_capabilities,
+            "noNewPrivileges": True,
+        },
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "nodev", "mode=1777"]},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "mode=1777"]},
+        ],
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]},
+    }
+    (bundle / "config.json").write_text(json.dumps(specification))
+    process = subprocess.Popen(
+        ["runc", "run", "--bundle", str(bundle), name],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return Container(name, process)
+
+
+def run(
+    image: Image, folder: Path, *, command: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Ended:
+    """Run a container of the image to its end."""
+    return start(image, folder, command=command, environment=environment).end()
