@@ -9,16 +9,16 @@ import numpy as np
 
 from common.chunk_file import check_norms
 from common.errors import ChunkInvalid, ChunksMissing, RunUnfinished
-from common.indexes import parse_indexes
 from common.keys import RESULT_KEY
 from k8s.release import brief_indexes
-from k8s.run_state import find_missing, read_summary
+from k8s.run_state import find_missing
+from k8s.run_summary import read_summary
 
 if TYPE_CHECKING:
     from common.store import ObjectStat, Store
     from k8s.gate_settings import GateSettings
     from k8s.gate_watch import WorkerWatch
-    from k8s.run_state import Summary
+    from k8s.run_summary import RunSummary
 
 SAMPLE_ROWS = 100
 """Rows whose norms are checked, spread over the result."""
@@ -28,7 +28,7 @@ def report(store: Store, settings: GateSettings, watch: WorkerWatch) -> str:
     """Return the sentence on a finished result that is sound.
 
     Raises RunUnfinished (75) while there is no result, ChunksMissing (65) when there will be none by itself, and
-    ChunkInvalid when the result is not what the summary says.
+    ChunkInvalid when the result is not what the summary says, or the summary cannot be read.
     """
     stat, summary = store.stat(RESULT_KEY), read_summary(store)
     if stat is not None and summary is not None:
@@ -45,10 +45,8 @@ def report(store: Store, settings: GateSettings, watch: WorkerWatch) -> str:
     raise RunUnfinished(f"there is no result yet: {far}, {state}")
 
 
-def _check_result(store: Store, stat: ObjectStat, summary: Summary) -> str:
+def _check_result(store: Store, stat: ObjectStat, summary: RunSummary) -> str:
     name = store.location(RESULT_KEY)
-    if stat.size != summary.result_bytes:
-        raise ChunkInvalid(f"{name} has {stat.size} bytes, its summary says {summary.result_bytes}; merge again")
     try:
         with store.open(RESULT_KEY, stat.size) as opened, h5py.File(opened, "r") as file:
             urls, embeddings = file["urls"], file["embeddings"]
@@ -57,12 +55,13 @@ def _check_result(store: Store, stat: ObjectStat, summary: Summary) -> str:
             sample = np.stack([embeddings[row] for row in rows]) if len(urls) else None  # (rows, dimensions)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ChunkInvalid(f"{name} cannot be read: {error}; merge again") from error
-    if shapes != ((summary.rows_embedded,), (summary.rows_embedded, summary.dimensions)):
-        raise ChunkInvalid(f"{name} has the shapes {shapes}, its summary says {summary.rows_embedded} rows")
+    if shapes[0] != (summary.rows_embedded,) or shapes[1][:-1] != shapes[0]:
+        raise ChunkInvalid(
+            f"{name} has the shapes {shapes}, its summary says {summary.rows_embedded} rows; merge again"
+        )
     if sample is not None:
         check_norms(sample, name=name)
-    without = parse_indexes(summary.chunks_missing)
-    missing = f", without chunks {brief_indexes(without)}" if without else ""
+    missing = f", without chunks {summary.chunks_missing}" if summary.chunks_missing else ""
     return (
         f"{name} is sound: {summary.rows_embedded} of {summary.rows_requested} images, "
         f"{summary.rows_failed} failed{missing}"

@@ -4,34 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
-
-from common.keys import CHUNKS_PREFIX, RESULT_KEY, SUMMARY_KEY, chunk_index
+from common.errors import ChunkInvalid
+from common.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_index
+from k8s.run_summary import read_summary
 
 if TYPE_CHECKING:
     from common.store import Store
-
-
-class Summary(BaseModel):
-    """What summary.json says that is of use here."""
-
-    rows_requested: int
-    rows_embedded: int
-    rows_failed: int
-    chunks_missing: str
-    """Chunks that a partial merge went without."""
-    result_bytes: int
-    dimensions: int
-
-
-def read_summary(store: Store) -> Summary | None:
-    """Return the run's summary, None where there is none that can be read."""
-    if store.stat(SUMMARY_KEY) is None:
-        return None
-    try:
-        return Summary.model_validate_json(store.read(SUMMARY_KEY))
-    except ValidationError:
-        return None
 
 
 def find_missing(store: Store, chunk_count: int) -> set[int]:
@@ -39,8 +17,14 @@ def find_missing(store: Store, chunk_count: int) -> set[int]:
     there = {chunk_index(stat.key) for stat in store.list(CHUNKS_PREFIX)}
     missing = set(range(chunk_count)) - there
     # A merge deletes the chunks of a finished result. One that went without some keeps all there are.
-    if missing and store.stat(RESULT_KEY) is not None:
+    return set() if missing and _is_complete(store) else missing
+
+
+def _is_complete(store: Store) -> bool:
+    if store.stat(RESULT_KEY) is None:
+        return False
+    try:
         summary = read_summary(store)
-        if summary is not None and not summary.chunks_missing:
-            return set()
-    return missing
+    except ChunkInvalid:
+        return False  # not what a merge writes: merging again replaces it
+    return summary is not None and not summary.chunks_missing
