@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from common.reasons import REASON_HELP
 from common.settings import RunSettings, setting_name
+from k8s.gate_settings import GateSettings
 from k8s.run_settings import LocalRunSettings
 from merger.settings import MergerSettings
 from worker.settings import WorkerSettings
@@ -23,6 +24,7 @@ TABLES: dict[str, type[BaseSettings]] = {
     "of every program": RunSettings,
     "of the worker": WorkerSettings,
     "of the merger": MergerSettings,
+    "of the gate": GateSettings,
     "of embedder run": LocalRunSettings,
 }
 
