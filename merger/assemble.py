@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from common.store import Assembly
     from merger.progress import Progress
+    from merger.sample import KeptRows
     from merger.sources import Sources
 
 READ_BYTES = 2 << 20
@@ -41,10 +42,11 @@ def assemble(
     sources: Sources,
     assembly: Assembly,
     *,
+    kept: KeptRows,
     concurrency: int,
     progress: Progress,
 ) -> None:
-    """Write all parts, copies and uploads side by side.
+    """Write all parts, copies and uploads side by side, and keep the rows that `kept` wants of those that pass.
 
     Raises CopyFailed where the store does not copy, and DigestDiffers where rows that pass through are not those
     that were written.
@@ -55,7 +57,7 @@ def assemble(
     uploads: set[Future[None]] = set()
     numbered = list(enumerate(parts, start=1))
     through_here = [(number, part) for number, part in numbered if isinstance(part, UploadPart)]
-    contents = read_parts([part for _, part in through_here], sources, concurrency=concurrency)
+    contents = read_parts([part for _, part in through_here], sources, kept=kept, concurrency=concurrency)
 
     def copy(number: int, part: CopyPart) -> None:
         _copy(number, part, sources, assembly)
@@ -109,7 +111,9 @@ def _copy(number: int, part: CopyPart, sources: Sources, assembly: Assembly) -> 
         raise CopyFailed(str(error)) from error
 
 
-def read_parts(parts: Sequence[UploadPart], sources: Sources, *, concurrency: int) -> Generator[bytearray]:
+def read_parts(
+    parts: Sequence[UploadPart], sources: Sources, *, kept: KeptRows, concurrency: int
+) -> Generator[bytearray]:
     """Yield the content of each part, one after the other; chunks are read ahead, in parallel and in bounded memory.
 
     Raises DigestDiffers once a column has passed whole and is not what its worker wrote.
@@ -130,6 +134,7 @@ def read_parts(parts: Sequence[UploadPart], sources: Sources, *, concurrency: in
             rows = next(contents)
             if piece.column != METADATA:
                 digest.update(piece, rows)
+                kept.take(piece, rows)
             data[filled : filled + piece.size] = widen(rows, piece.row_bytes).data.cast("B")
             filled += piece.size
         yield data

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import tempfile
+from bisect import bisect_right
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -79,6 +80,15 @@ class Layout(NamedTuple):
 
     def column(self, name: str) -> Column:
         return next(column for column in self.columns if column.name == name)
+
+    def rows_of(self, column: Column, start: int, end: int) -> Iterator[Piece]:
+        """Yield the rows of the result from `start` to before `end` in a column, by chunk."""
+        chunk = bisect_right(self.starts, start) - 1
+        while start < end:
+            stop = min(end, self.starts[chunk + 1])
+            if stop > start:
+                yield Piece(column.name, chunk, start - self.starts[chunk], stop - start, column.row_bytes)
+            start, chunk = stop, chunk + 1
 
     def metadata_at(self, offset: int, length: int) -> bytes:
         """Return bytes of the result that are no row."""

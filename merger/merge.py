@@ -23,6 +23,7 @@ from merger.ledger import FAILURE_DATASETS, spooled_ledger
 from merger.parallel import ordered
 from merger.plan import plan_parts
 from merger.progress import Progress, Traffic
+from merger.sample import KeptRows, choose_rows, stretches
 from merger.sources import DigestDiffers, Sources, column_is_damaged
 from merger.summary import FinishedRun, find_finished, result_provenance, write_summary
 from merger.verify import Result, ResultDiffers, Verification, verify_full, verify_metadata, verify_sample
@@ -169,7 +170,8 @@ class _Merge:
             self._inputs.provenance.check_same(provenance, name=self._store.location(RESULT_KEY))
         if existing is not None and existing.size == self._layout.size:
             try:
-                return "found", self._verify(Result(existing.size, self._read, self._sources), self._plan(copying=True))
+                rows = self._sample(self._plan(copying=True))
+                return "found", self._verify(Result(existing.size, self._read, self._sources), rows, KeptRows())
             except ResultDiffers as error:
                 log.info("result_replaced", because=str(error))
             except (DigestDiffers, ChunkInvalid):
@@ -194,21 +196,24 @@ class _Merge:
     def _assemble(self, parts: Sequence[Part], *, replacing: ObjectStat | None) -> Verification:
         """Assemble, verify and publish the result; what cannot be verified before it is published is after."""
         verification = None
+        rows = self._sample(parts)
+        kept = KeptRows(stretches(self._layout, rows))
         with self._store.assemble(RESULT_KEY, size=self._layout.size, replacing=replacing) as assembly:
             assemble(
                 parts,
                 self._sources,
                 assembly,
+                kept=kept,
                 concurrency=self._settings.merge_concurrency,
                 progress=Progress(parts, self._traffic, interval_seconds=self._settings.progress_seconds),
             )
             if assembly.is_readable:
-                verification = self._verify(Result(self._layout.size, assembly.read, self._sources), parts)
+                verification = self._verify(Result(self._layout.size, assembly.read, self._sources), rows, kept)
             published = assembly.publish()
         if verification is not None:
             return verification
         try:
-            return self._verify(Result(published.size, self._read, self._sources), parts)
+            return self._verify(Result(published.size, self._read, self._sources), rows, kept)
         except (ResultDiffers, DigestDiffers, ChunkInvalid):
             self._withdraw(published)
             raise
@@ -221,12 +226,18 @@ class _Merge:
     def _read(self, start: int, length: int) -> bytes:
         return self._store.read(RESULT_KEY, start, length)
 
-    def _verify(self, result: Result, parts: Sequence[Part]) -> Verification:
-        verify_metadata(result)
-        concurrency = self._settings.merge_concurrency
+    def _sample(self, parts: Sequence[Part]) -> Sequence[int]:
+        """Return the rows of the result to compare; all are where everything is read."""
         if self._settings.verify == "full":
-            return verify_full(result, concurrency=concurrency)
-        return verify_sample(result, parts, random_rows=self._settings.verify_rows, concurrency=concurrency)
+            return ()
+        seed = self._inputs.provenance.fingerprint
+        return choose_rows(self._layout, parts, random_rows=self._settings.verify_rows, seed=seed)
+
+    def _verify(self, result: Result, rows: Sequence[int], kept: KeptRows) -> Verification:
+        verify_metadata(result)
+        if self._settings.verify == "full":
+            return verify_full(result, concurrency=self._settings.merge_concurrency)
+        return verify_sample(result, rows, kept=kept, concurrency=self._settings.merge_concurrency)
 
     def _name_damaged(self, error: DigestDiffers) -> str:
         """Return the sentence that names every chunk whose columns are not as they were written.

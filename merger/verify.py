@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from bisect import bisect_right
-from collections import defaultdict
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,19 +11,16 @@ from common.chunk_file import check_norms
 from common.errors import ChunkInvalid
 from merger.layout import EMBEDDINGS, Piece
 from merger.parallel import ordered
-from merger.plan import CopyPart
+from merger.sample import stretches
 from merger.sources import ColumnDigest, DigestDiffers, blocks, widen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from merger.plan import Part
+    from merger.sample import KeptRows, Stretch
     from merger.sources import Sources
-
-NEAR_BYTES = 8192
-"""Rows that lie nearer to each other than this are read by one request."""
 
 BLOCK_BYTES = 4 << 20
 """Of one read of a full verification."""
@@ -51,14 +46,20 @@ class Result(NamedTuple):
     """Return bytes of the result: from where, and how many."""
     sources: Sources
 
-    def rows(self, piece: Piece) -> NDArray[np.uint8]:
-        """Return the rows of a piece as they lie in the result, (rows, bytes of a row there)."""
-        layout = self.sources.layout
-        column = layout.column(piece.column)
-        start = column.offset + (layout.starts[piece.chunk] + piece.first) * column.row_bytes
-        data = self.read(start, piece.rows * column.row_bytes)
+    def bytes_at(self, start: int, length: int) -> bytes:
+        """Return bytes of the result."""
+        data = self.read(start, length)
         self.sources.traffic.add(read=len(data))
-        return np.frombuffer(data, np.uint8).reshape(piece.rows, column.row_bytes)
+        return data
+
+    def rows(self, stretch: Stretch) -> list[NDArray[np.uint8]]:
+        """Return the rows of each piece as they lie in the result, (rows, bytes of a row there), by one request."""
+        layout = self.sources.layout
+        column = layout.column(stretch[0].column)
+        start = column.offset + (layout.starts[stretch[0].chunk] + stretch[0].first) * column.row_bytes
+        data = np.frombuffer(self.bytes_at(start, sum(piece.size for piece in stretch)), np.uint8)
+        ends = list(accumulate(piece.rows for piece in stretch))
+        return np.split(data.reshape(-1, column.row_bytes), ends[:-1])
 
 
 def verify_metadata(result: Result) -> None:
@@ -67,59 +68,31 @@ def verify_metadata(result: Result) -> None:
     if result.size != layout.size:
         raise ResultDiffers(f"it has {result.size} bytes instead of {layout.size}")
     for offset, expected in layout.metadata.items():
-        if result.read(offset, len(expected)) != expected:
+        if result.bytes_at(offset, len(expected)) != expected:
             raise ResultDiffers(f"its metadata at byte {offset} is not what was written")
 
 
-def verify_sample(result: Result, parts: Sequence[Part], *, random_rows: int, concurrency: int) -> Verification:
-    """Compare the first and last row of every chunk and of every copied part, and random rows, in all columns.
+def verify_sample(result: Result, rows: Sequence[int], *, kept: KeptRows, concurrency: int) -> Verification:
+    """Compare these rows of the result, which ascend, with those of the chunks, in all columns.
 
     Raises ResultDiffers where the result's rows are not the chunk's, ChunkInvalid where a chunk's row is not of norm 1.
     """
+    sources = result.sources
 
-    def compare(piece: Piece) -> int:
-        expected = result.sources.read(piece)
-        if not np.array_equal(result.rows(piece), widen(expected, piece.row_bytes)):
-            raise _differs(result, piece)
-        if piece.column != EMBEDDINGS:
-            return 0
-        check_norms(expected.view("<f4"), name=result.sources.name(piece.chunk))
-        return piece.rows
+    def compare(stretch: Stretch) -> int:
+        compared = 0
+        for piece, found in zip(stretch, result.rows(stretch), strict=True):
+            expected = kept.get(piece)
+            if expected is None:
+                expected = sources.read(piece)
+            if not np.array_equal(found, widen(expected, piece.row_bytes)):
+                raise _differs(result, piece)
+            if piece.column == EMBEDDINGS:
+                check_norms(expected.view("<f4"), name=sources.name(piece.chunk))
+                compared += piece.rows
+        return compared
 
-    samples = _sample(result.sources, parts, random_rows=random_rows)
-    return Verification("sample", sum(ordered(compare, samples, concurrency=concurrency)))
-
-
-def _sample(sources: Sources, parts: Sequence[Part], *, random_rows: int) -> Iterator[Piece]:
-    """Yield the rows to compare, chunk by chunk, in all columns, neighbours together."""
-    layout = sources.layout
-    rows: dict[int, set[int]] = defaultdict(set)
-    for chunk, (_, header) in enumerate(sources.chunks):
-        if header.embedded:
-            rows[chunk] |= {0, header.embedded - 1}
-    for part in parts:
-        if isinstance(part, CopyPart):
-            rows[part.piece.chunk] |= {part.piece.first, part.piece.first + part.piece.rows - 1}
-    # Seeded, so that a fault that was found is found again.
-    draw = random.Random(sources.chunks[0].header.fingerprint)
-    for row in draw.sample(range(layout.rows), min(random_rows, layout.rows)):
-        chunk = bisect_right(layout.starts, row) - 1
-        rows[chunk].add(row - layout.starts[chunk])
-    for chunk, found in sorted(rows.items()):
-        for column in layout.columns:
-            for first, last in _ranges(sorted(found), near=max(1, NEAR_BYTES // column.row_bytes)):
-                yield Piece(column.name, chunk, first, last - first + 1, column.row_bytes)
-
-
-def _ranges(rows: Iterable[int], *, near: int) -> list[tuple[int, int]]:
-    """Return first and last of the ranges that cover the rows, which ascend, with no gap longer than `near` inside."""
-    ranges: list[tuple[int, int]] = []
-    for row in rows:
-        if ranges and row - ranges[-1][1] <= near:
-            ranges[-1] = (ranges[-1][0], row)
-        else:
-            ranges.append((row, row))
-    return ranges
+    return Verification("sample", sum(ordered(compare, stretches(sources.layout, rows), concurrency=concurrency)))
 
 
 def verify_full(result: Result, *, concurrency: int) -> Verification:
@@ -132,7 +105,8 @@ def verify_full(result: Result, *, concurrency: int) -> Verification:
     digest = ColumnDigest(sources)
 
     def fetch(piece: Piece) -> tuple[Piece, NDArray[np.uint8], NDArray[np.uint8] | None]:
-        return piece, result.rows(piece), None if piece.column == EMBEDDINGS else sources.read(piece)
+        (found,) = result.rows((piece,))
+        return piece, found, None if piece.column == EMBEDDINGS else sources.read(piece)
 
     pieces = (block for piece in sources.layout.pieces() if piece.chunk >= 0 for block in blocks(piece, BLOCK_BYTES))
     for piece, found, expected in ordered(
@@ -158,7 +132,8 @@ def _compare_vectors(result: Result, chunk: int) -> None:
     header = result.sources.chunks[chunk].header
     whole = Piece(EMBEDDINGS, chunk, 0, header.embedded, header.spans[EMBEDDINGS].row_bytes)
     for piece in blocks(whole, BLOCK_BYTES):
-        if not np.array_equal(result.rows(piece), result.sources.read(piece)):
+        (found,) = result.rows((piece,))
+        if not np.array_equal(found, result.sources.read(piece)):
             raise _differs(result, piece)
 
 
