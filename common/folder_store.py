@@ -88,9 +88,15 @@ class FolderStore:
             return self.publish(key, part, digest=hashlib.sha256(data).hexdigest(), overwrite=True)
 
     def delete(self, keys: Iterable[str]) -> None:
+        folders = set()
         for key in keys:
             with _file_errors(self.root / key):
                 (self.root / key).unlink(missing_ok=True)
+            folders |= set(Path(key).parents) - {Path()}
+        # As in object storage, no prefix is left behind by its last object. The deepest first; one in use stays.
+        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+            with suppress(OSError):
+                (self.root / folder).rmdir()
 
     def open(self, key: str, size: int) -> BinaryIO:  # noqa: ARG002 - a file knows its size
         with _file_errors(self.root / key):

@@ -54,6 +54,13 @@ _DENIED = {
     "SignatureDoesNotMatch",
 }
 
+_UNSUPPORTED = {"InvalidArgument", "InvalidRequest", "NotImplemented", "NotSupported"}
+"""What stores say to requests, and conditions of requests, that they do not know."""
+
+
+class RequestUnsupported(StoreUnavailable):
+    """The store says that it knows no such request."""
+
 
 class S3Location(NamedTuple):
     bucket: str
@@ -125,7 +132,8 @@ def _client_error(error: ClientError, what: object) -> Exception:
             f"{what}: {code}{': ' if message else ''}{message}; check the bucket's name, the "
             "credentials and their permission to list, read, write and delete"
         )
-    return StoreUnavailable(f"{what}: {code or status} {message}".rstrip())
+    kind = RequestUnsupported if status == 501 or code in _UNSUPPORTED else StoreUnavailable
+    return kind(f"{what}: {code or status} {message}".rstrip())
 
 
 class ObjectRange(NamedTuple):

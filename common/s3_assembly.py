@@ -13,7 +13,8 @@ from common.s3 import s3_errors
 from common.store import AssemblyGone, ObjectAbsent, ObjectExists, ObjectStat, PartLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
@@ -72,8 +73,8 @@ class S3Assembly:
         parts: list[CompletedPartTypeDef] = [
             {"PartNumber": number, "ETag": etag} for number, etag in sorted(self._etags.items())
         ]
-        condition = {"IfNoneMatch": "*"} if self._replacing is None else {"IfMatch": f'"{self._replacing.version}"'}
-        try:
+
+        def complete(condition: Mapping[str, str]) -> None:
             with s3_errors(self._name):
                 self._store.client.complete_multipart_upload(
                     Bucket=self._store.bucket,
@@ -82,6 +83,9 @@ class S3Assembly:
                     MultipartUpload={"Parts": parts},
                     **condition,  # type: ignore[arg-type]
                 )
+
+        try:
+            self._store.conditions.write(self._key, complete, replacing=self._replacing)
         except ObjectAbsent as absent:  # what was to be replaced is gone
             raise ObjectExists(self._name) from absent
         published = self._store.stat(self._key)
@@ -119,14 +123,16 @@ def _abort(assembly: S3Assembly, name: str) -> None:
         log.warning("upload_not_aborted", object=name, error=str(error))
 
 
-def abort_uploads(store: S3Store, key: str) -> int:
-    """Abort every multipart upload of exactly `key`; return how many there were."""
+def abort_uploads(store: S3Store, key: str, *, begun_before: datetime | None = None) -> int:
+    """Abort the multipart uploads of exactly `key`, all or those begun before a time; return how many there were."""
     full_key = store.prefix + key
     aborted = 0
     with s3_errors(store.location(key)):
         pages = store.client.get_paginator("list_multipart_uploads").paginate(Bucket=store.bucket, Prefix=full_key)
         uploads = [upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == full_key]
     for upload in uploads:
+        if begun_before is not None and upload["Initiated"] >= begun_before:
+            continue
         try:
             with s3_errors(store.location(key)):
                 store.client.abort_multipart_upload(Bucket=store.bucket, Key=full_key, UploadId=upload["UploadId"])

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, BinaryIO
 
-from common.errors import ConfigError, StoreUnavailable
+from common.errors import ConfigError, EmbedderError, StoreUnavailable
 from common.s3 import S3Location, parse_s3_uri, read_object, s3_client, s3_errors
 from common.s3_assembly import S3_PART_LIMITS, abort_uploads, multipart_upload
-from common.store import READ_AHEAD_BYTES, ObjectAbsent, ObjectReader, ObjectStat, check_length
+from common.s3_conditions import ConditionalWrites
+from common.store import READ_AHEAD_BYTES, AssemblyGone, ObjectAbsent, ObjectReader, ObjectStat, check_length
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -27,6 +30,12 @@ DELETE_BATCH = 1000
 
 COMPARE_BYTES = 8 << 20
 
+PROBE_KEY = ".access"
+"""Of the upload that shows the permission to write."""
+
+PROBE_AGE = timedelta(minutes=1)
+"""After which such an upload is nobody's any more: its program died."""
+
 
 class S3Store:
     part_limits = S3_PART_LIMITS
@@ -37,6 +46,7 @@ class S3Store:
         self.bucket = location.bucket
         self.prefix = f"{location.key.strip('/')}/" if location.key.strip("/") else ""
         self.client = s3_client()
+        self.conditions = ConditionalWrites(self)
 
     def location(self, key: str) -> str:
         return f"s3://{self.bucket}/{self.prefix}{key}"
@@ -46,11 +56,13 @@ class S3Store:
 
     def check_access(self) -> None:
         # An upload that is begun and aborted shows the permission to write and leaves no object.
-        probe = f"{self.prefix}.access"
         with s3_errors(self.location("")):
             self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
-            upload = self.client.create_multipart_upload(Bucket=self.bucket, Key=probe)
-            self.client.abort_multipart_upload(Bucket=self.bucket, Key=probe, UploadId=upload["UploadId"])
+        with suppress(AssemblyGone, ObjectAbsent), multipart_upload(self, PROBE_KEY, replacing=None) as probe:
+            probe.abort()
+        # Not every worker may list uploads, nor need it: what one cannot clear up, another will.
+        with suppress(EmbedderError):
+            abort_uploads(self, PROBE_KEY, begun_before=datetime.now(UTC) - PROBE_AGE)
 
     def stat(self, key: str) -> ObjectStat | None:
         try:
@@ -119,17 +131,23 @@ class S3Store:
                 "raise EMBEDDER_CHUNK_COUNT"
             )
         md5 = hashlib.file_digest(body, lambda: hashlib.md5(usedforsecurity=False))
-        body.seek(0)
-        condition = {} if overwrite else {"IfNoneMatch": "*"}
-        with s3_errors(self.location(key)):
-            self.client.put_object(
-                Bucket=self.bucket,
-                Key=self.prefix + key,
-                Body=body,
-                ContentLength=size,
-                ContentMD5=base64.b64encode(md5.digest()).decode(),
-                **condition,  # type: ignore[arg-type]
-            )
+
+        def send(condition: Mapping[str, str]) -> None:
+            body.seek(0)
+            with s3_errors(self.location(key)):
+                self.client.put_object(
+                    Bucket=self.bucket,
+                    Key=self.prefix + key,
+                    Body=body,
+                    ContentLength=size,
+                    ContentMD5=base64.b64encode(md5.digest()).decode(),
+                    **condition,  # type: ignore[arg-type]
+                )
+
+        if overwrite:
+            send({})
+        else:
+            self.conditions.write(key, send, replacing=None)
         return self._verified(key, body, size=size, md5=md5.hexdigest())
 
     def _verified(self, key: str, body: io.BufferedReader | io.BytesIO, *, size: int, md5: str) -> ObjectStat:

@@ -83,6 +83,16 @@ def test_access_is_checked_without_leaving_anything(store: Store) -> None:
     assert list(store.list("")) == []
 
 
+def test_a_folder_goes_with_its_last_object_and_the_runs_own_stays(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    for key in ("chunks/a", "chunks/deep/b", "other/c", "other/d"):
+        store.put_bytes(key, b"x")
+    store.delete(["chunks/a", "chunks/deep/b", "other/c", "never/there"])
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == ["d", "other"]
+    store.delete(["other/d"])
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_denied(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreAccessDenied, match="EMBEDDER_RUN_URI"):

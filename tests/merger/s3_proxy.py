@@ -130,6 +130,16 @@ def s3_proxy(upstream: S3Server, intervene: Callable[[Request], Answer | None]) 
         thread.join()
 
 
+def has_condition(request: Request) -> bool:
+    return bool({"if-match", "if-none-match"} & request.headers.keys())
+
+
+def refuse_conditions(code: str) -> Callable[[Request], Answer | None]:
+    """Return what makes a server refuse conditional writes with this error code, as those do that know none."""
+    answer = Answer(501 if code == "NotImplemented" else 400, f"<Error><Code>{code}</Code></Error>".encode())
+    return lambda request: answer if has_condition(request) else None
+
+
 def wrong_copy(api: S3Client, *, ignoring_the_range: bool) -> Callable[[Request], Answer | None]:
     """Return what makes a server's copies wrong: the whole object each time, or zeros in place of its bytes."""
 
