@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch, StoreUnavailable
+from common.finished_run import FinishedRun, find_finished
 from common.indexes import format_indexes
 from common.keys import FAILURES_KEY, RESULT_KEY, chunk_key
 from common.logs import log
@@ -25,7 +26,7 @@ from merger.plan import plan_parts
 from merger.progress import Progress, Traffic
 from merger.sample import KeptRows, choose_rows, stretches
 from merger.sources import DigestDiffers, Sources, column_is_damaged
-from merger.summary import FinishedRun, find_finished, result_provenance, write_summary
+from merger.summary import result_provenance, write_summary
 from merger.verify import Result, ResultDiffers, Verification, verify_full, verify_metadata, verify_sample
 
 if TYPE_CHECKING:

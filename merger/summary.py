@@ -5,58 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import h5py
 
 from common.chunk_file import read_provenance
 from common.errors import StoreUnavailable
-from common.indexes import format_indexes, parse_indexes
+from common.finished_run import described
+from common.indexes import format_indexes
 from common.keys import RESULT_KEY, SUMMARY_KEY
-from common.provenance import Provenance, program_version
+from common.provenance import program_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from common.provenance import Provenance
     from common.store import ObjectStat, Store
     from merger.chunks import Inputs
     from merger.layout import Layout
     from merger.progress import Traffic
     from merger.verify import Verification
-
-
-class FinishedRun(NamedTuple):
-    """What a finished merge says of itself."""
-
-    result: ObjectStat
-    provenance: Provenance
-    embedded: int
-    failed: int
-    missing: list[int]
-    """Chunks that are not in the result."""
-
-
-def find_finished(store: Store) -> FinishedRun | None:
-    """Return the finished merge in the store, None unless there are a result and the summary that belongs to it.
-
-    The result's version is not compared: two pods that merge the same chunks write the same bytes, and the one that
-    publishes later must not make the other's summary a lie.
-    """
-    stat = store.stat(SUMMARY_KEY)
-    result = store.stat(RESULT_KEY)
-    if stat is None or result is None:
-        return None
-    try:
-        summary = json.loads(store.read(SUMMARY_KEY))
-        with store.open(RESULT_KEY, result.size) as opened, h5py.File(opened, "r") as file:
-            provenance = read_provenance(file)
-            described = _described(file.attrs, result.size)
-            embedded, failed = int(file.attrs["rows_embedded"]), int(file.attrs["rows_failed"])
-        if {name: summary[name] for name in described} != described:
-            return None
-        return FinishedRun(result, provenance, embedded, failed, parse_indexes(described["chunks_missing"]))
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError):
-        return None  # not what this program writes: merging again replaces it
 
 
 def result_provenance(store: Store, result: ObjectStat) -> Provenance | None:
@@ -66,18 +34,6 @@ def result_provenance(store: Store, result: ObjectStat) -> Provenance | None:
             return read_provenance(file)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError):
         return None
-
-
-def _described(attributes: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Return what the summary and the result both say."""
-    return {
-        "fingerprint": str(attributes["fingerprint"]),
-        "rows_requested": int(attributes["rows_requested"]),
-        "rows_embedded": int(attributes["rows_embedded"]),
-        "rows_failed": int(attributes["rows_failed"]),
-        "chunks_missing": str(attributes["chunks_missing"]),
-        "result_bytes": size,
-    }
 
 
 def write_summary(
@@ -93,7 +49,7 @@ def write_summary(
     seconds: float,
 ) -> None:
     """Write summary.json. Raises StoreUnavailable when the store does not keep it."""
-    summary = _described(attributes, layout.size) | {
+    summary = described(attributes, layout.size) | {
         "failures_by_reason": dict(sorted(failures_by_reason.items())),
         "dimensions": layout.column("embeddings").row_bytes // 4,
         "chunk_count": inputs.provenance.chunk_count,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.chunk_file import read_header, read_result, verify_chunk, write_chunk
 from common.errors import ChunkInvalid, SettingsError, Stopped
+from common.finished_run import find_finished
 from common.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_key
 from common.keys import chunk_index as index_of
 from common.logs import log
@@ -124,7 +125,8 @@ class _ChunkJob:
         with self._store.open(RESULT_KEY, result.size) as file:
             merged = read_result(file, name=name)
         self._provenance().check_same(merged.provenance, name=name)
-        if self._index in merged.missing:
+        # Without its summary the result is not verified, and the merge still wants every chunk.
+        if self._index in merged.missing or find_finished(self._store) is None:
             return None
         return f"this run is finished: {name} holds chunk {self._index}"
 

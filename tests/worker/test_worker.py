@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from common.store import Store, open_store
+from merger.merge import merge
+from merger.settings import MergerSettings
 from tests.image_server import answer, chunked, first, held, image_server, partly, redirect, stall
 from tests.worker.worker_process import (
     PHOTOS,
@@ -158,6 +160,23 @@ def test_a_chunk_already_in_the_store_is_not_computed_again(store: Store) -> Non
     assert peer.exit_code == 78
     assert "rotation" in peer.last_word
     assert object_keys(store) == ["chunks/Images_Embedded_3.h5"]
+
+
+def test_a_result_stands_for_its_chunks_only_with_the_summary_that_makes_the_run_finished(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"run_uri": tmp_path / "run", "manifest_uri": MANIFEST, "chunk_count": 1}
+    assert run_worker(**settings).exit_code == 0
+    store = open_store(str(tmp_path / "run"))
+    merge(store, MergerSettings(run_uri=store.uri, chunk_count=1))
+    assert "chunks/Images_Embedded_0.h5" not in object_keys(store)
+    finished = run_worker(**settings)
+    assert finished.exit_code == 0
+    assert "this run is finished" in finished.last_word
+    assert not finished.events("started")
+
+    # A merge that dies before its summary leaves a result that nobody has verified.
+    store.delete(["summary.json"])
+    assert run_worker(**settings).exit_code == 0
+    assert "chunks/Images_Embedded_0.h5" in object_keys(store)
 
 
 def test_a_damaged_chunk_is_computed_again(tmp_path: Path) -> None:
