@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -140,6 +141,20 @@ def test_the_result_carries_its_provenance_and_is_mapped_from_its_offset(tmp_pat
         vectors = file["embeddings"]
         mapped = np.memmap(tmp_path / RESULT_KEY, vectors.dtype, "r", vectors.id.get_offset(), vectors.shape)
         assert np.array_equal(mapped, vectors[:])
+
+
+@pytest.mark.parametrize("tool", ["h5ls", "h5dump"])
+def test_hdf5s_own_tools_open_the_result(tmp_path: Path, tool: str) -> None:
+    if (program := shutil.which(tool)) is None:
+        pytest.skip(f"{tool} is not installed (Debian: hdf5-tools)")
+    store = open_store(str(tmp_path))
+    chunks = put_run(store, [3, 0, 4], dimensions=8)
+    merge(store, settings_for(store, 3))
+    arguments = ["-d"] if tool == "h5ls" else ["-d", "/urls", "-d", "/embeddings"]
+    done = subprocess.run([program, *arguments, str(tmp_path / RESULT_KEY)], capture_output=True, check=True, text=True)
+    assert done.stderr == ""
+    assert chunks[2].urls[3].removesuffix("é") in done.stdout
+    assert ("{7, 8}" if tool == "h5ls" else "( 7, 8 )") in done.stdout
 
 
 def test_merging_the_same_chunks_again_gives_the_same_bytes(store: Store) -> None:
