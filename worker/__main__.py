@@ -7,6 +7,7 @@ import warnings
 from common import program
 from common.logs import configure_logs
 from common.settings import read_settings
+from worker.memory import keep_freed_memory
 from worker.settings import WorkerSettings
 
 
@@ -21,5 +22,6 @@ def main() -> str:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     configure_logs()
     program.run(main)

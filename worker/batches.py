@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Batches:
             if batch.is_taken:
                 self._filling = None
                 self._changed.notify_all()
-        batch.buffer[place].copy_(square)
+        # By NumPy, since torch would wake a team of threads for each copy.
+        np.copyto(batch.buffer[place].numpy(), square.numpy())
         with self._changed:
             batch.count_copied()
             if batch.is_taken and batch.is_whole:
