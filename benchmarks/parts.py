@@ -1,0 +1,128 @@
+"""Parts of the worker, each alone in a process: python -m benchmarks.parts PART ...; prints a number last.
+
+encode MODEL                 images a second of the bare model, on batches that are in memory
+decode FOLDER                images a second of the preprocessing, on files that are in memory, with every core
+load MODEL                   nothing more than the interpreter, the imports and the weights
+first-batch MANIFEST ROWS    the interpreter, the manifest, and ROWS images fetched and decoded
+chunk URL INDEX COUNT        seconds to find and parse a chunk of a manifest
+"""
+
+# ruff: noqa: PLC0415 - a part loads nothing that it does not need
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.settings import WorkerSettings
+
+BATCH_SIZE = 32
+ROUNDS = 5
+"""The fastest counts: what the hardware can do is the yardstick."""
+
+
+def encode(model: str) -> float:
+    import torch
+    import transformers
+
+    from worker.encoder import choose_device, choose_dtype
+    from worker.memory import keep_freed_memory
+
+    keep_freed_memory()
+
+    device = choose_device("auto")
+    dtype = choose_dtype("auto", device)
+    tower = transformers.CLIPVisionModelWithProjection.from_pretrained(model).eval().to(device, dtype)
+    batch = torch.randn(BATCH_SIZE, 3, 224, 224).to(device, dtype)
+    best = 0.0
+    with torch.inference_mode():
+        tower(pixel_values=batch)
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            tower(pixel_values=batch)
+            tower(pixel_values=batch).image_embeds.cpu()
+            best = max(best, 2 * BATCH_SIZE / (time.perf_counter() - started))
+    return best
+
+
+def decode(folder: str) -> float:
+    from worker.preprocess import image_square
+
+    files = [path.read_bytes() for path in sorted(Path(folder).iterdir())[:256]]
+    best = 0.0
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            list(threads.map(lambda data: image_square(data, max_pixels=10**9), files))
+            best = max(best, len(files) / (time.perf_counter() - started))
+    return best
+
+
+def load(model: str) -> float:
+    from worker.encoder import load_vision_tower
+    from worker.model import find_model
+
+    source = find_model(model, revision="")
+    load_vision_tower(source)
+    return 0.0
+
+
+def first_batch(manifest_uri: str, rows: str) -> float:
+    from worker.fetch import ImageFetcher
+    from worker.manifest import open_manifest
+    from worker.preprocess import image_square
+
+    settings = _settings(manifest_uri, index="0", count="1")
+    manifest = open_manifest(settings)
+    chunk = manifest.read_chunk(0, 1)
+
+    async def fetch_all() -> list[bytes | bytearray]:
+        async with ImageFetcher(settings, sources=manifest.sources, folder=manifest.folder) as fetcher:
+
+            async def fetch(number: int) -> bytes | bytearray:
+                async with fetcher.image(chunk.rows[number]) as data:
+                    return data
+
+            return await asyncio.gather(*map(fetch, range(int(rows))))
+
+    for data in asyncio.run(fetch_all()):
+        image_square(data, max_pixels=10**9)
+    return 0.0
+
+
+def _settings(manifest_uri: str, *, index: str, count: str) -> WorkerSettings:
+    from worker.settings import WorkerSettings
+
+    os.environ |= {"EMBEDDER_MANIFEST_URI": manifest_uri, "EMBEDDER_RUN_URI": "unused"}
+    os.environ |= {"JOB_COMPLETION_INDEX": index, "EMBEDDER_CHUNK_COUNT": count}
+    return WorkerSettings()  # type: ignore[call-arg]
+
+
+def chunk(url: str, index: str, count: str) -> float:
+    from worker.manifest import open_manifest
+
+    started = time.perf_counter()
+    found = open_manifest(_settings(url, index=index, count=count)).read_chunk(int(index), int(count))
+    seconds = time.perf_counter() - started
+    assert found.rows
+    return seconds
+
+
+PARTS: dict[str, Callable[..., float]] = {
+    "encode": encode,
+    "decode": decode,
+    "load": load,
+    "first-batch": first_batch,
+    "chunk": chunk,
+}
+
+if __name__ == "__main__":
+    print(PARTS[sys.argv[1]](*sys.argv[2:]))

@@ -1,0 +1,60 @@
+"""Photos to measure with: some thousand different JPEGs of 1024 pixels and 200 KB or so, made of the example photos."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "photos"
+
+LONG_SIDE = 1024
+
+MIN_SOURCE_PIXELS = 400 * 400
+"""Smaller examples scaled up have no detail left, which makes JPEGs easy."""
+
+SHORT_SIDES = (683, 768)
+"""The shapes of most photos: 3:2 and 4:3."""
+
+GRAIN = 6.0
+"""Standard deviation of the film grain, of 255: with it the files are as large as cameras' photos of this size."""
+
+QUALITY = 88
+
+
+def make_photos(folder: Path, count: int) -> list[Path]:
+    """Write `count` JPEGs to `folder` and return their paths; each is a different crop, some are mirrored."""
+    paths = [folder / f"{number:05}.jpg" for number in range(count)]
+    with ProcessPoolExecutor() as processes:
+        list(processes.map(_make, paths, repeat(_sources()), range(count), chunksize=16))
+    return paths
+
+
+def _sources() -> list[Path]:
+    sources = []
+    for path in sorted(EXAMPLES.glob("*.jpg")):
+        with Image.open(path) as image:
+            if image.width * image.height >= MIN_SOURCE_PIXELS:
+                sources.append(path)
+    return sources
+
+
+def _make(path: Path, sources: list[Path], number: int) -> None:
+    random = np.random.default_rng(number)
+    short = SHORT_SIDES[random.integers(2)]
+    with Image.open(sources[number % len(sources)]) as image:
+        photo = image.convert("RGB")
+    width, height = (LONG_SIDE, short) if photo.width >= photo.height else (short, LONG_SIDE)
+    share = random.uniform(0.7, 1.0) * min(photo.width / width, photo.height / height)
+    left, top = random.uniform(0, photo.width - share * width), random.uniform(0, photo.height - share * height)
+    photo = photo.resize(
+        (width, height), Image.Resampling.BICUBIC, (left, top, left + share * width, top + share * height)
+    )
+    pixels = np.asarray(photo, dtype=np.float32)
+    if random.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    pixels = pixels + random.normal(0, GRAIN, (height, width, 1)).astype(np.float32)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=QUALITY)
