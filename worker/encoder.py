@@ -98,10 +98,11 @@ class Encoder:
         self.dimensions = int(tower.config.projection_dim)
         self.image_size = source.image_size
         self._tower = tower.to(device=device, dtype=dtype)
-        # (x / 255 - mean) / std as one multiplication and one addition.
-        std = torch.tensor(source.std, device=device).view(3, 1, 1)
-        self._scale = 1 / (255 * std)
-        self._shift = -torch.tensor(source.mean, device=device).view(3, 1, 1) / std
+        # (x / 255 - mean) / std as one multiplication and one addition; for a whole row of pixels, since torch is three
+        # times as fast where it need not step over three channels.
+        std = torch.tensor(source.std, device=device)
+        self._scale = (1 / (255 * std)).repeat(source.image_size)  # (3 size)
+        self._shift = (-torch.tensor(source.mean, device=device) / std).repeat(source.image_size)
         self._max_rows: int | None = None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
@@ -152,9 +153,9 @@ class Encoder:
         return finish
 
     def _vectors(self, pixels: Tensor) -> Tensor:
-        channels_first = pixels.permute(0, 3, 1, 2)  # (rows, 3, size, size), uint8
-        normalised = torch.addcmul(self._shift, channels_first, self._scale)  # float32
-        features = self._tower(pixel_values=normalised.to(self.dtype)).image_embeds.float()
+        normalised = torch.addcmul(self._shift, pixels.flatten(2), self._scale)  # (rows, size, 3 size), float32
+        channels_first = normalised.to(self.dtype).view(pixels.shape).permute(0, 3, 1, 2)  # (rows, 3, size, size)
+        features = self._tower(pixel_values=channels_first).image_embeds.float()
         vectors: Tensor = functional.normalize(features, dim=-1, eps=0)  # (rows, dimensions)
         return vectors
 
