@@ -23,8 +23,6 @@ from worker.model import OPENAI_MEAN, OPENAI_STD
 DOWNLOAD_THREADS = 100
 TRANSFORM_THREADS = 50
 BATCH_SIZE = 32
-MEAN = torch.tensor(OPENAI_MEAN).view(3, 1, 1)
-STD = torch.tensor(OPENAI_STD).view(3, 1, 1)
 
 
 def transform(path: Path, size: int = 224) -> torch.Tensor:
@@ -35,8 +33,10 @@ def transform(path: Path, size: int = 224) -> torch.Tensor:
     image = image.resize((short, long) if width <= height else (long, short), Image.Resampling.BICUBIC)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     image = image.crop((left, top, left + size, top + size)).convert("RGB")
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().div(255)
-    return (pixels - MEAN) / STD
+    # As torchvision's ToTensor and Normalize do it, pass by pass.
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+    mean, std = (torch.as_tensor(values).view(3, 1, 1) for values in (OPENAI_MEAN, OPENAI_STD))
+    return pixels.clone().sub_(mean).div_(std)
 
 
 def embed(bucket: str, keys: list[str], model_folder: str, result: Path) -> None:
