@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from common.provenance import program_version
 from tests.worker.models import TINY_VISION, save_vision_tower
 
 if TYPE_CHECKING:
@@ -62,15 +63,11 @@ def build(kind: str, *, base: str, **arguments: str) -> str:
     """Build image `kind` (gpu or merge) by the Makefile's verb and return its name."""
     _run(
         *("make", f"image-{kind}", f"ENGINE={' '.join(BUILDAH)}", f"BASE_IMAGE={base}"),
-        # pip's settings for the build alone, since they may hold a password; the same for certificates.
+        # This machine's, for the build alone: pip's settings may hold a password.
         f"BUILD_OPTIONS=--layers --volume {_pip_settings()}:/etc/pip.conf:ro --volume {CERTIFICATES}:{CERTIFICATES}:ro",
         *(f"{name}={value}" for name, value in arguments.items()),
     )
-    version = json.loads(_run(sys.executable, "-c", _PRINT_VERSION))
-    return f"localhost/embedder-{kind}:{version}"
-
-
-_PRINT_VERSION = "import importlib.metadata, json; print(json.dumps(importlib.metadata.version('embedder')))"
+    return f"localhost/embedder-{kind}:{program_version()}"
 
 
 @contextmanager
@@ -84,22 +81,31 @@ def mounted(name: str) -> Iterator[Image]:
         _buildah("rm", container)
 
 
-def make_bases() -> None:
-    """Make the two bases unless they are there: Debian with its Python, and the same with PyTorch and a small model."""
-    if not _is_there(PLAIN_BASE):
-        _commit(PLAIN_BASE, "scratch", {_debian(): "/"})
-    if not _is_there(TORCH_BASE):
-        packages = f"/usr/local/lib/python{PYTHON}/dist-packages"
-        # It has a file that only a newer Python compiles, so that the status says nothing.
-        compiling = f"python3 -m compileall -qq --invalidation-mode unchecked-hash {packages} || true"
-        _commit(TORCH_BASE, PLAIN_BASE, {_torch(): packages, _model(): MODEL}, then=compiling)
+@contextmanager
+def bases() -> Iterator[None]:
+    """Make the two bases unless they are there: Debian with its Python, and the same with PyTorch and a small model.
+
+    When the block ends nothing stays mounted, so that `make clean` can remove the folder.
+    """
+    try:
+        if not _is_there(PLAIN_BASE):
+            _commit(PLAIN_BASE, "scratch", {_debian(): "/"})
+        if not _is_there(TORCH_BASE):
+            packages = f"/usr/local/lib/python{PYTHON}/dist-packages"
+            # It has a file that only a newer Python compiles, so that the status says nothing.
+            compiling = f"python3 -m compileall -qq --invalidation-mode unchecked-hash {packages} || true"
+            _commit(TORCH_BASE, PLAIN_BASE, {_torch(): packages, _model(): MODEL}, then=compiling)
+        yield
+    finally:
+        _buildah("rm", "--all")
 
 
 def _debian() -> Path:
     folder = FOLDER / RELEASE
     if not folder.exists():
         part = _empty("debian.part")
-        _run("debootstrap", "--variant=minbase", "--include=python3,python3-pip,python3-venv", RELEASE, str(part))
+        packages = "ca-certificates,python3,python3-pip,python3-venv"
+        _run("debootstrap", "--variant=minbase", f"--include={packages}", RELEASE, str(part))
         for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
             shutil.rmtree(part / waste)
         part.rename(folder)

@@ -47,8 +47,7 @@ def start(
     name = f"embedder-{uuid.uuid4().hex[:12]}"
     bundle = folder / name
     bundle.mkdir()
-    # The chart's, and what a kubelet gives of its own accord.
-    variables = [*image.config["Env"], *(f"{key}={value}" for key, value in (environment or {}).items())]
+    variables = dict(line.split("=", 1) for line in image.config["Env"]) | dict(environment or {})
     no_capabilities: dict[str, list[str]] = {
         kind: [] for kind in ("bounding", "effective", "permitted", "inheritable", "ambient")
     }
@@ -58,7 +57,7 @@ def start(
         "process": {
             "user": {"uid": uid, "gid": 0},
             "args": list(command) or image.config["Entrypoint"],
-            "env": variables,
+            "env": [f"{key}={value}" for key, value in variables.items()],
             "cwd": image.config["WorkingDir"],
             "capabilities": no_capabilities,
             "noNewPrivileges": True,

@@ -14,7 +14,7 @@ import pytest
 from common.keys import RESULT_KEY, chunk_key
 from common.store import open_store
 from tests.image_server import image_server
-from tests.images.build import MODEL, PLAIN_BASE, TORCH_BASE, Image, build, make_bases, mounted, reason_to_skip
+from tests.images.build import MODEL, PLAIN_BASE, TORCH_BASE, Image, bases, build, mounted, reason_to_skip
 from tests.images.container import RUN_SECONDS, run, start
 from tests.worker.worker_process import PHOTOS
 
@@ -36,18 +36,19 @@ COMPILERS = ("gcc", "cc", "g++", "clang", "rustc", "nvcc", "make", "ld")
 
 
 @pytest.fixture(scope="session")
-def bases() -> None:
-    make_bases()
+def _bases() -> Iterator[None]:
+    with bases():
+        yield
 
 
 @pytest.fixture(scope="session")
-def worker_image(bases: None) -> Iterator[Image]:  # noqa: ARG001 - they must be there
+def worker_image(_bases: None) -> Iterator[Image]:
     with mounted(build("gpu", base=TORCH_BASE, WEIGHTS=MODEL)) as image:
         yield image
 
 
 @pytest.fixture(scope="session")
-def merge_image(bases: None) -> Iterator[Image]:  # noqa: ARG001
+def merge_image(_bases: None) -> Iterator[Image]:
     with mounted(build("merge", base=PLAIN_BASE)) as image:
         yield image
 
@@ -146,6 +147,12 @@ def test_the_merge_image_holds_nothing_that_only_the_worker_needs(merge_image: I
     assert not [path for path in merge_image.root.rglob("*") if path.name in {"torch", "libtorch_cpu.so"}]
 
 
+def test_an_image_holds_the_packages_that_it_runs_and_no_others(worker_image: Image, merge_image: Image) -> None:
+    for image, packages in ((worker_image, {"common", "worker"}), (merge_image, {"common", "merger", "k8s"})):
+        found = {path.name for path in (image.root / "opt" / "program").iterdir()}
+        assert found == packages | {f"embedder-{image.name.rpartition(':')[2]}.dist-info"}
+
+
 def test_images_hold_no_compiler_no_cache_and_no_tests(worker_image: Image, merge_image: Image) -> None:
     for image in (worker_image, merge_image):
         programs = [image.root / folder / name for folder in ("usr/bin", "usr/local/bin") for name in COMPILERS]
@@ -191,7 +198,7 @@ def test_images_say_what_they_are_and_name_a_user_by_number(worker_image: Image,
         labels = {key.removeprefix("org.opencontainers.image."): text for key, text in image.config["Labels"].items()}
         assert labels["licenses"] == "MIT"
         assert labels["version"] == image.name.rpartition(":")[2]
-        assert labels["revision"]
+        assert {"revision", "source"} <= labels.keys()
         assert image.config["User"] == "65532:65532"
 
 
