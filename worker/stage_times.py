@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BUSY = 0.85
-"""Share of the time from which on a stage counts as always busy; the rest is hand-over."""
+"""Share of the time from which on the encoder counts as always busy; the rest is hand-over."""
+
+DECODE_BUSY = 0.7
+"""The same of the decoders, while there is room for what they make: they share cores and interpreter with the rest."""
 
 ADVICE = {
     "fetch": "raise worker.fetchConcurrency (EMBEDDER_FETCH_CONCURRENCY), or move the images nearer",
@@ -76,5 +79,5 @@ class StageTimes:
             return "encode", min(1.0, encoding)
         if spent.model_waited > spent.encode_waited:
             return "start", spent.model_waited / wall
-        is_decoding = spent.decode_worked >= BUSY * wall * self._decode_threads
+        is_decoding = spent.decode_worked >= DECODE_BUSY * (wall * self._decode_threads - spent.decode_waited)
         return ("decode" if is_decoding else "fetch"), spent.encode_waited / wall
