@@ -36,6 +36,9 @@ ATTEMPTS = 12
 """Attempts of one request, with jittered backoff of up to 20 s: together about two minutes, the length of a store's
 restart. AWS_MAX_ATTEMPTS overrides it."""
 
+POOL_CONNECTIONS = 72
+"""Kept open for the next request: those of a merge with 32 copies, 32 reads and 4 uploads under way."""
+
 READ_ATTEMPTS = 5
 """Of a body that breaks off while it is read."""
 
@@ -88,7 +91,7 @@ def s3_client() -> S3Client:
         retries=retries,
         connect_timeout=10,
         read_timeout=60,
-        max_pool_connections=32,
+        max_pool_connections=POOL_CONNECTIONS,
         tcp_keepalive=True,
     )
     try:

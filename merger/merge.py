@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from common.chunk_file import METADATA_BYTES
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch, StoreUnavailable
 from common.finished_run import FinishedRun, find_finished
 from common.indexes import format_indexes
@@ -24,7 +25,7 @@ from merger.ledger import FAILURE_DATASETS, spooled_ledger
 from merger.parallel import ordered
 from merger.plan import plan_parts
 from merger.progress import Progress, Traffic
-from merger.sample import KeptRows, choose_rows, stretches
+from merger.sample import KeptRows, Sample, choose_rows, stretches
 from merger.sources import DigestDiffers, Sources, column_is_damaged
 from merger.summary import result_provenance, write_summary
 from merger.verify import Result, ResultDiffers, Verification, verify_full, verify_metadata, verify_sample
@@ -125,6 +126,7 @@ class _Merge:
             allow_missing=settings.on_missing_chunks == "partial",
             concurrency=settings.merge_concurrency,
         )
+        self._traffic.add(read=sum(min(METADATA_BYTES, chunk.stat.size) for chunk in self._inputs.chunks))
         headers = [chunk.header for chunk in self._inputs.chunks]
         self._attributes = result_attributes(headers, self._inputs.missing)
         self._layout = compute_layout(headers, self._attributes)
@@ -171,8 +173,8 @@ class _Merge:
             self._inputs.provenance.check_same(provenance, name=self._store.location(RESULT_KEY))
         if existing is not None and existing.size == self._layout.size:
             try:
-                rows = self._sample(self._plan(copying=True))
-                return "found", self._verify(Result(existing.size, self._read, self._sources), rows, KeptRows())
+                sample = self._sample(self._plan(copying=True))
+                return "found", self._verify(Result(existing.size, self._read, self._sources), sample, KeptRows())
             except ResultDiffers as error:
                 log.info("result_replaced", because=str(error))
             except (DigestDiffers, ChunkInvalid):
@@ -197,8 +199,8 @@ class _Merge:
     def _assemble(self, parts: Sequence[Part], *, replacing: ObjectStat | None) -> Verification:
         """Assemble, verify and publish the result; what cannot be verified before it is published is after."""
         verification = None
-        rows = self._sample(parts)
-        kept = KeptRows(stretches(self._layout, rows))
+        sample = self._sample(parts)
+        kept = KeptRows(stretches(self._layout, sample))
         with self._store.assemble(RESULT_KEY, size=self._layout.size, replacing=replacing) as assembly:
             assemble(
                 parts,
@@ -209,12 +211,12 @@ class _Merge:
                 progress=Progress(parts, self._traffic, interval_seconds=self._settings.progress_seconds),
             )
             if assembly.is_readable:
-                verification = self._verify(Result(self._layout.size, assembly.read, self._sources), rows, kept)
+                verification = self._verify(Result(self._layout.size, assembly.read, self._sources), sample, kept)
             published = assembly.publish()
         if verification is not None:
             return verification
         try:
-            return self._verify(Result(published.size, self._read, self._sources), rows, kept)
+            return self._verify(Result(published.size, self._read, self._sources), sample, kept)
         except (ResultDiffers, DigestDiffers, ChunkInvalid):
             self._withdraw(published)
             raise
@@ -227,18 +229,18 @@ class _Merge:
     def _read(self, start: int, length: int) -> bytes:
         return self._store.read(RESULT_KEY, start, length)
 
-    def _sample(self, parts: Sequence[Part]) -> Sequence[int]:
-        """Return the rows of the result to compare; all are where everything is read."""
+    def _sample(self, parts: Sequence[Part]) -> Sample:
+        """Return the rows of the result to compare, none where everything will be read."""
         if self._settings.verify == "full":
-            return ()
+            return Sample()
         seed = self._inputs.provenance.fingerprint
         return choose_rows(self._layout, parts, random_rows=self._settings.verify_rows, seed=seed)
 
-    def _verify(self, result: Result, rows: Sequence[int], kept: KeptRows) -> Verification:
+    def _verify(self, result: Result, sample: Sample, kept: KeptRows) -> Verification:
         verify_metadata(result)
         if self._settings.verify == "full":
             return verify_full(result, concurrency=self._settings.merge_concurrency)
-        return verify_sample(result, rows, kept=kept, concurrency=self._settings.merge_concurrency)
+        return verify_sample(result, sample, kept=kept, concurrency=self._settings.merge_concurrency)
 
     def _name_damaged(self, error: DigestDiffers) -> str:
         """Return the sentence that names every chunk whose columns are not as they were written.

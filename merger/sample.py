@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from merger.layout import EMBEDDINGS
 from merger.plan import CopyPart
@@ -25,6 +25,9 @@ NEAR_BYTES = 8192
 STRETCH_BYTES = 1 << 20
 """Of one request at most, unless a single row is longer."""
 
+TEXT_SHARE = 8
+"""One of so many random rows is compared in the texts too."""
+
 KEPT_BYTES = 32 << 20
 """Of rows kept in memory; what is beyond is read from its chunk again."""
 
@@ -32,29 +35,42 @@ Stretch = tuple["Piece", ...]
 """Rows of one column that follow each other in the result, by the chunk that each comes from."""
 
 
-def choose_rows(layout: Layout, parts: Iterable[Part], *, random_rows: int, seed: str) -> list[int]:
-    """Return rows of the result, ascending: first and last of every chunk and of every copied part, and random ones."""
-    rows: set[int] = set()
+class Sample(NamedTuple):
+    """Rows of the result to compare, ascending."""
+
+    vectors: Sequence[int] = ()
+    texts: Sequence[int] = ()
+
+
+def choose_rows(layout: Layout, parts: Iterable[Part], *, random_rows: int, seed: str) -> Sample:
+    """Return the first and last row of every chunk, and random ones; of vectors also the ends of every copied part.
+
+    Random rows are the many requests of a small run. They are for what the store copied: texts arrive in uploads
+    whose MD5 the store has checked, so that of the random rows one in TEXT_SHARE does for them.
+    """
+    ends: set[int] = set()
     for start, end in pairwise(layout.starts):
         if end > start:
-            rows |= {start, end - 1}
+            ends |= {start, end - 1}
+    part_ends: set[int] = set()
     for part in parts:
         if isinstance(part, CopyPart):
             start = layout.starts[part.piece.chunk] + part.piece.first
-            rows |= {start, start + part.piece.rows - 1}
+            part_ends |= {start, start + part.piece.rows - 1}
     # Seeded, so that a fault that was found is found again.
-    rows.update(random.Random(seed).sample(range(layout.rows), min(random_rows, layout.rows)))
-    return sorted(rows)
+    drawn = random.Random(seed).sample(range(layout.rows), min(random_rows, layout.rows))
+    return Sample(sorted(ends | part_ends | set(drawn)), sorted(ends | set(drawn[::TEXT_SHARE])))
 
 
-def stretches(layout: Layout, rows: Sequence[int]) -> Iterator[Stretch]:
-    """Yield what to read of the result to see these rows, which ascend, in every column.
+def stretches(layout: Layout, sample: Sample) -> Iterator[Stretch]:
+    """Yield what to read of the result to see the sample.
 
     A chunk's last row and the next one's first are neighbours, and so one request.
     """
     for column in layout.columns:
         near = max(1, NEAR_BYTES // column.row_bytes)
         longest = max(1, STRETCH_BYTES // column.row_bytes)
+        rows = sample.vectors if column.name == EMBEDDINGS else sample.texts
         for first, last in _ranges(rows, near=near, longest=longest):
             yield tuple(layout.rows_of(column, first, last + 1))
 

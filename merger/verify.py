@@ -15,11 +15,11 @@ from merger.sample import stretches
 from merger.sources import ColumnDigest, DigestDiffers, blocks, widen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from merger.sample import KeptRows, Stretch
+    from merger.sample import KeptRows, Sample, Stretch
     from merger.sources import Sources
 
 BLOCK_BYTES = 4 << 20
@@ -72,8 +72,8 @@ def verify_metadata(result: Result) -> None:
             raise ResultDiffers(f"its metadata at byte {offset} is not what was written")
 
 
-def verify_sample(result: Result, rows: Sequence[int], *, kept: KeptRows, concurrency: int) -> Verification:
-    """Compare these rows of the result, which ascend, with those of the chunks, in all columns.
+def verify_sample(result: Result, sample: Sample, *, kept: KeptRows, concurrency: int) -> Verification:
+    """Compare the sample of the result with the rows of the chunks.
 
     Raises ResultDiffers where the result's rows are not the chunk's, ChunkInvalid where a chunk's row is not of norm 1.
     """
@@ -92,7 +92,7 @@ def verify_sample(result: Result, rows: Sequence[int], *, kept: KeptRows, concur
                 compared += piece.rows
         return compared
 
-    return Verification("sample", sum(ordered(compare, stretches(sources.layout, rows), concurrency=concurrency)))
+    return Verification("sample", sum(ordered(compare, stretches(sources.layout, sample), concurrency=concurrency)))
 
 
 def verify_full(result: Result, *, concurrency: int) -> Verification:

@@ -14,11 +14,11 @@ from common.s3 import clear_clients
 from common.store import open_store
 from merger.assemble import read_parts
 from merger.chunks import read_inputs
-from merger.layout import Column, Layout, compute_layout
+from merger.layout import EMBEDDINGS, Column, Layout, compute_layout
 from merger.merge import merge
 from merger.plan import UploadPart, plan_parts
 from merger.progress import Traffic
-from merger.sample import STRETCH_BYTES, KeptRows, choose_rows, stretches
+from merger.sample import STRETCH_BYTES, KeptRows, Sample, choose_rows, stretches
 from merger.sources import Sources
 from merger.verify import Result, ResultDiffers, verify_sample
 from tests.merger.runs import put_run, settings_for
@@ -39,10 +39,11 @@ def test_stretches_show_every_row_in_every_column_and_none_is_long(data: st.Data
     sizes = data.draw(st.lists(st.integers(0, 3000), min_size=1, max_size=8).filter(any))
     starts = [sum(sizes[:end]) for end in range(len(sizes) + 1)]
     widths = data.draw(st.lists(st.integers(1, 4000), min_size=1, max_size=3))
-    layout = Layout(0, {}, [Column(f"column {i}", 0, width) for i, width in enumerate(widths)], starts)
+    columns = [Column(name, 0, width) for name, width in zip((EMBEDDINGS, "urls", "ids"), widths, strict=False)]
+    layout = Layout(0, {}, columns, starts)
     rows = sorted(data.draw(st.sets(st.integers(0, starts[-1] - 1), max_size=40)))
     seen: dict[str, set[int]] = {column.name: set() for column in layout.columns}
-    for stretch in stretches(layout, rows):
+    for stretch in stretches(layout, Sample(vectors=rows, texts=rows)):
         position = starts[stretch[0].chunk] + stretch[0].first
         for piece in stretch:
             assert starts[piece.chunk] + piece.first == position
@@ -65,13 +66,15 @@ def test_a_wrong_byte_in_the_first_or_last_row_of_any_chunk_is_noticed_in_every_
     layout = sources.layout
     parts = plan_parts(layout, store.part_limits, copying=False)
     uploads = [part for part in parts if isinstance(part, UploadPart)]
-    rows = choose_rows(layout, parts, random_rows=0, seed="")
-    kept = KeptRows(stretches(layout, rows))
+    sample = choose_rows(layout, parts, random_rows=0, seed="")
+    kept = KeptRows(stretches(layout, sample))
     content = b"".join(read_parts(uploads, sources, kept=kept, concurrency=2))
 
     def verify(content: bytes) -> int:
         result = Result(len(content), lambda start, length: content[start : start + length], sources)
-        compared = {verify_sample(result, rows, kept=each, concurrency=2).rows_compared for each in (kept, KeptRows())}
+        compared = {
+            verify_sample(result, sample, kept=each, concurrency=2).rows_compared for each in (kept, KeptRows())
+        }
         assert len(compared) == 1
         return compared.pop()
 
