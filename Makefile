@@ -66,6 +66,9 @@ format: $(SETUP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench-merge: $(SETUP) ## Merge 1 GB the old way and both new ways in turn, then the texts of 9 million rows
+	$(BIN)/python -m benchmarks.bench_merge
+
 manifests: $(HELM) ## Render the chart into k8s/manifests
 	$(BIN)/python -m tests.charts.manifests
 
