@@ -52,7 +52,7 @@ $(HNSWLIB): $(SETUP)
 	@touch $@
 
 test: $(SETUP) $(HELM) $(HNSWLIB) ## Run all tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(SETUP) ## Check style and the import law
 	$(BIN)/ruff check .
@@ -65,6 +65,9 @@ types: $(SETUP) ## Check the types
 format: $(SETUP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(SETUP) ## Measure the worker: against the seed's way, its own model, its start-up, 9 million rows, memory
+	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-merge: $(SETUP) ## Merge 1 GB the old way and both new ways in turn, then the texts of 9 million rows
 	$(BIN)/python -m benchmarks.bench_merge

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+import structlog
 
 from common.s3 import clear_clients
 from common.store import Store, open_store
@@ -24,6 +25,12 @@ def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("EMBEDDER_", "AWS_", "JOB_COMPLETION")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(autouse=True)
+def _logs_to_this_test() -> None:
+    # A program that another test called may have configured them, for a stream that is closed now.
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

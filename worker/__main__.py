@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-
 from common import program
-from common.logs import configure_logs
-from common.settings import read_settings
-from worker.memory import keep_freed_memory
-from worker.settings import WorkerSettings
 
 
 def main() -> str:
+    # Imported only now: a signal is to find its handler from the first moment on.
+    from common.logs import configure_logs  # noqa: PLC0415
+    from common.settings import read_settings  # noqa: PLC0415
+    from worker.memory import keep_freed_memory  # noqa: PLC0415
+    from worker.settings import WorkerSettings  # noqa: PLC0415
+
+    keep_freed_memory()
+    configure_logs()
     settings = read_settings(WorkerSettings)
     configure_logs(settings.log_level, chunk=settings.chunk_index)
-    # Pillow remarks on odd metadata of single images, which the ledger or nobody needs to know.
-    warnings.filterwarnings("ignore", module="PIL")
-    from worker.chunk_job import embed_chunk  # noqa: PLC0415 - after the logs are set up
+    from worker.chunk_job import embed_chunk  # noqa: PLC0415
 
     return embed_chunk(settings)
 
 
 if __name__ == "__main__":
-    keep_freed_memory()
-    configure_logs()
     program.run(main)

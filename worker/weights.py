@@ -50,6 +50,8 @@ def save_vision_tower(source: ModelSource, folder: Path) -> None:
             shutil.copy(processor, part)
         origin = {"model": source.name, "revision": source.revision, "weights": source.weights}
         (part / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", "utf-8")
+        for file in part.iterdir():
+            file.chmod(0o644)  # pods read them as another user
         if folder.exists():
             shutil.rmtree(folder)
         part.rename(folder)
