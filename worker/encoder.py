@@ -99,7 +99,7 @@ class Encoder:
         self.image_size = source.image_size
         self._tower = tower.to(device=device, dtype=dtype)
         # (x / 255 - mean) / std as one multiplication and one addition; for a whole row of pixels, since torch is twice
-        # times as fast where it need not step over three channels.
+        # as fast where it need not step over three channels.
         std = torch.tensor(source.std, device=device)
         self._scale = (1 / (255 * std)).repeat(source.image_size)  # (3 size)
         self._shift = (-torch.tensor(source.mean, device=device) / std).repeat(source.image_size)
