@@ -80,7 +80,7 @@ class WorkerSettings(RunSettings):
     max_image_bytes: int = Field(default=64 << 20, ge=1024)
     """Bytes of the largest image taken. Open Images' largest original has about 30 MB."""
 
-    max_inflight_bytes: int = Field(default=128 << 20, ge=1 << 20)
+    max_inflight_bytes: int = Field(default=256 << 20, ge=1 << 20)
     """Bytes of images fetched and not yet decoded, all together: what bounds the memory whatever the images' sizes."""
 
     allow_private_hosts: bool = False
