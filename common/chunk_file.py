@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import h5py
 import numpy as np
 
 from common.errors import ChunkInvalid
+from common.hdf5 import new_hdf5, open_hdf5
 from common.indexes import parse_indexes
 from common.provenance import Provenance, program_version
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import h5py
     from numpy.typing import NDArray
 
     from common.reasons import Reason
@@ -101,9 +102,12 @@ class ChunkHeader:
 
 
 def write_chunk(path: Path, chunk: Chunk) -> None:
-    """Write the chunk file. Raises ChunkInvalid, before anything is written, when the chunk breaks an invariant."""
+    """Write the chunk file, a new one.
+
+    Raises ChunkInvalid, before anything is written, when the chunk breaks an invariant, and ResourceExhausted.
+    """
     check_rows(chunk)
-    with h5py.File(path, "w", libver=("v108", "v110"), meta_block_size=METADATA_BLOCK_BYTES) as file:
+    with new_hdf5(path, libver=("v108", "v110"), meta_block_size=METADATA_BLOCK_BYTES) as file:
         requested = len(chunk.urls) + len(chunk.failures)
         file.attrs.update(
             run_attributes(chunk.provenance)
@@ -156,7 +160,7 @@ def check_norms(embeddings: NDArray[np.float32], *, name: str) -> None:
 def read_header(file: BinaryIO, *, name: str) -> ChunkHeader:
     """Return the header of an open chunk file. Raises ChunkInvalid, with `name`, when it is none or does not add up."""
     try:
-        with h5py.File(file, "r") as chunk:
+        with open_hdf5(file, name=name) as chunk:
             header = _header(chunk)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ChunkInvalid(f"{name} is no chunk file, or damaged: {error}") from error
@@ -170,7 +174,7 @@ def verify_chunk(file: BinaryIO, *, name: str) -> ChunkHeader:
     """
     header = read_header(file, name=name)
     try:
-        with h5py.File(file, "r") as chunk:
+        with open_hdf5(file, name=name) as chunk:
             damaged = [dataset for dataset, span in header.spans.items() if sha256(chunk[dataset][()]) != span.sha256]
     except (OSError, RuntimeError, ValueError) as error:
         raise ChunkInvalid(f"{name} is damaged: {error}") from error
@@ -191,7 +195,7 @@ class ResultHeader:
 def read_result(file: BinaryIO, *, name: str) -> ResultHeader:
     """Return what an open result says. Raises ChunkInvalid, with `name`, when it is none."""
     try:
-        with h5py.File(file, "r") as result:
+        with open_hdf5(file, name=name) as result:
             return ResultHeader(
                 provenance=read_provenance(result), missing=parse_indexes(str(result.attrs["chunks_missing"]))
             )

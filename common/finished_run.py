@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import h5py
-
 from common.chunk_file import read_provenance
+from common.hdf5 import open_hdf5
 from common.indexes import parse_indexes
 from common.keys import RESULT_KEY, SUMMARY_KEY
 
@@ -41,7 +40,7 @@ def find_finished(store: Store) -> FinishedRun | None:
         return None
     try:
         summary = json.loads(store.read(SUMMARY_KEY))
-        with store.open(RESULT_KEY, result.size) as opened, h5py.File(opened, "r") as file:
+        with store.open(RESULT_KEY, result.size) as opened, open_hdf5(opened, name=store.location(RESULT_KEY)) as file:
             provenance = read_provenance(file)
             said = described(file.attrs, result.size)
             embedded, failed = int(file.attrs["rows_embedded"]), int(file.attrs["rows_failed"])

@@ -6,13 +6,13 @@ import glob
 import hashlib
 import os
 import secrets
-import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import StoreAccessDenied, StoreUnavailable
 from common.folder_assembly import FolderAssembly
+from common.resources import sentence
 from common.store import ObjectExists, ObjectStat, PartLimits, check_length
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _link(part: Path, target: Path) -> None:
         # writer in between replaces a whole file by an equal one.
         if target.exists():
             raise ObjectExists(str(target)) from None
-        shutil.move(part, target)
+        part.rename(target)
 
 
 def _sha256(path: Path) -> str:
@@ -186,4 +186,4 @@ def _file_errors(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise StoreAccessDenied(f"{error.filename or path}: {error.strerror}; give this user the folder") from error
     except OSError as error:
-        raise StoreUnavailable(f"{error.filename or path}: {error.strerror}") from error
+        raise StoreUnavailable(sentence(error, path)) from error

@@ -11,7 +11,8 @@ import logging
 import re
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from urllib.parse import urlsplit, urlunsplit
 
 import structlog
@@ -32,7 +33,7 @@ def configure_logs(level: str = "info", **bound: Any) -> None:  # noqa: ANN401 -
             _render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_Lossy(sys.stderr)),  # type: ignore[arg-type]
     )
     bind_logs(**bound)
     logging.captureWarnings(capture=True)
@@ -45,6 +46,21 @@ def bind_logs(**bound: Any) -> None:  # noqa: ANN401 - any value that prints
 
 
 _ALWAYS: dict[str, Any] = {}
+
+
+class _Lossy:
+    """A stream that may lie on a full disk, or be a pipe that nobody reads: lines are lost then, not the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 class _ForeignHandler(logging.Handler):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from common.errors import EmbedderError, ExitCode, ResourceExhausted, Stopped
+from common.errors import EmbedderError, ExitCode, Stopped
 from common.logs import log, redact_urls
+from common.resources import exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +24,6 @@ TERMINATION_LOG = Path("/dev/termination-log")
 TERMINATION_LOG_BYTES = 4096
 """What a kubelet keeps of it."""
 
-_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-
 
 def run(program: Callable[[], str]) -> NoReturn:
     """Call `program`, log the sentence it returns as the last word, and end the process with the right exit code.
@@ -34,8 +33,9 @@ def run(program: Callable[[], str]) -> NoReturn:
     """
     install_stop_handlers()
     code = end(program)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk, or a pipe that nobody reads
+            stream.flush()
     os._exit(code)
 
 
@@ -46,23 +46,14 @@ def end(program: Callable[[], str]) -> int:
     except Stopped as stop:
         return _last_word("stopped", str(stop), stop.exit_code)
     except Exception as error:  # noqa: BLE001 - the border of the program
-        foreseen = _as_foreseen(error)
+        foreseen = error if isinstance(error, EmbedderError) else exhausted(error)
         if foreseen is not None:
             return _last_word("failed", str(foreseen), foreseen.exit_code)
         # Exit code 1 stands in no policy, so Kubernetes retries within the backoff limit.
-        traceback.print_exception(error)
+        with suppress(OSError):
+            traceback.print_exception(error)
         return _last_word("failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1)
     return _last_word("finished", message, ExitCode.OK)
-
-
-def _as_foreseen(error: Exception) -> EmbedderError | None:
-    if isinstance(error, EmbedderError):
-        return error
-    if isinstance(error, MemoryError):
-        return ResourceExhausted("out of memory; raise the memory limit or lower the batch size")
-    if isinstance(error, OSError) and error.errno in _RESOURCE_ERRNOS:
-        return ResourceExhausted(f"{error.strerror}: {error.filename or 'a file of this program'}")
-    return None
 
 
 def install_stop_handlers() -> None:

@@ -16,6 +16,7 @@ from common.errors import EmbedderError, ExitCode, Stopped
 from common.logs import configure_logs, log, redact_urls
 from common.program import install_stop_handlers
 from common.provenance import program_version
+from common.resources import exhausted
 from k8s import logs, rerun, run_command, status
 from k8s.cluster_options import IN_CLUSTER
 from k8s.local_run import Programs
@@ -64,8 +65,8 @@ def main(programs: Programs | None = None) -> NoReturn:
         app(obj=programs or Programs())
     except (EmbedderError, Stopped) as end:
         _end(str(end), end.exit_code)
-    except OSError as error:
-        _end(f"{error.strerror or error}: {error.filename or 'a file of this program'}", ExitCode.TEMPORARY_FAILURE)
+    except (OSError, MemoryError) as error:
+        _end(str(exhausted(error) or error), ExitCode.TEMPORARY_FAILURE)
     raise AssertionError("unreachable: the app ends by SystemExit")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TextIO
 
 from rich.console import Console, Group
@@ -84,7 +85,8 @@ class LineDisplay:
         {"info": log.info, "warning": log.warning, "error": log.error}[level](event, **values, message=message)
 
     def forward(self, line: str) -> None:
-        sys.stderr.write(f"{line}\n")
+        with suppress(OSError):  # as for the log's own lines
+            sys.stderr.write(f"{line}\n")
 
 
 class TerminalDisplay:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from common.chunk_file import check_norms
 from common.errors import ChunkInvalid, ChunksMissing, RunUnfinished
+from common.hdf5 import open_hdf5
 from common.keys import RESULT_KEY
 from k8s.release import brief_indexes
 from k8s.run_state import find_missing
@@ -48,7 +48,7 @@ def report(store: Store, settings: GateSettings, watch: WorkerWatch) -> str:
 def _check_result(store: Store, stat: ObjectStat, summary: RunSummary) -> str:
     name = store.location(RESULT_KEY)
     try:
-        with store.open(RESULT_KEY, stat.size) as opened, h5py.File(opened, "r") as file:
+        with store.open(RESULT_KEY, stat.size) as opened, open_hdf5(opened, name=name) as file:
             urls, embeddings = file["urls"], file["embeddings"]
             shapes = (urls.shape, embeddings.shape)
             rows = np.unique(np.linspace(0, max(0, len(urls) - 1), SAMPLE_ROWS, dtype=np.int64))

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from common.resources import written_file
 from k8s import leash
 from k8s.exit_policy import container_exit_code
 
@@ -42,9 +43,10 @@ class Processes:
         """Run the command to its end and return its exit code as a container's would be (137 for SIGKILL).
 
         All that it writes is appended to `log_path`, and each line given to `on_line`. When cancelled, the process
-        gets SIGTERM, after the grace period SIGKILL, and is gone when CancelledError comes through.
+        gets SIGTERM, after the grace period SIGKILL, and is gone when CancelledError comes through. Raises
+        ResourceExhausted, and kills the process, where there is no room for what it writes.
         """
-        with log_path.open("ab") as log_file:
+        with written_file(log_path), log_path.open("ab") as log_file:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(Path(leash.__file__)), str(os.getpid())),
                 *command,

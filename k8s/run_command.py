@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from common.errors import ExitCode, SettingsError, Stopped
 from common.logs import configure_logs
+from common.resources import new_temporary_folder, written_file
 from common.settings import ENV_PREFIX, read_settings
 from common.store import open_store
 from k8s import run_report
@@ -315,10 +315,11 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
 def _make_log_dir(settings: LocalRunSettings) -> Path:
     # Not in the run: its objects are fixed, and it may be in a bucket.
     if not settings.log_dir:
-        return Path(tempfile.mkdtemp(prefix="embedder-logs-"))
+        return new_temporary_folder("embedder-logs-")
     folder = Path(settings.log_dir).expanduser()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with written_file(folder):
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"EMBEDDER_LOG_DIR is {folder}: {error.strerror}; choose another folder") from error
     return folder

@@ -8,20 +8,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from bisect import bisect_right
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from common.chunk_file import METADATA_BLOCK_BYTES, run_attributes
+from common.hdf5 import new_hdf5
 from common.indexes import format_indexes
+from common.resources import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from common.chunk_file import ChunkHeader
 
@@ -137,8 +138,8 @@ def compute_layout(headers: Sequence[ChunkHeader], attributes: dict[str, Any]) -
             types[name] = (starts[-1],), np.dtype(f"S{width}")
     types[EMBEDDINGS] = (starts[-1], max(header.dimensions for header in with_rows)), np.dtype("<f4")
 
-    with tempfile.TemporaryDirectory(prefix="merge-") as folder:
-        path = Path(folder) / "layout.h5"
+    with temporary_folder("merge-") as folder:
+        path = folder / "layout.h5"
         offsets = _allocate(path, types, attributes)
         columns = [Column(name, offsets[name], _row_bytes(*types[name])) for name in types]
         columns.sort(key=lambda column: column.offset)
@@ -155,9 +156,8 @@ def _allocate(
 ) -> dict[str, int]:
     """Write a result without its rows, return the offset of each dataset (0 where there are no rows)."""
     offsets = {}
-    with h5py.File(
+    with new_hdf5(
         path,
-        "w",
         libver=("v108", "v110"),
         meta_block_size=METADATA_BLOCK_BYTES,
         alignment_threshold=SMALL_BYTES,

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import csv
-import tempfile
 from collections import Counter
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from common.chunk_file import FAILURE_TEXTS
 from common.keys import FAILURES_KEY
+from common.resources import temporary_folder, written_file
 from merger.layout import Piece
 from merger.parallel import ordered
 from merger.sources import ColumnDigest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -66,9 +66,9 @@ def spooled_ledger(sources: Sources, *, concurrency: int) -> Iterator[Ledger]:
     Raises DigestDiffers where a chunk's failures are not as they were written.
     """
     by_reason: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(prefix="merge-") as folder:
-        path = Path(folder) / FAILURES_KEY
-        with path.open("w", encoding="utf-8", newline="") as file:
+    with temporary_folder("merge-") as folder:
+        path = folder / FAILURES_KEY
+        with written_file(path), path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             for row in _rows(sources, concurrency=concurrency):

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import h5py
-
 from common.chunk_file import read_provenance
 from common.errors import StoreUnavailable
 from common.finished_run import described
+from common.hdf5 import open_hdf5
 from common.indexes import format_indexes
 from common.keys import RESULT_KEY, SUMMARY_KEY
 from common.provenance import program_version
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 def result_provenance(store: Store, result: ObjectStat) -> Provenance | None:
     """Return what made the result, None where it is no result of this program."""
     try:
-        with store.open(RESULT_KEY, result.size) as opened, h5py.File(opened, "r") as file:
+        with store.open(RESULT_KEY, result.size) as opened, open_hdf5(opened, name=store.location(RESULT_KEY)) as file:
             return read_provenance(file)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError):
         return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.chunk_file import read_header, read_result, verify_chunk, write_chunk
@@ -13,6 +11,7 @@ from common.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_key
 from common.keys import chunk_index as index_of
 from common.logs import log
 from common.provenance import Provenance
+from common.resources import temporary_folder
 from common.store import ObjectExists, open_store
 from worker.collector import Collector
 from worker.geometry import PREPROCESSING_VERSION
@@ -192,8 +191,8 @@ class _ChunkJob:
             has_ids=self._manifest.has_ids,
             provenance=self._provenance(),
         )
-        with tempfile.TemporaryDirectory(prefix="embedder-") as folder:
-            path = Path(folder) / "chunk.h5"
+        with temporary_folder("embedder-") as folder:
+            path = folder / "chunk.h5"
             write_chunk(path, chunk)
             try:
                 # Upload last: the key's existence means that the chunk is whole.

@@ -30,7 +30,7 @@ def end_of(body: str) -> tuple[int, str]:
         ("raise errors.StoreUnavailable('no answer')", 75, "no answer"),
         ("raise errors.SettingsError('EMBEDDER_X is wrong')", 78, "EMBEDDER_X is wrong"),
         ("raise MemoryError", 75, "out of memory"),
-        ("import errno; raise OSError(errno.ENOSPC, 'No space left', '/tmp/x')", 75, "No space left: /tmp/x"),
+        ("import errno; raise OSError(errno.ENOSPC, 'No space left', '/tmp/x')", 75, "/tmp/x: No space left; make room"),
         ("raise ZeroDivisionError('oops')", 1, "a bug in the embedder: ZeroDivisionError: oops"),
     ],
 )
