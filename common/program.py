@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from common import stop
 from common.errors import EmbedderError, ExitCode, Stopped
-from common.logs import log, redact_urls
-from common.resources import exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where a kubelet picks up a container's last word; absent outside a pod."""
@@ -25,13 +22,26 @@ TERMINATION_LOG_BYTES = 4096
 """What a kubelet keeps of it."""
 
 
-def run(program: Callable[[], str]) -> NoReturn:
+class _HowFar:
+    """What the program that runs says of itself when it is stopped."""
+
+    say: Callable[[], None] | None = None
+
+
+def on_stop(say: Callable[[], None]) -> None:
+    """Have `say`, which logs how far the program is, called before the last word when it is stopped."""
+    _HowFar.say = say
+
+
+def run(program: Callable[[], str], *, at_first: Callable[[], None] | None = None) -> NoReturn:
     """Call `program`, log the sentence it returns as the last word, and end the process with the right exit code.
+
+    `at_first` is what to call on a stop until `on_stop` says otherwise.
 
     Ends by os._exit once everything is flushed: a thread may sit in a native decoder or a socket for longer than the
     grace period of a pod.
     """
-    install_stop_handlers()
+    _HowFar.say = at_first
     code = end(program)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk, or a pipe that nobody reads
@@ -40,40 +50,50 @@ def run(program: Callable[[], str]) -> NoReturn:
 
 
 def end(program: Callable[[], str]) -> int:
-    """Call `program` and return its exit code; the last word goes to the log and to the termination log."""
+    """Call `program` and return its exit code; the last word goes to the log and to the termination log.
+
+    Once a signal has told it to stop that is how it ends, whatever it returns or raises.
+    """
     try:
+        event, message, code = _outcome(program)
+    except Stopped as stopped:
+        return _say_stopped(stopped)
+    return _last_word(event, message, code)
+
+
+def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
+    stop.install_stop_handlers()
+    # Imported only now: a signal is to find its handlers from the first moment on.
+    from common.logs import configure_logs  # noqa: PLC0415
+    from common.resources import exhausted  # noqa: PLC0415
+
+    configure_logs()
+    try:
+        stop.end_by_force_if_late(_say_stopped)
         message = program()
-    except Stopped as stop:
-        return _last_word("stopped", str(stop), stop.exit_code)
     except Exception as error:  # noqa: BLE001 - the border of the program
+        stop.ignore_stops()
         foreseen = error if isinstance(error, EmbedderError) else exhausted(error)
         if foreseen is not None:
-            return _last_word("failed", str(foreseen), foreseen.exit_code)
+            return "failed", str(foreseen), foreseen.exit_code
         # Exit code 1 stands in no policy, so Kubernetes retries within the backoff limit.
         with suppress(OSError):
             traceback.print_exception(error)
-        return _last_word("failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1)
-    return _last_word("finished", message, ExitCode.OK)
+        return "failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1
+    stop.ignore_stops()
+    return "finished", message, ExitCode.OK
 
 
-def install_stop_handlers() -> None:
-    """Make SIGTERM and SIGINT raise Stopped in the main thread, once; a second signal ends the process at once."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, _exit_at_once)
-        code = ExitCode.STOPPED if number == signal.SIGTERM else ExitCode.INTERRUPTED
-        raise Stopped(f"stopped by {signal.Signals(number).name}; nothing is half-written", exit_code=code)
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, stop)
-
-
-def _exit_at_once(number: int, _: FrameType | None) -> None:
-    os._exit(128 + number)
+def _say_stopped(stopped: Stopped) -> int:
+    if _HowFar.say is not None:
+        with suppress(Exception):  # the exit code matters more
+            _HowFar.say()
+    return _last_word("stopped", str(stopped), stopped.exit_code)
 
 
 def _last_word(event: str, message: str, code: int) -> int:
+    from common.logs import log, redact_urls  # noqa: PLC0415
+
     message = redact_urls(message)
     emit = log.info if code == ExitCode.OK else log.error
     emit(event, exit_code=int(code), message=message)

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from common.errors import EmbedderError, ExitCode, Stopped
 from common.logs import configure_logs, log, redact_urls
-from common.program import install_stop_handlers
 from common.provenance import program_version
 from common.resources import exhausted
+from common.stop import install_stop_handlers
 from k8s import logs, rerun, run_command, status
 from k8s.cluster_options import IN_CLUSTER
 from k8s.local_run import Programs

@@ -29,7 +29,7 @@ READ_AHEAD_BYTES = 16 << 20
 UPLOADS_IN_FLIGHT = 4
 """Parts held in memory while they are uploaded."""
 
-GRACE_SECONDS = 5
+GRACE_SECONDS = 3
 """How long what is under way may take to end once the assembly has failed or the process was asked to stop."""
 
 

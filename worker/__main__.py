@@ -13,7 +13,6 @@ def main() -> str:
     from worker.settings import WorkerSettings  # noqa: PLC0415
 
     keep_freed_memory()
-    configure_logs()
     settings = read_settings(WorkerSettings)
     configure_logs(settings.log_level, chunk=settings.chunk_index)
     from worker.chunk_job import embed_chunk  # noqa: PLC0415
@@ -21,5 +20,11 @@ def main() -> str:
     return embed_chunk(settings)
 
 
+def _say_nothing_embedded() -> None:
+    from common.logs import log  # noqa: PLC0415
+
+    log.info("embedded", images=0, of="unknown")
+
+
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, at_first=_say_nothing_embedded)

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
 
 def start(body: str) -> subprocess.Popen[str]:
-    program = "from common import errors, program\nfrom common.logs import configure_logs\nconfigure_logs()\n"
+    program = "import sys\nfrom common import errors, program, stop\n"
     program += f"def main():\n{textwrap.indent(textwrap.dedent(body), '    ')}\nprogram.run(main)\n"
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -30,7 +31,7 @@ def end_of(body: str) -> tuple[int, str]:
         ("raise errors.StoreUnavailable('no answer')", 75, "no answer"),
         ("raise errors.SettingsError('EMBEDDER_X is wrong')", 78, "EMBEDDER_X is wrong"),
         ("raise MemoryError", 75, "out of memory"),
-        ("import errno; raise OSError(errno.ENOSPC, 'No space left', '/tmp/x')", 75, "/tmp/x: No space left; make room"),
+        ("import errno; raise OSError(errno.ENOSPC, 'No space left', '/tmp/x')", 75, "/tmp/x: No space left"),
         ("raise ZeroDivisionError('oops')", 1, "a bug in the embedder: ZeroDivisionError: oops"),
     ],
 )
@@ -60,6 +61,121 @@ def test_a_signal_ends_the_program_though_a_thread_hangs(number: signal.Signals,
         _, log = process.communicate(timeout=30)
         assert process.returncode == code
         assert "stopped" in log
+
+
+STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def stop_when_ready(body: str, number: signal.Signals = signal.SIGTERM) -> tuple[int, list[str], float]:
+    """Return the exit code, the log's lines, and the seconds that it took."""
+    with start(body) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        begun = time.monotonic()
+        _, log = process.communicate(timeout=60)
+        return process.returncode, log.splitlines(), time.monotonic() - begun
+
+
+@pytest.mark.parametrize("number", STOPPED)
+@pytest.mark.parametrize(
+    "body",
+    [
+        # A callback's exceptions go nowhere.
+        """
+        import time
+        class Swallowing:
+            def __del__(self):
+                print("ready", flush=True)
+                time.sleep(3)
+        Swallowing()
+        return "all is well"
+        """,
+        """
+        import time
+        try:
+            print("ready", flush=True)
+            time.sleep(3)
+        except BaseException:
+            raise errors.TooManyFailures("none came through") from None
+        """,
+        """
+        import time
+        try:
+            print("ready", flush=True)
+            time.sleep(3)
+        except:
+            raise ZeroDivisionError
+        """,
+    ],
+    ids=["swallowed", "taken for bad data", "taken for a bug"],
+)
+def test_a_signal_that_a_library_swallowed_ends_the_program_all_the_same(body: str, number: signal.Signals) -> None:
+    code, log, _ = stop_when_ready(body, number)
+    assert code == STOPPED[number]
+    assert f"stopped by {number.name}" in log[-1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # A lock that this thread has already: no signal wakes it.
+        """
+        import ctypes, threading
+        libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+        libc.pthread_mutex_lock(mutex)
+        threading.Timer(0.5, print, ("ready",), {"flush": True}).start()
+        libc.pthread_mutex_lock(mutex)
+        """,
+        """
+        import time
+        try:
+            print("ready", flush=True)
+            time.sleep(600)
+        finally:
+            time.sleep(600)
+        """,
+    ],
+    ids=["native code", "clearing up"],
+)
+def test_what_holds_a_stopped_program_up_is_left_after_a_while(body: str) -> None:
+    how_far = "program.on_stop(lambda: print('halfway', file=sys.stderr))\n"
+    code, log, seconds = stop_when_ready(how_far + textwrap.dedent(body))
+    assert code == 143
+    assert log[-2] == "halfway"
+    assert "was left" in log[-1]
+    assert seconds < 30
+
+
+def test_a_program_that_is_stopped_says_how_far_it_was() -> None:
+    body = """
+        import time
+        program.on_stop(lambda: print("halfway", file=sys.stderr))
+        print("ready", flush=True)
+        time.sleep(600)
+    """
+    code, log, _ = stop_when_ready(body)
+    assert code == 143
+    assert log[0] == "halfway"
+    assert "stopped by SIGTERM" in log[1]
+    assert len(log) == 2
+
+
+def test_a_child_process_that_is_told_to_stop_does_not_stop_its_parent() -> None:
+    body = """
+        import os, signal, time
+        child = os.fork()
+        if not child:
+            time.sleep(600)
+        time.sleep(0.5)
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        time.sleep(stop.CLEAR_UP_SECONDS + 1)
+        return "all is well"
+    """
+    code, log = end_of(body)
+    assert code == 0, log
+    assert "all is well" in log
 
 
 def test_secrets_are_not_in_the_last_word() -> None:
