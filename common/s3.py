@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
+import re
+import time
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import boto3
@@ -16,31 +20,47 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionError,  # noqa: A004 - the SDK's name
+    CredentialRetrievalError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
 )
-from urllib3.exceptions import ProtocolError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
+from common.logs import log
 from common.store import AssemblyGone, ObjectAbsent, ObjectExists
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from botocore.config import _RetryDict
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-ATTEMPTS = 12
-"""Attempts of one request, with jittered backoff of up to 20 s: together about two minutes, the length of a store's
-restart. AWS_MAX_ATTEMPTS overrides it."""
+PATIENCE_SECONDS = 120.0
+"""From a request's first failure until it is given up: twice what a store takes to restart. The SDK's own retries are
+fewer the more requests fail at once, so that an outage ends 30 requests in flight within seconds; they are not used.
+AWS_MAX_ATTEMPTS, where it is set, bounds the attempts besides."""
+
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 10.0
+"""Before a request is sent again: doubled each time, less a random part of up to a half."""
+
+SILENT_SECONDS = 5.0
+"""For so long a request may fail before the log says so: at any time one or another does."""
+
+CONNECT_SECONDS = 10
+READ_SECONDS = 60
+"""Without a byte of an answer, then the request counts as failed."""
 
 POOL_CONNECTIONS = 72
 """Kept open for the next request: those of a merge with 32 copies, 32 reads and 4 uploads under way."""
-
-READ_ATTEMPTS = 5
-"""Of a body that breaks off while it is read."""
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {
@@ -61,8 +81,39 @@ _UNSUPPORTED = {"InvalidArgument", "InvalidRequest", "NotImplemented", "NotSuppo
 """What stores say to requests, and conditions of requests, that they do not know."""
 
 
+PASSING_CODES = {
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+}
+_PASSING_STATUSES = {408, 429}
+_PASSING_ERRORS = (
+    ConnectionError,
+    CredentialRetrievalError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+)
+
+_MD5 = re.compile("[0-9a-f]{32}")
+
+Answer = TypeVar("Answer")
+
+
 class RequestUnsupported(StoreUnavailable):
     """The store says that it knows no such request."""
+
+
+class StoreFault(StoreUnavailable):
+    """What may be over when the request is sent again."""
 
 
 class S3Location(NamedTuple):
@@ -84,13 +135,10 @@ def parse_s3_uri(uri: str) -> S3Location:
 @cache
 def s3_client() -> S3Client:
     """Return this process's client; boto3 clients may be shared between threads."""
-    retries: _RetryDict = {"mode": "standard"}
-    if "AWS_MAX_ATTEMPTS" not in os.environ:
-        retries["total_max_attempts"] = ATTEMPTS
     config = Config(
-        retries=retries,
-        connect_timeout=10,
-        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": 1},  # see `ask`
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
         max_pool_connections=POOL_CONNECTIONS,
         tcp_keepalive=True,
     )
@@ -100,6 +148,37 @@ def s3_client() -> S3Client:
         raise StoreAccessDenied("S3 has no region; set AWS_REGION") from error
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"S3 cannot be set up: {error}") from error
+
+
+def ask(what: object, send: Callable[[], Answer]) -> Answer:
+    """Return what `send`, a request about `what`, returns; sent again while what goes wrong may pass.
+
+    Raises ObjectAbsent, ObjectExists and AssemblyGone, StoreAccessDenied (78), and StoreUnavailable (75) where the
+    store refuses, or fails for PATIENCE_SECONDS. What is sent again may have taken effect the first time already.
+    """
+    attempt, first_failure, pause_seconds = 1, 0.0, FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            with s3_errors(what), _answer_errors(what):
+                return send()
+        except StoreFault as fault:
+            now = time.monotonic()
+            first_failure = first_failure or now
+            left_seconds = PATIENCE_SECONDS - (now - first_failure)
+            if left_seconds <= 0 or attempt == _max_attempts():
+                raise StoreUnavailable(f"{fault} (attempt {attempt}, the last)") from fault
+            if now - first_failure > SILENT_SECONDS:
+                log.warning("store_fault", attempt=attempt, given_up_in_s=left_seconds, error=str(fault))
+        # The last pause ends with the patience, so that whatever is shorter than that is survived.
+        time.sleep(min(random.uniform(pause_seconds / 2, pause_seconds), left_seconds))
+        attempt, pause_seconds = attempt + 1, min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+
+
+def _max_attempts() -> int | None:
+    text = os.environ.get("AWS_MAX_ATTEMPTS", "")
+    if text and not text.isdecimal():
+        raise SettingsError(f"AWS_MAX_ATTEMPTS is {text!r}; it is a number of attempts")
+    return int(text) if text else None
 
 
 @contextmanager
@@ -116,8 +195,21 @@ def s3_errors(what: object) -> Iterator[None]:
         ) from error
     except ParamValidationError as error:
         raise SettingsError(f"{what} is no valid S3 name: {' '.join(str(error).split())}") from error
+    except _PASSING_ERRORS as error:
+        raise StoreFault(f"{what}: {error}") from error
     except BotoCoreError as error:
         raise StoreUnavailable(f"{what}: {error}") from error
+
+
+@contextmanager
+def _answer_errors(what: object) -> Iterator[None]:
+    """Turn what the SDK lets through where an answer breaks off, or is none of S3's, into StoreFault."""
+    try:
+        yield
+    except (HTTPError, OSError) as error:
+        raise StoreFault(f"{what}: the answer broke off: {error}") from error
+    except (ResponseParserError, KeyError, ValueError) as error:
+        raise StoreFault(f"{what}: the answer is none of S3's: {' '.join(str(error).split())[:200]}") from error
 
 
 def _client_error(error: ClientError, what: object) -> Exception:
@@ -126,16 +218,20 @@ def _client_error(error: ClientError, what: object) -> Exception:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _ABSENT:
         return ObjectAbsent(str(what))
-    if code == "NoSuchUpload":
-        return AssemblyGone(str(what))
-    if code in {"PreconditionFailed", "ConditionalRequestConflict", "412"} or status == 412:
+    if code in {"NoSuchUpload", "InvalidPart"}:
+        return AssemblyGone(f"{what}: {code}")
+    if code in {"PreconditionFailed", "412"} or status == 412:
         return ObjectExists(str(what))
     if code in _DENIED or status in {401, 403}:
         return StoreAccessDenied(
             f"{what}: {code}{': ' if message else ''}{message}; check the bucket's name, the "
             "credentials and their permission to list, read, write and delete"
         )
-    kind = RequestUnsupported if status == 501 or code in _UNSUPPORTED else StoreUnavailable
+    kind: type[StoreUnavailable] = StoreUnavailable
+    if status == 501 or code in _UNSUPPORTED:
+        kind = RequestUnsupported
+    elif status >= 500 or status in _PASSING_STATUSES or code in PASSING_CODES:
+        kind = StoreFault
     return kind(f"{what}: {code or status} {message}".rstrip())
 
 
@@ -149,29 +245,41 @@ class ObjectRange(NamedTuple):
 def read_object(location: S3Location, *, start: int = 0, length: int | None = None) -> ObjectRange:
     """Return `length` bytes of the object from `start`, or all from there; fewer where the object ends before.
 
-    Raises ObjectAbsent where there is no such object. An answer that breaks off is asked for again: the SDK retries
-    requests, not bodies.
+    Raises ObjectAbsent where there is no such object. An answer that breaks off, or whose bytes are not those of the
+    checksum beside them, is asked for again.
     """
     wanted = f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"
-    for attempt in range(1, READ_ATTEMPTS + 1):
-        with s3_errors(location):
-            try:
-                answer = s3_client().get_object(Bucket=location.bucket, Key=location.key, Range=wanted)
-            except ClientError as error:
-                if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 416:
-                    raise
-                # The object ends before the range begins; an empty one before any.
-                head = s3_client().head_object(Bucket=location.bucket, Key=location.key)
-                return ObjectRange(b"", head["ContentLength"], head["ETag"].strip('"'))
-            try:
-                data = answer["Body"].read()
-            except (BotoCoreError, ProtocolError, OSError) as error:
-                if attempt == READ_ATTEMPTS:
-                    raise StoreUnavailable(f"{location}: the answer broke off {attempt} times: {error}") from error
-                continue
+    doubted = b""
+
+    def receive() -> ObjectRange:
+        nonlocal doubted
+        try:
+            answer = s3_client().get_object(Bucket=location.bucket, Key=location.key, Range=wanted)
+        except ClientError as error:
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 416:
+                raise
+            # The object ends before the range begins; an empty one before any.
+            head = s3_client().head_object(Bucket=location.bucket, Key=location.key)
+            return ObjectRange(b"", head["ContentLength"], head["ETag"].strip('"'))
+        data = answer["Body"].read()
         whole = answer.get("ContentRange", "").rpartition("/")[2]
-        return ObjectRange(data, int(whole) if whole.isdigit() else len(data), answer["ETag"].strip('"'))
-    raise AssertionError("unreachable: the last attempt returns or raises")
+        size = int(whole) if whole.isdigit() else len(data)
+        if whole and len(data) != (size - start if length is None else min(length, size - start)):
+            raise StoreFault(f"{location}: the store sent {len(data)} bytes for {wanted} of {size}")
+        # What comes twice is what is there: on some stores an ETag of this form is no MD5.
+        if len(data) == size and not _fits_etag(data, answer) and data != doubted:
+            doubted = data
+            raise StoreFault(f"{location}: the bytes received are not those of the ETag")
+        return ObjectRange(data, size, answer["ETag"].strip('"'))
+
+    return ask(location, receive)
+
+
+def _fits_etag(data: bytes, answer: GetObjectOutputTypeDef) -> bool:
+    """Return whether a whole object may be what its ETag says, which is the MD5 of most that were uploaded at once."""
+    etag = answer["ETag"].strip('"')
+    is_md5 = _MD5.fullmatch(etag) and answer.get("ServerSideEncryption", "AES256") == "AES256"
+    return not is_md5 or hashlib.md5(data, usedforsecurity=False).hexdigest() == etag
 
 
 class Presigner:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, StoreUnavailable
 from common.logs import log
-from common.s3 import s3_errors
+from common.s3 import StoreFault, ask
 from common.store import AssemblyGone, ObjectAbsent, ObjectExists, ObjectStat, PartLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
 
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, MultipartUploadTypeDef
 
     from common.s3_store import S3Store
 
 S3_PART_LIMITS = PartLimits(min_bytes=5 << 20, max_bytes=5 << 30, max_count=10_000)
 """S3's limits on multipart uploads (Amazon S3 User Guide, "Amazon S3 multipart upload limits")."""
+
+ABORT_SECONDS = 3
+"""How long an assembly that failed, or was asked to stop, waits for its upload to be aborted."""
 
 
 class S3Assembly:
@@ -34,7 +38,8 @@ class S3Assembly:
 
     def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:  # noqa: ARG002 - parts are in order
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
-        with s3_errors(self._name):
+
+        def send() -> str:
             answer = self._store.client.upload_part(
                 Bucket=self._store.bucket,
                 Key=self._store.prefix + self._key,
@@ -44,27 +49,31 @@ class S3Assembly:
                 ContentLength=len(data),
                 ContentMD5=base64.b64encode(md5).decode(),
             )
-        self._etags[number] = answer["ETag"]
+            return answer["ETag"]
+
+        self._etags[number] = ask(self._name, send)
 
     def copy(self, number: int, offset: int, source: ObjectStat, start: int, length: int) -> None:  # noqa: ARG002
         name = self._store.name(source.key)
+
+        def send() -> str:
+            answer = self._store.client.upload_part_copy(
+                Bucket=self._store.bucket,
+                Key=self._store.prefix + self._key,
+                UploadId=self._upload_id,
+                PartNumber=number,
+                CopySource={"Bucket": name.bucket, "Key": name.key},
+                CopySourceRange=f"bytes={start}-{start + length - 1}",
+                CopySourceIfMatch=f'"{source.version}"',
+            )
+            if not (etag := answer.get("CopyPartResult", {}).get("ETag")):
+                raise StoreFault(f"{self._name}: the store answered a copy of part {number} with no ETag")
+            return etag
+
         try:
-            with s3_errors(name):
-                answer = self._store.client.upload_part_copy(
-                    Bucket=self._store.bucket,
-                    Key=self._store.prefix + self._key,
-                    UploadId=self._upload_id,
-                    PartNumber=number,
-                    CopySource={"Bucket": name.bucket, "Key": name.key},
-                    CopySourceRange=f"bytes={start}-{start + length - 1}",
-                    CopySourceIfMatch=f'"{source.version}"',
-                )
+            self._etags[number] = ask(name, send)
         except (ObjectAbsent, ObjectExists) as error:
             raise StoreUnavailable(f"{name} was replaced or deleted while it was copied") from error
-        etag = answer.get("CopyPartResult", {}).get("ETag")
-        if not etag:
-            raise StoreUnavailable(f"{self._name}: the store answered a copy of part {number} with no ETag")
-        self._etags[number] = etag
 
     def read(self, start: int, length: int) -> bytes:
         raise NotImplementedError("a multipart upload can be read once it is published")
@@ -75,14 +84,16 @@ class S3Assembly:
         ]
 
         def complete(condition: Mapping[str, str]) -> None:
-            with s3_errors(self._name):
-                self._store.client.complete_multipart_upload(
+            ask(
+                self._name,
+                lambda: self._store.client.complete_multipart_upload(
                     Bucket=self._store.bucket,
                     Key=self._store.prefix + self._key,
                     UploadId=self._upload_id,
                     MultipartUpload={"Parts": parts},
                     **condition,  # type: ignore[arg-type]
-                )
+                ),
+            )
 
         try:
             self._store.conditions.write(self._key, complete, replacing=self._replacing)
@@ -94,48 +105,64 @@ class S3Assembly:
         return published
 
     def abort(self) -> None:
-        with s3_errors(self._name):
-            self._store.client.abort_multipart_upload(
-                Bucket=self._store.bucket, Key=self._store.prefix + self._key, UploadId=self._upload_id
-            )
+        _abort(self._store, self._key, self._upload_id)
 
 
 @contextmanager
 def multipart_upload(store: S3Store, key: str, *, replacing: ObjectStat | None) -> Iterator[S3Assembly]:
     """Begin a multipart upload; whatever ends the block before `publish` was done aborts it."""
-    with s3_errors(store.location(key)):
-        begun = store.client.create_multipart_upload(Bucket=store.bucket, Key=store.prefix + key)
-    assembly = S3Assembly(store, key, begun["UploadId"], replacing=replacing)
+    upload_id = ask(
+        store.location(key),
+        lambda: store.client.create_multipart_upload(Bucket=store.bucket, Key=store.prefix + key)["UploadId"],
+    )
     try:
-        yield assembly
+        yield S3Assembly(store, key, upload_id, replacing=replacing)
     except BaseException:
-        _abort(assembly, store.location(key))
+        _abort_in_passing(store, key, upload_id)
         raise
 
 
-def _abort(assembly: S3Assembly, name: str) -> None:
-    # What ends the block is the news; an upload that cannot be aborted is left to the next merge, which looks for it.
-    try:
-        assembly.abort()
-    except (AssemblyGone, ObjectAbsent):
-        return
-    except EmbedderError as error:
-        log.warning("upload_not_aborted", object=name, error=str(error))
+def _abort(store: S3Store, key: str, upload_id: str) -> None:
+    ask(
+        store.location(key),
+        lambda: store.client.abort_multipart_upload(Bucket=store.bucket, Key=store.prefix + key, UploadId=upload_id),
+    )
+
+
+def _abort_in_passing(store: S3Store, key: str, upload_id: str) -> None:
+    # What ends the block is the news, and a pod that is to stop has seconds: an upload that cannot be aborted at once
+    # is left to the next merge, which looks for it.
+    name = store.location(key)
+
+    def abort() -> None:
+        try:
+            _abort(store, key, upload_id)
+        except (AssemblyGone, ObjectAbsent):
+            return
+        except EmbedderError as error:
+            log.warning("upload_not_aborted", object=name, error=str(error))
+
+    thread = threading.Thread(target=abort, name="abort", daemon=True)
+    thread.start()
+    thread.join(ABORT_SECONDS)
+    if thread.is_alive():
+        log.warning("upload_not_aborted_yet", object=name, after_s=ABORT_SECONDS)
 
 
 def abort_uploads(store: S3Store, key: str, *, begun_before: datetime | None = None) -> int:
     """Abort the multipart uploads of exactly `key`, all or those begun before a time; return how many there were."""
     full_key = store.prefix + key
-    aborted = 0
-    with s3_errors(store.location(key)):
+
+    def look() -> list[MultipartUploadTypeDef]:
         pages = store.client.get_paginator("list_multipart_uploads").paginate(Bucket=store.bucket, Prefix=full_key)
-        uploads = [upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == full_key]
-    for upload in uploads:
+        return [upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == full_key]
+
+    aborted = 0
+    for upload in ask(store.location(key), look):
         if begun_before is not None and upload["Initiated"] >= begun_before:
             continue
         try:
-            with s3_errors(store.location(key)):
-                store.client.abort_multipart_upload(Bucket=store.bucket, Key=full_key, UploadId=upload["UploadId"])
+            _abort(store, key, upload["UploadId"])
         except (AssemblyGone, ObjectAbsent):
             continue
         aborted += 1

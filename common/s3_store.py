@@ -7,16 +7,25 @@ import hashlib
 import io
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import ConfigError, EmbedderError, StoreUnavailable
-from common.s3 import S3Location, parse_s3_uri, read_object, s3_client, s3_errors
+from common.s3 import PASSING_CODES, S3Location, StoreFault, ask, parse_s3_uri, read_object, s3_client
 from common.s3_assembly import S3_PART_LIMITS, abort_uploads, multipart_upload
 from common.s3_conditions import ConditionalWrites
-from common.store import READ_AHEAD_BYTES, AssemblyGone, ObjectAbsent, ObjectReader, ObjectStat, check_length
+from common.store import (
+    READ_AHEAD_BYTES,
+    AssemblyGone,
+    ObjectAbsent,
+    ObjectExists,
+    ObjectReader,
+    ObjectStat,
+    check_length,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -56,8 +65,10 @@ class S3Store:
 
     def check_access(self) -> None:
         # An upload that is begun and aborted shows the permission to write and leaves no object.
-        with s3_errors(self.location("")):
-            self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+        ask(
+            self.location(""),
+            lambda: self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1),
+        )
         with suppress(AssemblyGone, ObjectAbsent), multipart_upload(self, PROBE_KEY, replacing=None) as probe:
             probe.abort()
         # Not every worker may list uploads, nor need it: what one cannot clear up, another will.
@@ -65,22 +76,32 @@ class S3Store:
             abort_uploads(self, PROBE_KEY, begun_before=datetime.now(UTC) - PROBE_AGE)
 
     def stat(self, key: str) -> ObjectStat | None:
+        def look() -> ObjectStat:
+            head = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+            return ObjectStat(key, head["ContentLength"], head["ETag"].strip('"'))
+
         try:
-            with s3_errors(self.location(key)):
-                head = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+            return ask(self.location(key), look)
         except ObjectAbsent:
             return None
-        return ObjectStat(key, head["ContentLength"], head["ETag"].strip('"'))
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        with s3_errors(self.location(prefix)):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self.prefix + prefix
-            )
-            for page in pages:
-                for found in page.get("Contents", []):
-                    key = found["Key"].removeprefix(self.prefix)
-                    yield ObjectStat(key, found["Size"], found["ETag"].strip('"'))
+        token = ""
+        while True:
+            found, token = ask(self.location(prefix), partial(self._page, self.prefix + prefix, token))
+            yield from found
+            if not token:
+                return
+
+    def _page(self, prefix: str, token: str) -> tuple[Sequence[ObjectStat], str]:
+        """Return the objects of one page, and the token of the next, "" after the last."""
+        following = {"ContinuationToken": token} if token else {}
+        page = self.client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **following)  # type: ignore[arg-type]
+        found = [
+            ObjectStat(each["Key"].removeprefix(self.prefix), each["Size"], each["ETag"].strip('"'))
+            for each in page.get("Contents", [])
+        ]
+        return found, page["NextContinuationToken"] if page["IsTruncated"] else ""
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:
@@ -101,13 +122,16 @@ class S3Store:
     def delete(self, keys: Iterable[str]) -> None:
         names = [{"Key": self.prefix + key} for key in keys]
         for first in range(0, len(names), DELETE_BATCH):
-            with s3_errors(self.location("")):
-                answer = self.client.delete_objects(
-                    Bucket=self.bucket,
-                    Delete={"Objects": names[first : first + DELETE_BATCH], "Quiet": True},  # type: ignore[typeddict-item]
-                )
-            if errors := answer.get("Errors"):
-                raise StoreUnavailable(f"{self.location('')}: {len(errors)} objects were not deleted: {errors[0]}")
+            ask(self.location(""), partial(self._delete, names[first : first + DELETE_BATCH]))
+
+    def _delete(self, names: Sequence[dict[str, str]]) -> None:
+        answer = self.client.delete_objects(
+            Bucket=self.bucket,
+            Delete={"Objects": names, "Quiet": True},  # type: ignore[typeddict-item]
+        )
+        if errors := answer.get("Errors"):
+            kind = StoreFault if errors[0].get("Code") in PASSING_CODES else StoreUnavailable
+            raise kind(f"{self.location('')}: {len(errors)} objects were not deleted: {errors[0]}")
 
     def open(self, key: str, size: int) -> BinaryIO:
         return io.BufferedReader(ObjectReader(self, key, size), READ_AHEAD_BYTES)
@@ -132,33 +156,43 @@ class S3Store:
             )
         md5 = hashlib.file_digest(body, lambda: hashlib.md5(usedforsecurity=False))
 
-        def send(condition: Mapping[str, str]) -> None:
+        def put(condition: Mapping[str, str]) -> None:
             body.seek(0)
-            with s3_errors(self.location(key)):
-                self.client.put_object(
-                    Bucket=self.bucket,
-                    Key=self.prefix + key,
-                    Body=body,
-                    ContentLength=size,
-                    ContentMD5=base64.b64encode(md5.digest()).decode(),
-                    **condition,  # type: ignore[arg-type]
-                )
+            self.client.put_object(
+                Bucket=self.bucket,
+                Key=self.prefix + key,
+                Body=body,
+                ContentLength=size,
+                ContentMD5=base64.b64encode(md5.digest()).decode(),
+                **condition,  # type: ignore[arg-type]
+            )
 
-        if overwrite:
-            send({})
-        else:
-            self.conditions.write(key, send, replacing=None)
-        return self._verified(key, body, size=size, md5=md5.hexdigest())
+        def send(condition: Mapping[str, str]) -> None:
+            ask(self.location(key), lambda: put(condition))
 
-    def _verified(self, key: str, body: io.BufferedReader | io.BytesIO, *, size: int, md5: str) -> ObjectStat:
+        try:
+            if overwrite:
+                send({})
+            else:
+                self.conditions.write(key, send, replacing=None)
+        except ObjectExists:
+            # It may be this very one: stored, the answer lost, and sent again.
+            stored = self.stat(key)
+            if stored is None or not self._is(stored, body, size=size, md5=md5.hexdigest()):
+                raise
+            return stored
         stored = self.stat(key)
         if stored is None or stored.size != size:
             found = "is absent" if stored is None else f"has {stored.size} bytes"
             raise StoreUnavailable(f"{self.location(key)} {found} after an upload of {size} bytes")
-        # With server-side encryption an ETag is no MD5 of the content; then the content itself is compared.
-        if stored.version != md5 and not self._holds(key, body):
+        if not self._is(stored, body, size=size, md5=md5.hexdigest()):
             raise StoreUnavailable(f"{self.location(key)} differs from what was uploaded")
         return stored
+
+    def _is(self, stored: ObjectStat, body: io.BufferedReader | io.BytesIO, *, size: int, md5: str) -> bool:
+        """Return whether the store's object is `body`."""
+        # With server-side encryption an ETag is no MD5 of the content; then the content itself is compared.
+        return stored.size == size and (stored.version == md5 or self._holds(stored.key, body))
 
     def _holds(self, key: str, body: io.BufferedReader | io.BytesIO) -> bool:
         body.seek(0)

@@ -9,7 +9,7 @@ import pytest
 
 from common.s3 import clear_clients
 from common.store import ObjectExists, ObjectStat, Store, open_store
-from tests.merger.s3_proxy import Answer, Request, has_condition, refuse_conditions, s3_proxy
+from tests.s3_proxy import Answer, Request, has_condition, refuse_conditions, s3_proxy
 
 if TYPE_CHECKING:
     from pathlib import Path

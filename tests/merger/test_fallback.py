@@ -12,10 +12,10 @@ from common.s3 import clear_clients
 from common.store import open_store
 from merger.merge import merge
 from tests.merger.runs import assert_merged, put_run, read_summary, settings_for
-from tests.merger.s3_proxy import NOT_IMPLEMENTED, Answer, Request, s3_proxy, wrong_copy
+from tests.s3_proxy import NOT_IMPLEMENTED, Intervention, s3_proxy, wrong_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mypy_boto3_s3 import S3Client
 
@@ -30,7 +30,7 @@ def deceived(
     request: pytest.FixtureRequest, s3: S3Server, s3_api: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Store]:
     """A store whose copies are refused, or wrong in size, or wrong in content alone."""
-    behaviours: dict[str, Callable[[Request], Answer | None]] = {
+    behaviours: dict[str, Intervention] = {
         "refused": lambda each: NOT_IMPLEMENTED if each.is_copy else None,
         "whole": wrong_copy(s3_api, ignoring_the_range=True),
         "zeros": wrong_copy(s3_api, ignoring_the_range=False),

@@ -13,7 +13,7 @@ from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
 from common.store import Store, open_store
 from merger.merge import merge
 from tests.merger.runs import assert_merged, put_run, read_summary, run_merger, settings_for
-from tests.merger.s3_proxy import Answer, Request, s3_proxy
+from tests.s3_proxy import Answer, Request, s3_proxy
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from merger.sample import STRETCH_BYTES, KeptRows, Sample, choose_rows, stretche
 from merger.sources import Sources
 from merger.verify import Result, ResultDiffers, verify_sample
 from tests.merger.runs import put_run, settings_for
-from tests.merger.s3_proxy import s3_proxy
+from tests.s3_proxy import s3_proxy
 
 if TYPE_CHECKING:
     from pathlib import Path

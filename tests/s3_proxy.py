@@ -1,0 +1,332 @@
+"""A proxy before the S3 server that can do what servers, networks and other pods do at the wrong moment.
+
+    with s3_proxy(s3, storm(seed=1, share=0.1, faults=[RESET, SLOW_DOWN, LOST])) as proxy:
+        run_worker(..., **proxy.environment)
+
+`intervene` is asked about every request, and says what becomes of it: an Answer in the server's place, a Fault, or
+None for nothing.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mypy_boto3_s3 import S3Client
+
+    from tests.s3_server import S3Server
+
+
+class Request(NamedTuple):
+    number: int
+    """From 1."""
+    method: str
+    path: str
+    """With the query."""
+    headers: dict[str, str]
+
+    @property
+    def is_copy(self) -> bool:
+        return "x-amz-copy-source" in self.headers
+
+    @property
+    def operation(self) -> str:
+        """What S3 calls it."""
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        if "uploads" in query:
+            return "CreateMultipartUpload" if self.method == "POST" else "ListMultipartUploads"
+        if "partNumber" in query:
+            return "UploadPartCopy" if self.is_copy else "UploadPart"
+        if "uploadId" in query:
+            return "CompleteMultipartUpload" if self.method == "POST" else "AbortMultipartUpload"
+        if "list-type" in query:
+            return "ListObjectsV2"
+        if "delete" in query:
+            return "DeleteObjects"
+        return {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject", "DELETE": "DeleteObject"}[self.method]
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Beside the length."""
+
+
+class Fault(NamedTuple):
+    """What befalls a request, or the server's answer to it."""
+
+    late_seconds: float = 0
+    """Before anything else happens."""
+    is_passed_on: bool = True
+    """Whether the request reaches the server."""
+    change: Callable[[Answer], Answer] | None = None
+    """Of the server's answer."""
+    sent: float = 1
+    """The share of the answer's body that is sent before the connection is reset; below 0 not even the headers."""
+
+
+def _error(status: int, code: str) -> Answer:
+    return Answer(status, f"<Error><Code>{code}</Code><Message>planted</Message></Error>".encode())
+
+
+def _flip_a_bit(answer: Answer) -> Answer:
+    middle = len(answer.body) // 2
+    return answer._replace(body=answer.body[:middle] + bytes([answer.body[middle] ^ 4]) + answer.body[middle + 1 :])
+
+
+def _with_another_etag(answer: Answer) -> Answer:
+    headers = {name: _MD5.sub("0" * 32, value) if name == "ETag" else value for name, value in answer.headers.items()}
+    if not answer.body.startswith(b"<"):
+        return answer._replace(headers=headers)
+    return answer._replace(headers=headers, body=_MD5.sub("0" * 32, answer.body.decode()).encode())
+
+
+_MD5 = re.compile("[0-9a-f]{32}")
+
+NOT_IMPLEMENTED = Answer(501, b"<Error><Code>NotImplemented</Code><Message>no copies here</Message></Error>")
+INTERNAL_ERROR = _error(500, "InternalError")
+SLOW_DOWN = _error(503, "SlowDown")
+BAD_GATEWAY = Answer(502, b"<html><body><h1>502 Bad Gateway</h1>nothing but HTML<br></body></html>")
+NOT_S3 = Answer(200, b"<html><body>Welcome to this network!<br></body></html>")
+CONFLICT = _error(409, "ConditionalRequestConflict")
+RESET = Fault(is_passed_on=False, sent=-1)
+LOST = Fault(sent=-1)
+"""The request took effect, and nobody hears of it."""
+CUT_SHORT = Fault(sent=0.5)
+FLIPPED = Fault(change=lambda answer: _flip_a_bit(answer) if answer.body else answer)
+WRONG_ETAG = Fault(change=_with_another_etag)
+
+
+def late(seconds: float) -> Fault:
+    """Return what makes an answer late."""
+    return Fault(late_seconds=seconds)
+
+
+def stall(seconds: float) -> Fault:
+    """Return what leaves a request without an answer, and after so long without its connection."""
+    return RESET._replace(late_seconds=seconds)
+
+
+Reaction = Answer | Fault | None
+Intervention = Callable[[Request], Reaction]
+
+
+class S3Proxy(NamedTuple):
+    environment: dict[str, str]
+    requests: list[Request]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, upstream: S3Server, intervene: Intervention) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream, self.intervene = upstream, intervene
+        self.requests: list[Request] = []
+        self.closing = threading.Event()
+        self._lock = threading.Lock()
+
+    def note(self, method: str, path: str, headers: dict[str, str]) -> Request:
+        with self._lock:
+            request = Request(len(self.requests) + 1, method, path, headers)
+            self.requests.append(request)
+            return request
+
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - as the base class has it
+        self.close_request(request)  # a shutdown before it would be an orderly end, and no reset
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    # Or else each answer waits 40 ms for the acknowledgement of its headers.
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def handle(self) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # a client that was killed
+            super().handle()
+
+    def finish(self) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            super().finish()
+
+    def handle_expect_100(self) -> bool:
+        go_on = super().handle_expect_100()
+        self.wfile.flush()
+        return go_on
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        reaction = self.server.intervene(self.server.note(self.command, self.path, headers))
+        if isinstance(reaction, Answer):
+            self.answer(reaction, length=len(reaction.body))
+            return
+        fault = reaction or Fault()
+        self.server.closing.wait(fault.late_seconds)
+        if not fault.is_passed_on:
+            self.reset()
+            return
+        answer, length = self.ask_upstream(body)
+        answer = fault.change(answer) if fault.change else answer
+        if fault.sent >= 0:
+            self.answer(answer, length=length, sent=int(fault.sent * len(answer.body)))
+        if fault.sent < 1:
+            self.reset()
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 - the names http.server looks for
+
+    def ask_upstream(self, body: bytes) -> tuple[Answer, int]:
+        """Return the server's answer and the length that it announces, which is not the body's for HEAD."""
+        upstream = http.client.HTTPConnection(urlsplit(self.server.upstream.endpoint).netloc, timeout=60)
+        try:
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():  # the signature covers them, the host too
+                if name.lower() != "expect":
+                    upstream.putheader(name, value)
+            upstream.endheaders(body)
+            answer = upstream.getresponse()
+            content = answer.read()
+        finally:
+            upstream.close()
+        headers = {
+            name: value
+            for name, value in answer.getheaders()
+            if name.lower() not in {"transfer-encoding", "connection", "content-length"}
+        }
+        length = int(answer.getheader("Content-Length") or 0) if self.command == "HEAD" else len(content)
+        return Answer(answer.status, content, headers), length
+
+    def answer(self, answer: Answer, *, length: int, sent: int | None = None) -> None:
+        self.send_response_only(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body[:sent])
+        self.wfile.flush()
+
+    def reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def s3_proxy(upstream: S3Server, intervene: Intervention) -> Iterator[S3Proxy]:
+    """Run a proxy that asks `intervene` before it passes a request on."""
+    server = _Server(upstream, intervene)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        yield S3Proxy(upstream.environment | {"AWS_ENDPOINT_URL": endpoint}, server.requests)
+    finally:
+        server.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def storm(*, seed: int, share: float, faults: Sequence[Answer | Fault]) -> Intervention:
+    """Return what lets one of the faults befall this share of all requests."""
+
+    def intervene(request: Request) -> Reaction:
+        drawn = random.Random(f"{seed} {request.number}")
+        return drawn.choice(faults) if drawn.random() < share else None
+
+    return intervene
+
+
+class Outage:
+    """From the first request that `begins` it on, and for so many seconds, this befalls all of them."""
+
+    def __init__(self, fault: Answer | Fault, *, seconds: float, begins: Callable[[Request], bool]) -> None:
+        self._fault, self._seconds, self._begins = fault, seconds, begins
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self.struck: list[Request] = []
+        """The requests that it befell."""
+
+    def __call__(self, request: Request) -> Reaction:
+        with self._lock:
+            if not self._until and self._begins(request):
+                self._until = time.monotonic() + self._seconds
+            if time.monotonic() >= self._until:
+                return None
+            self.struck.append(request)
+            return self._fault
+
+
+class Once:
+    """The fault befalls the first request of each operation, or of those named, and no other."""
+
+    def __init__(self, fault: Answer | Fault, *operations: str) -> None:
+        self._fault, self._operations = fault, operations
+        self._lock = threading.Lock()
+        self.struck: set[str] = set()
+        """The operations that it befell."""
+
+    def __call__(self, request: Request) -> Reaction:
+        with self._lock:
+            if request.operation in self.struck or (self._operations and request.operation not in self._operations):
+                return None
+            self.struck.add(request.operation)
+            return self._fault
+
+
+def has_condition(request: Request) -> bool:
+    return bool({"if-match", "if-none-match"} & request.headers.keys())
+
+
+def refuse_conditions(code: str) -> Intervention:
+    """Return what makes a server refuse conditional writes with this error code, as those do that know none."""
+    answer = Answer(501 if code == "NotImplemented" else 400, f"<Error><Code>{code}</Code></Error>".encode())
+    return lambda request: answer if has_condition(request) else None
+
+
+def wrong_copy(api: S3Client, *, ignoring_the_range: bool) -> Intervention:
+    """Return what makes a server's copies wrong: the whole object each time, or zeros in place of its bytes."""
+
+    def intervene(request: Request) -> Answer | None:
+        if not request.is_copy:
+            return None
+        url = urlsplit(request.path)
+        bucket, key = unquote(url.path).lstrip("/").split("/", 1)
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        part: dict[str, Any] = {
+            "Bucket": bucket,
+            "Key": key,
+            "UploadId": query["uploadId"],
+            "PartNumber": int(query["partNumber"]),
+        }
+        if ignoring_the_range:
+            source = unquote(request.headers["x-amz-copy-source"])
+            etag = api.upload_part_copy(**part, CopySource=source)["CopyPartResult"]["ETag"]
+        else:
+            found = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["x-amz-copy-source-range"])
+            assert found is not None
+            etag = api.upload_part(**part, Body=bytes(int(found[2]) - int(found[1]) + 1))["ETag"]
+        etag = etag.strip('"')
+        return Answer(200, f"<CopyPartResult><ETag>&quot;{etag}&quot;</ETag></CopyPartResult>".encode())
+
+    return intervene
