@@ -23,9 +23,9 @@ COPY_BYTES = 4 << 20
 class FolderAssembly:
     is_readable = True
 
-    def __init__(self, store: FolderStore, key: str, part: Path, size: int) -> None:
-        self._store, self._key, self._part = store, key, part
-        self._file = part.open("x+b", buffering=0)
+    def __init__(self, store: FolderStore, key: str, part: Path, size: int, *, replacing: ObjectStat | None) -> None:
+        self._store, self._key, self._part, self._replacing = store, key, part, replacing
+        self._file = part.open("r+b", buffering=0)
         self._file.truncate(size)
 
     def __enter__(self) -> Self:
@@ -67,11 +67,6 @@ class FolderAssembly:
     def publish(self) -> ObjectStat:
         os.fsync(self._file.fileno())
         try:
-            self._part.replace(self._store.root / self._key)
+            return self._store.put_in_place(self._key, self._part, replacing=self._replacing)
         except FileNotFoundError as error:
             raise AssemblyGone(str(self._part)) from error
-        self._store.sync(self._key)
-        published = self._store.stat(self._key)
-        if published is None:
-            raise StoreUnavailable(f"{self._store.location(self._key)} vanished right after it was published")
-        return published

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
+import re
 import secrets
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import StoreAccessDenied, StoreUnavailable
 from common.folder_assembly import FolderAssembly
+from common.leftovers import held, remove_if_left_over
 from common.resources import sentence
-from common.store import ObjectExists, ObjectStat, PartLimits, check_length
+from common.store import ObjectExists, ObjectReplaced, ObjectStat, PartLimits, check_length
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 PART_SUFFIX = ".part"
 """Of a file that is still being written, or was when its writer died; never listed, never read."""
+
+_PART = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(PART_SUFFIX)}")
+
+PROBE_KEY = "access"
+"""Of the file that shows the permission to write."""
 
 
 class FolderStore:
@@ -36,7 +42,7 @@ class FolderStore:
         with _file_errors(self.root):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
-                with self.temporary("access") as probe:
+                with self.temporary(PROBE_KEY) as probe:
                     probe.touch()
             except (PermissionError, FileExistsError, NotADirectoryError) as error:
                 raise StoreAccessDenied(
@@ -108,47 +114,85 @@ class FolderStore:
         key: str,
         *,
         size: int,
-        replacing: ObjectStat | None,  # noqa: ARG002 - whatever is there, a rename replaces it whole
+        replacing: ObjectStat | None,
     ) -> Iterator[FolderAssembly]:
-        with _file_errors(self.root / key), self.temporary(key) as part, FolderAssembly(self, key, part, size) as begun:
+        with (
+            _file_errors(self.root / key),
+            self.temporary(key) as part,
+            FolderAssembly(self, key, part, size, replacing=replacing) as begun,
+        ):
             yield begun
 
     def abort_assemblies(self, key: str) -> int:
-        target = self.root / key
-        with _file_errors(target):
-            parts = list(target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}{PART_SUFFIX}"))
+        with _file_errors(self.root / key):
+            parts = self._parts([key])
             for part in parts:
                 part.unlink(missing_ok=True)
         return len(parts)
 
-    def sync(self, key: str) -> None:
-        """Make the name of an object as lasting as its content."""
-        _sync_folder((self.root / key).parent)
+    def clear_up(self, keys: Iterable[str]) -> int:
+        with _file_errors(self.root):
+            return sum(remove_if_left_over(part) for part in self._parts([PROBE_KEY, *keys]))
+
+    def _parts(self, keys: Iterable[str]) -> Sequence[Path]:
+        """Return the files that are being written in order to become these objects, or were."""
+        targets = {self.root / key for key in keys}
+        return [
+            part
+            for folder in {target.parent for target in targets}
+            for part in folder.glob(f".*{PART_SUFFIX}")
+            if (match := _PART.fullmatch(part.name)) and folder / match["name"] in targets
+        ]
 
     @contextmanager
     def temporary(self, key: str) -> Iterator[Path]:
-        """Give the path of a file beside the key's, to be written and then published; it is gone afterwards."""
+        """Give a new file beside the key's, to be written and then published; it is gone afterwards."""
         target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
-        try:
-            yield part
-        finally:
-            part.unlink(missing_ok=True)
+
+        def new() -> Path:
+            part = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
+            while True:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # its folder went with the last object there
+                    part.touch(exist_ok=False)
+                    return part
+
+        # Each time, since a program that is killed again and again would fill the volume with them.
+        for left_over in self._parts([key]):
+            remove_if_left_over(left_over)
+        with held(new) as part:
+            try:
+                yield part
+            finally:
+                part.unlink(missing_ok=True)
 
     def publish(self, key: str, part: Path, *, digest: str, overwrite: bool) -> ObjectStat:
         """Check that the file holds what was written, and make it the object in one step."""
         written = _sha256(part)
         if written != digest:
             raise StoreUnavailable(f"{part} reads back as {written}, written was {digest}; the disk is not sound")
-        if overwrite:
-            part.replace(self.root / key)
+        if not overwrite:
+            return self.put_in_place(key, part, replacing=None)
+        part.replace(self.root / key)
+        return self._settled(key)
+
+    def put_in_place(self, key: str, part: Path, *, replacing: ObjectStat | None) -> ObjectStat:
+        """Make the file the object in one step. Raises ObjectExists where another than `replacing` is there."""
+        target = self.root / key
+        if replacing is None:
+            _link(part, target)
+        elif self.stat(key) != replacing:
+            raise ObjectExists(str(target))
         else:
-            _link(part, self.root / key)
-        self.sync(key)
+            part.replace(target)
+        return self._settled(key)
+
+    def _settled(self, key: str) -> ObjectStat:
+        """Make the name of a new object as lasting as its content, and return what is there."""
+        _sync_folder((self.root / key).parent)
         found = self.stat(key)
         if found is None:
-            raise StoreUnavailable(f"{self.location(key)} vanished right after it was written")
+            raise ObjectReplaced(f"{self.location(key)} vanished right after it was written")
         return found
 
 

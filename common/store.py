@@ -33,6 +33,10 @@ class ObjectExists(Exception):
     """The store holds such an object already, and was asked not to replace it."""
 
 
+class ObjectReplaced(StoreUnavailable):
+    """What was just written is not there: somebody else has replaced or deleted it, or the store did not keep it."""
+
+
 class ObjectAbsent(Exception):
     """The store said that there is no such object."""
 
@@ -97,6 +101,8 @@ class Store(Protocol):
     def put_file(self, key: str, path: Path, *, overwrite: bool = True) -> ObjectStat:
         """Write a file's content as the object and return it as verified: size and checksum are those of the file.
 
+        Raises ObjectReplaced where they are not.
+
         With `overwrite=False` raises ObjectExists where the object is there already and the store can tell; a
         store that cannot writes the whole new object instead.
         """
@@ -117,6 +123,10 @@ class Store(Protocol):
 
     def abort_assemblies(self, key: str) -> int:
         """Abort whatever is still being put together for `key`, or was when its program died; return how many."""
+
+    def clear_up(self, keys: Iterable[str]) -> int:
+        """Remove what programs that died left of writing these objects and of `check_access`, and return how many files
+        or uploads that were. What is being put together is left alone: see `abort_assemblies`."""
 
 
 def open_store(uri: str) -> Store:

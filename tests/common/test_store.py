@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
+from common.folder_store import FolderStore
 from common.s3 import Presigner, S3Location, clear_clients, parse_s3_uri
 from common.store import ObjectExists, Store, open_store
 
@@ -81,6 +85,75 @@ def test_an_opened_object_is_a_seekable_file(store: Store) -> None:
 def test_access_is_checked_without_leaving_anything(store: Store) -> None:
     store.check_access()
     assert list(store.list("")) == []
+
+
+def kill_while_it_writes(root: Path, key: str) -> None:
+    """Leave in a folder store what a program leaves that is killed while it writes the object."""
+    program = """if True:
+        import os, pathlib, signal, sys
+        from common.store import open_store
+        with open_store(sys.argv[1]).temporary(sys.argv[2]) as part:
+            part.write_bytes(bytes(1000))
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert subprocess.run([sys.executable, "-c", program, str(root), key], check=False).returncode == -signal.SIGKILL
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
+
+
+def test_what_a_killed_writer_left_in_a_folder_goes_when_its_object_is_written_again(tmp_path: Path) -> None:
+    store = FolderStore(str(tmp_path))
+    for _ in range(3):
+        kill_while_it_writes(tmp_path, "chunks/a")
+    kill_while_it_writes(tmp_path, "chunks/b")
+    assert len(names(tmp_path)) == 1 + 1 + 1, "each killed writer has cleared up behind the one before it"
+    with store.temporary("chunks/a") as in_use:
+        store.put_bytes("chunks/a", b"whole")
+        assert in_use.exists()
+    assert list(store.list("")) == [store.stat("chunks/a")]
+    left = [name for name in names(tmp_path) if name.endswith(".part")]
+    assert len(left) == 1
+    assert left[0].startswith("chunks/.b.")
+
+
+def test_what_killed_writers_left_in_a_folder_is_cleared_up_and_what_is_in_use_stays(tmp_path: Path) -> None:
+    store = FolderStore(str(tmp_path))
+    for key in ("access", "chunks/a", "chunks/b", "failures.csv"):
+        kill_while_it_writes(tmp_path, key)
+    (tmp_path / ".failures.csv.mine.part").write_text("of somebody else")
+    with store.temporary("chunks/a") as in_use:
+        kill_while_it_writes(tmp_path, "other/c")
+        assert store.clear_up(["chunks/a", "chunks/b", "failures.csv"]) == 3
+        assert in_use.exists()
+    left = names(tmp_path)
+    assert left[:3] == [".failures.csv.mine.part", "chunks", "other"]
+    assert len(left) == 4
+    assert left[3].startswith("other/.c.")
+
+
+def test_two_writers_of_one_object_of_a_folder_leave_the_first_ones(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"one")
+    store = FolderStore(str(tmp_path / "run"))
+    with store.temporary("a") as part:
+        part.write_bytes(b"two")
+        store.put_file("a", tmp_path / "one", overwrite=False)
+        with pytest.raises(ObjectExists):
+            store.put_in_place("a", part, replacing=None)
+    assert store.read("a") == b"one"
+    assert names(tmp_path / "run") == ["a"]
+
+
+def test_an_access_probe_that_was_killed_is_cleared_up_in_s3(bucket: str, s3_api: S3Client) -> None:
+    store = open_store(f"s3://{bucket}/run")
+    begun = [
+        s3_api.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        for key in ("run/.access", "run/.access", "run/.access.other", "other/.access")
+    ]
+    assert store.clear_up(["chunks/a"]) == 2
+    left = s3_api.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert {each["UploadId"] for each in left} == set(begun[2:])
 
 
 def test_a_folder_goes_with_its_last_object_and_the_runs_own_stays(tmp_path: Path) -> None:
