@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import ResourceExhausted, SettingsError
+from common.leftovers import held, remove_if_left_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +38,16 @@ _REMEDIES = {
 _SAID = {
     errno.ENOSPC: ("no space left on device",),
     errno.EMFILE: ("too many open files",),
-    errno.ENOMEM: ("cannot allocate memory", "out of memory", "start new thread", "failed to map segment", "bad_alloc"),
+    errno.ENOMEM: (
+        "cannot allocate memory",
+        "out of memory",
+        "start new thread",
+        "failed to map segment",
+        "bad_alloc",
+        "without exception set",
+    ),
 }
-"""Libraries and the dynamic loader put the reason into a text alone."""
+"""Libraries, the dynamic loader and the interpreter itself leave the reason in a text alone, or (the last) in none."""
 
 
 def sentence(error: OSError, path: Path | str) -> str:
@@ -53,7 +62,7 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
         return ResourceExhausted(sentence(error, "a file of this program"))
     if isinstance(error, MemoryError):
         return ResourceExhausted(f"out of memory; {_MEMORY}")
-    if isinstance(error, RuntimeError | ImportError | OSError):
+    if isinstance(error, RuntimeError | ImportError | OSError | SystemError):
         text = str(error).lower()
         for number, words in _SAID.items():
             if any(word in text for word in words):
@@ -77,14 +86,21 @@ def written_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """Give a new folder in TMPDIR, by default /tmp, that is gone with the block.
+def temporary_folder(purpose: str) -> Iterator[Path]:
+    """Give a new folder in TMPDIR, by default /tmp, that is gone with the block, and so are those that killed programs
+    have left for the same purpose.
 
     Raises ResourceExhausted where there is no room or nothing can be written, and SettingsError where TMPDIR is no
     folder, or none that this user may write to.
     """
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=_temporary_place(), ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    place, prefix = _temporary_place(), f"embedder-{purpose}-"
+    for other in place.glob(f"{prefix}*"):
+        remove_if_left_over(other)
+    with held(lambda: Path(tempfile.mkdtemp(prefix=prefix, dir=place))) as folder:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def new_temporary_folder(prefix: str) -> Path:

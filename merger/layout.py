@@ -138,7 +138,7 @@ def compute_layout(headers: Sequence[ChunkHeader], attributes: dict[str, Any]) -
             types[name] = (starts[-1],), np.dtype(f"S{width}")
     types[EMBEDDINGS] = (starts[-1], max(header.dimensions for header in with_rows)), np.dtype("<f4")
 
-    with temporary_folder("merge-") as folder:
+    with temporary_folder("merge") as folder:
         path = folder / "layout.h5"
         offsets = _allocate(path, types, attributes)
         columns = [Column(name, offsets[name], _row_bytes(*types[name])) for name in types]

@@ -66,7 +66,7 @@ def spooled_ledger(sources: Sources, *, concurrency: int) -> Iterator[Ledger]:
     Raises DigestDiffers where a chunk's failures are not as they were written.
     """
     by_reason: Counter[str] = Counter()
-    with temporary_folder("merge-") as folder:
+    with temporary_folder("merge") as folder:
         path = folder / FAILURES_KEY
         with written_file(path), path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.chunk_file import read_header, read_result, verify_chunk, write_chunk
-from common.errors import ChunkInvalid, SettingsError, Stopped
+from common.errors import ChunkInvalid, SettingsError, Stopped, StoreUnavailable
 from common.finished_run import find_finished
 from common.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_key
 from common.keys import chunk_index as index_of
@@ -54,7 +54,7 @@ class _ChunkJob:
     def run(self) -> str:
         is_damaged = False
         try:
-            if (finished := self._find_finished()) is not None:
+            if (finished := self._find_finished_surely()) is not None:
                 return finished
         except ChunkInvalid as error:
             log.warning("damaged_chunk", message=f"{error}; it is computed again")
@@ -103,6 +103,14 @@ class _ChunkJob:
             rotation=self._settings.rotate,
             sources=",".join(self._manifest.sources),
         )
+
+    def _find_finished_surely(self) -> str | None:
+        """Do as `_find_finished`, and look again before what is found counts as damaged."""
+        try:
+            return self._find_finished()
+        except ChunkInvalid as error:
+            log.warning("looking_again", error=str(error))
+            return self._find_finished()
 
     def _find_finished(self) -> str | None:
         """Return the sentence for a chunk that is done, None where it is to be computed.
@@ -191,17 +199,20 @@ class _ChunkJob:
             has_ids=self._manifest.has_ids,
             provenance=self._provenance(),
         )
-        with temporary_folder("embedder-") as folder:
+        with temporary_folder("chunk") as folder:
             path = folder / "chunk.h5"
             write_chunk(path, chunk)
             try:
                 # Upload last: the key's existence means that the chunk is whole.
                 stored = self._store.put_file(self._key, path, overwrite=overwrite)
-            except ObjectExists:
+            except ObjectExists as error:
                 log.info("another_pod_was_first")
-                finished = self._find_finished()
+                try:
+                    finished = self._find_finished_surely()
+                except ChunkInvalid as damaged:
+                    raise StoreUnavailable(f"{damaged}; another attempt computes it again") from damaged
                 if finished is None:
-                    raise
+                    raise StoreUnavailable(f"{self._store.location(self._key)} was there, and then was not") from error
                 return finished
         reasons = "".join(f", {reason} {count}" for reason, count in by_reason.most_common())
         return (

@@ -78,7 +78,7 @@ def test_a_chunk_is_in_the_store_whole_or_not_at_all_however_little_room_there_i
     for room in range(40):
         disk.fill(leaving_pages=room)
         try:
-            with temporary_folder("test-") as folder:
+            with temporary_folder("test") as folder:
                 write_chunk(folder / "chunk.h5", chunk)
                 written = (folder / "chunk.h5").read_bytes()
                 store.put_file(chunk_key(0), folder / "chunk.h5", overwrite=False)
