@@ -234,8 +234,6 @@ def _header(file: h5py.File) -> ChunkHeader:
         raise ValueError(f"embeddings are {file['embeddings'].dtype}, not float32")
     if header.requested != header.embedded + header.failed:
         raise ValueError(f"requested {header.requested} is not embedded {header.embedded} + failed {header.failed}")
-    if header.fingerprint != provenance.fingerprint:
-        raise ValueError("the fingerprint is not that of the provenance beside it")
     return header
 
 
@@ -256,9 +254,13 @@ def read_provenance(file: h5py.File) -> Provenance:
     if schema != SCHEMA_VERSION:
         raise ValueError(f"schema version {schema}, this program reads {SCHEMA_VERSION}")
     values = {name: file.attrs[name] for name in Provenance.__dataclass_fields__}
-    return Provenance(
+    provenance = Provenance(
         **{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
     )
+    # HDF5 keeps no checksum of texts: a wrong byte must not look like a run made with other settings.
+    if str(file.attrs["fingerprint"]) != provenance.fingerprint:
+        raise ValueError("the fingerprint is not that of the provenance beside it")
+    return provenance
 
 
 def run_attributes(provenance: Provenance) -> dict[str, Any]:

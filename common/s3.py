@@ -150,11 +150,11 @@ def s3_client() -> S3Client:
         raise SettingsError(f"S3 cannot be set up: {error}") from error
 
 
-def ask(what: object, send: Callable[[], Answer]) -> Answer:
+def ask(what: object, send: Callable[[], Answer], *, patience_seconds: float = PATIENCE_SECONDS) -> Answer:
     """Return what `send`, a request about `what`, returns; sent again while what goes wrong may pass.
 
     Raises ObjectAbsent, ObjectExists and AssemblyGone, StoreAccessDenied (78), and StoreUnavailable (75) where the
-    store refuses, or fails for PATIENCE_SECONDS. What is sent again may have taken effect the first time already.
+    store refuses, or has failed for `patience_seconds`. What is sent again may have taken effect the first time.
     """
     attempt, first_failure, pause_seconds = 1, 0.0, FIRST_PAUSE_SECONDS
     while True:
@@ -164,7 +164,7 @@ def ask(what: object, send: Callable[[], Answer]) -> Answer:
         except StoreFault as fault:
             now = time.monotonic()
             first_failure = first_failure or now
-            left_seconds = PATIENCE_SECONDS - (now - first_failure)
+            left_seconds = patience_seconds - (now - first_failure)
             if left_seconds <= 0 or attempt == _max_attempts():
                 raise StoreUnavailable(f"{fault} (attempt {attempt}, the last)") from fault
             if now - first_failure > SILENT_SECONDS:

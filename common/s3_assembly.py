@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, StoreUnavailable
 from common.logs import log
-from common.s3 import StoreFault, ask
+from common.s3 import PATIENCE_SECONDS, StoreFault, ask
 from common.store import AssemblyGone, ObjectAbsent, ObjectExists, ObjectStat, PartLimits
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ S3_PART_LIMITS = PartLimits(min_bytes=5 << 20, max_bytes=5 << 30, max_count=10_0
 """S3's limits on multipart uploads (Amazon S3 User Guide, "Amazon S3 multipart upload limits")."""
 
 ABORT_SECONDS = 3
-"""How long an assembly that failed, or was asked to stop, waits for its upload to be aborted."""
+"""How long the abort of an assembly that failed, or was told to stop, is tried."""
 
 
 class S3Assembly:
@@ -122,31 +121,23 @@ def multipart_upload(store: S3Store, key: str, *, replacing: ObjectStat | None) 
         raise
 
 
-def _abort(store: S3Store, key: str, upload_id: str) -> None:
+def _abort(store: S3Store, key: str, upload_id: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
     ask(
         store.location(key),
         lambda: store.client.abort_multipart_upload(Bucket=store.bucket, Key=store.prefix + key, UploadId=upload_id),
+        patience_seconds=patience_seconds,
     )
 
 
 def _abort_in_passing(store: S3Store, key: str, upload_id: str) -> None:
-    # What ends the block is the news, and a pod that is to stop has seconds: an upload that cannot be aborted at once
-    # is left to the next merge, which looks for it.
-    name = store.location(key)
-
-    def abort() -> None:
-        try:
-            _abort(store, key, upload_id)
-        except (AssemblyGone, ObjectAbsent):
-            return
-        except EmbedderError as error:
-            log.warning("upload_not_aborted", object=name, error=str(error))
-
-    thread = threading.Thread(target=abort, name="abort", daemon=True)
-    thread.start()
-    thread.join(ABORT_SECONDS)
-    if thread.is_alive():
-        log.warning("upload_not_aborted_yet", object=name, after_s=ABORT_SECONDS)
+    # What ends the block is the news, and does not wait long: an upload that cannot be aborted is left to the next
+    # merge, which looks for it.
+    try:
+        _abort(store, key, upload_id, patience_seconds=ABORT_SECONDS)
+    except (AssemblyGone, ObjectAbsent):
+        return
+    except EmbedderError as error:
+        log.warning("upload_not_aborted", object=store.location(key), error=str(error))
 
 
 def abort_uploads(store: S3Store, key: str, *, begun_before: datetime | None = None) -> int:

@@ -49,6 +49,7 @@ def merge(store: Store, settings: MergerSettings) -> str:
 
     Raises as `read_inputs` does; StoreUnavailable also where the result cannot be verified, and then it is deleted.
     """
+    verdicts = set()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             if (finished := _usable(store, settings)) is not None:
@@ -57,13 +58,20 @@ def merge(store: Store, settings: MergerSettings) -> str:
         except (AssemblyGone, ObjectExists) as error:
             log.warning("merge_disturbed", attempt=attempt, of=ATTEMPTS, error=str(error))
             time.sleep(DISTURBED_SECONDS)
-        except (StoreUnavailable, ChunksMissing) as error:
+        except (ChunkInvalid, ChunksMissing, FingerprintMismatch) as error:
+            # It would end the Job for good, and one answer with a wrong byte suffices for it, or a second pod that has
+            # finished the run meanwhile. So it is believed once another look has found the same.
+            if str(error) in verdicts:
+                raise
+            verdicts.add(str(error))
+            log.warning("looking_again", attempt=attempt, of=ATTEMPTS, error=str(error))
+        except StoreUnavailable as error:
             # A second pod may have finished the run meanwhile: what this one was reading is then gone by right.
             if attempt == ATTEMPTS or _usable(store, settings) is None:
                 raise
             log.warning("merge_overtaken", attempt=attempt, of=ATTEMPTS, error=str(error))
     raise StoreUnavailable(
-        f"{store.location(RESULT_KEY)} was replaced or aborted by somebody else {ATTEMPTS} times; "
+        f"{ATTEMPTS} attempts to make {store.location(RESULT_KEY)} were disturbed, or found what the next one did not; "
         "run one merge at a time"
     )
 
@@ -237,6 +245,14 @@ class _Merge:
         return choose_rows(self._layout, parts, random_rows=self._settings.verify_rows, seed=seed)
 
     def _verify(self, result: Result, sample: Sample, kept: KeptRows) -> Verification:
+        try:
+            return self._verify_once(result, sample, kept)
+        except (ResultDiffers, DigestDiffers, ChunkInvalid) as error:
+            # What was read for it may have been wrong, and not what is in the store.
+            log.warning("verifying_again", because=str(error))
+            return self._verify_once(result, sample, kept)
+
+    def _verify_once(self, result: Result, sample: Sample, kept: KeptRows) -> Verification:
         verify_metadata(result)
         if self._settings.verify == "full":
             return verify_full(result, concurrency=self._settings.merge_concurrency)

@@ -33,7 +33,6 @@ from tests.s3_proxy import (
     S3Proxy,
     has_condition,
     s3_proxy,
-    stall,
 )
 
 if TYPE_CHECKING:
@@ -222,15 +221,16 @@ def test_a_refusal_is_not_asked_for_twice(s3: S3Server, direct: S3Store, status:
         assert len(proxy.requests) == 1
 
 
-def test_what_fails_while_the_store_hangs_does_not_wait_for_its_abort(s3: S3Server, direct: S3Store) -> None:
+def test_what_ends_while_the_store_is_away_does_not_wait_for_its_abort(s3: S3Server, direct: S3Store) -> None:
     def be_stopped(store: Store) -> None:
         with store.assemble("a", size=5, replacing=None):
             raise KeyboardInterrupt
 
-    hang = Once(stall(60), "AbortMultipartUpload")
-    with faulty(s3, direct, hang) as (store, _):
+    outage = Outage(RESET, seconds=60, begins=lambda request: request.operation == "AbortMultipartUpload")
+    with faulty(s3, direct, outage) as (store, _):
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             be_stopped(store)
         assert time.monotonic() - began < 30
-    assert hang.struck
+    assert len(outage.struck) > 1
+    assert direct.abort_assemblies("a") == 1
