@@ -5,29 +5,34 @@
     embeddings  (rows, dimensions) float32            row r belongs to urls[r]; each of L2 norm 1
     failures/   row, url, id, reason, detail          the images that did not embed, in the manifest's order
 
-Datasets are contiguous and uncompressed, so that a vector is a byte range. All metadata lies in the first 64 KiB:
-one ranged read tells everything but the rows.
+Before it stands a seal (see common.seal), by which damage to what describes the rows is found.
+
+Datasets are contiguous and uncompressed, so that a vector is a byte range. All metadata lies in the first 16 KiB:
+one ranged read tells everything but the rows. Where it is more, it takes another.
 """
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import h5py
 import numpy as np
 
-from common.errors import ChunkInvalid
+from common.errors import ChunkInvalid, StoreUnavailable
 from common.hdf5 import new_hdf5, open_hdf5
 from common.indexes import parse_indexes
 from common.provenance import Provenance, program_version
+from common.resources import sentence
+from common.seal import SEAL_BYTES, open_sealed, write_seal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import h5py
     from numpy.typing import NDArray
 
     from common.reasons import Reason
@@ -37,13 +42,18 @@ SCHEMA_VERSION = 1
 DIGEST = "sha256"
 """A dataset's attribute: the digest of its bytes, by which a flipped bit is found."""
 
-METADATA_BYTES = 65_536
-"""Where the rows begin: everything that describes them lies before."""
+METADATA_BYTES = 16_384
+"""What is read to know everything but the rows."""
 
-HEAP_BYTES = 4096
-"""HDF5 keeps the texts of attributes in a heap of this size, behind the block of its other metadata."""
+METADATA_BLOCK_BYTES = 8192
+"""Of HDF5's metadata, which takes 4.7 KiB. Behind this block it keeps the texts of attributes, in heaps of 4 KiB; one
+is usual, METADATA_BYTES have room for two, and the rows begin after them."""
 
-METADATA_BLOCK_BYTES = METADATA_BYTES - HEAP_BYTES
+BLOCK_BYTES = 4 << 20
+"""Of rows that are read and checked together."""
+
+READ_ERRORS = (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What h5py and NumPy raise over files that are none of this program's."""
 
 NORM_TOLERANCE = 1e-3
 """How far from 1 the norm of a stored row may be. float32 division by its own norm ends within 1e-6."""
@@ -75,7 +85,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpan:
-    """Where a dataset lies in its file: `rows` times `row_bytes` bytes from `offset`."""
+    """Where a dataset lies in its file: `rows` times `row_bytes` bytes from `offset`, which is 0 without any."""
 
     offset: int
     rows: int
@@ -107,7 +117,8 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
     Raises ChunkInvalid, before anything is written, when the chunk breaks an invariant, and ResourceExhausted.
     """
     check_rows(chunk)
-    with new_hdf5(path, libver=("v108", "v110"), meta_block_size=METADATA_BLOCK_BYTES) as file:
+    options = {"libver": ("v108", "v110"), "meta_block_size": METADATA_BLOCK_BYTES, "userblock_size": SEAL_BYTES}
+    with new_hdf5(path, **options) as file:
         requested = len(chunk.urls) + len(chunk.failures)
         file.attrs.update(
             run_attributes(chunk.provenance)
@@ -130,9 +141,14 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
         for name, data in columns.items():
             datasets[name] = file.create_dataset(name, shape=data.shape, dtype=data.dtype)
             datasets[name].attrs[DIGEST] = sha256(data)
+        # HDF5 gives some metadata its place only when it is written, which would be behind the rows.
+        file.flush()
         for name, data in columns.items():
             if data.size:
                 datasets[name].write_direct(np.ascontiguousarray(data))
+        starts = [dataset.id.get_offset() for dataset in datasets.values() if dataset.size]
+        end = min(starts, default=None)
+    write_seal(path, end=end)
 
 
 FAILURE_TEXTS = ("url", "id", "reason", "detail")
@@ -159,28 +175,55 @@ def check_norms(embeddings: NDArray[np.float32], *, name: str) -> None:
 
 def read_header(file: BinaryIO, *, name: str) -> ChunkHeader:
     """Return the header of an open chunk file. Raises ChunkInvalid, with `name`, when it is none or does not add up."""
-    try:
-        with open_hdf5(file, name=name) as chunk:
-            header = _header(chunk)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ChunkInvalid(f"{name} is no chunk file, or damaged: {error}") from error
-    return header
+    with _damage(f"{name} is no chunk file, or damaged"), open_sealed(file, name=name) as chunk:
+        return _header(chunk, size=file.seek(0, 2))
 
 
 def verify_chunk(file: BinaryIO, *, name: str) -> ChunkHeader:
     """Return the header of an open chunk file, once its every byte is as the worker wrote it; reads the whole file.
 
-    Raises ChunkInvalid, with `name`, when it is not.
+    Raises ChunkInvalid, with `name`, when it is not, or when a row is not of norm 1.
     """
     header = read_header(file, name=name)
     try:
-        with open_hdf5(file, name=name) as chunk:
-            damaged = [dataset for dataset, span in header.spans.items() if sha256(chunk[dataset][()]) != span.sha256]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ChunkInvalid(f"{name} is damaged: {error}") from error
+        damaged = [dataset for dataset, span in header.spans.items() if _digest(file, span) != span.sha256]
+        if not damaged:
+            _check_all_norms(file, header, name=name)
+    except OSError as error:
+        raise StoreUnavailable(sentence(error, name)) from error
     if damaged:
         raise ChunkInvalid(f"{name} is damaged: {', '.join(damaged)} are not the bytes that were written")
     return header
+
+
+def _digest(file: BinaryIO, span: DatasetSpan) -> str:
+    digest = hashlib.sha256()
+    for block in _blocks(file, span):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_all_norms(file: BinaryIO, header: ChunkHeader, *, name: str) -> None:
+    for block in _blocks(file, header.spans["embeddings"]):
+        check_norms(np.frombuffer(block, np.float32).reshape(-1, header.dimensions), name=name)
+
+
+def _blocks(file: BinaryIO, span: DatasetSpan) -> Iterator[bytes]:
+    """Yield the span's rows, some at a time."""
+    file.seek(span.offset)
+    left, at_once = span.rows, max(1, BLOCK_BYTES // span.row_bytes)
+    while left:
+        rows = min(left, at_once)
+        yield file.read(rows * span.row_bytes)
+        left -= rows
+
+
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    try:
+        yield
+    except READ_ERRORS as error:
+        raise ChunkInvalid(f"{what}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,22 +237,19 @@ class ResultHeader:
 
 def read_result(file: BinaryIO, *, name: str) -> ResultHeader:
     """Return what an open result says. Raises ChunkInvalid, with `name`, when it is none."""
-    try:
-        with open_hdf5(file, name=name) as result:
-            return ResultHeader(
-                provenance=read_provenance(result), missing=parse_indexes(str(result.attrs["chunks_missing"]))
-            )
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ChunkInvalid(f"{name} is no result of this program, or damaged: {error}") from error
+    with _damage(f"{name} is no result of this program, or damaged"), open_hdf5(file, name=name) as result:
+        return ResultHeader(
+            provenance=read_provenance(result), missing=parse_indexes(str(result.attrs["chunks_missing"]))
+        )
 
 
-def _header(file: h5py.File) -> ChunkHeader:
+def _header(file: h5py.File, *, size: int) -> ChunkHeader:
     provenance = read_provenance(file)
     attributes = file.attrs
     spans = {}
     for name in ("urls", "ids", "embeddings", "failures/row", *(f"failures/{text}" for text in FAILURE_TEXTS)):
-        if name in file:
-            spans[name] = _span(file[name])
+        if name != "ids" or name in file:
+            spans[name] = _span(_dataset(file, name), name)
     header = ChunkHeader(
         index=int(attributes["chunk_index"]),
         requested=int(attributes["rows_requested"]),
@@ -227,25 +267,40 @@ def _header(file: h5py.File) -> ChunkHeader:
         expected = counts.get(name, header.failed)
         if span.rows != expected:
             raise ValueError(f"{name} has {span.rows} rows, its attributes say {expected}")
-    for name in {"urls", "ids"} & spans.keys():
-        if file[name].dtype.kind != "S":
-            raise ValueError(f"{name} are {file[name].dtype}, not fixed-length bytes")
-    if file["embeddings"].dtype != np.float32:
-        raise ValueError(f"embeddings are {file['embeddings'].dtype}, not float32")
+        if span.offset + span.rows * span.row_bytes > size:
+            raise ValueError(f"it has {size} bytes, too few for its {name}")
     if header.requested != header.embedded + header.failed:
         raise ValueError(f"requested {header.requested} is not embedded {header.embedded} + failed {header.failed}")
+    if header.fingerprint != provenance.fingerprint:
+        raise ValueError("the fingerprint is not that of the provenance beside it")
     return header
 
 
-def _span(dataset: h5py.Dataset) -> DatasetSpan:
-    offset = dataset.id.get_offset()  # None for no rows, and for any layout but the contiguous one
-    if dataset.chunks is not None or (offset is None and dataset.size):
-        raise ValueError(f"{dataset.name} is not contiguous")
-    dimensions = 2 if dataset.name == "/embeddings" else 1
+def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    # A link of another kind could lead into any other file of this machine.
+    for each in filter(None, (name.rpartition("/")[0], name)):
+        if not isinstance(file.get(each, getlink=True), h5py.HardLink):
+            raise TypeError(f"{each} is not there, or elsewhere")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise TypeError(f"{name} is no dataset")
+    return found
+
+
+def _span(dataset: h5py.Dataset, name: str) -> DatasetSpan:
+    kinds = {"embeddings": (np.float32, "float32"), "failures/row": (np.int64, "int64")}
+    kind, called = kinds.get(name, (np.bytes_, "fixed-length bytes"))
+    if dataset.dtype.kind != "S" if kind is np.bytes_ else dataset.dtype != kind:
+        raise ValueError(f"{name} are {dataset.dtype}, not {called}")
+    offset = dataset.id.get_offset() or 0
+    # Undefined for no rows, and for any layout but the contiguous one; HDF5 then adds the seal's size to -1.
+    if dataset.chunks is not None or (offset < SEAL_BYTES and dataset.size):
+        raise ValueError(f"{name} is not contiguous")
+    dimensions = 2 if name == "embeddings" else 1
     if dataset.ndim != dimensions:
-        raise ValueError(f"{dataset.name} has the shape {dataset.shape}")
+        raise ValueError(f"{name} has the shape {dataset.shape}")
     row_bytes = dataset.dtype.itemsize * (dataset.shape[1] if dimensions == 2 else 1)
-    return DatasetSpan(offset or 0, dataset.shape[0], row_bytes, str(dataset.attrs[DIGEST]))
+    return DatasetSpan(offset if dataset.size else 0, dataset.shape[0], row_bytes, str(dataset.attrs[DIGEST]))
 
 
 def read_provenance(file: h5py.File) -> Provenance:

@@ -11,6 +11,7 @@ from common.chunk_file import METADATA_BYTES, Chunk, Failure, read_header, verif
 from common.errors import ChunkInvalid, FingerprintMismatch
 from common.provenance import Provenance
 from common.reasons import REASON_HELP, Reason
+from common.seal import write_seal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +129,7 @@ def test_attributes_that_do_not_fit_are_refused(attribute: str, value: object, t
     write_chunk(path, make_chunk())
     with h5py.File(path, "a") as file:
         file.attrs[attribute] = value
+    write_seal(path, end=None)
     with path.open("rb") as file, pytest.raises(ChunkInvalid):
         read_header(file, name="chunk")
 

@@ -12,6 +12,7 @@ import pytest
 from common.chunk_file import DIGEST, write_chunk
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
 from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.seal import write_seal
 from common.store import open_store
 from merger.merge import merge
 from tests.merger.runs import assert_merged, make_chunk, put_chunk, put_run, read_summary, settings_for
@@ -36,6 +37,7 @@ def edit(store: Store, index: int, change: Callable[[h5py.File], None], tmp_path
     path.write_bytes(store.read(chunk_key(index)))
     with h5py.File(path, "r+") as file:
         change(file)
+    write_seal(path, end=None)
     store.put_file(chunk_key(index), path)
 
 
@@ -112,7 +114,7 @@ def test_a_result_of_another_run_is_never_overwritten(folder: Store) -> None:
 def test_every_bad_chunk_is_named_at_once(folder: Store, tmp_path: Path) -> None:
     put_run(folder, [10] * 6)
     folder.put_bytes(chunk_key(0), b"no HDF5 at all")
-    folder.put_bytes(chunk_key(1), folder.read(chunk_key(1))[:70_000])
+    folder.put_bytes(chunk_key(1), folder.read(chunk_key(1))[:-100])
     folder.put_bytes(chunk_key(2), folder.read(chunk_key(3)))
     edit(folder, 4, lambda file: file.attrs.modify("rows_requested", 11), tmp_path)
     with pytest.raises(ChunkInvalid) as refused:
@@ -206,6 +208,7 @@ def test_a_chunk_file_whose_rows_were_never_allocated_is_refused(folder: Store, 
     with h5py.File(path, "r+") as file:
         del file["embeddings"]
         file.create_dataset("embeddings", (4, 512), np.float32).attrs[DIGEST] = ""
+    write_seal(path, end=None)
     folder.put_file(chunk_key(0), path)
     with pytest.raises(ChunkInvalid, match="contiguous"):
         merge(folder, settings_for(folder, 1))
