@@ -99,6 +99,9 @@ class FolderStore:
             with _file_errors(self.root / key):
                 (self.root / key).unlink(missing_ok=True)
             folders |= set(Path(key).parents) - {Path()}
+        self._remove_empty(folders)
+
+    def _remove_empty(self, folders: Iterable[Path]) -> None:
         # As in object storage, no prefix is left behind by its last object. The deepest first; one in use stays.
         for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
             with suppress(OSError):
@@ -132,7 +135,9 @@ class FolderStore:
 
     def clear_up(self, keys: Iterable[str]) -> int:
         with _file_errors(self.root):
-            return sum(remove_if_left_over(part) for part in self._parts([PROBE_KEY, *keys]))
+            removed = [part for part in self._parts([PROBE_KEY, *keys]) if remove_if_left_over(part)]
+        self._remove_empty({part.parent.relative_to(self.root) for part in removed} - {Path()})
+        return len(removed)
 
     def _parts(self, keys: Iterable[str]) -> Sequence[Path]:
         """Return the files that are being written in order to become these objects, or were."""

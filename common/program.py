@@ -25,15 +25,15 @@ TERMINATION_LOG_BYTES = 4096
 class _HowFar:
     """What the program that runs says of itself when it is stopped."""
 
-    say: Callable[[], None] | None = None
+    say: Callable[[], object] | None = None
 
 
-def on_stop(say: Callable[[], None]) -> None:
+def on_stop(say: Callable[[], object]) -> None:
     """Have `say`, which logs how far the program is, called before the last word when it is stopped."""
     _HowFar.say = say
 
 
-def run(program: Callable[[], str], *, at_first: Callable[[], None] | None = None) -> NoReturn:
+def run(program: Callable[[], str], *, at_first: Callable[[], object] | None = None) -> NoReturn:
     """Call `program`, log the sentence it returns as the last word, and end the process with the right exit code.
 
     `at_first` is what to call on a stop until `on_stop` says otherwise.

@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.chunk_file import METADATA_BYTES
+from common import program
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch, StoreUnavailable
 from common.finished_run import FinishedRun, find_finished
 from common.indexes import format_indexes
-from common.keys import FAILURES_KEY, RESULT_KEY, chunk_key
+from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.logs import log
 from common.store import AssemblyGone, ObjectExists
 from merger.assemble import CopyFailed, assemble
@@ -24,7 +25,7 @@ from merger.layout import EMBEDDINGS, compute_layout, result_attributes
 from merger.ledger import FAILURE_DATASETS, spooled_ledger
 from merger.parallel import ordered
 from merger.plan import plan_parts
-from merger.progress import Progress, Traffic
+from merger.progress import Progress, Step, Traffic
 from merger.sample import KeptRows, Sample, choose_rows, stretches
 from merger.sources import DigestDiffers, Sources, column_is_damaged
 from merger.summary import result_provenance, write_summary
@@ -54,7 +55,11 @@ def merge(store: Store, settings: MergerSettings) -> str:
         try:
             if (finished := _usable(store, settings)) is not None:
                 return _say_finished(store, finished, settings)
-            return _Merge(store, settings).run()
+            this = _Merge(store, settings)
+            # Chunks are deleted only once the run is finished: if some were while they were listed, that shows now.
+            if this.lacks_chunks and (finished := _usable(store, settings)) is not None:
+                return _say_finished(store, finished, settings)
+            return this.run()
         except (AssemblyGone, ObjectExists) as error:
             log.warning("merge_disturbed", attempt=attempt, of=ATTEMPTS, error=str(error))
             time.sleep(DISTURBED_SECONDS)
@@ -103,7 +108,7 @@ def _say_finished(store: Store, finished: FinishedRun, settings: MergerSettings)
         with suppress(ChunkInvalid):  # nobody can use it any more
             made_by = read_header_of(store, stat).provenance
             finished.provenance.check_same(made_by, name=store.location(stat.key))
-    _clear_up(store, leftovers, keep_chunks=settings.keep_chunks or bool(finished.missing))
+    _clear_up(store, settings, leftovers, keep_chunks=settings.keep_chunks or bool(finished.missing))
     missing = f", without chunks {format_indexes(finished.missing)}" if finished.missing else ""
     return (
         f"this run is finished: {store.location(RESULT_KEY)} has {finished.embedded} images, "
@@ -111,11 +116,13 @@ def _say_finished(store: Store, finished: FinishedRun, settings: MergerSettings)
     )
 
 
-def _clear_up(store: Store, indexes: Iterable[int], *, keep_chunks: bool) -> None:
+def _clear_up(store: Store, settings: MergerSettings, indexes: Iterable[int], *, keep_chunks: bool) -> None:
     # Uploads of the result are aborted only here, where the run is finished and none of them is of use any more: until
     # then any of them may belong to a merge that is alive.
-    if aborted := store.abort_assemblies(RESULT_KEY):
-        log.info("aborted_leftovers", count=aborted)
+    cleared = store.abort_assemblies(RESULT_KEY)
+    cleared += store.clear_up([RESULT_KEY, FAILURES_KEY, SUMMARY_KEY, *map(chunk_key, range(settings.chunk_count))])
+    if cleared:
+        log.info("cleared_up", leftovers=cleared)
     if not keep_chunks:
         store.delete(chunk_key(index) for index in indexes)
 
@@ -128,6 +135,8 @@ class _Merge:
         self._settings = settings
         self._started = time.monotonic()
         self._traffic = Traffic()
+        self._progress = Progress(self._traffic, interval_seconds=settings.progress_seconds)
+        program.on_stop(self._progress.log)
         self._inputs = read_inputs(
             store,
             chunk_count=settings.chunk_count,
@@ -139,6 +148,11 @@ class _Merge:
         self._attributes = result_attributes(headers, self._inputs.missing)
         self._layout = compute_layout(headers, self._attributes)
         self._sources = Sources(store, self._inputs.chunks, self._layout, self._traffic)
+        self._published: ObjectStat | None = None
+
+    @property
+    def lacks_chunks(self) -> bool:
+        return bool(self._inputs.missing)
 
     def run(self) -> str:
         chunks, layout = self._inputs.chunks, self._layout
@@ -147,13 +161,18 @@ class _Merge:
         )
         try:
             # The ledger is spooled first: what is wrong with it is known before anything is published.
+            self._progress.step = Step.FAILURES
             with spooled_ledger(self._sources, concurrency=self._settings.merge_concurrency) as ledger:
                 assembly, verification = self._result()
+                self._progress.step = Step.LEDGER
+                self._check_in_place()
                 self._store.put_file(FAILURES_KEY, ledger.path)
         except DigestDiffers as error:
             raise ChunkInvalid(self._name_damaged(error)) from error
         except ChunkInvalid as error:
             raise ChunkInvalid(describe_problems([str(error)], store=self._store)) from error
+        self._progress.step = Step.SUMMARY
+        self._check_in_place()
         write_summary(
             self._store,
             self._inputs,
@@ -165,8 +184,9 @@ class _Merge:
             traffic=self._traffic,
             seconds=time.monotonic() - self._started,
         )
+        self._progress.step = Step.CLEARING_UP
         keep_chunks = self._settings.keep_chunks or bool(self._inputs.missing)
-        _clear_up(self._store, (chunk.header.index for chunk in chunks), keep_chunks=keep_chunks)
+        _clear_up(self._store, self._settings, (chunk.header.index for chunk in chunks), keep_chunks=keep_chunks)
         missing = f", without chunks {format_indexes(self._inputs.missing)}" if self._inputs.missing else ""
         return (
             f"{self._store.location(RESULT_KEY)} has {layout.rows} images of {self._attributes['rows_requested']}, "
@@ -182,6 +202,7 @@ class _Merge:
         if existing is not None and existing.size == self._layout.size:
             try:
                 sample = self._sample(self._plan(copying=True))
+                self._published = existing
                 return "found", self._verify(Result(existing.size, self._read, self._sources), sample, KeptRows())
             except ResultDiffers as error:
                 log.info("result_replaced", because=str(error))
@@ -209,6 +230,7 @@ class _Merge:
         verification = None
         sample = self._sample(parts)
         kept = KeptRows(stretches(self._layout, sample))
+        self._progress.begin(parts)
         with self._store.assemble(RESULT_KEY, size=self._layout.size, replacing=replacing) as assembly:
             assemble(
                 parts,
@@ -216,11 +238,12 @@ class _Merge:
                 assembly,
                 kept=kept,
                 concurrency=self._settings.merge_concurrency,
-                progress=Progress(parts, self._traffic, interval_seconds=self._settings.progress_seconds),
+                progress=self._progress,
             )
             if assembly.is_readable:
                 verification = self._verify(Result(self._layout.size, assembly.read, self._sources), sample, kept)
-            published = assembly.publish()
+            self._progress.step = Step.PUBLISHING
+            published = self._published = assembly.publish()
         if verification is not None:
             return verification
         try:
@@ -228,6 +251,11 @@ class _Merge:
         except (ResultDiffers, DigestDiffers, ChunkInvalid):
             self._withdraw(published)
             raise
+
+    def _check_in_place(self) -> None:
+        """Raise ObjectExists where another merge has replaced the result, of other chunks perhaps."""
+        if self._store.stat(RESULT_KEY) != self._published:
+            raise ObjectExists(self._store.location(RESULT_KEY))
 
     def _withdraw(self, published: ObjectStat) -> None:
         found = self._store.stat(RESULT_KEY)
@@ -245,6 +273,7 @@ class _Merge:
         return choose_rows(self._layout, parts, random_rows=self._settings.verify_rows, seed=seed)
 
     def _verify(self, result: Result, sample: Sample, kept: KeptRows) -> Verification:
+        self._progress.step = Step.VERIFYING
         try:
             return self._verify_once(result, sample, kept)
         except (ResultDiffers, DigestDiffers, ChunkInvalid) as error:

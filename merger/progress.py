@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,36 @@ class Traffic:
             self.read += read
 
 
-class Progress:
-    """The parts done of one assembly."""
+class Step(StrEnum):
+    """What a merge does, one after the other."""
 
-    def __init__(self, parts: Sequence[Part], traffic: Traffic, *, interval_seconds: float) -> None:
+    HEADERS = "headers"
+    """Reading what the chunks say of themselves."""
+    FAILURES = "failures"
+    """Reading the chunks' failures."""
+    PARTS = "parts"
+    """Copying and uploading the parts of the result."""
+    PUBLISHING = "publishing"
+    VERIFYING = "verifying"
+    LEDGER = "ledger"
+    SUMMARY = "summary"
+    CLEARING_UP = "clearing_up"
+
+
+class Progress:
+    """How far one attempt of a merge is: its step, and the parts done of the assembly."""
+
+    def __init__(self, traffic: Traffic, *, interval_seconds: float) -> None:
+        self.step = Step.HEADERS
         self._traffic = traffic
         self._interval_seconds = interval_seconds
         self._lock = Lock()
+        self._count = self._size = self._parts_done = self._bytes_done = 0
+        self._started = self._logged = time.monotonic()
+
+    def begin(self, parts: Sequence[Part]) -> None:
+        """Count the parts of an assembly, from none done."""
+        self.step = Step.PARTS
         self._count, self._size = len(parts), sum(part.size for part in parts)
         self._parts_done = self._bytes_done = 0
         self._started = self._logged = time.monotonic()
@@ -61,6 +85,7 @@ class Progress:
         rate = self._bytes_done / seconds if seconds else 0
         log.info(
             "merging",
+            step=self.step,
             parts_done=self._parts_done,
             of=self._count,
             bytes_copied_by_store=self._traffic.copied_by_store,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from common import program
 from common.chunk_file import read_header, read_result, verify_chunk, write_chunk
-from common.errors import ChunkInvalid, SettingsError, Stopped, StoreUnavailable
+from common.errors import ChunkInvalid, FingerprintMismatch, SettingsError, StoreUnavailable
 from common.finished_run import find_finished
 from common.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_key
 from common.keys import chunk_index as index_of
 from common.logs import log
 from common.provenance import Provenance
 from common.resources import temporary_folder
-from common.store import ObjectExists, open_store
+from common.store import ObjectExists, ObjectReplaced, open_store
 from worker.collector import Collector
 from worker.geometry import PREPROCESSING_VERSION
 from worker.manifest import open_manifest
@@ -21,14 +22,20 @@ from worker.pipeline import Pipeline
 from worker.stage_times import ADVICE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.chunk_file import ChunkHeader
-    from common.store import Store
+    from common.store import ObjectStat, Store
     from worker.manifest import Manifest
     from worker.settings import WorkerSettings
     from worker.stage_times import Snapshot
 
 MAX_CHUNK_ROWS = 2_000_000
 """A chunk file of more would not fit S3's 5 GiB for one upload, nor a pod's memory."""
+
+
+PUT_ATTEMPTS = 5
+"""Of storing a chunk that other pods store or delete at the same time."""
 
 
 def embed_chunk(settings: WorkerSettings) -> str:
@@ -80,12 +87,10 @@ class _ChunkJob:
             from worker.metrics import serve_metrics  # noqa: PLC0415 - most runs have no use for it
 
             serve_metrics(self._settings.metrics_port, pipeline, collector, chunk_index=self._index)
+        program.on_stop(lambda: self._log_progress(pipeline, collector))
         try:
             self._check_peers()
             self._wait(pipeline, collector)
-        except Stopped:
-            self._log_progress(pipeline, collector)
-            raise
         finally:
             pipeline.stop()
         return self._store_chunk(collector, overwrite=is_damaged)
@@ -118,13 +123,26 @@ class _ChunkJob:
         Raises FingerprintMismatch for one made otherwise, ChunkInvalid for one that is damaged.
         """
         chunk = self._store.stat(self._key)
-        if chunk is not None:
+        if chunk is None:
+            return self._find_merged()
+        try:
             header = self._verified(self._key, chunk.size)
-            self._provenance().check_same(header.provenance, name=self._store.location(self._key))
-            return (
-                f"chunk {self._index} is in the store already: {self._store.location(self._key)}, "
-                f"{header.embedded} images of {header.requested}, {header.failed} failed"
-            )
+        except (ChunkInvalid, StoreUnavailable):
+            if self._store.stat(self._key) is not None:
+                raise
+            # Merged and deleted while it was read.
+            return self._find_merged()
+        self._provenance().check_same(header.provenance, name=self._store.location(self._key))
+        return (
+            f"chunk {self._index} is in the store already: {self._store.location(self._key)}, "
+            f"{header.embedded} images of {header.requested}, {header.failed} failed"
+        )
+
+    def _find_merged(self) -> str | None:
+        """Return the sentence for a run that is finished and holds the chunk, None where there is none.
+
+        Raises FingerprintMismatch where the result was made otherwise, ChunkInvalid where it is none.
+        """
         result = self._store.stat(RESULT_KEY)
         if result is None:
             return None
@@ -156,6 +174,10 @@ class _ChunkJob:
             except ChunkInvalid as error:
                 log.warning("damaged_peer", message=str(error))
                 continue
+            except StoreUnavailable:
+                if self._store.stat(peer.key) is not None:
+                    raise
+                continue  # merged and deleted meanwhile
             provenance.check_same(header.provenance, name=self._store.location(peer.key))
             return
 
@@ -202,20 +224,57 @@ class _ChunkJob:
         with temporary_folder("chunk") as folder:
             path = folder / "chunk.h5"
             write_chunk(path, chunk)
-            try:
-                # Upload last: the key's existence means that the chunk is whole.
-                stored = self._store.put_file(self._key, path, overwrite=overwrite)
-            except ObjectExists as error:
-                log.info("another_pod_was_first")
-                try:
-                    finished = self._find_finished_surely()
-                except ChunkInvalid as damaged:
-                    raise StoreUnavailable(f"{damaged}; another attempt computes it again") from damaged
-                if finished is None:
-                    raise StoreUnavailable(f"{self._store.location(self._key)} was there, and then was not") from error
-                return finished
+            # Upload last: the key's existence means that the chunk is whole.
+            stored = self._put(path, overwrite=overwrite)
+        if isinstance(stored, str):
+            return stored
+        if (finished := self._find_finished_meanwhile(stored)) is not None:
+            return finished
         reasons = "".join(f", {reason} {count}" for reason, count in by_reason.most_common())
         return (
             f"chunk {self._index} is in the store: {self._store.location(self._key)}, {stored.size} bytes, "
             f"{len(chunk.urls)} images of {collector.requested}, {len(chunk.failures)} failed{reasons}"
         )
+
+    def _put(self, path: Path, *, overwrite: bool) -> ObjectStat | str:
+        """Return the chunk as it was stored, or the sentence for one that another pod has stored."""
+        for _ in range(PUT_ATTEMPTS):
+            try:
+                return self._store.put_file(self._key, path, overwrite=overwrite)
+            except (ObjectExists, ObjectReplaced) as error:
+                log.info("another_pod_was_first", message=str(error))
+            try:
+                if (finished := self._find_finished_surely()) is not None:
+                    return finished
+                overwrite = False
+            except ChunkInvalid as error:
+                log.warning("damaged_chunk", message=f"{error}; it is replaced")
+                overwrite = True
+        raise StoreUnavailable(
+            f"{self._store.location(self._key)} was replaced or deleted by somebody else {PUT_ATTEMPTS} times"
+        )
+
+    def _find_finished_meanwhile(self, stored: ObjectStat) -> str | None:
+        """Return the sentence for a run that was merged, with this chunk from another pod, before this pod stored it.
+
+        Nobody would ever delete the chunk then, so it is taken back. So it is where another pod's chunk or the result
+        turns out to be made otherwise, which nobody could see before: one of the two is to say so, by raising
+        FingerprintMismatch, and whoever stores last sees the other.
+        """
+        try:
+            finished = self._find_merged()
+            self._check_peers()
+        except FingerprintMismatch:
+            self._take_back(stored)
+            raise
+        except ChunkInvalid as error:
+            log.warning("damaged_result", message=str(error))
+            return None
+        if finished is not None:
+            self._take_back(stored)
+        return finished
+
+    def _take_back(self, stored: ObjectStat) -> None:
+        if self._store.stat(self._key) == stored:
+            self._store.delete([self._key])
+            log.info("taken_back", key=self._key)
