@@ -54,10 +54,11 @@ $(HNSWLIB): $(SETUP)
 test: $(SETUP) $(HELM) $(HNSWLIB) ## Run all tests
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
-lint: $(SETUP) ## Check style and the import law
+lint: $(SETUP) ## Check style, the import law, and the pinned packages for known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.lint.dependency_audit $(AUDIT)
 
 types: $(SETUP) ## Check the types
 	$(BIN)/mypy
