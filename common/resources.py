@@ -20,7 +20,10 @@ _OPEN_FILES = (
     "raise the limit of open files (ulimit -n), or lower EMBEDDER_FETCH_CONCURRENCY of a worker, "
     "EMBEDDER_MERGE_CONCURRENCY of a merge"
 )
-_MEMORY = "raise the memory limit, or lower EMBEDDER_BATCH_SIZE, EMBEDDER_DECODE_THREADS or EMBEDDER_MAX_INFLIGHT_BYTES"
+_MEMORY = (
+    "raise the memory limit, or lower EMBEDDER_BATCH_SIZE, EMBEDDER_DECODE_THREADS or EMBEDDER_MAX_INFLIGHT_BYTES of a "
+    "worker"
+)
 
 _REMEDIES = {
     errno.ENOSPC: "make room there",

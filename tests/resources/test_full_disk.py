@@ -17,18 +17,15 @@ from common.resources import temporary_folder
 from common.store import open_store
 from tests.k8s.test_local_run import PROGRAMS
 from tests.merger.runs import assert_merged, make_chunk, merger_environment, put_run, read_result
+from tests.resources.program import EMBEDDER, MERGER, WORKER, run
 from tests.resources.small_disk import PAGE_BYTES, SmallDisk, small_disk
-from tests.worker.worker_process import PHOTOS, Ended, read_chunk, worker_environment, write_manifest
+from tests.worker.worker_process import PHOTOS, read_chunk, worker_environment, write_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
-SECONDS = 120
-"""Far more than any of these programs takes."""
-
-WORKER, MERGER = ["-m", "worker"], ["-m", "merger"]
-EMBEDDER = ["-c", "from k8s.cli import main; main()"]
+    from tests.worker.worker_process import Ended
 
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
 
@@ -37,20 +34,6 @@ FULL, READ_ONLY = "No space left on device", "Read-only file system"
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     with small_disk(tmp_path / "disk") as mounted:
         yield mounted
-
-
-def run(
-    program: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    disk: SmallDisk | None = None,
-    prefix: Sequence[str] = (),
-) -> Ended:
-    command = [*(disk.prefix if disk else ()), *prefix, sys.executable, "-P", *program]
-    done = subprocess.run(
-        command, env=os.environ | dict(environment), stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False
-    )
-    return Ended(done.returncode, done.stderr)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -128,14 +111,14 @@ def test_a_merge_without_room_leaves_no_half_file_and_completes_once_there_is_so
         shutil.copytree(tmp_path / "run", folder)
         disk.fill(leaving_pages=room)
         environment = merger_environment(str(disk.path / "run"), 2, {"TMPDIR": str(temporary)})
-        ended = run(MERGER, environment, disk=disk)
+        ended = run(MERGER, environment, prefix=disk.prefix)
         assert_out_of(ended, disk.path, f"{full}: {FULL}")
         left = files_in(disk.outside)
         # Whatever has its final name is whole, and no chunk is gone.
         expected = before | {name: finished[name] for name in (RESULT_KEY, FAILURES_KEY) if f"run/{name}" in left}
         assert left == {f"run/{name}": data for name, data in expected.items()}
         disk.make_room()
-        assert run(MERGER, environment, disk=disk).exit_code == 0
+        assert run(MERGER, environment, prefix=disk.prefix).exit_code == 0
         assert_merged(open_store(str(folder)), chunks)
         left = files_in(folder)
         assert left.keys() == {RESULT_KEY, FAILURES_KEY, SUMMARY_KEY}
@@ -165,13 +148,13 @@ def test_embedder_run_without_room_says_so_and_the_same_command_completes_once_t
     # The folder of the logs, a worker's temporary file.
     for room, full in ((0, f"{disk.path}: {FULL}"), (3, f"chunk.h5: {FULL}")):
         disk.fill(leaving_pages=room)
-        ended = run(command, environment, disk=disk)
+        ended = run(command, environment, prefix=disk.prefix)
         assert ended.exit_code == ExitCode.TEMPORARY_FAILURE, ended.log
         assert full in ended.log
         assert "Traceback" not in ended.log
         assert [name for name in files_in(disk.outside) if name.startswith("run/")] == []
     disk.make_room()
-    assert run(command, environment, disk=disk).exit_code == 0
+    assert run(command, environment, prefix=disk.prefix).exit_code == 0
     assert read_result(open_store(str(disk.outside / "run"))).embeddings.shape == (8, 512)
 
 
@@ -180,10 +163,10 @@ def test_logs_that_fill_the_disk_end_embedder_run_and_its_workers_and_go_with_it
 ) -> None:
     embedder = [str(PROGRAMS / "embedder_program.py"), "run", "list.csv", str(tmp_path / "run")]
     environment = {"TMPDIR": str(disk.path), "TEST_FOLDER": str(tmp_path), "TEST_BEHAVIOURS": '{"0": ["flood"]}'}
-    ended = run(embedder, environment, disk=disk)
+    ended = run(embedder, environment, prefix=disk.prefix)
     assert_out_of(ended, disk.path, f"chunk-0-attempt-1.log: {FULL}")
     assert files_in(disk.outside) == {}
-    assert run(embedder, environment, disk=disk).exit_code == 0
+    assert run(embedder, environment, prefix=disk.prefix).exit_code == 0
 
 
 @pytest.mark.slow
@@ -196,13 +179,13 @@ def test_a_worker_without_room_or_leave_to_write_stores_nothing_and_then_complet
     environment = undisturbed | {"EMBEDDER_RUN_URI": str(disk.path / "run"), "TMPDIR": str(disk.path)}
     for room, full in ((0, disk.path), (2, "chunk.h5"), (8, chunk_key(0))):
         disk.fill(leaving_pages=room)
-        assert_out_of(run(WORKER, environment, disk=disk), disk.path, f"{full}: {FULL}")
+        assert_out_of(run(WORKER, environment, prefix=disk.prefix), disk.path, f"{full}: {FULL}")
         assert files_in(disk.outside) == {}
     disk.make_room()
     disk.remount("ro")
-    assert_out_of(run(WORKER, environment, disk=disk), disk.path, READ_ONLY)
+    assert_out_of(run(WORKER, environment, prefix=disk.prefix), disk.path, READ_ONLY)
     disk.remount("rw")
-    assert run(WORKER, environment, disk=disk).exit_code == 0
+    assert run(WORKER, environment, prefix=disk.prefix).exit_code == 0
     assert files_in(disk.outside).keys() == {f"run/{chunk_key(0)}"}
     found, expected = read_chunk(disk.outside / "run"), read_chunk(tmp_path / "run")
     assert found.embeddings.tobytes() == expected.embeddings.tobytes()
@@ -215,13 +198,13 @@ def test_a_temporary_folder_that_cannot_be_written_is_named_though_the_store_can
     put_run(open_store(str(tmp_path / "run")), [3])
     environment = merger_environment(str(tmp_path / "run"), 1, {"TMPDIR": str(disk.path)})
     disk.remount("ro")
-    assert_out_of(run(MERGER, environment, disk=disk), disk.path, READ_ONLY)
+    assert_out_of(run(MERGER, environment, prefix=disk.prefix), disk.path, READ_ONLY)
     gone = run(MERGER, environment | {"TMPDIR": str(tmp_path / "gone")})
     assert gone.exit_code == ExitCode.CONFIG_ERROR
     assert f"TMPDIR is {tmp_path / 'gone'}" in gone.last_word
     assert files_in(tmp_path / "run").keys() == {chunk_key(0)}
     disk.remount("rw")
-    assert run(MERGER, environment, disk=disk).exit_code == 0
+    assert run(MERGER, environment, prefix=disk.prefix).exit_code == 0
 
 
 def test_a_merge_into_a_read_only_store_changes_nothing_and_completes_once_it_can_write(disk: SmallDisk) -> None:
@@ -229,10 +212,10 @@ def test_a_merge_into_a_read_only_store_changes_nothing_and_completes_once_it_ca
     before = files_in(disk.outside)
     environment = merger_environment(str(disk.path / "run"), 2, {})
     disk.remount("ro")
-    assert_out_of(run(MERGER, environment, disk=disk), disk.path, READ_ONLY)
+    assert_out_of(run(MERGER, environment, prefix=disk.prefix), disk.path, READ_ONLY)
     assert files_in(disk.outside) == before
     disk.remount("rw")
-    assert run(MERGER, environment, disk=disk).exit_code == 0
+    assert run(MERGER, environment, prefix=disk.prefix).exit_code == 0
     assert_merged(open_store(str(disk.outside / "run")), chunks)
 
 
