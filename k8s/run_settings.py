@@ -88,6 +88,7 @@ OTHER_SETTINGS = frozenset(
         "read_timeout_seconds",
         "retry_after_limit_seconds",
         "retry_seconds",
+        "source_patience_seconds",
         "rotate",
         "url_column",
         "user_agent",

@@ -36,6 +36,8 @@ class ImageServer:
         self.requests: list[web.BaseRequest] = []
         self.most_at_once: Counter[str] = Counter()
         """By path and, under "", in all: requests that were under way at the same time."""
+        self.stop: Callable[[], None] = lambda: None
+        """End the server before its block ends, as a host that dies."""
         self._behaviours: dict[str, Behaviour] = {}
         self._under_way: Counter[str] = Counter()
         self._connections: set[object] = set()
@@ -92,14 +94,20 @@ def image_server(*, tls: ssl.SSLContext | None = None) -> Iterator[ImageServer]:
         await runner.cleanup()
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()), name="image-server")
+
+    def end() -> None:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(stop.set)
+            thread.join(10)
+
+    server.stop = end
     thread.start()
     try:
         if not started.wait(10):
             raise RuntimeError("the image server did not start")
         yield server
     finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        end()
         loop.close()
 
 
@@ -193,6 +201,21 @@ def first(count: int, failure: Behaviour, *, then: Behaviour) -> Behaviour:
         return await (failure if left >= 0 else then)(request)
 
     return behave
+
+
+def mortal(lives: int, death: Behaviour) -> Callable[[Behaviour], Behaviour]:
+    """Return what makes behaviours those of one host: after so many answers of them together, `death` is the answer."""
+    left = lives
+
+    def live(life: Behaviour) -> Behaviour:
+        async def behave(request: web.BaseRequest) -> web.StreamResponse:
+            nonlocal left
+            left -= 1
+            return await (life if left >= 0 else death)(request)
+
+        return behave
+
+    return live
 
 
 def held(release: threading.Event, *, then: Behaviour) -> Behaviour:

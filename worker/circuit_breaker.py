@@ -8,6 +8,7 @@ fail at once but for a try now and then; when everything fails, images are not t
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ class _Circuit:
     is_tried: bool = False
     is_given_up: bool = False
     last: ImageFailed | None = None
+    failed_at: float = -math.inf
 
     @property
     def is_open(self) -> bool:
@@ -54,7 +56,7 @@ class _Circuit:
             self.failing_since = now
         self.failures += 1
         self.is_tried = False
-        self.last = failure
+        self.last, self.failed_at = failure, now
         if self.is_open and now >= self.open_until:
             self.open_until = now + max(self.pause, pause)
             self.pause = min(self.pause * 2, self.longest_pause)
@@ -92,15 +94,9 @@ class CircuitBreaker:
             return 0.0
         now = self._clock()
         self._asked.add(host)
-        # One dead host among others is not everything, and must not hold them up.
-        is_all = len(self._failing) >= min(2, len(self._asked))
-        if is_all and (wait := self._all.wait_seconds(now)):
-            if self._all.is_given_up and self._all.last:
-                raise SourceUnavailable(
-                    f"no image source has given an answer of use for {now - self._all.failing_since:.0f} s "
-                    f"({self._all.failures} failures in a row, the last: {self._all.last.detail}); "
-                    "check the network, the proxy and the sources, then retry"
-                )
+        if self._are_all_failing() and (wait := self._all.wait_seconds(now)):
+            if self._all.is_given_up:
+                self.check_everything()
             return wait
         if host_circuit and (wait := host_circuit.wait_seconds(now)):
             if host_circuit.is_given_up and host_circuit.last:
@@ -114,6 +110,34 @@ class CircuitBreaker:
             host_circuit.is_tried = host_circuit.is_open
         return 0.0
 
+    def is_open(self, host: str) -> bool:
+        """Return whether a request to the host is a try, since its circuit or that of all is open."""
+        circuit = self._hosts.get(host)
+        return (circuit is not None and circuit.is_open) or (self._are_all_failing() and self._all.is_open)
+
+    def is_failing(self, host: str) -> bool:
+        """Return whether the host's last answer was of no use."""
+        return host in self._hosts
+
+    def failed_at(self, host: str | None = None) -> float:
+        """Return when the host failed last, or any."""
+        circuit = self._all if host is None else self._hosts.get(host)
+        return circuit.failed_at if circuit else -math.inf
+
+    def check_everything(self) -> None:
+        """Raise SourceUnavailable where nobody has given an answer of use for as long as the patience lasts."""
+        silent = self._clock() - self._all.failing_since
+        if self._all.last and silent >= self._patience:
+            raise SourceUnavailable(
+                f"no image source has given an answer of use for {silent:.0f} s "
+                f"({self._all.failures} failures in a row, the last: {self._all.last.detail}); "
+                "check the network, the proxy and the sources, then retry"
+            )
+
+    def _are_all_failing(self) -> bool:
+        # One dead host among others is not everything, and must not hold them up.
+        return len(self._failing) >= min(2, len(self._asked))
+
     def succeed(self, host: str) -> None:
         """Note an answer that says what is so, be it 200 or 404."""
         if host in self._hosts:
@@ -122,13 +146,17 @@ class CircuitBreaker:
             self._all = _Circuit(self._patience, LONGEST_COMMON_PAUSE_SECONDS)
             self._failing.clear()
 
-    def fail(self, host: str, failure: ImageFailed, *, retry_after: float = 0.0) -> None:
-        """Note a failure that may pass; `retry_after` is for how many seconds the host asked to be left alone."""
+    def fail(self, host: str, failure: ImageFailed, *, retry_after: float = 0.0, is_last_resort: bool = True) -> None:
+        """Note a failure that may pass; `retry_after` is for how many seconds the host asked to be left alone.
+
+        Unless it was the image's last resort, it says nothing about whether everything fails.
+        """
         now = self._clock()
         circuit = self._hosts.setdefault(host, _Circuit(self._patience, LONGEST_HOST_PAUSE_SECONDS))
         circuit.fail(failure, now, pause=retry_after)
-        self._failing.add(host)
-        self._all.fail(failure, now, pause=0.0)
+        if is_last_resort:
+            self._failing.add(host)
+            self._all.fail(failure, now, pause=0.0)
 
     def leave(self, host: str) -> None:
         """Note that a request is over, whatever came of it."""

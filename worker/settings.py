@@ -77,6 +77,10 @@ class WorkerSettings(RunSettings):
     retry_after_limit_seconds: float = Field(default=60, ge=0)
     """The longest Retry-After that is waited for; a longer one counts as this."""
 
+    source_patience_seconds: float = Field(default=90, gt=0)
+    """How long a host that fails is tried for before its images fail without being asked for. When nobody has answered
+    for so long, the chunk ends with exit code 75 and no image is blamed. A store that restarts takes a minute."""
+
     max_image_bytes: int = Field(default=64 << 20, ge=1024)
     """Bytes of the largest image taken. Open Images' largest original has about 30 MB."""
 

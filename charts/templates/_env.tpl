@@ -53,8 +53,8 @@ reference, and $$ as itself. */}}
 {{- include "embedder.env.settings" (dict "values" $worker "names" (list
   "modelRevision" "dtype" "batchSize" "decodeThreads" "sources" "mirrorUrl" "rotate" "maxUrlBytes" "fetchConcurrency"
   "fetchConcurrencyPerHost" "connectTimeoutSeconds" "readTimeoutSeconds" "fetchTimeoutSeconds" "fetchAttempts"
-  "retryAfterLimitSeconds" "maxImageBytes" "maxInflightBytes" "allowPrivateHosts" "userAgent" "maxImagePixels"
-  "maxFailureRatio" "progressSeconds")) }}
+  "retryAfterLimitSeconds" "sourcePatienceSeconds" "maxImageBytes" "maxInflightBytes" "allowPrivateHosts" "userAgent"
+  "maxImagePixels" "maxFailureRatio" "progressSeconds")) }}
 {{- if $.Values.metrics.enabled }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}
 {{- end }}

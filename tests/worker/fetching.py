@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.image_server import answer, image_server
 from worker.fetch import ImageFetcher
 from worker.rows import ImageFailed, Row
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from common.reasons import Reason
 
 PICTURE = os.urandom(200_000)
@@ -41,11 +45,22 @@ async def get(fetcher: ImageFetcher, image: str | Row) -> bytes | Reason:
         return failed.reason
 
 
+@asynccontextmanager
+async def fetcher_among_others(*, sources: tuple[str, ...] = ("url",), **changed: Any) -> AsyncIterator[ImageFetcher]:  # noqa: ANN401 - as above
+    """Give a fetcher to whom somebody else answers: what fails is then to blame itself, and not the network."""
+    settings = worker_settings(**changed)
+    with image_server() as elsewhere:
+        async with ImageFetcher(settings, sources=sources, folder=None) as fetcher:
+            if settings.allow_private_hosts:
+                await get(fetcher, Row(position=0, url=(url := elsewhere.on("/", answer())), thumbnail=url))
+            yield fetcher
+
+
 def fetch(*images: str | Row, sources: tuple[str, ...] = ("url",), **changed: Any) -> list[bytes | Reason]:  # noqa: ANN401 - as above
     """Fetch the images one after the other with one fetcher."""
 
     async def run() -> list[bytes | Reason]:
-        async with ImageFetcher(worker_settings(**changed), sources=sources, folder=None) as fetcher:
+        async with fetcher_among_others(sources=sources, **changed) as fetcher:
             return [await get(fetcher, image) for image in images]
 
     return asyncio.run(run())
@@ -55,7 +70,7 @@ def fetch_together(*images: str | Row, **changed: Any) -> list[bytes | Reason]: 
     """Fetch the images at the same time with one fetcher."""
 
     async def run() -> list[bytes | Reason]:
-        async with ImageFetcher(worker_settings(**changed), sources=("url",), folder=None) as fetcher:
+        async with fetcher_among_others(**changed) as fetcher:
             return await asyncio.gather(*(get(fetcher, image) for image in images))
 
     return asyncio.run(run())
@@ -66,7 +81,7 @@ def failure(image: str | Row, *, sources: tuple[str, ...] = ("url",), **changed:
     row = image if isinstance(image, Row) else Row(position=0, url=image)
 
     async def run() -> ImageFailed:
-        async with ImageFetcher(worker_settings(**changed), sources=sources, folder=None) as fetcher:
+        async with fetcher_among_others(sources=sources, **changed) as fetcher:
             with pytest.raises(ImageFailed) as caught:
                 async with fetcher.image(row):
                     pass
