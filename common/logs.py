@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log: FilteringBoundLogger = structlog.get_logger()
 
+CHUNK_REFUSED = "chunk_refused"
+"""The event by which a merge names a chunk file that it refuses, and `embedder run` learns what to compute again."""
+
 
 def configure_logs(level: str = "info", **bound: Any) -> None:  # noqa: ANN401 - any value that prints
     """Send this program's events, and other libraries' warnings, to standard error with `bound` on every line."""

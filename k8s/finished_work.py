@@ -52,12 +52,12 @@ class FinishedWork:
 def find_finished_work(store: Store) -> FinishedWork:
     """Return what is in the store; a chunk file that is damaged is left for its worker to deal with.
 
-    Costs a read of 64 KiB per chunk. Raises StoreUnavailable and StoreAccessDenied.
+    Costs a read of 16 KiB per chunk. Raises StoreUnavailable and StoreAccessDenied.
     """
     chunks = {}
     for found in store.list(CHUNKS_PREFIX):
         index = chunk_index(found.key)
-        chunk = _finished_chunk(store, found) if index is not None else None
+        chunk = _finished_chunk(store, found, index) if index is not None else None
         if index is not None and chunk is not None:
             chunks[index] = chunk
     return FinishedWork(chunks, has_result=_is_merged(store))
@@ -72,10 +72,10 @@ def _is_merged(store: Store) -> bool:
     return summary is not None and not summary.chunks_missing and store.stat(RESULT_KEY) is not None
 
 
-def _finished_chunk(store: Store, found: ObjectStat) -> FinishedChunk | None:
+def _finished_chunk(store: Store, found: ObjectStat, index: int) -> FinishedChunk | None:
     with store.open(found.key, found.size) as file:
         try:
             header = read_header(file, name=store.location(found.key))
         except ChunkInvalid:
             return None
-    return FinishedChunk(header.fingerprint, header.requested)
+    return FinishedChunk(header.fingerprint, header.requested) if header.index == index else None

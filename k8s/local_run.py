@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -15,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, ExitCode, Stopped
 from common.indexes import format_indexes
-from common.logs import parse_line
+from common.logs import CHUNK_REFUSED, parse_line
 from k8s.exit_policy import Action, action_for, backoff_seconds, explain_exit_code
 from k8s.finished_work import FinishedWork, find_finished_work
 from k8s.processes import Processes
 from k8s.run_settings import worker_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from common.logs import LogLine
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from k8s.display import Display
     from k8s.progress import RunProgress
     from k8s.run_settings import LocalRunSettings
+
+
+_CHUNK_FILE = re.compile(r"Images_Embedded_([0-9]{1,6})\.h5")
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class LocalRun:
         self._processes = processes or Processes()
         self._slots = asyncio.Semaphore(settings.parallelism)
         self._outcome = Outcome()
+        self._refused: set[int] = set()
+        """Chunks that the merge's last attempt refused."""
 
     def run(self) -> Outcome:
         """Run the Jobs to their end.
@@ -126,11 +132,28 @@ class LocalRun:
             await self._run_workers(finished)
             if self._settings.merge and not self._outcome.failed:
                 self._outcome.merge = await self._merge()
+                if self._refused and await self._mend():
+                    self._outcome.merge = await self._merge()
                 if self._outcome.merge.exit_code == ExitCode.OK:
                     self._display.say("info", "merged", self._outcome.merge.message, chunk=None)
         finally:
             ticking.cancel()
         return self._outcome
+
+    async def _mend(self) -> bool:
+        """Compute those chunks again that the merge has refused; return whether it is worth another try.
+
+        What is wrong with the rows of a chunk is seen by who reads them: a run that goes on from what is there looks at
+        the headers alone.
+        """
+        indexes = sorted(self._refused & set(self._settings.indexes))
+        if not indexes:
+            return False
+        message = f"the merge refuses chunks {format_indexes(indexes)}; their workers look at them"
+        self._display.say("warning", "mending", message, chunk=None)
+        self._progress.merge_note = None
+        await self._run_chunks(indexes)
+        return not self._outcome.failed
 
     async def _tick(self) -> None:
         while True:
@@ -157,6 +180,9 @@ class LocalRun:
                 message = f"in the store from before: chunks {format_indexes(vouched)}"
                 self._display.say("info", "resumed", message, chunk=None)
             indexes = [index for index in indexes if index != witness and index not in vouched]
+        await self._run_chunks(indexes)
+
+    async def _run_chunks(self, indexes: Iterable[int]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for index in indexes:
@@ -197,10 +223,13 @@ class LocalRun:
 
     async def _merge(self) -> Ending:
         def observe(line: LogLine) -> None:
+            if line.event == CHUNK_REFUSED and (named := _CHUNK_FILE.search(line.values.get("message", ""))):
+                self._refused.add(int(named[1]))
             if line.level == "info":
                 self._progress.merge_note = " ".join([line.event, *(f"{k}={v}" for k, v in line.values.items())])
 
         def start() -> None:
+            self._refused.clear()
             self._progress.merge_note = "starting"
 
         environment = {name: value for name, value in self._environment.items() if name != "JOB_COMPLETION_INDEX"}

@@ -11,6 +11,7 @@ from common.chunk_file import METADATA_BYTES, ChunkHeader, read_header
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
 from common.indexes import format_indexes
 from common.keys import CHUNKS_PREFIX, chunk_index
+from common.logs import CHUNK_REFUSED, log
 from common.store import ObjectReader
 from merger.parallel import ordered
 
@@ -136,7 +137,9 @@ def _check_alike(store: Store, chunks: Sequence[StoredChunk]) -> list[str]:
 
 
 def describe_problems(problems: Sequence[str], *, store: Store) -> str:
-    """Return the sentence that names the bad chunks and what to do about them."""
+    """Return the sentence that names the bad chunks and what to do about them; the log has them all, one a line."""
+    for problem in problems:
+        log.warning(CHUNK_REFUSED, message=problem)
     more = len(problems) - NAMED_PROBLEMS
     return (
         f"{len(problems)} chunk files in {store.uri} cannot be merged: "
