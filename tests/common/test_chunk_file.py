@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from common.chunk_file import METADATA_BYTES, Chunk, Failure, read_header, verify_chunk, write_chunk
+from common.chunk_file import DIGEST, METADATA_BYTES, Chunk, Failure, read_header, sha256, verify_chunk, write_chunk
 from common.errors import ChunkInvalid, FingerprintMismatch
 from common.provenance import Provenance
 from common.reasons import REASON_HELP, Reason
@@ -112,6 +112,30 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
         path.write_bytes(flipped)
         with path.open("rb") as file, pytest.raises(ChunkInvalid, match="chunk is damaged"):
             verify_chunk(file, name="chunk")
+
+
+def test_rows_that_are_not_of_norm_1_are_damage_though_their_digest_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "chunk.h5"
+    write_chunk(path, make_chunk())
+    with h5py.File(path, "a") as file:
+        vectors = file["embeddings"][:]
+        vectors[7] = np.nan
+        file["embeddings"][:] = vectors
+        file["embeddings"].attrs[DIGEST] = sha256(vectors)
+    write_seal(path, end=None)
+    with path.open("rb") as file, pytest.raises(ChunkInvalid, match="row 7"):
+        verify_chunk(file, name="chunk")
+
+
+def test_what_hdf5_says_of_the_rows_stands_before_them_and_in_the_first_read_however_long_it_is(tmp_path: Path) -> None:
+    for length in (10, 3000, 30_000):
+        path = tmp_path / f"{length}.h5"
+        write_chunk(path, make_chunk(provenance=dataclasses.replace(PROVENANCE, manifest="x" * length)))
+        with path.open("rb") as file:
+            header = verify_chunk(file, name="chunk")
+        assert header.provenance.manifest == "x" * length
+        first = min(span.offset for span in header.spans.values())
+        assert first < METADATA_BYTES or length > 3000
 
 
 @pytest.mark.parametrize("length", [0, 100, 3000, 70_000])

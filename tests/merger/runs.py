@@ -17,10 +17,11 @@ from common.chunk_file import Chunk, Failure, write_chunk
 from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.provenance import Provenance
 from common.reasons import Reason
+from common.seal import write_seal
 from merger.settings import MergerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -77,6 +78,16 @@ def put_chunk(store: Store, chunk: Chunk) -> None:
         path = Path(folder) / "chunk.h5"
         write_chunk(path, chunk)
         store.put_file(chunk_key(chunk.index), path)
+
+
+def edit(store: Store, index: int, change: Callable[[h5py.File], None], tmp_path: Path) -> None:
+    """Change a chunk file in the store behind its worker's back, and seal it again."""
+    path = tmp_path / "edited.h5"
+    path.write_bytes(store.read(chunk_key(index)))
+    with h5py.File(path, "r+") as file:
+        change(file)
+    write_seal(path, end=None)
+    store.put_file(chunk_key(index), path)
 
 
 def put_run(store: Store, sizes: Sequence[int], **options: Any) -> list[Chunk]:  # noqa: ANN401 - of make_chunk

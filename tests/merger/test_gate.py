@@ -15,10 +15,9 @@ from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.seal import write_seal
 from common.store import open_store
 from merger.merge import merge
-from tests.merger.runs import assert_merged, make_chunk, put_chunk, put_run, read_summary, settings_for
+from tests.merger.runs import assert_merged, edit, make_chunk, put_chunk, put_run, read_summary, settings_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from common.store import Store
@@ -29,16 +28,6 @@ SIZES = [30, 20, 0, 25]
 @pytest.fixture
 def folder(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "run"))
-
-
-def edit(store: Store, index: int, change: Callable[[h5py.File], None], tmp_path: Path) -> None:
-    """Change a chunk file in the store behind its worker's back."""
-    path = tmp_path / "edited.h5"
-    path.write_bytes(store.read(chunk_key(index)))
-    with h5py.File(path, "r+") as file:
-        change(file)
-    write_seal(path, end=None)
-    store.put_file(chunk_key(index), path)
 
 
 def flip_a_bit(store: Store, index: int, dataset: str, tmp_path: Path) -> None:
