@@ -22,15 +22,17 @@ TERMINATION_LOG_BYTES = 4096
 """What a kubelet keeps of it."""
 
 
-class _HowFar:
-    """What the program that runs says of itself when it is stopped."""
+class _Running:
+    """The program that runs."""
 
-    say: Callable[[], object] | None = None
+    how_far: Callable[[], object] | None = None
+    """Logs how far it is."""
+    has_logs = False
 
 
 def on_stop(say: Callable[[], object]) -> None:
     """Have `say`, which logs how far the program is, called before the last word when it is stopped."""
-    _HowFar.say = say
+    _Running.how_far = say
 
 
 def run(program: Callable[[], str], *, at_first: Callable[[], object] | None = None) -> NoReturn:
@@ -41,7 +43,7 @@ def run(program: Callable[[], str], *, at_first: Callable[[], object] | None = N
     Ends by os._exit once everything is flushed: a thread may sit in a native decoder or a socket for longer than the
     grace period of a pod.
     """
-    _HowFar.say = at_first
+    _Running.how_far = at_first
     code = end(program)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk, or a pipe that nobody reads
@@ -63,11 +65,9 @@ def end(program: Callable[[], str]) -> int:
 
 def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
     stop.install_stop_handlers()
-    # Imported only now: a signal is to find its handlers from the first moment on.
-    from common.logs import configure_logs  # noqa: PLC0415
+    _configure_logs()
     from common.resources import exhausted  # noqa: PLC0415
 
-    configure_logs()
     try:
         stop.end_by_force_if_late(_say_stopped)
         message = program()
@@ -84,10 +84,20 @@ def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
     return "finished", message, ExitCode.OK
 
 
+def _configure_logs() -> None:
+    # Imported only now: a signal is to find its handlers from the first moment on.
+    from common.logs import configure_logs  # noqa: PLC0415
+
+    if not _Running.has_logs:
+        configure_logs()
+        _Running.has_logs = True
+
+
 def _say_stopped(stopped: Stopped) -> int:
-    if _HowFar.say is not None:
+    _configure_logs()
+    if _Running.how_far is not None:
         with suppress(Exception):  # the exit code matters more
-            _HowFar.say()
+            _Running.how_far()
     return _last_word("stopped", str(stopped), stopped.exit_code)
 
 

@@ -1,0 +1,170 @@
+"""Workers and merges that are killed at any moment: what comes out at the end is what comes out undisturbed."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.store import open_store
+from tests.interruptions.killing import Moment, asks, killed, says
+from tests.interruptions.runs import RunOfImages, assert_same, ended
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from subprocess import Popen
+
+    from mypy_boto3_s3 import S3Client
+
+    from tests.image_server import ImageServer
+    from tests.s3_proxy import Request
+    from tests.s3_server import S3Server
+
+WORKER_PHASES = {"start-up", "fetching", "encoding", "writing", "uploading", "verifying", "anywhere"}
+MERGE_PHASES = {
+    *("headers", "copying", "uploading", "publishing", "verifying", "ledger", "summary", "deletion", "anywhere"),
+}
+
+
+def worker_moments(index: int, draw: random.Random) -> Iterator[tuple[Moment, Callable[[Request], bool]]]:
+    """Yield when to kill a chunk's worker, one after the other, and the request with which it would get too far."""
+    storing, probing = asks("PutObject", chunk_key(index)), asks("CreateMultipartUpload")
+    images = 2000 if index == 0 else 50
+    for _ in range(2):
+        yield Moment(phase="start-up", seconds=draw.uniform(0.01, 0.5)), storing
+    yield Moment(phase="start-up", request=probing, is_passed_on=True), storing
+    yield Moment(phase="anywhere", seconds=draw.uniform(1, 4)), storing
+    for _ in range(2):
+        yield Moment(phase="fetching", image=draw.randrange(1, images)), storing
+    yield Moment(phase="encoding", line=says("embedded", images=lambda settled: int(settled) > 8)), storing
+    yield Moment(phase="writing", line=says("spent")), storing
+    yield Moment(phase="uploading", request=storing), storing
+    if index == 1:
+        yield Moment(phase="verifying", request=asks("HeadObject", chunk_key(index)), nth=2), never
+    else:
+        yield Moment(phase="uploading", request=storing, is_passed_on=True), storing
+
+
+def never(_: Request) -> bool:
+    return False
+
+
+def merge_moments(draw: random.Random) -> Iterator[tuple[Moment, Callable[[Request], bool]]]:
+    """Yield when to kill the merge, one after the other, and the request with which it would get too far."""
+    publishing, ledger = asks("CompleteMultipartUpload", RESULT_KEY), asks("PutObject", FAILURES_KEY)
+    summary, deletion = asks("PutObject", SUMMARY_KEY), asks("DeleteObjects")
+    for _ in range(4):
+        yield Moment(phase="anywhere", seconds=draw.uniform(0.01, 1.5)), publishing
+    for nth in draw.sample(range(1, 4), 2):
+        yield Moment(phase="headers", request=asks("GetObject", ".h5"), nth=nth), publishing
+    for passed_on in (False, True, True):
+        yield Moment(phase="copying", request=lambda request: request.is_copy, is_passed_on=passed_on), publishing
+        yield Moment(phase="uploading", request=asks("UploadPart", RESULT_KEY), is_passed_on=passed_on), publishing
+    for passed_on in (False, False, True):
+        yield Moment(phase="publishing", request=publishing, is_passed_on=passed_on), publishing
+    for nth in draw.sample(range(2, 8), 3):
+        yield Moment(phase="verifying", request=asks("GetObject", RESULT_KEY), nth=nth), ledger
+    yield Moment(phase="anywhere", seconds=draw.uniform(0.01, 1.5)), ledger
+    for passed_on in (False, False, True):
+        yield Moment(phase="ledger", request=ledger, is_passed_on=passed_on), summary
+    for passed_on in (False, False, True):
+        yield Moment(phase="summary", request=summary, is_passed_on=passed_on), deletion
+    yield Moment(phase="anywhere", seconds=draw.uniform(0.01, 1.5)), deletion
+    for passed_on in (False, False, True):
+        yield Moment(phase="deletion", request=deletion, is_passed_on=passed_on), deletion
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3_environment")
+def test_a_run_whose_programs_are_killed_again_and_again_has_the_result_of_an_undisturbed_one(
+    s3: S3Server, s3_api: S3Client, bucket: str, run: RunOfImages
+) -> None:
+    undisturbed, store = open_store(f"s3://{bucket}/undisturbed"), open_store(f"s3://{bucket}/run")
+    hits: Counter[str] = Counter()
+
+    def work(index: int) -> None:
+        ended(run.start_worker(undisturbed.uri, index, s3.environment))
+        watch = run.watches[index]
+        for moment, latest in worker_moments(index, random.Random(index)):
+            watch.last_image_seconds = 2 if moment.phase == "encoding" else 0
+            reaper = killed(
+                moment,
+                s3=s3,
+                latest=latest,
+                start=lambda sdk: run.start_worker(store.uri, index, sdk),
+                watch=lambda reaper: setattr(watch, "reaper", reaper),
+            )
+            hits[f"worker {moment.phase}"] += reaper.is_on_time
+            hits["worker"] += 1
+        ended(run.start_worker(store.uri, index, s3.environment))
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    ended(run.start_merger(undisturbed.uri, s3.environment))
+    for moment, latest in merge_moments(random.Random(7)):
+        reaper = killed(moment, s3=s3, latest=latest, start=lambda sdk: run.start_merger(store.uri, sdk))
+        hits[f"merge {moment.phase}"] += reaper.is_on_time
+        hits["merge"] += 1
+    assert "is finished" in ended(run.start_merger(store.uri, s3.environment))
+
+    assert hits["worker"] + hits["merge"] >= 50
+    assert hits["merge"] >= 25
+    assert {phase for phase in WORKER_PHASES if hits[f"worker {phase}"]} >= WORKER_PHASES - {"anywhere"}, hits
+    assert {phase for phase in MERGE_PHASES if hits[f"merge {phase}"]} >= MERGE_PHASES - {"anywhere"}, hits
+    assert_same(store, undisturbed)
+    assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
+    assert len(list(run.temporary.iterdir())) <= 3, "at most what the last of each chunk's workers left"
+
+
+def kill_when(process: Popen[str], is_now: Callable[[], bool]) -> bool:
+    """Kill the process as soon as something is so, and return whether it was still there."""
+    while process.poll() is None and not is_now():
+        pass
+    process.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_a_run_in_a_folder_whose_programs_are_killed_while_they_write_has_the_result_of_an_undisturbed_one(
+    server: ImageServer, model: Path, tmp_path: Path
+) -> None:
+    run = RunOfImages(server, tmp_path, model, many=600)
+    undisturbed, store = open_store(str(tmp_path / "undisturbed")), open_store(str(tmp_path / "run"))
+    kills = left_behind = 0
+
+    def parts(key: str) -> set[str]:
+        folder, _, name = f"run/{key}".rpartition("/")
+        with suppress(FileNotFoundError):
+            return {path.name for path in (tmp_path / folder).iterdir() if path.name.startswith(f".{name}.")}
+        return set()
+
+    def kill(process: Popen[str], key: str) -> None:
+        nonlocal kills, left_behind
+        before = parts(key)
+        kills += kill_when(process, lambda: not before >= parts(key))
+        left_behind += len(parts(key))
+        assert len(parts(key)) <= 1, "each has removed what the one before it left"
+        assert not any(found.key.endswith(".part") for found in store.list(""))
+
+    for index in range(3):
+        ended(run.start_worker(undisturbed.uri, index, {}))
+        for key in ("access", *[chunk_key(index)] * (2 if index else 1)):
+            kill(run.start_worker(store.uri, index, {}), key)
+        ended(run.start_worker(store.uri, index, {}))
+    ended(run.start_merger(undisturbed.uri, {}))
+    for key in (*[RESULT_KEY] * 4, *[FAILURES_KEY] * 2, *[SUMMARY_KEY] * 2):
+        kill(run.start_merger(store.uri, {}), key)
+    ended(run.start_merger(store.uri, {}))
+    assert kills >= 8
+    assert left_behind
+    assert_same(store, undisturbed)
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert len(list(run.temporary.iterdir())) <= 3, "at most what the last of each chunk's workers left"
