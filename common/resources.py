@@ -74,6 +74,16 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
     return None
 
 
+def exhausted_beneath(error: BaseException) -> ResourceExhausted | None:
+    """Return the same where not the error itself but what it was raised for says so, as in clients of the network."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+            return ResourceExhausted(sentence(cause, "no connection could be opened"))
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 @contextmanager
 def written_file(path: Path) -> Iterator[None]:
     """Raise ResourceExhausted that names `path` where writing it fails for want of something.

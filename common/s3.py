@@ -35,6 +35,7 @@ from urllib3.exceptions import HTTPError
 
 from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
 from common.logs import log
+from common.resources import exhausted_beneath
 from common.store import AssemblyGone, ObjectAbsent, ObjectExists
 
 if TYPE_CHECKING:
@@ -196,7 +197,8 @@ def s3_errors(what: object) -> Iterator[None]:
     except ParamValidationError as error:
         raise SettingsError(f"{what} is no valid S3 name: {' '.join(str(error).split())}") from error
     except _PASSING_ERRORS as error:
-        raise StoreFault(f"{what}: {error}") from error
+        # Asking again would hold open what this machine lacks.
+        raise exhausted_beneath(error) or StoreFault(f"{what}: {error}") from error
     except BotoCoreError as error:
         raise StoreUnavailable(f"{what}: {error}") from error
 
