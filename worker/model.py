@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError, ModelError, SourceUnavailable
+from common.resources import exhausted
 
 UNTRAINED = "untrained"
 UNTRAINED_SEED = 0
@@ -151,7 +152,7 @@ def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
             return {}
         raise ModelError(f"{path.parent} holds no model: there is no {path.name}") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
+        raise exhausted(error) or ModelError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ModelError(f"{path} holds no configuration")
     return values
@@ -167,5 +168,5 @@ def _hash_files(folder: Path, *, name: str) -> str:
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+            raise exhausted(error) or ConfigError(f"{path} cannot be read: {error.strerror}") from error
     return f"sha256:{digest.hexdigest()}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from common.errors import ExitCode
+from common.errors import ExitCode, ResourceExhausted
 from common.store import open_store
 from tests.image_server import ImageServer, answer, first, image_server, partly, redirect, reset
 from tests.merger.runs import assert_merged, merger_environment, put_run
@@ -21,6 +22,7 @@ from tests.worker.worker_process import (
     worker_environment,
     write_manifest,
 )
+from worker.model import find_model
 
 if TYPE_CHECKING:
     import subprocess
@@ -164,3 +166,15 @@ def test_a_worker_that_may_open_too_few_files_says_what_to_change_and_blames_no_
         ended = run(WORKER, settings | sdk | {"EMBEDDER_FETCH_CONCURRENCY": "4"}, prefix=["prlimit", "--nofile=64"])
         assert ended.exit_code == 0, ended.log
     assert read_chunk(uri).failures == {}
+
+
+def test_weights_that_cannot_be_opened_for_want_of_files_are_not_called_bad(wide_tower: Path) -> None:
+    # Bad weights would end the whole Job.
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+    try:
+        with pytest.raises(ResourceExhausted, match="Too many open files"):
+            find_model(str(wide_tower), revision="")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    assert find_model(str(wide_tower), revision="").folder == wide_tower
