@@ -13,7 +13,7 @@ import shlex
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import structlog
 
@@ -73,9 +73,7 @@ class _ForeignHandler(logging.Handler):
 
 def _render(_: WrappedLogger, __: str, event: EventDict) -> str:
     head = [_milliseconds(str(event.pop("timestamp"))), str(event.pop("level")), str(event.pop("event"))]
-    exception = event.pop("exception", None)
-    line = " ".join([*head, *(f"{key}={_value(value)}" for key, value in {**_ALWAYS, **event}.items())])
-    return line if exception is None else f"{line}\n{exception}"
+    return " ".join([*head, *(f"{key}={_value(value)}" for key, value in {**_ALWAYS, **event}.items())])
 
 
 def _milliseconds(timestamp: str) -> str:
@@ -88,11 +86,10 @@ _PLAIN = re.compile(r"[\w@%+:,./\-\[\]()<>*~]+")
 def _value(value: object) -> str:
     if isinstance(value, float):
         value = f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
-    text = redact_urls(str(value)).encode("utf-8", "backslashreplace").decode()
+    text = printable(redact_urls(str(value)))
     if _PLAIN.fullmatch(text):
         return text
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return '"' + escaped.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 class LogLine(NamedTuple):
@@ -116,29 +113,61 @@ def parse_line(line: str) -> LogLine | None:
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-_URL = re.compile(r"""[a-z][a-z0-9+.\-]*://[^\s"'<>]+""", re.IGNORECASE)
+# Of bounded length, or a long text without a URL would take the square of its length.
+_URL = re.compile(r"""[a-z][a-z0-9+.\-]{0,30}://[^\s"<>]+""", re.IGNORECASE)
 
 
 def redact_urls(text: str) -> str:
-    """Return `text` with the user information and the query values of every URL in it replaced: both may be secrets."""
+    """Return `text` with every URL in it redacted, as `redact_url` does."""
     return _URL.sub(lambda match: redact_url(match[0]), text)
 
 
 def redact_url(url: str) -> str:
-    """Return `url` without user information and without the values of a signature in its query."""
+    """Return `url` without user information, and without what may be a secret in its query and its fragment."""
     try:
-        parts = urlsplit(url)
+        urlsplit(url)
     except ValueError:
         return "<unreadable URL>"
-    netloc = parts.netloc.rpartition("@")[2]
-    if netloc != parts.netloc:
-        netloc = f"***@{netloc}"
-    query = _SECRET_PARAMETER.sub(r"\1=***", parts.query)
-    if (netloc, query) == (parts.netloc, parts.query):
-        return url
-    return urlunsplit(parts._replace(netloc=netloc, query=query))
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    rest, hash_sign, fragment = rest.partition("#")
+    rest, question_mark, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    _, at, host = authority.rpartition("@")
+    if at:
+        authority = f"***@{host}"
+    elif not _HOST_AND_PORT.fullmatch(authority):
+        # What stands after the colon is no port, so rather a password with a slash in it; up to where, nobody knows.
+        return f"{scheme}{separator}***"
+    place = f"{scheme}{separator}{authority}{slash}{path}"
+    return f"{place}{question_mark}{_redact_parameters(query)}{hash_sign}{_redact_parameters(fragment)}"
 
 
-_SECRET_PARAMETER = re.compile(
-    r"((?:^|(?<=&))[^=&]*(?:sign|sig|token|key|secret|credential|password|auth)[^=&]*)=[^&]*", re.IGNORECASE
+_HOST_AND_PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::[0-9]*)?[^\w:@]*")
+"""And what may close behind a URL: quotation marks, brackets."""
+
+_SECRET_WORDS = (
+    *("sign", "sig", "token", "key", "secret", "credential", "pass", "pwd", "auth", "session", "jwt", "bearer"),
+    *("cookie", "access", "sas", "policy"),
 )
+_OPAQUE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=%.~\-]{24,}")
+"""What may be a secret under any name."""
+
+
+def _redact_parameters(text: str) -> str:
+    return "&".join(map(_redact_parameter, text.split("&")))
+
+
+def _redact_parameter(parameter: str) -> str:
+    name, equals, value = parameter.partition("=")
+    known = unquote(name[:100]).lower()
+    if equals and value and (any(word in known for word in _SECRET_WORDS) or _OPAQUE.fullmatch(value)):
+        return f"{name}=***"
+    return "***" if not equals and _OPAQUE.fullmatch(name) else parameter
+
+
+def printable(text: str) -> str:
+    """Return `text` as one line that no terminal takes for anything but text."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -66,6 +66,7 @@ def end(program: Callable[[], str]) -> int:
 def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
     stop.install_stop_handlers()
     _configure_logs()
+    from common.logs import printable, redact_urls  # noqa: PLC0415
     from common.resources import exhausted  # noqa: PLC0415
 
     try:
@@ -78,7 +79,8 @@ def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
             return "failed", str(foreseen), foreseen.exit_code
         # Exit code 1 stands in no policy, so Kubernetes retries within the backoff limit.
         with suppress(OSError):
-            traceback.print_exception(error)
+            trace = redact_urls("".join(traceback.format_exception(error)))
+            sys.stderr.write("".join(f"{printable(line)}\n" for line in trace.split("\n")))
         return "failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1
     stop.ignore_stops()
     return "finished", message, ExitCode.OK
@@ -102,14 +104,14 @@ def _say_stopped(stopped: Stopped) -> int:
 
 
 def _last_word(event: str, message: str, code: int) -> int:
-    from common.logs import log, redact_urls  # noqa: PLC0415
+    from common.logs import log, printable, redact_urls  # noqa: PLC0415
 
     message = redact_urls(message)
     emit = log.info if code == ExitCode.OK else log.error
     emit(event, exit_code=int(code), message=message)
     if TERMINATION_LOG.exists():
         try:
-            TERMINATION_LOG.write_bytes(f"{event}: {message}".encode()[:TERMINATION_LOG_BYTES])
+            TERMINATION_LOG.write_bytes(f"{event}: {printable(message)}".encode()[:TERMINATION_LOG_BYTES])
         except OSError as error:
             log.warning("no_termination_log", error=str(error))
     return int(code)

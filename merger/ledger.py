@@ -34,8 +34,8 @@ BLOCK_BYTES = 1 << 20
 AHEAD_BYTES = 16 << 20
 """Of failures that were asked for and are not yet written."""
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""What spreadsheets take for the start of a formula (OWASP, "CSV Injection")."""
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What spreadsheets take for the start of a formula, their full-width forms too (OWASP, "CSV Injection")."""
 
 
 class _Failures(NamedTuple):

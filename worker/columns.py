@@ -6,8 +6,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
-from common.logs import redact_urls
-from worker.raw_rows import excerpt
+from worker.raw_rows import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,8 +91,8 @@ def _missing(wanted: str, kind: str) -> str:
 
 
 def _shown(names: list[str]) -> str:
-    shown = ", ".join(excerpt(redact_urls(name)) for name in names[:SHOWN_COLUMNS]) or "none"
-    return shown if len(names) <= SHOWN_COLUMNS else f"{shown} and {len(names) - SHOWN_COLUMNS} more"
+    first = ", ".join(shown(name) for name in names[:SHOWN_COLUMNS]) or "none"
+    return first if len(names) <= SHOWN_COLUMNS else f"{first} and {len(names) - SHOWN_COLUMNS} more"
 
 
 def resolve_sources(asked: str, columns: Columns | None, *, name: str) -> tuple[str, ...]:

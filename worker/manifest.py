@@ -76,8 +76,8 @@ class Manifest:
     def read_chunk(self, index: int, count: int) -> ManifestChunk:
         """Return chunk `index` of `count`.
 
-        Raises ManifestError when the manifest is damaged or names files that cannot be here, and SourceUnavailable
-        when it cannot be read or changed since it was opened.
+        Raises ManifestError when the manifest is damaged, and SourceUnavailable when it cannot be read or changed since
+        it was opened.
         """
         if not 0 <= index < count:
             raise ValueError(f"chunk {index} of {count}")
@@ -116,7 +116,7 @@ def open_manifest(settings: WorkerSettings) -> Manifest:
         sources=sources,
         folder=None if is_remote(uri) else local_path(uri).parent,
         _reader=reader,
-        _check=RowCheck(manifest=source.name, is_remote=is_remote(uri), max_url_bytes=settings.max_url_bytes),
+        _check=RowCheck(is_remote=is_remote(uri), max_url_bytes=settings.max_url_bytes),
     )
 
 

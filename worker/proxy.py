@@ -38,4 +38,5 @@ def _proxy(scheme: str, value: str) -> URL | None:
             return url
     except ValueError:
         pass
-    raise SettingsError(f"{scheme.upper()}_PROXY is {redact_url(value)!r}; give an http:// or https:// URL")
+    shown = redact_url(value if "://" in value else f"http://{value}")
+    raise SettingsError(f"{scheme.upper()}_PROXY is {shown!r}; give an http:// or https:// URL")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from common.logs import redact_urls
 from common.reasons import Reason
 
 if TYPE_CHECKING:
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
 EXCERPT_LENGTH = 200
 """Characters of a bad row that its record shows."""
+
+
+LOOKED_AT = 4096
+"""Characters of a bad row in which URLs are redacted."""
 
 
 class Fields(NamedTuple):
@@ -57,6 +62,11 @@ class RowReader(Protocol):
 def chunk_range(total: int, *, index: int, count: int) -> range:
     """Return chunk `index`'s share of `total` rows or bytes: the shares of 0 to `count` - 1 follow without gap."""
     return range(index * total // count, (index + 1) * total // count)
+
+
+def shown(text: str) -> str:
+    """Return an excerpt for the ledger and the log: without passwords and signatures of URLs."""
+    return excerpt(redact_urls(text[:LOOKED_AT]))
 
 
 def excerpt(text: str) -> str:

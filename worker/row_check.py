@@ -7,10 +7,8 @@ import re
 from dataclasses import dataclass
 
 from common.chunk_file import Failure
-from common.errors import ManifestError
-from common.logs import redact_url
 from common.reasons import Reason
-from worker.raw_rows import RawRow, UnreadableRow, excerpt
+from worker.raw_rows import RawRow, UnreadableRow, shown
 from worker.rows import ImageFailed, Row
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -19,17 +17,12 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 
 @dataclass(frozen=True, kw_only=True)
 class RowCheck:
-    manifest: str
-    """Its name, for people."""
     is_remote: bool
     """Whether the manifest came over a network: then it must name no files of this machine."""
     max_url_bytes: int
 
     def check(self, raw: RawRow | UnreadableRow, position: int) -> Row | Failure:
-        """Return the row at `position` of its chunk, or why it is none.
-
-        Raises ManifestError for a file:// URL in a remote manifest: the list is meant for another machine.
-        """
+        """Return the row at `position` of its chunk, or why it is none."""
         if isinstance(raw, UnreadableRow):
             return Failure(position, "", raw.reason, _detail(raw.where, raw.problem, raw.text))
         url = identifier = ""
@@ -45,10 +38,10 @@ class RowCheck:
     def _row(self, raw: RawRow, position: int, url: str, identifier: str) -> Row:
         if raw.problem:
             raise ImageFailed(Reason.MALFORMED_ROW, raw.problem)
-        self._check_address(raw, url)
+        self._check_address(url)
         thumbnail = _text(raw.fields.thumbnail, "thumbnail URL")
         if self.is_remote and _is_file_url(thumbnail):
-            self._refuse_file(raw, thumbnail)
+            raise _file_elsewhere(thumbnail)
         subset = _text(raw.fields.subset, "subset")
         return Row(position, url, identifier, subset, thumbnail, _rotation(raw.fields.rotation))
 
@@ -58,19 +51,19 @@ class RowCheck:
             raise ImageFailed(Reason.MALFORMED_ROW, "the row has no URL")
         size = len(url.encode())
         if size > self.max_url_bytes:
-            limit = f"the URL has {size} bytes, EMBEDDER_MAX_URL_BYTES is {self.max_url_bytes}: {excerpt(url)}"
+            limit = f"the URL has {size} bytes, EMBEDDER_MAX_URL_BYTES is {self.max_url_bytes}: {shown(url)}"
             raise ImageFailed(Reason.URL_TOO_LONG, limit)
         return url
 
-    def _check_address(self, raw: RawRow, url: str) -> None:
+    def _check_address(self, url: str) -> None:
         if _CONTROL.search(url):
-            raise ImageFailed(Reason.INVALID_URL, f"the URL has control characters in it: {excerpt(url)}")
+            raise ImageFailed(Reason.INVALID_URL, f"the URL has control characters in it: {shown(url)}")
         if not self.is_remote:
             return
         if _is_file_url(url):
-            self._refuse_file(raw, url)
+            raise _file_elsewhere(url)
         if not _SCHEME.match(url):
-            raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
+            raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {shown(url)}")
 
     def _id(self, value: object) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -84,12 +77,6 @@ class RowCheck:
             )
         return identifier
 
-    def _refuse_file(self, raw: RawRow, url: str) -> None:
-        raise ManifestError(
-            f"{self.manifest}: {raw.where} has {excerpt(redact_url(url))}, but files can be named only in a manifest "
-            "that is itself a file; write http://, https:// or s3:// URLs, or put the manifest beside the images"
-        )
-
 
 def _text(value: object, what: str) -> str:
     """Return the value without surrounding whitespace, "" for None. Raises ImageFailed unless it is Unicode text."""
@@ -99,14 +86,21 @@ def _text(value: object, what: str) -> str:
         try:
             value = value.decode()
         except UnicodeDecodeError as error:
-            raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not UTF-8: {excerpt(repr(value))}") from error
+            raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not UTF-8: {shown(repr(value))}") from error
     if not isinstance(value, str):
         raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is {type(value).__name__}, expected text")
     if "\0" in value:
-        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} has a NUL character: {excerpt(value)}")
+        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} has a NUL character: {shown(value)}")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not Unicode text: {excerpt(value)}")
+        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not Unicode text: {shown(value)}")
     return value.strip()
+
+
+def _file_elsewhere(url: str) -> ImageFailed:
+    # The list of somebody else must not name files of this machine; one row of it must not end the run either.
+    return ImageFailed(
+        Reason.INVALID_URL, f"files can be named only in a manifest that is itself a file, not {shown(url)}"
+    )
 
 
 def _is_file_url(text: str) -> bool:
@@ -119,7 +113,7 @@ def _rotation(value: object) -> int:
         value = _text(value, "rotation")
     if value is None or value == "":
         return 0
-    problem = f"the rotation is {excerpt(str(value))}, expected a multiple of 90"
+    problem = f"the rotation is {shown(str(value))}, expected a multiple of 90"
     try:
         degrees = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
@@ -130,4 +124,4 @@ def _rotation(value: object) -> int:
 
 
 def _detail(where: str, problem: str, text: str) -> str:
-    return f"{where}: {problem}, in {excerpt(text)}" if text else f"{where}: {problem}"
+    return f"{where}: {problem}, in {shown(text)}" if text else f"{where}: {problem}"

@@ -12,11 +12,10 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
-from common.logs import redact_urls
 from common.reasons import Reason
 from worker.byte_source import HEAD_BYTES
 from worker.columns import Columns, field_names, find_columns
-from worker.raw_rows import Fields, RawRow, UnreadableRow, chunk_range, excerpt
+from worker.raw_rows import Fields, RawRow, UnreadableRow, chunk_range, shown
 from worker.text_lines import MAX_LINE_BYTES, Line, head_lines, read_lines, text_start
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class DelimitedRows:
         except (csv.Error, ValueError) as error:
             raise ManifestError(
                 f"{source.name} has no header that can be read as UTF-8 text ({error}): "
-                f"{excerpt(redact_urls(header.data.decode(errors='replace')))}"
+                f"{shown(header.data.decode(errors='replace'))}"
             ) from error
         self._first = header.end
         self._width = len(names)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.logs import parse_line, redact_url, redact_urls
+from common.logs import parse_line, printable, redact_url, redact_urls
 
 PROGRAM = """
 import sys, warnings, logging
@@ -56,6 +56,17 @@ def test_passwords_and_signatures_reach_no_line() -> None:
         ("https://host/a?token=t&x=1", "https://host/a?token=***&x=1"),
         ("https://host/a?sig=t", "https://host/a?sig=***"),
         ("http://[broken", "<unreadable URL>"),
+        ("https://u:it's@host:8080/a", "https://***@host:8080/a"),
+        ("https://u:p%40ss@host/a", "https://***@host/a"),
+        ("https://u:pa/ss@host/a", "https://***"),
+        ("https://u:p?ss@host/a", "https://***"),
+        ("https://host:8080/photos/12@N00/1.jpg", "https://host:8080/photos/12@N00/1.jpg"),
+        ("https://[2001:db8::1]:8080/a", "https://[2001:db8::1]:8080/a"),
+        ("https://host/a?X%2DAmz%2DSignature=abc&b=1", "https://host/a?X%2DAmz%2DSignature=***&b=1"),
+        ("https://host/a?size=1024x768&q=0123456789abcdef0123456789abcdef", "https://host/a?size=1024x768&q=***"),
+        ("https://host/a?0123456789abcdef0123456789abcdef", "https://host/a?***"),
+        ("https://host/a#access_token=t&page=2", "https://host/a#access_token=***&page=2"),
+        ("s3://AKIA:secret@bucket/key", "s3://***@bucket/key"),
     ],
 )
 def test_a_url_is_redacted_where_it_may_hold_a_secret(url: str, redacted: str) -> None:
@@ -67,3 +78,17 @@ def test_a_url_is_redacted_where_it_may_hold_a_secret(url: str, redacted: str) -
 def test_any_text_is_parsed_or_is_none(text: str) -> None:
     parse_line(text)
     parse_line(f"2026-11-23T15:20:25.123Z info embedded {text}")
+
+
+@pytest.mark.parametrize(
+    "hostile", ["a" * 1_000_000, "http://" + "a" * 1_000_000, "http://a/?" + "key" * 300_000, "://" * 300_000]
+)
+def test_a_hostile_text_of_a_megabyte_takes_no_time_to_speak_of(hostile: str) -> None:
+    redact_urls(hostile)
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[31mred", "a\rb\nc", "\u202egnp.exe", "\ud800", "\x9b31m", "\x00", "\u2028"])
+def test_nothing_that_steers_a_terminal_or_ends_a_line_reaches_the_log(hostile: str) -> None:
+    shown = printable(hostile)
+    assert shown.isprintable()
+    shown.encode()

@@ -7,8 +7,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def start(body: str) -> subprocess.Popen[str]:
@@ -181,3 +185,20 @@ def test_a_child_process_that_is_told_to_stop_does_not_stop_its_parent() -> None
 def test_secrets_are_not_in_the_last_word() -> None:
     _, log = end_of("raise errors.StoreUnavailable('https://user:hunter2@host/a broke off')")
     assert "hunter2" not in log
+
+
+@pytest.mark.parametrize(("code", "error"), [(75, "errors.StoreUnavailable"), (1, "AttributeError")])
+def test_the_last_word_tells_no_secret_and_steers_no_terminal_wherever_it_goes(
+    code: int, error: str, tmp_path: Path
+) -> None:
+    said = "no answer of https://ann:hunter1@host/a?sig=hunter2\x1b[31m\udcff"
+    place = tmp_path / "termination-log"
+    place.touch()
+    body = f"from pathlib import Path\nprogram.TERMINATION_LOG = Path({str(place)!r})\nraise {error}({said!r})"
+    found, log = end_of(body)
+    assert found == code
+    word = place.read_text("utf-8")
+    for text in (log, word):
+        assert "no answer of https://***@host/a?sig=***" in text
+        assert "hunter" not in text
+        assert "\x1b" not in text

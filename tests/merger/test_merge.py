@@ -111,6 +111,7 @@ def test_the_ledger_has_every_failure_in_order_and_no_formulas(store: Store) -> 
         Failure(3, "=HYPERLINK(1)", Reason.INVALID_URL, "-1", "@id"),
         Failure(9, 'https://a.example/ü,"x"', Reason.NOT_FOUND, "line\nbreak", "+7"),
         Failure(11, "", Reason.MALFORMED_ROW, "\tcolumns", ""),
+        Failure(12, "\uff1dSUM(1)", Reason.INVALID_URL, "\n=1", "a"),
     ]
     put_chunk(store, replace(make_chunk(0, 20, chunk_count=3), failures=failures))
     put_chunk(store, make_chunk(1, 0, chunk_count=3))
@@ -118,15 +119,16 @@ def test_the_ledger_has_every_failure_in_order_and_no_formulas(store: Store) -> 
     merge(store, settings_for(store, 3))
     rows = list(csv.reader(io.StringIO(store.read(FAILURES_KEY).decode(), newline="")))
     assert rows[0] == ["chunk", "row", "id", "url", "reason", "detail"]
-    assert rows[1:4] == [
+    assert rows[1:5] == [
         ["0", "3", "'@id", "'=HYPERLINK(1)", "invalid_url", "'-1"],
         ["0", "9", "'+7", 'https://a.example/ü,"x"', "not_found", "line\nbreak"],
         ["0", "11", "", "", "malformed_row", "'\tcolumns"],
+        ["0", "12", "a", "'\uff1dSUM(1)", "invalid_url", "'\n=1"],
     ]
-    assert [row[:2] for row in rows[4:]] == [["2", "0"], ["2", "1"]]
+    assert [row[:2] for row in rows[5:]] == [["2", "0"], ["2", "1"]]
     summary = read_summary(store)
-    assert summary["failures_by_reason"] == {"invalid_url": 1, "malformed_row": 1, "not_found": 3}
-    assert (summary["rows_requested"], summary["rows_embedded"], summary["rows_failed"]) == (26, 21, 5)
+    assert summary["failures_by_reason"] == {"invalid_url": 2, "malformed_row": 1, "not_found": 3}
+    assert (summary["rows_requested"], summary["rows_embedded"], summary["rows_failed"]) == (27, 21, 6)
 
 
 def test_the_result_carries_its_provenance_and_is_mapped_from_its_offset(tmp_path: Path) -> None:

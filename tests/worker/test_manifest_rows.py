@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from common.errors import ManifestError
 from common.reasons import Reason
 from tests.manifest_server import ManifestServer, manifest_server
 from tests.worker.manifests import everything, failures_of, opened, rows_of, written
@@ -284,14 +283,17 @@ def test_files_are_named_in_local_manifests_only(tmp_path: Path, server: Manifes
     assert local.folder == tmp_path
     remote = opened(server.publish("list.txt", content))
     assert remote.folder is None
-    with pytest.raises(ManifestError, match=r"list\.txt: line at byte 16 has .*1\.jpg, but files can be named only"):
-        remote.read_chunk(0, 1)
+    chunk = remote.read_chunk(0, 1)
+    assert [row.url for row in chunk.rows] == ["https://h/0.jpg"]
+    (failure,) = chunk.failures
+    assert (failure.reason, failure.url) == (Reason.INVALID_URL, url)
+    assert "files can be named only in a manifest that is itself a file" in failure.detail
 
 
 def test_a_thumbnail_too_must_be_no_file_in_a_remote_manifest(server: ManifestServer) -> None:
     manifest = opened(server.publish("list.csv", b"url,Thumbnail300KURL\nhttps://h/,file:///etc/passwd\n"))
-    with pytest.raises(ManifestError, match="files can be named only"):
-        manifest.read_chunk(0, 1)
+    (failure,) = failures_of(manifest)
+    assert (failure.reason, failure.url) == (Reason.INVALID_URL, "https://h/")
 
 
 @pytest.mark.parametrize("url", ["N/A", "-", "//h/1.jpg", "/data/1.jpg", "../1.jpg", "1.png"])
