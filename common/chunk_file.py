@@ -26,7 +26,7 @@ from common.errors import ChunkInvalid, StoreUnavailable
 from common.hdf5 import new_hdf5, open_hdf5
 from common.indexes import parse_indexes
 from common.provenance import Provenance, program_version
-from common.resources import sentence
+from common.resources import exhausted, sentence
 from common.seal import SEAL_BYTES, open_sealed, write_seal
 
 if TYPE_CHECKING:
@@ -223,7 +223,8 @@ def _damage(what: str) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
-        raise ChunkInvalid(f"{what}: {error}") from error
+        # What is imported only now, a codec for one, may find no open file left: that is no damage.
+        raise exhausted(error) or ChunkInvalid(f"{what}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
