@@ -74,7 +74,9 @@ class FolderStore:
             file.seek(start)
             return check_length(self.location(key), file.read(length), length)
 
-    def put_file(self, key: str, path: Path, *, overwrite: bool = True) -> ObjectStat:
+    def put_file(
+        self, key: str, path: Path, *, overwrite: bool = True, replacing: ObjectStat | None = None
+    ) -> ObjectStat:
         with _file_errors(self.root / key), self.temporary(key) as part:
             digest = hashlib.sha256()
             with path.open("rb") as source, part.open("wb") as target:
@@ -83,15 +85,18 @@ class FolderStore:
                     target.write(block)
                 target.flush()
                 os.fsync(target.fileno())
-            return self.publish(key, part, digest=digest.hexdigest(), overwrite=overwrite)
+            return self.publish(key, part, digest=digest.hexdigest(), overwrite=overwrite, replacing=replacing)
 
-    def put_bytes(self, key: str, data: bytes) -> ObjectStat:
+    def put_bytes(
+        self, key: str, data: bytes, *, overwrite: bool = True, replacing: ObjectStat | None = None
+    ) -> ObjectStat:
         with _file_errors(self.root / key), self.temporary(key) as part:
             with part.open("wb") as target:
                 target.write(data)
                 target.flush()
                 os.fsync(target.fileno())
-            return self.publish(key, part, digest=hashlib.sha256(data).hexdigest(), overwrite=True)
+            digest = hashlib.sha256(data).hexdigest()
+            return self.publish(key, part, digest=digest, overwrite=overwrite, replacing=replacing)
 
     def delete(self, keys: Iterable[str]) -> None:
         folders = set()
@@ -171,13 +176,15 @@ class FolderStore:
             finally:
                 part.unlink(missing_ok=True)
 
-    def publish(self, key: str, part: Path, *, digest: str, overwrite: bool) -> ObjectStat:
+    def publish(
+        self, key: str, part: Path, *, digest: str, overwrite: bool, replacing: ObjectStat | None
+    ) -> ObjectStat:
         """Check that the file holds what was written, and make it the object in one step."""
         written = _sha256(part)
         if written != digest:
             raise StoreUnavailable(f"{part} reads back as {written}, written was {digest}; the disk is not sound")
         if not overwrite:
-            return self.put_in_place(key, part, replacing=None)
+            return self.put_in_place(key, part, replacing=replacing)
         part.replace(self.root / key)
         return self._settled(key)
 

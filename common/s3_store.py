@@ -113,12 +113,16 @@ class S3Store:
             raise StoreUnavailable(f"{self.location(key)} is gone") from absent
         return check_length(self.location(key), answer.data, answer.size - start if length is None else length)
 
-    def put_file(self, key: str, path: Path, *, overwrite: bool = True) -> ObjectStat:
+    def put_file(
+        self, key: str, path: Path, *, overwrite: bool = True, replacing: ObjectStat | None = None
+    ) -> ObjectStat:
         with path.open("rb") as file:
-            return self._put(key, file, size=path.stat().st_size, overwrite=overwrite)
+            return self._put(key, file, size=path.stat().st_size, overwrite=overwrite, replacing=replacing)
 
-    def put_bytes(self, key: str, data: bytes) -> ObjectStat:
-        return self._put(key, io.BytesIO(data), size=len(data), overwrite=True)
+    def put_bytes(
+        self, key: str, data: bytes, *, overwrite: bool = True, replacing: ObjectStat | None = None
+    ) -> ObjectStat:
+        return self._put(key, io.BytesIO(data), size=len(data), overwrite=overwrite, replacing=replacing)
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [{"Key": self.prefix + key} for key in keys]
@@ -153,7 +157,15 @@ class S3Store:
         # Whoever probes at this moment minds no abort.
         return abort_uploads(self, PROBE_KEY)
 
-    def _put(self, key: str, body: io.BufferedReader | io.BytesIO, *, size: int, overwrite: bool) -> ObjectStat:
+    def _put(
+        self,
+        key: str,
+        body: io.BufferedReader | io.BytesIO,
+        *,
+        size: int,
+        overwrite: bool,
+        replacing: ObjectStat | None,
+    ) -> ObjectStat:
         if size > MAX_PUT_BYTES:
             raise ConfigError(
                 f"{self.location(key)} would have {size} bytes, one upload holds {MAX_PUT_BYTES}; "
@@ -179,12 +191,12 @@ class S3Store:
             if overwrite:
                 send({})
             else:
-                self.conditions.write(key, send, replacing=None)
-        except ObjectExists:
+                self.conditions.write(key, send, replacing=replacing)
+        except (ObjectExists, ObjectAbsent) as error:
             # It may be this very one: stored, the answer lost, and sent again.
             stored = self.stat(key)
             if stored is None or not self._is(stored, body, size=size, md5=md5.hexdigest()):
-                raise
+                raise ObjectExists(self.location(key)) from error
             return stored
         stored = self.stat(key)
         if stored is None or stored.size != size:

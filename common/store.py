@@ -98,17 +98,21 @@ class Store(Protocol):
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return `length` bytes from `start`, or all from there. Raises StoreUnavailable when there are fewer."""
 
-    def put_file(self, key: str, path: Path, *, overwrite: bool = True) -> ObjectStat:
+    def put_file(
+        self, key: str, path: Path, *, overwrite: bool = True, replacing: ObjectStat | None = None
+    ) -> ObjectStat:
         """Write a file's content as the object and return it as verified: size and checksum are those of the file.
 
         Raises ObjectReplaced where they are not.
 
-        With `overwrite=False` raises ObjectExists where the object is there already and the store can tell; a
-        store that cannot writes the whole new object instead.
+        With `overwrite=False` raises ObjectExists where an object is there, other than `replacing`, and the store can
+        tell; a store that cannot writes the whole new object instead.
         """
 
-    def put_bytes(self, key: str, data: bytes) -> ObjectStat:
-        """Write `data` as the object, verified as by `put_file`."""
+    def put_bytes(
+        self, key: str, data: bytes, *, overwrite: bool = True, replacing: ObjectStat | None = None
+    ) -> ObjectStat:
+        """Write `data` as the object, as `put_file` does."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete the objects; one that is not there is no error."""

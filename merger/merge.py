@@ -165,14 +165,13 @@ class _Merge:
             with spooled_ledger(self._sources, concurrency=self._settings.merge_concurrency) as ledger:
                 assembly, verification = self._result()
                 self._progress.step = Step.LEDGER
-                self._check_in_place()
-                self._store.put_file(FAILURES_KEY, ledger.path)
+                seen = self._seen(FAILURES_KEY)
+                self._store.put_file(FAILURES_KEY, ledger.path, overwrite=False, replacing=seen)
         except DigestDiffers as error:
             raise ChunkInvalid(self._name_damaged(error)) from error
         except ChunkInvalid as error:
             raise ChunkInvalid(describe_problems([str(error)], store=self._store)) from error
         self._progress.step = Step.SUMMARY
-        self._check_in_place()
         write_summary(
             self._store,
             self._inputs,
@@ -183,6 +182,7 @@ class _Merge:
             assembly=assembly,
             traffic=self._traffic,
             seconds=time.monotonic() - self._started,
+            replacing=self._seen(SUMMARY_KEY),
         )
         self._progress.step = Step.CLEARING_UP
         keep_chunks = self._settings.keep_chunks or bool(self._inputs.missing)
@@ -252,10 +252,16 @@ class _Merge:
             self._withdraw(published)
             raise
 
-    def _check_in_place(self) -> None:
-        """Raise ObjectExists where another merge has replaced the result, of other chunks perhaps."""
+    def _seen(self, key: str) -> ObjectStat | None:
+        """Return what is to be replaced, seen while the result was this merge's.
+
+        Raises ObjectExists where another merge has replaced that, of other chunks perhaps. One that does so after this
+        either replaces what was seen as well, and it is not replaced here any more, or comes to it after this.
+        """
+        seen = self._store.stat(key)
         if self._store.stat(RESULT_KEY) != self._published:
             raise ObjectExists(self._store.location(RESULT_KEY))
+        return seen
 
     def _withdraw(self, published: ObjectStat) -> None:
         found = self._store.stat(RESULT_KEY)

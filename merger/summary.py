@@ -46,8 +46,10 @@ def write_summary(
     assembly: str,
     traffic: Traffic,
     seconds: float,
+    replacing: ObjectStat | None,
 ) -> None:
-    """Write summary.json. Raises StoreUnavailable when the store does not keep it."""
+    """Write summary.json. Raises ObjectExists where another than `replacing` is there, and StoreUnavailable where the
+    store does not keep it."""
     summary = described(attributes, layout.size) | {
         "failures_by_reason": dict(sorted(failures_by_reason.items())),
         "dimensions": layout.column("embeddings").row_bytes // 4,
@@ -65,5 +67,5 @@ def write_summary(
         "seconds": round(seconds, 3),
     }
     data = (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()
-    if store.put_bytes(SUMMARY_KEY, data).size != len(data):
+    if store.put_bytes(SUMMARY_KEY, data, overwrite=False, replacing=replacing).size != len(data):
         raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is not what was written")
