@@ -1,14 +1,15 @@
 """HDF5 over files of this program's own, so that an error of the disk or the store stays that error.
 
 HDF5 makes of such an error one of its own, in which the cause is lost; and where it happens while a file is opened or
-closed, what is left of the file takes the process down when Python ends. So HDF5 never sees one: it is kept, further
-reading and writing does nothing, and it is raised once HDF5 is done.
+closed, what is left of the file takes the process down when Python ends. So HDF5 never sees one while it reads: it is
+kept, further reading gives zeros, and it is raised once HDF5 is done.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -41,12 +42,22 @@ def open_hdf5(file: BinaryIO, *, name: str) -> Iterator[h5py.File]:
 
 @contextmanager
 def new_hdf5(path: Path, **options: Any) -> Iterator[h5py.File]:  # noqa: ANN401 - of h5py.File
-    """Give a new HDF5 file, which is on the disk after the block. Raises ResourceExhausted, with its path."""
-    with written_file(path), path.open("x+b", buffering=0) as file:
-        with _Carrier(file).opened("w", **options) as opened:
-            yield opened
+    """Give a new HDF5 file, which is on the disk after the block. Raises ResourceExhausted, with its path.
+
+    HDF5 writes it by itself: over a file of ours it would scatter its metadata, whatever `meta_block_size` says.
+    """
+    with written_file(path):
+        try:
+            with h5py.File(path, "w", **options) as opened:
+                yield opened
+        except (OSError, RuntimeError) as error:
+            said = re.search(r"errno = (\d+)", str(error))
+            if said is None:
+                raise
+            raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
         # A disk at the other end of a network may find out only now that it has no room.
-        os.fsync(file.fileno())
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 class _Carrier(io.RawIOBase):
@@ -93,20 +104,3 @@ class _Carrier(io.RawIOBase):
                 self._keep(error)
         buffer[:] = bytes(len(buffer))
         return len(buffer)
-
-    def write(self, data: memoryview) -> int:  # type: ignore[override]
-        rest = data
-        while self.error is None and rest:
-            try:
-                rest = rest[self._file.write(rest) :]
-            except BaseException as error:  # noqa: BLE001 - raised by `opened`
-                self._keep(error)
-        return len(data)
-
-    def truncate(self, size: int | None = None) -> int:
-        if self.error is None:
-            try:
-                self._file.truncate(size)
-            except BaseException as error:  # noqa: BLE001 - raised by `opened`
-                self._keep(error)
-        return size or 0
