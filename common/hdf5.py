@@ -51,7 +51,8 @@ def new_hdf5(path: Path, **options: Any) -> Iterator[h5py.File]:  # noqa: ANN401
             with h5py.File(path, "w", **options) as opened:
                 yield opened
         except (OSError, RuntimeError) as error:
-            said = re.search(r"errno = (\d+)", str(error))
+            # Closing, too, may fail then, with an error that has lost the cause.
+            said = re.search(r"errno = (\d+)", f"{error} {error.__context__}")
             if said is None:
                 raise
             raise OSError(int(said[1]), os.strerror(int(said[1]))) from error
