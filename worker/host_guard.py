@@ -33,6 +33,7 @@ _REFUSED_V4 = tuple(
         "10.0.0.0/8",
         "100.64.0.0/10",
         "127.0.0.0/8",
+        "168.63.129.16/32",
         "169.254.0.0/16",
         "172.16.0.0/12",
         "192.0.0.0/24",
@@ -46,7 +47,8 @@ _REFUSED_V4 = tuple(
         "240.0.0.0/4",
     )
 )
-"""IANA's special-purpose registry (RFC 6890), multicast and the reserved block."""
+"""IANA's special-purpose registry (RFC 6890), multicast and the reserved block; and the address at which Azure's own
+services answer every machine in it."""
 
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 """All that IANA has given out as global unicast; loopback, fc00::/7, fe80::/10, ff00::/8, ::ffff:0:0/96 lie outside."""
@@ -98,11 +100,10 @@ class HostGuard:
         """Return whether the URL's addresses need no check: the operator named its origin, or allows every host."""
         return self._allow_private or _origin(url) in self._trusted
 
-    def check(self, url: URL, *, is_proxied: bool) -> None:
-        """Raise ImageFailed (forbidden_host) for a port or a literal address that may not be reached.
+    def check(self, url: URL) -> None:
+        """Raise ImageFailed (forbidden_host) for a port, a literal address or a name that may not be reached.
 
-        A proxy resolves names itself, so for `is_proxied` names that only make sense inside a network are refused
-        here and the rest is the proxy's to decide.
+        Names are looked up later: by this program, which looks at the addresses, or by a proxy, whose affair they are.
         """
         host = url.raw_host or ""
         if url.port not in {80, 443}:
@@ -110,7 +111,7 @@ class HostGuard:
         if ":" in host or _ends_in_a_number(host):
             if not is_public_address(host):
                 raise ImageFailed(Reason.FORBIDDEN_HOST, f"{host} is no public address")
-        elif is_proxied and _INTERNAL_NAME.fullmatch(host.rstrip(".")):
+        elif _INTERNAL_NAME.fullmatch(host.rstrip(".")):
             raise ImageFailed(Reason.FORBIDDEN_HOST, f"{host} is a name of an internal network")
 
 

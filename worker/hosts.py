@@ -139,7 +139,7 @@ class Hosts:
         """Return what to ask. Raises ImageFailed (forbidden_host) where a list must not reach."""
         is_trusted = is_trusted or self._guard.trusts(url)
         if not is_trusted:
-            self._guard.check(url, is_proxied=self._proxies.proxy_for(url) is not None)
+            self._guard.check(url)
         return Request(url, is_trusted=is_trusted)
 
     async def ask(

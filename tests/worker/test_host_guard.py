@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.reasons import Reason
+from common.s3 import clear_clients
 from tests.image_server import ImageServer, answer, image_server, redirect
 from tests.worker.fetching import PICTURE, failure, fetch, get, worker_settings
 from worker.fetch import ImageFetcher
@@ -70,7 +71,16 @@ class Names(AbstractResolver):
             "127.0.0.1",
             "127.9.9.9",
         ),
-        *("169.254.169.254", "172.16.0.1", "172.31.255.255", "192.0.0.1", "192.0.2.1", "192.88.99.1", "192.168.1.1"),
+        *(
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "168.63.129.16",
+            "192.0.0.1",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+        ),
         *("198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255"),
         *("::", "::1", "::127.0.0.1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "fc00::1", "fd00::1", "fd00:ec2::254"),
         *("fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "100::1", "2001::1", "2001:db8::1", "2002:7f00:1::"),
@@ -107,6 +117,15 @@ FORBIDDEN = [
     *("http://127.0.0.1./a", "http://0/a", "http://①②⑦.⓪.⓪.①/a", "http://127。0。0。1/a", "http://[::ffff:7f00:1]/a"),
     *("http://[::ffff:169.254.169.254]/a", "http://[64:ff9b::127.0.0.1]/a", "http://10.0.0.1:80/a"),
     *("http://user:password@127.0.0.1/a", "http://images.example@127.0.0.1/a", "HTTP://127.0.0.1/a"),
+    *("http://8.8.8.8@127.0.0.1:80/a", "http://@127.0.0.1/a", "http://08.8.8.8/a", "http://0x/a", "http://127.1./a"),
+    *(
+        "http://localhost/a",
+        "http://\u217cocalhost/a",
+        "http://localhost\u3002/a",
+        "http://minio/a",
+        "http://minio.storage.svc/a",
+    ),
+    *("http://metadata.google.internal/a", "http://kubernetes.default.svc.cluster.local/a", "http://printer.lan/a"),
     *("http://8.8.8.8:22/a", "https://images.example:8443/a", "http://images.example:6379/a"),
 ]
 
@@ -120,6 +139,19 @@ def test_an_address_inside_or_an_odd_port_is_refused_however_it_is_written(url: 
     "url",
     [
         *("http://", "http:///a", "http:a", "http:/a", "http://:80/a", "http://a..b/", "http://.a/", "http://a b/"),
+        *(
+            "http://a.example:\uff18\uff10/",
+            "http://a.example:+80/",
+            "http://a.example:80:81/",
+            "http://127.0.0.1%00.example/",
+        ),
+        *(
+            "http:\\\\127.0.0.1/",
+            "http:///127.0.0.1/",
+            "http://%31%32%37.0.0.1/",
+            "http://ex\u00adample.com/",
+            "http://xn--/",
+        ),
         *("http://a%2eb/", "http://a\\@127.0.0.1/", "http://a:port/", "http://a:99999/"),
         *(
             "http://a:0/",
@@ -253,3 +285,65 @@ def test_international_names_are_asked_by_their_ascii_form(server: ImageServer) 
 
     assert asyncio.run(run()) == PICTURE
     assert names.asked == ["xn--bcher-kva.example"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "http://127.0.0.1:80@images.example/a.jpg",
+        "http://images.example/a.jpg?@127.0.0.1/",
+        "http://images.example/a.jpg#@127.0.0.1/",
+    ],
+)
+def test_what_looks_like_another_host_is_none(written: str) -> None:
+    names = Names(["10.0.0.1"])
+
+    async def run() -> bytes | Reason:
+        limits = worker_settings(allow_private_hosts=False)
+        async with ImageFetcher(limits, sources=("url",), folder=None, resolver=names) as fetcher:
+            return await get(fetcher, written)
+
+    assert asyncio.run(run()) == Reason.FORBIDDEN_HOST
+    assert names.asked == ["images.example"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(
+            "s3://arn:aws:s3:us-east-1:123456789012:accesspoint/name/a.jpg",
+            "s3://bucket@127.0.0.1/a",
+            "s3://127.0.0.1:80/a",
+        ),
+        *(
+            "s3://../a",
+            "s3://a/",
+            "s3://\u24d0bucket/a",
+            "s3://-bucket/a",
+            "s3:bucket/a",
+            "s3://bucket%2f/a",
+            "s3:///a",
+        ),
+    ],
+)
+def test_an_object_is_named_by_a_plain_bucket_and_a_key(written: str, s3_environment: dict[str, str]) -> None:
+    assert s3_environment
+    assert fetch(written, allow_private_hosts=False) == [Reason.INVALID_URL]
+
+
+@pytest.mark.parametrize(
+    "bucket", ["169.254.169.254", "evil.example", "a..b", "xn--bucket", "name--x-s3", "BUCKET", "a_b"]
+)
+def test_no_name_of_a_bucket_leads_anywhere_but_to_the_endpoint(
+    server: ImageServer, monkeypatch: pytest.MonkeyPatch, bucket: str
+) -> None:
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.origin)
+    clear_clients()
+    try:
+        (outcome,) = fetch(f"s3://{bucket}/a.jpg", allow_private_hosts=False)
+    finally:
+        clear_clients()
+    assert outcome in {Reason.NOT_FOUND, Reason.INVALID_URL}
+    assert all(request.headers["Host"] == server.origin.removeprefix("http://") for request in server.requests)
