@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +17,8 @@ from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from tests.interruptions.killing import Moment, asks, killed, says
 from tests.interruptions.runs import RunOfImages, assert_same, ended
+from tests.merger.runs import assert_merged, put_run, run_merger
+from tests.worker.worker_process import object_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,6 +125,28 @@ def test_a_run_whose_programs_are_killed_again_and_again_has_the_result_of_an_un
     assert_same(store, undisturbed)
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
     assert len(list(run.temporary.iterdir())) <= 3, "at most what the last of each chunk's workers left"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3_environment")
+def test_of_two_merges_at_once_either_may_be_killed_at_any_request(s3: S3Server, s3_api: S3Client, bucket: str) -> None:
+    draw = random.Random(9)
+    on_time = 0
+    for number in range(8):
+        store = open_store(f"s3://{bucket}/{number}")
+        chunks = put_run(store, [2600, 40, 2700], failed=2)
+        moment = Moment(phase="anywhere", request=lambda _: True, nth=draw.randrange(5, 60), is_passed_on=True)
+        with run_merger(store.uri, 3, s3.environment) as other:
+            time.sleep(draw.uniform(0, 0.3))
+            reaper = killed(moment, s3=s3, latest=never, start=partial(run_merger, store.uri, 3), may_end=True)
+            ended(other)
+        on_time += reaper.is_on_time
+        assert_merged(store, chunks)
+        ended(run_merger(store.uri, 3, s3.environment))
+        assert_merged(store, chunks)
+        assert object_keys(store) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert on_time >= 4
+    assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
 
 
 def kill_when(process: Popen[str], is_now: Callable[[], bool]) -> bool:
