@@ -35,7 +35,8 @@ REASON_HELP: dict[Reason, str] = {
     Reason.MALFORMED_ROW: "the manifest's row cannot be read: wrong number of columns, broken quotes, not UTF-8, "
     "no URL, a rotation that is no multiple of 90",
     Reason.URL_TOO_LONG: "the URL is longer than EMBEDDER_MAX_URL_BYTES",
-    Reason.INVALID_URL: "the URL has no host, a scheme other than http, https or s3, or control characters",
+    Reason.INVALID_URL: "the URL has no host, a scheme other than http, https or s3, or control characters; or it "
+    "names a file in a manifest that is none itself",
     Reason.NO_SOURCE: "the row has no URL for any of the sources asked for",
     Reason.FORBIDDEN_HOST: "the host is, or resolves to, a private, loopback or link-local address, or the port is "
     "not 80 or 443 (EMBEDDER_ALLOW_PRIVATE_HOSTS opens both)",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import ClusterUnavailable, NotInCluster, RunUnfinished, SettingsError
-from common.logs import redact_urls
+from common.logs import printable, redact_urls
 from k8s.cluster_options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
 from k8s.exit_policy import backoff_seconds
 from k8s.release import Release
@@ -161,7 +161,7 @@ class ChunkLog:
 
 
 def _print_line(line: str) -> None:
-    sys.stdout.write(f"{redact_urls(line)}\n")
+    sys.stdout.write(f"{printable(redact_urls(line))}\n")
 
 
 def _sortable(stamp: str) -> str:

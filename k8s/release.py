@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import ClusterUnavailable, NotInCluster
 from common.indexes import format_indexes, parse_indexes
+from common.logs import printable, redact_urls
 from k8s.exit_policy import explain_exit_code
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Pod:
     """Whose log tells how far the pod is."""
     exit_code: int | None
     last_word: str
-    """What its program left in the termination log, redacted by the program."""
+    """What its program left in the termination log, without secrets in URLs."""
     ended_by: str
     """What ended it from outside: OOMKilled, Evicted and the like; "" for none."""
     retries: int
@@ -238,7 +239,8 @@ def pod_from(found: Object, job: Job) -> Pod:
         waiting=_waiting(found, containers) if status.get("phase") in {"Pending", "Running"} else "",
         container=str(current["name"]),
         exit_code=ended.get("exitCode"),
-        last_word=" ".join(str(ended.get("message") or status.get("message") or "").split()),
+        # Redacted by our programs; but a kubelet may have taken it from the log.
+        last_word=printable(redact_urls(" ".join(str(ended.get("message") or status.get("message") or "").split()))),
         ended_by=_ended_by(status, ended),
         retries=sum(int(annotations.get(key) or 0) for key in FAILURE_COUNTS),
     )

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable, EmbedderError
-from common.logs import parse_line, redact_urls
+from common.logs import parse_line, printable, redact_urls
 from common.store import open_store
 from k8s.release import INSTANCE_LABEL, JOB_NAME_LABEL, RUN_URI, Component, Release, environment_of, pod_from
 from k8s.run_state import find_missing
@@ -56,7 +56,7 @@ def read_status(release: Release, *, look_into_store: bool = False) -> Status:
     silent = [pod for pod in failures.values() if pod is not None and not pod.last_word and not pod.is_out_of_memory]
     tails = _tails(release.cluster, [*running[-RUNNING_TAILS:], *silent[:FAILED_TAILS]], notes)
     lines = {name: line for name, tail in tails.items() if (line := _last_progress(tail)) is not None}
-    last_lines = {name: redact_urls(tail[-1]) for name, tail in tails.items() if tail}
+    last_lines = {name: printable(redact_urls(tail[-1])) for name, tail in tails.items() if tail}
     pending = [*group_pending(pods), *_unborn(release, notes)]
     is_finished = release.merge is not None and release.merge.ended == "Complete"
     return Status(
@@ -139,7 +139,7 @@ def _refusal(release: Release, job: Job, notes: list[str]) -> str:
         notes.append(str(error))
         return ""
     newest = max(events, key=_event_time, default=None)
-    return "" if newest is None else redact_urls(" ".join(str(newest.get("message") or "").split()))
+    return "" if newest is None else printable(redact_urls(" ".join(str(newest.get("message") or "").split())))
 
 
 def _event_time(event: dict[str, object]) -> str:
@@ -172,5 +172,5 @@ def _sentence(text: str) -> str:
     """Return what a log line says, without its time and level."""
     line = parse_line(text)
     if line is None:
-        return redact_urls(text)
+        return printable(redact_urls(text))
     return line.values.get("message") or " ".join([line.event, *(f"{key}={line.values[key]}" for key in line.values)])

@@ -22,7 +22,10 @@ class MergerSettings(RunSettings):
     verify: Literal["sample", "full"] = "sample"
     """How the result is compared with the chunks before they are deleted: `sample` reads the first and last row of
     every chunk and of every part, and `verify_rows` random ones, by range requests; `full` reads the whole result and
-    compares each chunk's digest, which is as much traffic as the result is large."""
+    compares each chunk's digest, which is as much traffic as the result is large. Both check all headers, URLs, ids and
+    failures against their digests. Vectors that changed in the store after their upload are seen by `sample` only
+    where all of a chunk's pass through here (in a bucket those below 5 MiB), or where a row compared is not of norm
+    1."""
 
     verify_rows: int = Field(default=256, ge=0, le=1_000_000)
     """Random vectors of the whole run that `sample` compares beside the first and last ones, and an eighth as many

@@ -92,8 +92,12 @@ def test_a_pod_that_cannot_be_scheduled_says_so(cluster: ClusterDouble) -> None:
 def test_secrets_in_addresses_are_left_out(cluster: ClusterDouble) -> None:
     job = worker_job(1, active=1)
     cluster.put("jobs", job)
-    put_pod(cluster, pod_of(job, 0, **running()), "GET https://key:secret@host/x?X-Amz-Signature=secret failed")
-    assert "secret" not in embedder("logs", 0).out
+    put_pod(
+        cluster, pod_of(job, 0, **running()), "GET https://key:secret@host/x?X-Amz-Signature=secret failed \x1b[31m"
+    )
+    shown = embedder("logs", 0).out
+    assert "secret" not in shown
+    assert "\x1b" not in shown
 
 
 def test_following_goes_on_after_drops_and_with_the_next_attempt_until_the_chunk_is_done(

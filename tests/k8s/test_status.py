@@ -250,6 +250,19 @@ def test_a_container_that_could_not_start_is_named(cluster: ClusterDouble) -> No
     assert status()["failures"][0]["reason"] == "StartError, exit code 128: exec: python: no such file"
 
 
+def test_a_last_word_that_a_kubelet_took_from_a_log_tells_no_secret_and_steers_no_terminal(
+    cluster: ClusterDouble,
+) -> None:
+    job = worker_job(1, failed="0", ended="Failed")
+    cluster.put("jobs", job)
+    said = "\x1b[2Jfailed at https://user:hunter1@example.com/x?sig=hunter2"
+    cluster.put("pods", pod_of(job, 0, **ended(1, said)))
+    shown = "".join(embedder("status")) + json.dumps(status(), ensure_ascii=False)
+    assert "https://***@example.com/x?sig=***" in shown
+    assert "hunter" not in shown
+    assert "\x1b" not in shown
+
+
 def test_a_pod_without_a_last_word_is_told_by_its_last_log_line(cluster: ClusterDouble) -> None:
     job = worker_job(1, failed="0", ended="Failed")
     cluster.put("jobs", job)
