@@ -1,9 +1,7 @@
-"""Merges that are killed, stopped, or run twice at once."""
+"""Merges that are stopped while they copy, or run twice at once; see also tests/interruptions."""
 
 from __future__ import annotations
 
-import random
-import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,6 @@ from tests.merger.runs import assert_merged, put_run, read_summary, run_merger, 
 from tests.s3_proxy import Answer, Request, s3_proxy
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from subprocess import Popen
 
     from mypy_boto3_s3 import S3Client
@@ -39,18 +36,16 @@ def assert_finished(store: Store, chunks: list[Chunk]) -> None:
 
 
 class Trap:
-    """Does something to the merger when it sends its n-th request, or the first that looks right."""
+    """Does something to the merger when it sends the first request that looks right."""
 
-    def __init__(self, *, at: int = 0, method: str = "", path: str = "", copy: bool = False) -> None:
+    def __init__(self, *, method: str, path: str, copy: bool = False) -> None:
         self.process: Popen[str] | None = None
         self.sprung = threading.Event()
         self.started = threading.Event()
-        self._at, self._method, self._path, self._copy = at, method, path, copy
+        self._method, self._path, self._copy = method, path, copy
         self._lock = threading.Lock()
 
     def matches(self, request: Request) -> bool:
-        if self._at:
-            return request.number == self._at
         return request.method == self._method and self._path in request.path and request.is_copy == self._copy
 
     def __call__(self, request: Request) -> Answer | None:
@@ -67,18 +62,10 @@ class Trap:
         raise NotImplementedError
 
 
-class Kill(Trap):
-    number = signal.SIGKILL
-
+class Terminate(Trap):
     def act(self) -> None:
         assert self.process is not None
-        self.process.send_signal(self.number)
-        if self.number == signal.SIGKILL:
-            self.process.wait()
-
-
-class Terminate(Kill):
-    number = signal.SIGTERM
+        self.process.terminate()
 
 
 class SecondMerge(Trap):
@@ -99,33 +86,6 @@ def merge_with(trap: Trap, s3: S3Server, uri: str) -> tuple[int, str]:
         trap.process = run_merger(uri, len(SIZES), proxy.environment)
         trap.started.set()
         return end(trap.process)
-
-
-def count_requests(s3: S3Server, uri: str) -> int:
-    with s3_proxy(s3, lambda _: None) as proxy:
-        assert end(run_merger(uri, len(SIZES), proxy.environment))[0] == 0
-        return len(proxy.requests)
-
-
-@pytest.mark.usefixtures("s3_environment")
-def test_a_merge_killed_at_any_request_is_completed_by_the_next_and_leaves_nothing_behind(
-    s3: S3Server, s3_api: S3Client, bucket: str
-) -> None:
-    measured = open_store(f"s3://{bucket}/measured")
-    put_run(measured, SIZES, failed=2)
-    total = count_requests(s3, measured.uri)
-    store = open_store(f"s3://{bucket}/run")
-    chunks = put_run(store, SIZES, failed=2)
-    # Early, late, and at random in between, one after the other in the same run.
-    moments = sorted({3, total - 1, *random.Random(6).sample(range(4, total - 1), 4)})
-    for moment in moments:
-        kill = Kill(at=moment)
-        code, log = merge_with(kill, s3, store.uri)
-        assert code == (-signal.SIGKILL if kill.sprung.is_set() else 0), log
-    code, log = end(run_merger(store.uri, len(SIZES), s3.environment))
-    assert code == 0, log
-    assert_finished(store, chunks)
-    assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
 
 
 @pytest.mark.usefixtures("s3_environment")
@@ -168,22 +128,3 @@ def test_a_second_pod_that_merges_meanwhile_leaves_one_right_result_and_both_suc
     assert code == 0, log
     assert_finished(store, chunks)
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
-
-
-def test_a_merge_killed_in_a_folder_is_completed_by_the_next_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "run"))
-    sizes = [1500] * 40
-    chunks = put_run(store, sizes, failed=1)
-    killed = 0
-    for line in ("merge_begins", "merging"):
-        process = run_merger(store.uri, len(sizes), {})
-        assert process.stderr is not None
-        for logged in process.stderr:
-            if f" {line} " in logged:
-                process.kill()
-                break
-        killed += end(process)[0] == -signal.SIGKILL
-    assert killed
-    assert end(run_merger(store.uri, len(sizes), {}))[0] == 0
-    assert_finished(store, chunks)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]

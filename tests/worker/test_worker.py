@@ -271,26 +271,6 @@ def test_metrics_say_how_far_a_worker_is(server: ImageServer, tmp_path: Path) ->
     assert 'embedder_stage_seconds_total{chunk="0",stage="model",state="waited"}' in text
 
 
-def test_a_killed_workers_chunk_is_the_same_after_a_rerun(server: ImageServer, tmp_path: Path) -> None:
-    urls = [server.on(f"/{photo.name}", answer(photo.read_bytes())) for photo in PHOTOS]
-    manifest = write_manifest(tmp_path, urls)
-    assert run_worker(run_uri=tmp_path / "undisturbed", manifest_uri=manifest).exit_code == 0
-    for event in ("started", "embedded"):
-        environment = worker_environment(run_uri=tmp_path / "run", manifest_uri=manifest, progress_seconds=0.1)
-        with start_worker(environment) as process:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if f" {event} " in line:
-                    break
-            process.kill()
-            process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    assert run_worker(run_uri=tmp_path / "run", manifest_uri=manifest).exit_code == 0
-    one, other = read_chunk(tmp_path / "undisturbed"), read_chunk(tmp_path / "run")
-    assert one.urls == other.urls
-    assert one.embeddings.tobytes() == other.embeddings.tobytes()
-
-
 BAD_SETTINGS: dict[str, tuple[dict[str, object], str]] = {
     "an unknown dtype": ({"dtype": "float8"}, "EMBEDDER_DTYPE"),
     "a negative count": ({"chunk_count": -1}, "EMBEDDER_CHUNK_COUNT"),
