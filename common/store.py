@@ -106,7 +106,7 @@ class Store(Protocol):
         Raises ObjectReplaced where they are not.
 
         With `overwrite=False` raises ObjectExists where an object is there, other than `replacing`, and the store can
-        tell; a store that cannot writes the whole new object instead.
+        tell; a store that cannot writes the whole new object instead. On S3 an object of the same bytes is this one.
         """
 
     def put_bytes(

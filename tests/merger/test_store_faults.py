@@ -1,0 +1,193 @@
+"""Merges over a store that fails end as if it had not, or with exit code 75, and then the next one completes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.s3 import clear_clients
+from common.s3_store import S3Store
+from common.store import open_store
+from merger.merge import merge
+from tests.merger.runs import assert_merged, put_run, read_summary, run_merger, settings_for
+from tests.s3_proxy import (
+    BAD_GATEWAY,
+    CUT_SHORT,
+    FLIPPED,
+    INTERNAL_ERROR,
+    LOST,
+    NOT_S3,
+    RESET,
+    SLOW_DOWN,
+    WRONG_ETAG,
+    Answer,
+    Fault,
+    Intervention,
+    Once,
+    Outage,
+    Reaction,
+    Request,
+    late,
+    s3_proxy,
+    stall,
+    storm,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from common.chunk_file import Chunk
+    from tests.s3_server import S3Server
+
+SIZES = [2600, 0, 40, 2700]
+"""Two that the store can copy, and two that it cannot."""
+
+FAULTS: list[Answer | Fault] = [
+    RESET,
+    INTERNAL_ERROR,
+    SLOW_DOWN,
+    BAD_GATEWAY,
+    NOT_S3,
+    LOST,
+    CUT_SHORT,
+    late(0.3),
+    stall(2),
+]
+
+CONTRADICTIONS = [FLIPPED, WRONG_ETAG]
+"""Answers that look well and are wrong."""
+
+
+@pytest.fixture
+def store(bucket: str) -> S3Store:
+    """The run's store without its faults."""
+    return S3Store(f"s3://{bucket}/run")
+
+
+def merge_through(intervene: Intervention, s3: S3Server, store: S3Store, **sdk: str) -> tuple[int, str]:
+    with s3_proxy(s3, intervene) as proxy:
+        process = run_merger(store.uri, len(SIZES), proxy.environment | sdk)
+        _, log = process.communicate(timeout=240)
+        return process.returncode, log
+
+
+def merge_here(intervene: Intervention, s3: S3Server, store: S3Store, chunk_count: int) -> Sequence[Request]:
+    """Merge in this process, which is quicker."""
+    with pytest.MonkeyPatch.context() as patch, s3_proxy(s3, intervene) as proxy:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.environment["AWS_ENDPOINT_URL"])
+        clear_clients()
+        merge(open_store(store.uri), settings_for(store, chunk_count))
+    clear_clients()
+    return proxy.requests
+
+
+def assert_finished(store: S3Store, chunks: list[Chunk]) -> None:
+    assert_merged(store, chunks)
+    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert read_summary(store)["rows_failed"] == sum(len(chunk.failures) for chunk in chunks)
+    assert "Uploads" not in store.client.list_multipart_uploads(Bucket=store.bucket)
+
+
+@pytest.mark.slow
+def test_a_merge_in_a_storm_ends_as_if_there_were_none(s3: S3Server, store: S3Store) -> None:
+    chunks = put_run(store, SIZES, failed=2)
+    code, log = merge_through(storm(seed=2, share=0.1, faults=FAULTS), s3, store)
+    assert code == 0, log
+    assert_finished(store, chunks)
+
+
+@pytest.mark.parametrize("fault", [LOST, CUT_SHORT, RESET], ids=["lost", "cut", "reset"])
+def test_a_merge_goes_through_a_fault_of_each_operation(s3: S3Server, store: S3Store, fault: Fault) -> None:
+    chunks = put_run(store, SIZES, failed=2)
+    once = Once(fault)
+    merge_here(once, s3, store, len(SIZES))
+    assert once.struck >= {
+        "CompleteMultipartUpload",
+        "CreateMultipartUpload",
+        "DeleteObjects",
+        "GetObject",
+        "HeadObject",
+        "ListMultipartUploads",
+        "ListObjectsV2",
+        "PutObject",
+        "UploadPart",
+        "UploadPartCopy",
+    }
+    assert_finished(store, chunks)
+
+
+@pytest.mark.parametrize("operation", ["UploadPart", "UploadPartCopy", "ListObjectsV2", "HeadObject"])
+def test_a_wrong_etag_costs_an_attempt_and_no_result(s3: S3Server, store: S3Store, operation: str) -> None:
+    chunks = put_run(store, SIZES, failed=2)
+    once = Once(WRONG_ETAG, operation)
+    merge_here(once, s3, store, len(SIZES))
+    assert once.struck
+    assert_finished(store, chunks)
+
+
+@pytest.mark.slow
+def test_a_wrong_byte_in_any_one_answer_is_noticed_and_the_merge_completed(s3: S3Server, bucket: str) -> None:
+    sizes = [60, 0, 40]
+
+    class FlipOne:
+        def __init__(self, number: int) -> None:
+            self.number, self.reads, self.read = number, 0, ""
+
+        def __call__(self, request: Request) -> Reaction:
+            if request.operation != "GetObject":
+                return None
+            self.reads += 1
+            return FLIPPED if self.reads == self.number else None
+
+    number, more = 1, True
+    while more:
+        store = S3Store(f"s3://{bucket}/run-{number}")
+        chunks = put_run(store, sizes, failed=2)
+        flip = FlipOne(number)
+        merge_here(flip, s3, store, len(sizes))
+        assert_finished(store, chunks)
+        more = flip.reads >= number
+        number += 1
+    assert number > 10
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_however_many_answers_are_wrong_a_result_is_right_or_there_is_none(
+    s3: S3Server, store: S3Store, seed: int
+) -> None:
+    chunks = put_run(store, SIZES, failed=2)
+    code, log = merge_through(storm(seed=seed, share=0.1, faults=CONTRADICTIONS), s3, store)
+    assert code in {0, 75}, log
+    if code:
+        assert {found.key for found in store.list(CHUNKS_PREFIX)} or store.stat(SUMMARY_KEY), log
+        merge_here(lambda _: None, s3, store, len(SIZES))
+    assert_finished(store, chunks)
+
+
+@pytest.mark.parametrize("operation", ["ListObjectsV2", "UploadPartCopy", "CompleteMultipartUpload", "DeleteObjects"])
+def test_an_outage_ends_the_merge_with_75_and_the_next_one_completes_it(
+    s3: S3Server, store: S3Store, operation: str
+) -> None:
+    chunks = put_run(store, SIZES, failed=2)
+    before = sorted(store.list(""))
+    outage = Outage(RESET, seconds=600, begins=lambda request: request.operation == operation)
+    code, log = merge_through(outage, s3, store, AWS_MAX_ATTEMPTS="2")
+    assert code == 75, log
+    assert outage.struck
+    if operation != "DeleteObjects":
+        assert sorted(store.list("")) == before
+    merge_here(lambda _: None, s3, store, len(SIZES))
+    assert_finished(store, chunks)
+
+
+@pytest.mark.parametrize("fault", [RESET, SLOW_DOWN], ids=["reset", "503"])
+def test_a_short_outage_in_the_middle_of_a_merge_is_waited_for(
+    s3: S3Server, store: S3Store, fault: Answer | Fault
+) -> None:
+    chunks = put_run(store, SIZES, failed=2)
+    outage = Outage(fault, seconds=3, begins=lambda request: request.is_copy)
+    merge_here(outage, s3, store, len(SIZES))
+    assert len(outage.struck) > 2
+    assert_finished(store, chunks)
