@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-READ_AHEAD_BYTES = 65_536
+READ_AHEAD_BYTES = 16_384
 """What one read of an opened object takes at least: a chunk file's whole metadata (see chunk_file)."""
 
 
@@ -151,6 +151,7 @@ class ObjectReader(io.RawIOBase):
     def __init__(self, store: Store, key: str, size: int) -> None:
         self._store, self._key, self._size, self._position = store, key, size, 0
         self._block_start, self._block = 0, b""
+        self.bytes_read = 0
 
     def readable(self) -> bool:
         return True
@@ -173,6 +174,7 @@ class ObjectReader(io.RawIOBase):
             length = min(max(len(buffer), READ_AHEAD_BYTES), max(0, self._size - self._position))
             self._block_start, start = self._position, 0
             self._block = self._store.read(self._key, self._position, length)
+            self.bytes_read += length
         found = self._block[start : start + len(buffer)]
         buffer[: len(found)] = found
         self._position += len(found)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from common.provenance import Provenance
     from common.store import ObjectStat, Store
+    from merger.progress import Traffic
 
 NAMED_PROBLEMS = 20
 """Bad chunks that one message names; a log line and a termination log hold no more."""
@@ -44,7 +45,7 @@ def list_chunks(store: Store) -> dict[int, ObjectStat]:
     return dict(sorted((index, stat) for index, stat in found if index is not None))
 
 
-def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurrency: int) -> Inputs:
+def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurrency: int, traffic: Traffic) -> Inputs:
     """Return the chunks to merge, by their headers alone.
 
     Raises FingerprintMismatch where chunks are of different runs or of another chunk count, ChunkInvalid that names
@@ -53,7 +54,7 @@ def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurre
     """
     stats = list_chunks(store)
     missing = sorted(set(range(chunk_count)) - stats.keys())
-    chunks, problems = _read_headers(store, stats, concurrency=concurrency)
+    chunks, problems = _read_headers(store, stats, concurrency=concurrency, traffic=traffic)
     if chunks:
         _check_same_run(store, chunks, chunk_count=chunk_count)
         problems += _check_alike(store, chunks)
@@ -69,7 +70,7 @@ def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurre
 
 
 def _read_headers(
-    store: Store, stats: dict[int, ObjectStat], *, concurrency: int
+    store: Store, stats: dict[int, ObjectStat], *, concurrency: int, traffic: Traffic
 ) -> tuple[list[StoredChunk], list[str]]:
     """Return the chunks whose headers add up, and what is wrong with the others."""
     shared: dict[Provenance, Provenance] = {}
@@ -77,7 +78,7 @@ def _read_headers(
     def read(index: int) -> StoredChunk | str:
         stat = stats[index]
         try:
-            header = read_header_of(store, stat)
+            header = read_header_of(store, stat, traffic)
         except ChunkInvalid as error:
             return str(error)
         # Thousands of headers that say the same share one object.
@@ -88,25 +89,17 @@ def _read_headers(
     return chunks, [result for result in results if isinstance(result, str)]
 
 
-def read_header_of(store: Store, stat: ObjectStat) -> ChunkHeader:
-    """Return the header of the chunk file, in one request. Raises ChunkInvalid where it does not add up."""
-    # Read first: an answer that the store did not give must not look like a chunk that is damaged.
-    head = store.read(stat.key, 0, min(METADATA_BYTES, stat.size))
-    header = read_header(io.BufferedReader(_Headed(store, stat, head), METADATA_BYTES), name=store.location(stat.key))
+def read_header_of(store: Store, stat: ObjectStat, traffic: Traffic) -> ChunkHeader:
+    """Return the header of the chunk file. Raises ChunkInvalid where it does not add up."""
+    reader = ObjectReader(store, stat.key, stat.size)
+    header = read_header(io.BufferedReader(reader, METADATA_BYTES), name=store.location(stat.key))
+    traffic.add(read=reader.bytes_read)
     if header.index != chunk_index(stat.key):
         raise ChunkInvalid(f"{store.location(stat.key)} says that it is chunk {header.index}")
     for name, span in header.spans.items():
         if span.offset + span.rows * span.row_bytes > stat.size:
             raise ChunkInvalid(f"{store.location(stat.key)} has {stat.size} bytes, too few for its {name}")
     return header
-
-
-class _Headed(ObjectReader):
-    """An object of which the first bytes are in memory."""
-
-    def __init__(self, store: Store, stat: ObjectStat, head: bytes) -> None:
-        super().__init__(store, stat.key, stat.size)
-        self._block = head
 
 
 def _check_same_run(store: Store, chunks: Sequence[StoredChunk], *, chunk_count: int) -> None:

@@ -1,7 +1,7 @@
 """Where every byte of the result comes from, computed from the headers of the chunks alone.
 
 0            HDF5's own metadata: attributes, names, shapes
-65536        urls         one after the other, in the order of the chunks
+12288        urls         one after the other, in the order of the chunks; later where the attributes are long
 …            ids          where the manifest has ids
 …            embeddings   the bulk: what the store can copy by itself
 """

@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from common.chunk_file import METADATA_BYTES
 from common import program
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch, StoreUnavailable
 from common.finished_run import FinishedRun, find_finished
@@ -106,7 +105,7 @@ def _say_finished(store: Store, finished: FinishedRun, settings: MergerSettings)
     leftovers = list_chunks(store)
     for stat in leftovers.values():
         with suppress(ChunkInvalid):  # nobody can use it any more
-            made_by = read_header_of(store, stat).provenance
+            made_by = read_header_of(store, stat, Traffic()).provenance
             finished.provenance.check_same(made_by, name=store.location(stat.key))
     _clear_up(store, settings, leftovers, keep_chunks=settings.keep_chunks or bool(finished.missing))
     missing = f", without chunks {format_indexes(finished.missing)}" if finished.missing else ""
@@ -142,8 +141,8 @@ class _Merge:
             chunk_count=settings.chunk_count,
             allow_missing=settings.on_missing_chunks == "partial",
             concurrency=settings.merge_concurrency,
+            traffic=self._traffic,
         )
-        self._traffic.add(read=sum(min(METADATA_BYTES, chunk.stat.size) for chunk in self._inputs.chunks))
         headers = [chunk.header for chunk in self._inputs.chunks]
         self._attributes = result_attributes(headers, self._inputs.missing)
         self._layout = compute_layout(headers, self._attributes)

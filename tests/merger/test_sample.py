@@ -55,8 +55,9 @@ def test_stretches_show_every_row_in_every_column_and_none_is_long(data: st.Data
 
 
 def open_run(store: Store, count: int) -> Sources:
-    chunks = read_inputs(store, chunk_count=count, allow_missing=False, concurrency=2).chunks
-    return Sources(store, chunks, compute_layout([chunk.header for chunk in chunks], {}), Traffic())
+    traffic = Traffic()
+    chunks = read_inputs(store, chunk_count=count, allow_missing=False, concurrency=2, traffic=traffic).chunks
+    return Sources(store, chunks, compute_layout([chunk.header for chunk in chunks], {}), traffic)
 
 
 def test_a_wrong_byte_in_the_first_or_last_row_of_any_chunk_is_noticed_in_every_column(tmp_path: Path) -> None:
