@@ -173,7 +173,7 @@ class _Division:
 
     def copy(self, piece: Piece) -> None:
         least = -(-self._limits.min_bytes // piece.row_bytes)
-        wanted = -(-piece.size // self._copy_bytes)
+        wanted = -(-piece.rows // max(1, self._copy_bytes // piece.row_bytes))
         count = max(1, min(wanted, piece.rows // least))
         bounds = [i * piece.rows // count for i in range(count + 1)]
         for start, end in pairwise(bounds):

@@ -110,6 +110,14 @@ def test_a_chunk_larger_than_a_part_may_be_is_copied_in_several() -> None:
     assert sum(isinstance(part, CopyPart) for part in parts) == 4
 
 
+def test_a_chunk_of_as_many_bytes_as_two_parts_hold_whose_rows_do_not_divide_into_two_is_copied_in_three() -> None:
+    # The last whole row of either part would be the first byte beyond the limit.
+    layout = layout_of([5_000_000, 2 * (5 << 30) // 3072], row_bytes=3072)
+    parts = list(plan_parts(layout, S3_PART_LIMITS, sizes=PartSizes(copy_bytes=5 << 30)))
+    check(layout, parts, S3_PART_LIMITS)
+    assert sum(isinstance(part, CopyPart) and part.piece.chunk == 1 for part in parts) == 3
+
+
 @pytest.mark.parametrize("rows", [2600, 3000, 10_000])
 def test_more_chunks_than_parts_are_gathered_no_further_than_necessary(rows: int) -> None:
     layout = layout_of([rows] * 2000, text_bytes=20)
