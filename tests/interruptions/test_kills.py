@@ -149,6 +149,30 @@ def test_of_two_merges_at_once_either_may_be_killed_at_any_request(s3: S3Server,
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
 
 
+@pytest.mark.slow
+def test_of_two_merges_at_once_in_a_folder_either_may_be_killed_at_any_moment(tmp_path: Path) -> None:
+    draw = random.Random(10)
+    kills = 0
+    for number in range(6):
+        store = open_store(str(tmp_path / str(number)))
+        chunks = put_run(store, [1500] * 8, failed=2)
+        with run_merger(store.uri, 8, {}) as one, run_merger(store.uri, 8, {}) as other:
+            assert one.stderr is not None
+            for text in one.stderr:
+                if " merge_begins " in text:
+                    break
+            time.sleep(draw.uniform(0, 0.1))
+            one.kill()
+            one.communicate()
+            kills += one.returncode == -signal.SIGKILL
+            ended(other)
+        ended(run_merger(store.uri, 8, {}))
+        assert_merged(store, chunks)
+        names = sorted(path.name for path in (tmp_path / str(number)).rglob("*"))
+        assert names == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert kills
+
+
 def kill_when(process: Popen[str], is_now: Callable[[], bool]) -> bool:
     """Kill the process as soon as something is so, and return whether it was still there."""
     while process.poll() is None and not is_now():
