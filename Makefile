@@ -71,7 +71,7 @@ bench: $(SETUP) ## Measure the worker: against the seed's way, its own model, it
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-merge: $(SETUP) ## Merge 1 GB the old way and both new ways in turn, then the texts of 9 million rows
-	$(BIN)/python -m benchmarks.bench_merge
+	$(BIN)/python -m benchmarks.bench_merge $(ARGS)
 
 manifests: $(HELM) ## Render the chart into k8s/manifests
 	$(BIN)/python -m tests.charts.manifests

@@ -1,8 +1,12 @@
 """The merge against the way it was done before: download every chunk, append to one HDF5 file, upload that.
 
     python -m benchmarks.bench_merge            1 GB in 50 chunks, the ways in turn, then 900 chunks of texts alone
+    python -m benchmarks.bench_merge --quick    the same of 30 MB, once, to see that it works
 
-URLs have 67 bytes and ids 16, about as long as those of Open Images.
+The vectors of 1 GB are merged for two kinds of rows: a plain list, URLs of 54 bytes and no ids; and Open Images, URLs
+of 64 bytes, as its longest, and ids of 16. The 900 chunks are of Open Images.
+
+Bytes in and out are all that the process reads from the store and writes to it, in % of the result.
 
 Each way runs as a process of its own against a real S3 server on this machine, so that server and client share its
 cores and its disk: the ratios mean something, the seconds little.
@@ -33,11 +37,38 @@ from common.store import Store, open_store
 from tests.s3_server import s3_server
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 BUCKET = "bench"
 
-ROUNDS = 3
+
+class Size(NamedTuple):
+    rounds: int
+    chunks: int
+    rows: int
+    """Of a chunk."""
+    text_chunks: int
+
+
+FULL = Size(rounds=3, chunks=50, rows=10_000, text_chunks=900)
+QUICK = Size(rounds=1, chunks=4, rows=3600, text_chunks=20)
+
+
+def plain_row(index: int, row: int) -> tuple[str, None]:
+    return f"https://images.example/photos/{index:04}/{row:06}-{index * 65_536 + row:08x}.jpg", None
+
+
+def open_images_row(index: int, row: int) -> tuple[str, str]:
+    name = f"{index:06x}{row:010x}"
+    number = f"{index * 10_000 + row:011}"
+    return f"https://farm{1 + index % 9}.staticflickr.com/{1000 + index}/{number}_{name[-10:]}_o.jpg", name
+
+
+KINDS: dict[str, Callable[[int, int], tuple[str, str | None]]] = {
+    "plain list": plain_row,
+    "Open Images": open_images_row,
+}
+"""Of rows: URL, and id if there are any."""
 
 
 class Cost(NamedTuple):
@@ -50,8 +81,8 @@ class Cost(NamedTuple):
     peak_disk: int
 
 
-def put_run(store: Store, *, chunk_count: int, rows: int, dimensions: int) -> None:
-    """Put chunks of random unit vectors with URLs like Open Images' own."""
+def put_run(store: Store, kind: str, *, chunk_count: int, rows: int, dimensions: int) -> None:
+    """Put chunks of random unit vectors."""
     made_by = Provenance(
         manifest="bench",
         chunk_count=chunk_count,
@@ -68,11 +99,12 @@ def put_run(store: Store, *, chunk_count: int, rows: int, dimensions: int) -> No
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "chunk.h5"
         for index in range(chunk_count):
-            names = [f"{index:06x}{row:010x}" for row in range(rows)]
+            texts = [KINDS[kind](index, row) for row in range(rows)]
+            ids = [each for _, each in texts if each is not None]
             chunk = Chunk(
                 index=index,
-                urls=[f"https://farm{index % 10}.staticflickr.com/{index}/{name}_{name[:10]}_o.jpg" for name in names],
-                ids=names,
+                urls=[url for url, _ in texts],
+                ids=ids or None,
                 embeddings=np.roll(vectors, index, axis=0),
                 failures=[],
                 provenance=made_by,
@@ -162,7 +194,7 @@ def merge_by_appending(uri: str, chunk_count: int) -> None:
         with h5py.File(result, "w") as merged:
             for path in paths:
                 with h5py.File(path, "r") as chunk:
-                    for name in ("urls", "ids", "embeddings"):
+                    for name in [name for name in ("urls", "ids", "embeddings") if name in chunk]:
                         rows = chunk[name][:]
                         if name not in merged:
                             merged.create_dataset(name, data=rows, maxshape=(None, *rows.shape[1:]), chunks=True)
@@ -175,57 +207,69 @@ def merge_by_appending(uri: str, chunk_count: int) -> None:
     say(bytes_in=downloaded, bytes_out=result_bytes)
 
 
-def compare(store: Store, chunk_count: int, environment: Mapping[str, str]) -> None:
+def compare(store: Store, kind: str, size: Size, environment: Mapping[str, str]) -> None:
+    count = str(size.chunks)
+    put_run(store, kind, chunk_count=size.chunks, rows=size.rows, dimensions=512)
+    url, each = KINDS[kind](0, 0)
+    print(f"\n{kind}: {size.chunks} chunks of {size.rows} rows, URLs of {len(url)} bytes, ids of {len(each or '')}")
     ways = {
-        "append": ["append", store.uri, str(chunk_count)],
-        "server-side": ["merge", store.uri, str(chunk_count), "server-side"],
-        "streaming": ["merge", store.uri, str(chunk_count), "streaming"],
+        "append": ["append", store.uri, count],
+        "server-side": ["merge", store.uri, count, "server-side"],
+        "streaming": ["merge", store.uri, count, "streaming"],
     }
-    for turn in range(1, ROUNDS + 1):
+    for turn in range(1, size.rounds + 1):
         costs = {}
         for name, program in ways.items():
             costs[name] = measure(program, environment)
-            size = store.stat(RESULT_KEY)
-            assert size is not None
-            show(f"round {turn} {name}", costs[name], size.size)
+            show(f"round {turn} {name}", costs[name], result_bytes(store))
             store.delete([RESULT_KEY, SUMMARY_KEY])
         ratio = costs["server-side"].seconds / costs["append"].seconds
         print(f"round {turn} server-side takes {ratio:.2f} of the time of append", flush=True)
+    store.delete([found.key for found in store.list("")])
 
 
-def show(name: str, cost: Cost, result_bytes: int) -> None:
+def result_bytes(store: Store) -> int:
+    found = store.stat(RESULT_KEY)
+    assert found is not None
+    return found.size
+
+
+def show(name: str, cost: Cost, size: int) -> None:
     print(
         f"{name:<22} {cost.seconds:6.1f} s, {cost.cpu_seconds:5.1f} s CPU  "
-        f"{cost.bytes_in / 1e6:7.1f} MB in ({cost.bytes_in / result_bytes:6.1%} of the result), "
-        f"{cost.bytes_out / 1e6:7.1f} MB out ({cost.bytes_out / result_bytes:6.1%})  "
+        f"{cost.bytes_in / 1e6:7.1f} MB in, {cost.bytes_out / 1e6:7.1f} MB out: "
+        f"{cost.bytes_in / size:6.2%} in, {cost.bytes_out / size:6.2%} out, "
+        f"{max(cost.bytes_in, cost.bytes_out) / size:6.2%} the larger, "
+        f"{(cost.bytes_in + cost.bytes_out) / size:6.2%} both  "
         f"{cost.peak_memory / 1e6:6.0f} MB memory  "
         f"{cost.peak_disk / 1e6:7.1f} MB disk",
         flush=True,
     )
 
 
-def main() -> None:
+def main(size: Size) -> None:
     with s3_server() as server:
         os.environ.update(server.environment)
         boto3.client("s3").create_bucket(Bucket=BUCKET)
-        many = open_store(f"s3://{BUCKET}/vectors")
-        put_run(many, chunk_count=50, rows=10_000, dimensions=512)
-        compare(many, 50, server.environment)
-        many.delete([found.key for found in many.list("")])
+        for kind in KINDS:
+            compare(open_store(f"s3://{BUCKET}/{kind.replace(' ', '-')}"), kind, size, server.environment)
         texts = open_store(f"s3://{BUCKET}/texts")
-        put_run(texts, chunk_count=900, rows=10_000, dimensions=1)
-        cost = measure(["merge", texts.uri, "900", "server-side"], server.environment)
-        size = texts.stat(RESULT_KEY)
-        assert size is not None
-        show("9 million URLs and ids", cost, size.size)
+        put_run(texts, "Open Images", chunk_count=size.text_chunks, rows=size.rows, dimensions=1)
+        print(
+            f"\n{size.text_chunks * size.rows:,} URLs and ids of Open Images in {size.text_chunks} chunks, vectors of 1"
+        )
+        cost = measure(["merge", texts.uri, str(size.text_chunks), "server-side"], server.environment)
+        show("texts and metadata", cost, result_bytes(texts))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("program", nargs="*", help=argparse.SUPPRESS)
-    match parser.parse_args().program:
+    arguments = parser.parse_args()
+    match arguments.program:
         case []:
-            main()
+            main(QUICK if arguments.quick else FULL)
         case ["append", uri, count]:
             merge_by_appending(uri, int(count))
         case ["merge", uri, count, assembly]:
