@@ -74,6 +74,7 @@ def assemble(
                 done, uploads = wait(uploads, timeout=1, return_when=FIRST_COMPLETED)
                 _raise_first(done)
                 progress.log_if_due()
+            progress.log_if_due()
             copies = _without_done(copies)
             uploads.add(uploaders.submit(upload, number, part, data))
         pending = copies | uploads

@@ -64,7 +64,8 @@ class Progress:
         self.step = Step.PARTS
         self._count, self._size = len(parts), sum(part.size for part in parts)
         self._parts_done = self._bytes_done = 0
-        self._started = self._logged = time.monotonic()
+        self._started = time.monotonic()
+        self.log()
 
     def part_done(self, part: Part) -> None:
         with self._lock:
@@ -90,5 +91,6 @@ class Progress:
             of=self._count,
             bytes_copied_by_store=self._traffic.copied_by_store,
             bytes_uploaded=self._traffic.uploaded,
+            bytes_read=self._traffic.read,
             eta_s=round((self._size - self._bytes_done) / rate) if rate else "unknown",
         )

@@ -304,8 +304,23 @@ def refuse_conditions(code: str) -> Intervention:
     return lambda request: answer if has_condition(request) else None
 
 
-def wrong_copy(api: S3Client, *, ignoring_the_range: bool) -> Intervention:
-    """Return what makes a server's copies wrong: the whole object each time, or zeros in place of its bytes."""
+class CopiedRange(NamedTuple):
+    """What a server is asked to copy."""
+
+    bucket: str
+    key: str
+    start: int
+    length: int
+
+    def read(self, api: S3Client, *, key: str = "", shift: int = 0) -> bytes:
+        """Return as many bytes as asked for, of another object or place where these are given."""
+        first = self.start + shift
+        wanted = f"bytes={first}-{first + self.length - 1}"
+        return api.get_object(Bucket=self.bucket, Key=key or self.key, Range=wanted)["Body"].read()
+
+
+def wrong_copy(api: S3Client, content: Callable[[CopiedRange], bytes]) -> Intervention:
+    """Return what makes a server put `content` where it was asked for a copy, and say that all is well."""
 
     def intervene(request: Request) -> Answer | None:
         if not request.is_copy:
@@ -313,20 +328,17 @@ def wrong_copy(api: S3Client, *, ignoring_the_range: bool) -> Intervention:
         url = urlsplit(request.path)
         bucket, key = unquote(url.path).lstrip("/").split("/", 1)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        part: dict[str, Any] = {
-            "Bucket": bucket,
-            "Key": key,
-            "UploadId": query["uploadId"],
-            "PartNumber": int(query["partNumber"]),
-        }
-        if ignoring_the_range:
-            source = unquote(request.headers["x-amz-copy-source"])
-            etag = api.upload_part_copy(**part, CopySource=source)["CopyPartResult"]["ETag"]
-        else:
-            found = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["x-amz-copy-source-range"])
-            assert found is not None
-            etag = api.upload_part(**part, Body=bytes(int(found[2]) - int(found[1]) + 1))["ETag"]
-        etag = etag.strip('"')
+        source = unquote(request.headers["x-amz-copy-source"]).lstrip("/").split("/", 1)
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["x-amz-copy-source-range"])
+        assert found is not None
+        start, end = map(int, found.groups())
+        etag = api.upload_part(
+            Bucket=bucket,
+            Key=key,
+            UploadId=query["uploadId"],
+            PartNumber=int(query["partNumber"]),
+            Body=content(CopiedRange(*source, start, end - start + 1)),
+        )["ETag"].strip('"')
         return Answer(200, f"<CopyPartResult><ETag>&quot;{etag}&quot;</ETag></CopyPartResult>".encode())
 
     return intervene
