@@ -328,7 +328,7 @@ def wrong_copy(api: S3Client, content: Callable[[CopiedRange], bytes]) -> Interv
         url = urlsplit(request.path)
         bucket, key = unquote(url.path).lstrip("/").split("/", 1)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        source = unquote(request.headers["x-amz-copy-source"]).lstrip("/").split("/", 1)
+        source, chunk = unquote(request.headers["x-amz-copy-source"]).lstrip("/").split("/", 1)
         found = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["x-amz-copy-source-range"])
         assert found is not None
         start, end = map(int, found.groups())
@@ -337,7 +337,7 @@ def wrong_copy(api: S3Client, content: Callable[[CopiedRange], bytes]) -> Interv
             Key=key,
             UploadId=query["uploadId"],
             PartNumber=int(query["partNumber"]),
-            Body=content(CopiedRange(*source, start, end - start + 1)),
+            Body=content(CopiedRange(source, chunk, start, end - start + 1)),
         )["ETag"].strip('"')
         return Answer(200, f"<CopyPartResult><ETag>&quot;{etag}&quot;</ETag></CopyPartResult>".encode())
 
