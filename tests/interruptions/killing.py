@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.s3_server import S3Server
 
-SECONDS = 120
+SECONDS = 280
 """Far more than any of these programs takes."""
 
 

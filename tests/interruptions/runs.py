@@ -98,7 +98,7 @@ class RunOfImages:
 
 def ended(process: Popen[str]) -> str:
     """Return the log of a program that is to succeed."""
-    _, log = process.communicate(timeout=120)
+    _, log = process.communicate(timeout=280)
     assert process.returncode == 0, log
     return log
 

@@ -86,6 +86,7 @@ def merge_moments(draw: random.Random) -> Iterator[tuple[Moment, Callable[[Reque
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("s3_environment")
 def test_a_run_whose_programs_are_killed_again_and_again_has_the_result_of_an_undisturbed_one(
     s3: S3Server, s3_api: S3Client, bucket: str, run: RunOfImages

@@ -63,12 +63,12 @@ class Held:
 
     def _wait(self, answer: Answer | None) -> Answer:
         self.reached.set()
-        assert self.go_on.wait(120)
+        assert self.go_on.wait(280)
         return answer or Answer(500, b"")
 
     def let_go(self) -> Ended:
         self.go_on.set()
-        _, log = self.process.communicate(timeout=120)
+        _, log = self.process.communicate(timeout=280)
         return Ended(self.process.returncode, log)
 
 
