@@ -14,6 +14,7 @@ one ranged read tells everything but the rows. Where it is more, it takes anothe
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,11 +24,11 @@ import h5py
 import numpy as np
 
 from common.errors import ChunkInvalid, StoreUnavailable
-from common.hdf5 import new_hdf5, open_hdf5
+from common.hdf5 import Dataset, lay_out, open_hdf5
 from common.indexes import parse_indexes
 from common.provenance import Provenance, program_version
-from common.resources import exhausted, sentence
-from common.seal import SEAL_BYTES, open_sealed, write_seal
+from common.resources import exhausted, sentence, written_file
+from common.seal import SEAL_BYTES, open_sealed, seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,11 +44,7 @@ DIGEST = "sha256"
 """A dataset's attribute: the digest of its bytes, by which a flipped bit is found."""
 
 METADATA_BYTES = 16_384
-"""What is read to know everything but the rows."""
-
-METADATA_BLOCK_BYTES = 8192
-"""Of HDF5's metadata, which takes 4.7 KiB. Behind this block it keeps the texts of attributes, in heaps of 4 KiB; one
-is usual, METADATA_BYTES have room for two, and the rows begin after them."""
+"""What is read to know everything but the rows, which takes 8.8 KiB, or more where the texts of attributes are long."""
 
 BLOCK_BYTES = 4 << 20
 """Of rows that are read and checked together."""
@@ -117,38 +114,33 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
     Raises ChunkInvalid, before anything is written, when the chunk breaks an invariant, and ResourceExhausted.
     """
     check_rows(chunk)
-    options = {"libver": ("v108", "v110"), "meta_block_size": METADATA_BLOCK_BYTES, "userblock_size": SEAL_BYTES}
-    with new_hdf5(path, **options) as file:
-        requested = len(chunk.urls) + len(chunk.failures)
-        file.attrs.update(
-            run_attributes(chunk.provenance)
-            | {
-                "chunk_index": chunk.index,
-                "rows_requested": requested,
-                "rows_embedded": len(chunk.urls),
-                "rows_failed": len(chunk.failures),
-            }
-        )
-        columns: dict[str, NDArray[Any]] = {"urls": to_bytes_column(chunk.urls)}
-        if chunk.ids is not None:
-            columns["ids"] = to_bytes_column(chunk.ids)
-        columns["embeddings"] = chunk.embeddings
-        columns["failures/row"] = np.array([failure.row for failure in chunk.failures], dtype=np.int64)
-        for name in FAILURE_TEXTS:
-            columns[f"failures/{name}"] = to_bytes_column([getattr(failure, name) for failure in chunk.failures])
-        # All headers first, then the data, so that the headers share the first metadata block.
-        datasets = {}
-        for name, data in columns.items():
-            datasets[name] = file.create_dataset(name, shape=data.shape, dtype=data.dtype)
-            datasets[name].attrs[DIGEST] = sha256(data)
-        # HDF5 gives some metadata its place only when it is written, which would be behind the rows.
+    columns: dict[str, NDArray[Any]] = {"urls": to_bytes_column(chunk.urls)}
+    if chunk.ids is not None:
+        columns["ids"] = to_bytes_column(chunk.ids)
+    columns["embeddings"] = chunk.embeddings
+    columns["failures/row"] = np.array([failure.row for failure in chunk.failures], dtype=np.int64)
+    for name in FAILURE_TEXTS:
+        columns[f"failures/{name}"] = to_bytes_column([getattr(failure, name) for failure in chunk.failures])
+    skeleton = lay_out(
+        run_attributes(chunk.provenance)
+        | {
+            "chunk_index": chunk.index,
+            "rows_requested": len(chunk.urls) + len(chunk.failures),
+            "rows_embedded": len(chunk.urls),
+            "rows_failed": len(chunk.failures),
+        },
+        {name: Dataset(data.shape, data.dtype, {DIGEST: sha256(data)}) for name, data in columns.items()},
+        user_block_bytes=SEAL_BYTES,
+    )
+    sealed = skeleton.metadata[0][SEAL_BYTES:]
+    parts: dict[int, bytes | memoryview] = {**skeleton.metadata, 0: seal(sealed, size=skeleton.size) + sealed}
+    parts |= {skeleton.offsets[name]: _bytes(data) for name, data in columns.items() if data.size}
+    with written_file(path), path.open("wb") as file:
+        for offset in sorted(parts):
+            file.write(parts[offset])
         file.flush()
-        for name, data in columns.items():
-            if data.size:
-                datasets[name].write_direct(np.ascontiguousarray(data))
-        starts = [dataset.id.get_offset() for dataset in datasets.values() if dataset.size]
-        end = min(starts, default=None)
-    write_seal(path, end=end)
+        # A disk at the other end of a network may find out only now that it has no room.
+        os.fsync(file.fileno())
 
 
 FAILURE_TEXTS = ("url", "id", "reason", "detail")
@@ -331,7 +323,12 @@ def run_attributes(provenance: Provenance) -> dict[str, Any]:
 
 def sha256(data: NDArray[Any]) -> str:
     """Return the hexadecimal SHA-256 of the array's bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(data).view(np.uint8).data if data.size else b"").hexdigest()
+    return hashlib.sha256(_bytes(data)).hexdigest()
+
+
+def _bytes(data: NDArray[Any]) -> memoryview:
+    """Return the array's bytes in C order, not copied where it has that order."""
+    return memoryview(np.ascontiguousarray(data).view(np.uint8).data if data.size else b"")
 
 
 def to_bytes_column(texts: Sequence[str]) -> NDArray[np.bytes_]:

@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import StoreUnavailable
-from common.hdf5 import open_hdf5
-from common.resources import sentence, written_file
+from common.hdf5 import Head, open_hdf5
+from common.resources import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import h5py
 
@@ -37,18 +36,10 @@ _SEAL = struct.Struct("<16sQQ32s")
 """Magic, bytes of the file, where the sealed bytes end, and the SHA-256 of these; they begin behind the seal."""
 
 
-def write_seal(path: Path, *, end: int | None) -> None:
-    """Seal the bytes of an HDF5 file, which has a user block of SEAL_BYTES, up to `end`, or all of them.
-
-    Raises ResourceExhausted.
-    """
-    with written_file(path), path.open("r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        end = size if end is None else end
-        file.seek(SEAL_BYTES)
-        sealed = file.read(end - SEAL_BYTES)
-        file.seek(0)
-        file.write(_SEAL.pack(_MAGIC, size, end, hashlib.sha256(sealed).digest()).ljust(SEAL_BYTES, b"\0"))
+def seal(sealed: bytes, *, size: int) -> bytes:
+    """Return the seal of a file of `size` bytes, of which these follow the seal, and then the rows."""
+    end = SEAL_BYTES + len(sealed)
+    return _SEAL.pack(_MAGIC, size, end, hashlib.sha256(sealed).digest()).ljust(SEAL_BYTES, b"\0")
 
 
 @contextmanager
@@ -62,11 +53,11 @@ def open_sealed(file: BinaryIO, *, name: str) -> Iterator[h5py.File]:
         sealed, size = _read(file)
     except OSError as error:
         raise StoreUnavailable(sentence(error, name)) from error
-    with open_hdf5(io.BufferedReader(_Sealed(sealed, size)), name=name) as opened:
+    with open_hdf5(io.BufferedReader(Head(sealed, size)), name=name) as opened:
         yield opened
 
 
-def _read(file: BinaryIO) -> tuple[bytes, int]:
+def _read(file: BinaryIO) -> tuple[bytearray, int]:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(READ_BYTES)
@@ -81,33 +72,4 @@ def _read(file: BinaryIO) -> tuple[bytes, int]:
         head += more
     if hashlib.sha256(head[SEAL_BYTES:end]).digest() != digest:
         raise ValueError("its metadata is not as it was written")
-    return head[:end], size
-
-
-class _Sealed(io.RawIOBase):
-    """The sealed bytes as a file of the whole size."""
-
-    def __init__(self, sealed: bytes, size: int) -> None:
-        self._sealed, self._size, self._position = sealed, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        # What HDF5 asks for beyond is nothing that it may build on: zeros, as in a hole.
-        wanted = min(len(buffer), max(0, self._size - self._position))
-        found = self._sealed[self._position : self._position + wanted].ljust(wanted, b"\0")
-        buffer[:wanted] = found
-        self._position += wanted
-        return wanted
+    return bytearray(head[:end]), size

@@ -1,7 +1,7 @@
 """Where every byte of the result comes from, computed from the headers of the chunks alone.
 
 0            HDF5's own metadata: attributes, names, shapes
-12288        urls         one after the other, in the order of the chunks; later where the attributes are long
+8192         urls         one after the other, in the order of the chunks; later where the attributes are long
 …            ids          where the manifest has ids
 …            embeddings   the bulk: what the store can copy by itself
 """
@@ -12,17 +12,14 @@ from bisect import bisect_right
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import h5py
 import numpy as np
 
-from common.chunk_file import METADATA_BLOCK_BYTES, run_attributes
-from common.hdf5 import new_hdf5
+from common.chunk_file import run_attributes
+from common.hdf5 import Dataset, lay_out
 from common.indexes import format_indexes
-from common.resources import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from common.chunk_file import ChunkHeader
 
@@ -126,69 +123,18 @@ def result_attributes(headers: Sequence[ChunkHeader], missing: Sequence[int]) ->
 def compute_layout(headers: Sequence[ChunkHeader], attributes: dict[str, Any]) -> Layout:
     """Return the layout of the result that the chunks make, in the order given, under these attributes.
 
-    The headers agree on dimensions and ids wherever they have rows. HDF5 itself decides the offsets: it is asked to
-    allocate the datasets, in a sparse temporary file, without writing a row.
+    The headers agree on dimensions and ids wherever they have rows. HDF5 itself decides the offsets.
     """
     with_rows = [header for header in headers if header.embedded] or list(headers)
     starts = list(accumulate((header.embedded for header in headers), initial=0))
-    types: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    datasets = {}
     for name in ("urls", "ids"):
         if all(name in header.spans for header in with_rows):
             width = max(header.spans[name].row_bytes for header in with_rows)
-            types[name] = (starts[-1],), np.dtype(f"S{width}")
-    types[EMBEDDINGS] = (starts[-1], max(header.dimensions for header in with_rows)), np.dtype("<f4")
-
-    with temporary_folder("merge") as folder:
-        path = folder / "layout.h5"
-        offsets = _allocate(path, types, attributes)
-        columns = [Column(name, offsets[name], _row_bytes(*types[name])) for name in types]
-        columns.sort(key=lambda column: column.offset)
-        size = path.stat().st_size
-        return Layout(size, _read_metadata(path, columns, starts[-1]), columns, starts)
-
-
-def _row_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    return dtype.itemsize * (shape[1] if len(shape) == 2 else 1)
-
-
-def _allocate(
-    path: Path, types: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], attributes: dict[str, Any]
-) -> dict[str, int]:
-    """Write a result without its rows, return the offset of each dataset (0 where there are no rows)."""
-    offsets = {}
-    with new_hdf5(
-        path,
-        libver=("v108", "v110"),
-        meta_block_size=METADATA_BLOCK_BYTES,
-        alignment_threshold=SMALL_BYTES,
-        alignment_interval=ALIGNMENT,
-    ) as file:
-        file.attrs.update(attributes)
-        for name, (shape, dtype) in types.items():
-            creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            creation.set_layout(h5py.h5d.CONTIGUOUS)
-            creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            creation.set_obj_track_times(False)
-            dataset = h5py.h5d.create(
-                file.id,
-                name.encode(),
-                h5py.h5t.py_create(dtype, logical=True),
-                h5py.h5s.create_simple(shape),
-                dcpl=creation,
-            )
-            offsets[name] = dataset.get_offset() or 0
-    return offsets
-
-
-def _read_metadata(path: Path, columns: Sequence[Column], rows: int) -> dict[int, bytes]:
-    spans = [(column.offset, column.offset + rows * column.row_bytes) for column in columns] if rows else []
-    starts = [0, *(end for _, end in spans)]
-    ends = [*(start for start, _ in spans), path.stat().st_size]
-    metadata = {}
-    with path.open("rb") as file:
-        for start, end in zip(starts, ends, strict=True):
-            if end > start:
-                file.seek(start)
-                metadata[start] = file.read(end - start)
-    return metadata
+            datasets[name] = Dataset((starts[-1],), np.dtype(f"S{width}"), {})
+    dimensions = max(header.dimensions for header in with_rows)
+    datasets[EMBEDDINGS] = Dataset((starts[-1], dimensions), np.dtype("<f4"), {})
+    skeleton = lay_out(attributes, datasets, alignment_threshold=SMALL_BYTES, alignment_interval=ALIGNMENT)
+    columns = [Column(name, skeleton.offsets[name], dataset.row_bytes) for name, dataset in datasets.items()]
+    columns.sort(key=lambda column: column.offset)
+    return Layout(skeleton.size, skeleton.metadata, columns, starts)

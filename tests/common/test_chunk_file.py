@@ -11,7 +11,7 @@ from common.chunk_file import DIGEST, METADATA_BYTES, Chunk, Failure, read_heade
 from common.errors import ChunkInvalid, FingerprintMismatch
 from common.provenance import Provenance
 from common.reasons import REASON_HELP, Reason
-from common.seal import write_seal
+from tests.merger.runs import seal_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,7 +122,7 @@ def test_rows_that_are_not_of_norm_1_are_damage_though_their_digest_is_right(tmp
         vectors[7] = np.nan
         file["embeddings"][:] = vectors
         file["embeddings"].attrs[DIGEST] = sha256(vectors)
-    write_seal(path, end=None)
+    seal_again(path)
     with path.open("rb") as file, pytest.raises(ChunkInvalid, match="row 7"):
         verify_chunk(file, name="chunk")
 
@@ -153,7 +153,7 @@ def test_attributes_that_do_not_fit_are_refused(attribute: str, value: object, t
     write_chunk(path, make_chunk())
     with h5py.File(path, "a") as file:
         file.attrs[attribute] = value
-    write_seal(path, end=None)
+    seal_again(path)
     with path.open("rb") as file, pytest.raises(ChunkInvalid):
         read_header(file, name="chunk")
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import io
+import random
 import subprocess
 import sys
 import textwrap
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 import pytest
 
 from common.errors import StoreUnavailable
-from common.hdf5 import new_hdf5, open_hdf5
+from common.hdf5 import Dataset, lay_out, open_hdf5
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +49,7 @@ class FailingFile(io.RawIOBase):
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    with new_hdf5(tmp_path / "some.h5") as file:
+    with h5py.File(tmp_path / "some.h5", "w") as file:
         file["rows"] = np.arange(100_000)
     return tmp_path / "some.h5"
 
@@ -100,3 +102,56 @@ def test_a_failure_that_is_kept_does_not_take_the_process_down_when_it_ends(path
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(path)], timeout=60, check=False)
     assert done.returncode == 0
+
+
+def some_datasets(generator: random.Random, *, names: list[str]) -> dict[str, Dataset]:
+    """Return datasets of texts, of few rows and many and of none, under attributes few and many."""
+    return {
+        name: Dataset(
+            (generator.choice([0, 1, 7, 600]),),
+            np.dtype(f"S{generator.choice([1, 9, 100])}"),
+            {f"digest {number}": 64 * "a" for number in range(generator.choice([0, 1, 9]))},
+        )
+        for name in names
+    }
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"user_block_bytes": 512}, {"alignment_threshold": 2048, "alignment_interval": 4096}]
+)
+def test_hdf5_reads_rows_from_where_it_was_said_that_they_go_and_all_else_stands_before_them(
+    options: dict[str, int],
+) -> None:
+    generator = random.Random(0)
+    for datasets_count in range(1, 40):
+        names = ["rows", *(f"group/{number}" for number in range(datasets_count))]
+        datasets = some_datasets(generator, names=names)
+        datasets["rows"] = Dataset((9, 512), np.dtype("<f4"), {})
+        attributes = {
+            f"attribute {number}": generator.choice([number, "x" * generator.choice([0, 300, 5000, 60_000])])
+            for number in range(generator.randrange(40))
+        }
+        skeleton = lay_out(attributes, datasets, **options)
+        assert not any(any(zeros) for offset, zeros in skeleton.metadata.items() if offset)
+        rows = {name: generator.randbytes(dataset.size) for name, dataset in datasets.items()}
+        parts = skeleton.metadata | {skeleton.offsets[name]: data for name, data in rows.items() if data}
+        written = b"".join(parts[offset] for offset in sorted(parts))
+        assert len(written) == skeleton.size
+        with h5py.File(io.BytesIO(written)) as file:
+            assert dict(file.attrs) == attributes
+            for name, dataset in datasets.items():
+                assert file[name].chunks is None
+                assert file[name].shape == dataset.shape
+                assert dict(file[name].attrs) == dataset.attributes
+                assert file[name][()].tobytes() == rows[name]
+        threshold, interval = options.get("alignment_threshold", 1), options.get("alignment_interval", 1)
+        assert all(
+            skeleton.offsets[name] % interval == 0 for name, dataset in datasets.items() if dataset.size >= threshold
+        )
+
+
+def test_rows_that_no_memory_holds_are_laid_out_within_little() -> None:
+    datasets = {"a": Dataset((10**12,), np.dtype("S100"), {}), "b": Dataset((10**12, 512), np.dtype("<f4"), {})}
+    skeleton = lay_out({"rows": 10**12}, datasets)
+    assert skeleton.size == sum(map(len, skeleton.metadata.values())) + 10**12 * (100 + 2048)
+    assert sum(map(len, skeleton.metadata.values())) < 16_384

@@ -17,7 +17,7 @@ from common.chunk_file import Chunk, Failure, write_chunk
 from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.provenance import Provenance
 from common.reasons import Reason
-from common.seal import write_seal
+from common.seal import SEAL_BYTES, seal
 from merger.settings import MergerSettings
 
 if TYPE_CHECKING:
@@ -80,13 +80,19 @@ def put_chunk(store: Store, chunk: Chunk) -> None:
         store.put_file(chunk_key(chunk.index), path)
 
 
+def seal_again(path: Path) -> None:
+    """Seal a chunk file that was changed, rows and all."""
+    data = path.read_bytes()
+    path.write_bytes(seal(data[SEAL_BYTES:], size=len(data)) + data[SEAL_BYTES:])
+
+
 def edit(store: Store, index: int, change: Callable[[h5py.File], None], tmp_path: Path) -> None:
     """Change a chunk file in the store behind its worker's back, and seal it again."""
     path = tmp_path / "edited.h5"
     path.write_bytes(store.read(chunk_key(index)))
     with h5py.File(path, "r+") as file:
         change(file)
-    write_seal(path, end=None)
+    seal_again(path)
     store.put_file(chunk_key(index), path)
 
 

@@ -12,10 +12,18 @@ import pytest
 from common.chunk_file import DIGEST, write_chunk
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
 from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
-from common.seal import write_seal
 from common.store import open_store
 from merger.merge import merge
-from tests.merger.runs import assert_merged, edit, make_chunk, put_chunk, put_run, read_summary, settings_for
+from tests.merger.runs import (
+    assert_merged,
+    edit,
+    make_chunk,
+    put_chunk,
+    put_run,
+    read_summary,
+    seal_again,
+    settings_for,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,7 +205,7 @@ def test_a_chunk_file_whose_rows_were_never_allocated_is_refused(folder: Store, 
     with h5py.File(path, "r+") as file:
         del file["embeddings"]
         file.create_dataset("embeddings", (4, 512), np.float32).attrs[DIGEST] = ""
-    write_seal(path, end=None)
+    seal_again(path)
     folder.put_file(chunk_key(0), path)
     with pytest.raises(ChunkInvalid, match="contiguous"):
         merge(folder, settings_for(folder, 1))

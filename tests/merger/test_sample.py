@@ -93,7 +93,7 @@ def test_texts_that_passed_are_not_read_again_and_neighbouring_rows_of_the_resul
     s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 12
-    put_run(open_store(f"s3://{bucket}/run"), [400] * count)
+    put_run(open_store(f"s3://{bucket}/run"), [420] * count)
     with s3_proxy(s3, lambda _: None) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.environment["AWS_ENDPOINT_URL"])
         clear_clients()
