@@ -28,6 +28,8 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
     TOO_MANY_PIXELS = "too_many_pixels"
+    DECODE_TIMEOUT = "decode_timeout"
+    DECODER_DIED = "decoder_died"
     NOT_FINITE = "not_finite"
 
 
@@ -54,5 +56,7 @@ REASON_HELP: dict[Reason, str] = {
     Reason.TRUNCATED: "the image ends too early",
     Reason.CORRUPT: "the image's data cannot be decoded",
     Reason.TOO_MANY_PIXELS: "the header announces more pixels than EMBEDDER_MAX_IMAGE_PIXELS",
+    Reason.DECODE_TIMEOUT: "decoding took more than EMBEDDER_DECODE_TIMEOUT_SECONDS of CPU time",
+    Reason.DECODER_DIED: "a decoder's process died of it, twice, as of a fault in a library",
     Reason.NOT_FINITE: "the model's output is not finite or has no length",
 }

@@ -69,6 +69,7 @@ OTHER_SETTINGS = frozenset(
         "assembly",
         "connect_timeout_seconds",
         "decode_threads",
+        "decode_timeout_seconds",
         "fetch_attempts",
         "fetch_concurrency",
         "fetch_concurrency_per_host",

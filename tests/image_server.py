@@ -140,6 +140,23 @@ def chunked(body: bytes, *, piece: int = 1000) -> Behaviour:
     return behave
 
 
+def chunked_slowly(body: bytes, release: threading.Event) -> Behaviour:
+    """Answer without Content-Length, and with the second half of the body only once it is released."""
+
+    async def behave(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(body[: len(body) // 2])
+        while not release.is_set():
+            await asyncio.sleep(0.01)
+        await response.write(body[len(body) // 2 :])
+        await response.write_eof()
+        return response
+
+    return behave
+
+
 def endless() -> Behaviour:
     """Answer without Content-Length and never stop."""
 

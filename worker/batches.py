@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 BUFFERS = 4
@@ -59,7 +60,7 @@ class Batches:
         self._ready: deque[Batch] = deque()
         self._is_closed = False
 
-    def put(self, position: int, square: Tensor) -> None:
+    def put(self, position: int, square: NDArray[np.uint8]) -> None:
         """Add the square, uint8 (size, size, 3), of a row; waits while there is no room. Nothing comes of it once
         the queue is closed, which then was because of an error.
         """
@@ -78,7 +79,7 @@ class Batches:
                 self._filling = None
                 self._changed.notify_all()
         # By NumPy, since torch would wake a team of threads for each copy.
-        np.copyto(batch.buffer[place].numpy(), square.numpy())
+        np.copyto(batch.buffer[place].numpy(), square)
         with self._changed:
             batch.count_copied()
             if batch.is_taken and batch.is_whole:

@@ -15,6 +15,7 @@ from common.provenance import Provenance
 from common.resources import temporary_folder
 from common.store import ObjectExists, ObjectReplaced, open_store
 from worker.collector import Collector
+from worker.decoders import Decoders
 from worker.geometry import PREPROCESSING_VERSION
 from worker.manifest import open_manifest
 from worker.model_loading import ModelLoading
@@ -51,7 +52,12 @@ class _ChunkJob:
         self._settings = settings
         self._index = settings.chunk_index
         self._key = chunk_key(self._index)
-        # First of all, since it takes longest.
+        # First of all, since these take longest.
+        self._decoders = Decoders(
+            settings.decoder_count,
+            max_image_bytes=settings.max_image_bytes,
+            timeout_seconds=settings.decode_timeout_seconds,
+        )
         self._model = ModelLoading(settings)
         self._model.start()
         self._store: Store = open_store(settings.run_uri)
@@ -79,6 +85,7 @@ class _ChunkJob:
             self._manifest,
             chunk,
             collector,
+            decoders=self._decoders,
             batches=self._model.batches,
             encoder=self._model.encoder,
         )
@@ -93,6 +100,7 @@ class _ChunkJob:
             self._wait(pipeline, collector)
         finally:
             pipeline.stop()
+            self._decoders.close()
         return self._store_chunk(collector, overwrite=is_damaged)
 
     def _provenance(self) -> Provenance:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from common.errors import DeviceUnavailable, ModelError, ResourceExhausted
 from common.logs import log
+from common.resources import exhausted
 from worker.model import UNTRAINED_SEED
 
 if TYPE_CHECKING:
@@ -75,7 +76,11 @@ def load_vision_tower(source: ModelSource) -> CLIPVisionModelWithProjection:
         model, info = kind.from_pretrained(
             source.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
+    except MemoryError:
+        raise
     except Exception as error:  # the library raises a dozen kinds, and each means that these files are no such model
+        if (lack := exhausted(error)) is not None:
+            raise lack from error
         raise ModelError(f"{source.name} cannot be loaded from {source.folder}: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{source.name} lacks {len(missing)} weights of a vision tower, the first is {missing[0]}")

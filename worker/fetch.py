@@ -18,6 +18,7 @@ from worker.local_image import image_size, local_path, read_image
 from worker.object_urls import ObjectUrls
 from worker.rows import ImageFailed, Row
 from worker.sources import candidates
+from worker.stage_times import StageTimes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -47,7 +48,8 @@ class ImageFetcher:
     """Fetches the images of one chunk; use it as an async context manager, from one event loop.
 
     `sources` are tried in their order. `folder` is where a local manifest's relative paths start; None for a manifest
-    that came over the network, whose images must too. `resolver` replaces the system's, `breaker` the usual patience.
+    that came over the network, whose images must too. `resolver` replaces the system's, `breaker` the usual patience;
+    `times` is told how long requests take.
     """
 
     def __init__(
@@ -58,11 +60,13 @@ class ImageFetcher:
         folder: Path | None,
         resolver: AbstractResolver | None = None,
         breaker: CircuitBreaker | None = None,
+        times: StageTimes | None = None,
     ) -> None:
         self._settings = settings
         self._sources = sources
         self._folder = folder
-        self._budget = ByteBudget(settings.max_inflight_bytes)
+        times = times or StageTimes(decode_threads=1)
+        self._budget = ByteBudget(settings.inflight_bytes, times)
         self._objects = ObjectUrls()
         self._hosts = Hosts(
             settings,
@@ -70,6 +74,7 @@ class ImageFetcher:
             user_agent=_user_agent(settings.user_agent),
             resolver=resolver,
             breaker=breaker,
+            times=times,
         )
         self._bytes_of_files = 0
         self.retries = 0

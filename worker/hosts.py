@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from worker.settings import WorkerSettings
+    from worker.stage_times import StageTimes
 
 DNS_CACHE_SECONDS = 60
 
@@ -76,8 +77,10 @@ class Hosts:
         user_agent: str,
         resolver: AbstractResolver | None = None,
         breaker: CircuitBreaker | None = None,
+        times: StageTimes,
     ) -> None:
         self._settings = settings
+        self._times = times
         self._user_agent = user_agent
         self._resolver = resolver
         self._breaker = breaker or CircuitBreaker(patience_seconds=settings.source_patience_seconds)
@@ -100,7 +103,8 @@ class Hosts:
         """Hold a place among the requests under way, for what is none."""
         await self._slots.acquire(name)
         try:
-            yield
+            with self._times.measure("fetch_worked"):
+                yield
         finally:
             self._slots.release(name)
 
@@ -154,8 +158,9 @@ class Hosts:
         is_try = await self._enter(request, is_last_resort=is_last_resort)
         since = time.monotonic()
         try:
-            async with self._response(request) as (response, deadline):
-                answer = await read(response, deadline)
+            with self._times.measure("fetch_worked"):
+                async with self._response(request) as (response, deadline):
+                    answer = await read(response, deadline)
         except TemporaryFailure as temporary:
             unanswered = Unanswered(temporary.failure, host=request.host, since=since, may_pass=True)
             unanswered.is_try = is_try

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
     from worker.byte_budget import ByteBudget
 
+UNKNOWN_BYTES = 1 << 20
+"""What a body of unknown length is taken to have until it has more."""
+
 REDIRECTS = {301, 302, 303, 307, 308}
-MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
+MAY_PASS = {407, 408, 425, 429, 500, 502, 503, 504, 511}
 
 _REASONS = {
     404: Reason.NOT_FOUND,
@@ -84,35 +87,36 @@ async def read_body(
 ) -> tuple[bytes | bytearray, int]:
     """Return the answer's body and how many bytes of the budget it holds, to be given back by the caller.
 
-    The budget is asked before the body is read, all at once: for the Content-Length, or for the most that is read
-    where the answer gives none. Waiting for it moves the `deadline`. Raises ImageFailed (too_large),
-    TemporaryFailure, and what aiohttp raises.
+    The budget is asked before the body is read, for the Content-Length; where the answer gives none, for more and more
+    as it comes. Waiting for it moves the `deadline`. Raises ImageFailed (too_large), TemporaryFailure, and what aiohttp
+    raises.
     """
     length = response.content_length
-    if length is not None and length > max_bytes:
-        raise ImageFailed(Reason.TOO_LARGE, f"{length} bytes announced, the limit is {max_bytes}")
-    reserved = max_bytes if length is None else length
-    if not budget.try_reserve(reserved):
-        await _wait_for(budget, reserved, deadline)
-    try:
-        body = (
-            await _read_until_end(response.content, max_bytes)
-            if length is None
-            else await _read_exactly(response.content, length)
-        )
-    except BaseException:
-        budget.release(reserved)
-        raise
     if length is None:
-        budget.release(reserved - len(body))
-    return body, len(body)
+        return await _read_until_end(response.content, budget, max_bytes=max_bytes, deadline=deadline)
+    if length > max_bytes:
+        raise ImageFailed(Reason.TOO_LARGE, f"{length} bytes announced, the limit is {max_bytes}")
+    await _reserve(budget, length, deadline)
+    try:
+        return await _read_exactly(response.content, length), length
+    except BaseException:
+        budget.release(length)
+        raise
 
 
-async def _wait_for(budget: ByteBudget, size: int, deadline: asyncio.Timeout) -> None:
+async def _reserve(budget: ByteBudget, size: int, deadline: asyncio.Timeout) -> None:
+    if not budget.try_reserve(size):
+        async with _stopped(deadline):
+            await budget.reserve(size)
+
+
+@asynccontextmanager
+async def _stopped(deadline: asyncio.Timeout) -> AsyncIterator[None]:
+    """Move the deadline by what the block takes."""
     clock = asyncio.get_running_loop().time
     started, when = clock(), deadline.when()
     deadline.reschedule(None)
-    await budget.reserve(size)
+    yield
     deadline.reschedule(when + clock() - started if when is not None else None)
 
 
@@ -131,13 +135,38 @@ async def _read_exactly(content: aiohttp.StreamReader, length: int) -> bytes | b
     return body
 
 
-async def _read_until_end(content: aiohttp.StreamReader, max_bytes: int) -> bytearray:
+async def _read_until_end(
+    content: aiohttp.StreamReader, budget: ByteBudget, *, max_bytes: int, deadline: asyncio.Timeout
+) -> tuple[bytearray, int]:
     body = bytearray()
-    while piece := await content.readany():
-        if len(body) + len(piece) > max_bytes:
-            raise ImageFailed(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
-        body += piece
-    return body
+    reserved = min(UNKNOWN_BYTES, max_bytes)
+    await _reserve(budget, reserved, deadline)
+    try:
+        async with AsyncExitStack() as stack:
+            is_beyond = False
+            while piece := await content.readany():
+                _append(body, piece, max_bytes=max_bytes)
+                while len(body) > reserved:
+                    more = min(reserved, max_bytes - reserved)
+                    if is_beyond:
+                        budget.grow_beyond(more)
+                    elif not budget.try_grow(more):
+                        async with _stopped(deadline):
+                            await stack.enter_async_context(budget.beyond())
+                        is_beyond = True
+                        continue
+                    reserved += more
+    except BaseException:
+        budget.release(reserved)
+        raise
+    budget.release(reserved - len(body))
+    return body, len(body)
+
+
+def _append(body: bytearray, piece: bytes, *, max_bytes: int) -> None:
+    if len(body) + len(piece) > max_bytes:
+        raise ImageFailed(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
+    body += piece
 
 
 @asynccontextmanager

@@ -7,16 +7,16 @@ encoder. A stage that is slow holds up the one before it, and nothing grows.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.reasons import Reason
 from worker.fetch import ImageFetcher
-from worker.rows import ImageFailed
+from worker.rows import ImageFailed, LargeImage
 from worker.stage_times import StageTimes
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from worker.batches import Batch, Batches
     from worker.collector import Collector
+    from worker.decoders import Decoders
     from worker.encoder import Encoder
     from worker.manifest import Manifest, ManifestChunk
     from worker.rows import Row
@@ -38,11 +39,6 @@ UNANSWERED = {Reason.CONNECTION_FAILED, Reason.TIMEOUT}
 ROWS_AHEAD = 16
 """Rows under way per request in flight. Most wait, for their host or after a Retry-After, and hold nothing: so many
 of them keep the other hosts' requests going."""
-
-
-def decode_thread_count(setting: int) -> int:
-    """Return the threads that `decode_threads` means: with 0, one for each core this process may use."""
-    return setting or len(os.sched_getaffinity(0))
 
 
 class Pipeline:
@@ -58,6 +54,7 @@ class Pipeline:
         chunk: ManifestChunk,
         collector: Collector,
         *,
+        decoders: Decoders,
         batches: Future[Batches],
         encoder: Future[Encoder],
     ) -> None:
@@ -67,9 +64,10 @@ class Pipeline:
         self._collector = collector
         self._batches = batches
         self._encoder = encoder
-        threads = decode_thread_count(settings.decode_threads)
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self.times = StageTimes(decode_threads=threads)
+        self._decoders = decoders
+        self._threads = ThreadPoolExecutor(decoders.count, thread_name_prefix="decode")
+        self._large_image = asyncio.Lock()
+        self.times = StageTimes(decode_threads=decoders.count)
         self._fetcher: ImageFetcher | None = None
         self._fetched = 0
         self._cancel_fetching: Callable[[], object] | None = None
@@ -116,7 +114,7 @@ class Pipeline:
                 self._ended.set_result(None)
                 return
             self._ended.set_exception(error)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         cancel_fetching = self._cancel_fetching
         if cancel_fetching is not None:
             with suppress(RuntimeError):  # the loop has just ended by itself
@@ -134,7 +132,9 @@ class Pipeline:
         if task is not None:
             self._cancel_fetching = lambda: loop.call_soon_threadsafe(task.cancel)
         ahead = asyncio.Semaphore(self._settings.fetch_concurrency * ROWS_AHEAD)
-        self._fetcher = ImageFetcher(self._settings, sources=self._manifest.sources, folder=self._manifest.folder)
+        self._fetcher = ImageFetcher(
+            self._settings, sources=self._manifest.sources, folder=self._manifest.folder, times=self.times
+        )
         try:
             async with self._fetcher as fetcher, asyncio.TaskGroup() as tasks:
                 for row in self._rows:
@@ -148,27 +148,37 @@ class Pipeline:
             try:
                 async with fetcher.image(row) as data:
                     self._fetched += 1
-                    await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, row, data)
+                    await self._decode(row, data)
             except ImageFailed as failed:
                 self._collector.fail(row.position, failed)
                 self._check_failures()
         except Exception as error:  # noqa: BLE001 - handed to the thread that waits
             self._end(error)
 
-    def _decode(self, row: Row, data: bytes | bytearray) -> None:
-        # Both imports take seconds once, in which images are fetched.
-        from worker.preprocess import image_square  # noqa: PLC0415
+    async def _decode(self, row: Row, data: bytes | bytearray) -> None:
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._threads)
+        try:
+            await in_thread(partial(self._decode_here, row, data, may_be_large=False))
+        except LargeImage:
+            # Who waits here keeps no decoder from the others.
+            async with self._large_image:
+                await in_thread(partial(self._decode_here, row, data, may_be_large=True))
 
+    def _decode_here(self, row: Row, data: bytes | bytearray, *, may_be_large: bool) -> None:
         batches = self._batches.result()
-        with self.times.measure("decode_worked"):
-            square = image_square(
-                data,
-                rotation=row.rotation if self._settings.rotate else 0,
-                size=batches.image_size,
-                max_pixels=self._settings.max_image_pixels,
-            )
-        with self.times.measure("decode_waited"):
-            batches.put(row.position, square)
+        with ExitStack() as decoder:
+            with self.times.measure("decode_worked"):
+                square = decoder.enter_context(
+                    self._decoders.square(
+                        data,
+                        rotation=row.rotation if self._settings.rotate else 0,
+                        size=batches.image_size,
+                        max_pixels=self._settings.max_image_pixels,
+                        may_be_large=may_be_large,
+                    )
+                )
+            with self.times.measure("decode_waited"):
+                batches.put(row.position, square)
 
     def _encode(self) -> None:
         with self.times.measure("model_waited"):

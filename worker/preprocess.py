@@ -11,8 +11,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -22,11 +21,9 @@ from torch.nn import functional
 
 from common.reasons import Reason
 from worker.geometry import square_geometry
-from worker.rows import ImageFailed
+from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -46,13 +43,11 @@ MAX_WHOLE_ASPECT = 64
 panorama of 65,535 x 1 pixels would become one of 15 million x 224."""
 
 LARGE_PIXELS = 32_000_000
-"""Images above this are decoded one at a time: their pixels alone take 100 MB and more."""
-
-_large_image = threading.Lock()
+"""Images above this are large, to be decoded one at a time: their pixels alone take 100 MB and more."""
 
 KEPT_BYTES = 16 << 20
-"""Of decoded pixels in a thread's buffer, which is used again: fresh memory comes page by page, each a fault, and
-those took as long as a third of the decoding. It holds photos of 5 megapixels."""
+"""Of decoded pixels in a buffer that is used again: fresh memory comes page by page, each a fault, and those took as
+long as a third of the decoding. It holds photos of 5 megapixels."""
 
 _thread = threading.local()
 
@@ -64,20 +59,27 @@ warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 def image_square(
-    data: bytes | bytearray | memoryview, *, rotation: int = 0, size: int = 224, max_pixels: int
+    data: bytes | bytearray | memoryview,
+    *,
+    rotation: int = 0,
+    size: int = 224,
+    max_pixels: int,
+    may_be_large: bool = True,
 ) -> Tensor:
     """Return the pixels that the model sees, uint8 (size, size, 3) in RGB.
 
     `rotation` is in degrees counter-clockwise, a multiple of 90. Raises ImageFailed for bytes that are no image, that
-    are damaged, or that announce more than `max_pixels` pixels, which is checked before any is decoded.
+    are damaged, or that announce more than `max_pixels` pixels, which is checked before any is decoded; LargeImage for
+    more than LARGE_PIXELS unless it `may_be_large`.
     """
+    limits = _PixelLimits(max_pixels, max_pixels if may_be_large else LARGE_PIXELS)
     if _is_plain_jpeg(data):
-        square = _fast_square(data, rotation=rotation, size=size, max_pixels=max_pixels)
+        square = _fast_square(data, limits, rotation=rotation, size=size)
         if square is not None:
             return square
     try:
-        return _pillow_square(data, rotation=rotation, size=size, max_pixels=max_pixels)
-    except ImageFailed:
+        return _pillow_square(data, limits, rotation=rotation, size=size)
+    except (ImageFailed, LargeImage):
         raise
     except UnidentifiedImageError:
         if bytes(data[:8]).startswith(SIGNATURES):
@@ -90,6 +92,17 @@ def image_square(
         text = str(error) or type(error).__name__
         is_cut = "truncated" in text.lower() or isinstance(error, EOFError) or _is_cut(data)
         raise ImageFailed(Reason.TRUNCATED if is_cut else Reason.CORRUPT, text[:200]) from error
+
+
+class _PixelLimits(NamedTuple):
+    ever: int
+    now: int
+
+    def check(self, *, height: int, width: int) -> None:
+        if height * width > self.ever:
+            raise ImageFailed(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, the limit is {self.ever}")
+        if height * width > self.now:
+            raise LargeImage
 
 
 def _is_plain_jpeg(data: bytes | bytearray | memoryview) -> bool:
@@ -110,11 +123,13 @@ def _is_plain_jpeg(data: bytes | bytearray | memoryview) -> bool:
     return False
 
 
-def _fast_square(data: bytes | bytearray | memoryview, *, rotation: int, size: int, max_pixels: int) -> Tensor | None:
+def _fast_square(
+    data: bytes | bytearray | memoryview, limits: _PixelLimits, *, rotation: int, size: int
+) -> Tensor | None:
     """Return the square by libjpeg-turbo and torch, None where that way is not sure to give Pillow's pixels."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        _check_pixels(height=height, width=width, max_pixels=max_pixels)
+        limits.check(height=height, width=width)
         if colorspace not in {"YCbCr", "Gray"} or max(height, width) > MAX_FAST_ASPECT * min(height, width):
             return None
         upright = (height, width) if rotation % 180 == 0 else (width, height)
@@ -122,10 +137,9 @@ def _fast_square(data: bytes | bytearray | memoryview, *, rotation: int, size: i
         if geometry.is_vertical_first(height=upright[0], width=upright[1]):
             return None  # torch resizes along the rows first
         grey = colorspace == "Gray"
-        with _room_for(height * width):
-            pixels = simplejpeg.decode_jpeg(
-                data, colorspace="GRAY" if grey else "RGB", buffer=_buffer(height * width * (1 if grey else 3))
-            )
+        pixels = simplejpeg.decode_jpeg(
+            data, colorspace="GRAY" if grey else "RGB", buffer=_buffer(height * width * (1 if grey else 3))
+        )
     except ValueError:
         return None  # Pillow decides whether the bytes are damaged, and how
     # (1, 3 or 1, height, width), channels last in memory. Added first, the dimension of one has the stride by which
@@ -138,12 +152,11 @@ def _fast_square(data: bytes | bytearray | memoryview, *, rotation: int, size: i
     return square.permute(1, 2, 0).expand(size, size, 3)
 
 
-def _pillow_square(data: bytes | bytearray | memoryview, *, rotation: int, size: int, max_pixels: int) -> Tensor:
-    _check_webp_canvas(data, max_pixels=max_pixels)
+def _pillow_square(data: bytes | bytearray | memoryview, limits: _PixelLimits, *, rotation: int, size: int) -> Tensor:
+    _check_webp_canvas(data, limits)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        _check_pixels(height=image.height, width=image.width, max_pixels=max_pixels)
-        with _room_for(image.height * image.width):
-            square = _resized(image, rotation=rotation, size=size)
+        limits.check(height=image.height, width=image.width)
+        square = _resized(image, rotation=rotation, size=size)
     return torch.from_numpy(np.array(square, dtype=np.uint8))
 
 
@@ -192,21 +205,17 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Return a 16-bit image scaled to 8 bits; Pillow's own conversion would clip all above 255 to white."""
     if not image.mode.startswith("I"):
         return image
-    values: NDArray[np.int64] = np.asarray(image).astype(np.int64)
-    return Image.fromarray((values.clip(0, 65_535) >> 8).astype(np.uint8))
+    values: NDArray[np.integer] = np.asarray(image).clip(0, 65_535)
+    values >>= 8
+    return Image.fromarray(values.astype(np.uint8))
 
 
-def _check_pixels(*, height: int, width: int, max_pixels: int) -> None:
-    if height * width > max_pixels:
-        raise ImageFailed(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, the limit is {max_pixels}")
-
-
-def _check_webp_canvas(data: bytes | bytearray | memoryview, *, max_pixels: int) -> None:
+def _check_webp_canvas(data: bytes | bytearray | memoryview, limits: _PixelLimits) -> None:
     """Check the canvas of an extended WebP: its decoder allocates two of them as it opens the file."""
     if len(data) >= 30 and data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
         width = 1 + int.from_bytes(data[24:27], "little")
         height = 1 + int.from_bytes(data[27:30], "little")
-        _check_pixels(height=height, width=width, max_pixels=max_pixels)
+        limits.check(height=height, width=width)
 
 
 def _buffer(size: int) -> bytearray | None:
@@ -217,10 +226,6 @@ def _buffer(size: int) -> bytearray | None:
     if len(buffer) < size:
         buffer = _thread.buffer = bytearray(size)
     return buffer
-
-
-def _room_for(pixels: int) -> AbstractContextManager[object]:
-    return nullcontext() if pixels <= LARGE_PIXELS else _large_image
 
 
 def _is_cut(data: bytes | bytearray | memoryview) -> bool:

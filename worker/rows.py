@@ -33,3 +33,7 @@ class ImageFailed(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class LargeImage(Exception):
+    """The image is so large that no other such image may be decoded beside it."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from common.indexes import parse_indexes
 from common.settings import RunSettings
+
+INFLIGHT_BYTES_PER_DECODER = 64 << 20
 
 SOURCES = ("mirror", "thumbnail", "original", "url")
 
@@ -71,7 +74,7 @@ class WorkerSettings(RunSettings):
     fetch_timeout_seconds: float = Field(default=60, gt=0)
     """For one whole request, so that a host that drips bytes is given up."""
 
-    fetch_attempts: int = Field(default=4, ge=1, le=20)
+    fetch_attempts: int = Field(default=6, ge=1, le=20)
     """Requests for one image from one source, where what went wrong may pass (429, 5xx, resets, timeouts)."""
 
     retry_after_limit_seconds: float = Field(default=60, ge=0)
@@ -84,8 +87,9 @@ class WorkerSettings(RunSettings):
     max_image_bytes: int = Field(default=64 << 20, ge=1024)
     """Bytes of the largest image taken. Open Images' largest original has about 30 MB."""
 
-    max_inflight_bytes: int = Field(default=256 << 20, ge=1 << 20)
-    """Bytes of images fetched and not yet decoded, all together: what bounds the memory whatever the images' sizes."""
+    max_inflight_bytes: int = Field(default=0, ge=0)
+    """Bytes of images fetched and not yet decoded, all together: what bounds the memory whatever the images' sizes. 0:
+    64 MiB for each decoder, which is half a second of its work on photos of 200 KB."""
 
     allow_private_hosts: bool = False
     """Fetch from private, loopback and link-local addresses and from any port too. A list from the internet must not
@@ -100,8 +104,11 @@ class WorkerSettings(RunSettings):
     """Pixels of the largest image decoded, checked in the header. The default is where Pillow too sees a
     decompression bomb: 512 MiB of RGB."""
 
+    decode_timeout_seconds: float = Field(default=30, gt=0)
+    """CPU seconds for decoding and resizing one image; the largest take five. By the clock twenty times as much."""
+
     decode_threads: int = Field(default=0, ge=0, le=256)
-    """Threads that decode and resize; they scale with cores (one does about 300 images a second). 0: one for each
+    """Decoders, which decode and resize; they scale with cores (one does about 300 images a second). 0: one for each
     core this process may use."""
 
     # Encoding
@@ -169,6 +176,15 @@ class WorkerSettings(RunSettings):
                 f"{self.chunk_count} is {self.chunk_count - 1}"
             )
         return self
+
+    @property
+    def decoder_count(self) -> int:
+        """Return how many images are decoded at the same time."""
+        return self.decode_threads or len(os.sched_getaffinity(0))
+
+    @property
+    def inflight_bytes(self) -> int:
+        return self.max_inflight_bytes or INFLIGHT_BYTES_PER_DECODER * self.decoder_count
 
     @property
     def chunk_index(self) -> int:

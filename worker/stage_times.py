@@ -25,9 +25,13 @@ ADVICE = {
 
 
 class Snapshot(NamedTuple):
-    """Seconds since the start; of a stage's threads together."""
+    """Seconds since the start; of a stage's threads, and of requests, together."""
 
     wall: float = 0
+    fetch_worked: float = 0
+    """By requests, from their start to the last byte."""
+    fetch_waited: float = 0
+    """By requests, for room in memory."""
     model_waited: float = 0
     """By the encoder's thread, for the model to be loaded."""
     decode_worked: float = 0
@@ -47,18 +51,24 @@ class StageTimes:
         self._open = dict.fromkeys(Snapshot._fields, 0)
 
     @contextmanager
-    def measure(self, kind: str) -> Iterator[None]:
-        """Add the block's duration to `kind`, a field of Snapshot; a snapshot within it has the part so far."""
-        self._add(kind, -time.monotonic())
+    def measure(self, kind: str, *, instead_of: str | None = None) -> Iterator[None]:
+        """Add the block's duration to `kind`, a field of Snapshot; a snapshot within it has the part so far.
+
+        A block that is measured around this one, as `instead_of`, is without it.
+        """
+        self._switch(on=kind, off=instead_of)
         try:
             yield
         finally:
-            self._add(kind, time.monotonic())
+            self._switch(on=instead_of, off=kind)
 
-    def _add(self, kind: str, seconds: float) -> None:
+    def _switch(self, *, on: str | None, off: str | None) -> None:
         with self._lock:
-            self._seconds[kind] += seconds
-            self._open[kind] += 1 if seconds < 0 else -1
+            now = time.monotonic()
+            for kind, change in ((on, 1), (off, -1)):
+                if kind is not None:
+                    self._seconds[kind] -= change * now
+                    self._open[kind] += change
 
     def snapshot(self) -> Snapshot:
         with self._lock:

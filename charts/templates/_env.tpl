@@ -54,7 +54,7 @@ reference, and $$ as itself. */}}
   "modelRevision" "dtype" "batchSize" "decodeThreads" "sources" "mirrorUrl" "rotate" "maxUrlBytes" "fetchConcurrency"
   "fetchConcurrencyPerHost" "connectTimeoutSeconds" "readTimeoutSeconds" "fetchTimeoutSeconds" "fetchAttempts"
   "retryAfterLimitSeconds" "sourcePatienceSeconds" "maxImageBytes" "maxInflightBytes" "allowPrivateHosts" "userAgent"
-  "maxImagePixels" "maxFailureRatio" "progressSeconds")) }}
+  "maxImagePixels" "decodeTimeoutSeconds" "maxFailureRatio" "progressSeconds")) }}
 {{- if $.Values.metrics.enabled }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}
 {{- end }}

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
-import torch
 
 from worker.batches import BUFFERS, Batch, Batches
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def batches_of(size: int) -> Batches:
     return Batches(batch_size=size, image_size=2, pinned=False)
 
 
-def square(value: int) -> torch.Tensor:
+def square(value: int) -> NDArray[np.uint8]:
     """Return a square that says which one it is, in every byte of two."""
-    return torch.tensor([value // 256, value % 256] * 6, dtype=torch.uint8).view(2, 2, 3)
+    return np.array([value // 256, value % 256] * 6, dtype=np.uint8).reshape(2, 2, 3)
 
 
-def taken(batch: Batch) -> dict[int, torch.Tensor]:
-    return {position: pixels.clone() for position, pixels in zip(batch.positions, batch.pixels, strict=True)}
+def taken(batch: Batch) -> dict[int, NDArray[np.uint8]]:
+    return {position: pixels.numpy().copy() for position, pixels in zip(batch.positions, batch.pixels, strict=True)}
 
 
-def drain(batches: Batches) -> list[dict[int, torch.Tensor]]:
+def drain(batches: Batches) -> list[dict[int, NDArray[np.uint8]]]:
     """Return what every batch held, giving its buffer back, until there are no more."""
     found = []
     while (batch := batches.get()) is not None:
@@ -46,7 +50,7 @@ def test_what_many_threads_put_is_got_once_each_with_its_own_pixels(count: int, 
     assert sorted(position for batch in got for position in batch) == list(range(count))
     for batch in got:
         for position, pixels in batch.items():
-            assert torch.equal(pixels, square(position))
+            assert np.array_equal(pixels, square(position))
     assert [len(batch) for batch in got[:-1]] == [size] * (len(got) - 1)
     assert len(got) == -(-count // size)
 
@@ -121,7 +125,7 @@ def test_a_batch_that_is_not_given_back_keeps_its_pixels() -> None:
     assert kept is not None
     for position in range(10, 10 + 2 * (BUFFERS - 1)):
         batches.put(position, square(position))
-    assert torch.equal(kept.pixels, torch.stack([square(0), square(1)]))
+    assert np.array_equal(kept.pixels.numpy(), [square(0), square(1)])
 
 
 def test_get_waits_for_a_whole_batch() -> None:

@@ -22,6 +22,7 @@ from tests.image_server import (
     ImageServer,
     answer,
     chunked,
+    chunked_slowly,
     drip,
     first,
     held,
@@ -263,6 +264,30 @@ def test_waiting_for_the_byte_budget_is_not_time_of_the_request(server: ImageSer
 def test_an_image_above_the_budget_is_let_in_alone(server: ImageServer) -> None:
     urls = [server.on(f"/{number}", answer(bytes(3 << 20))) for number in range(3)]
     assert fetch_together(*urls, max_inflight_bytes=1 << 20) == [bytes(3 << 20)] * 3
+
+
+def test_bodies_of_unknown_length_take_no_more_room_than_they_have(server: ImageServer) -> None:
+    release = threading.Event()
+    slow = [server.on(f"/slow/{number}", chunked_slowly(bytes(1000), release)) for number in range(6)]
+    quick = server.on("/quick", answer(bytes(1 << 20)))
+
+    async def run() -> None:
+        limits = worker_settings(max_inflight_bytes=8 << 20, max_image_bytes=64 << 20)
+        async with ImageFetcher(limits, sources=("url",), folder=None) as fetcher:
+            waiting = [asyncio.create_task(get(fetcher, url)) for url in slow]
+            while len(server.requests) < len(slow):
+                await asyncio.sleep(0.01)
+            assert await get(fetcher, quick) == bytes(1 << 20)
+            assert not any(task.done() for task in waiting)
+            release.set()
+            assert await asyncio.gather(*waiting) == [bytes(1000)] * len(slow)
+
+    asyncio.run(run())
+
+
+def test_large_bodies_of_unknown_length_never_wait_for_each_other(server: ImageServer) -> None:
+    urls = [server.on(f"/{number}", chunked(bytes(5 << 20), piece=100_000)) for number in range(4)]
+    assert fetch_together(*urls, max_inflight_bytes=4 << 20) == [bytes(5 << 20)] * 4
 
 
 def test_a_failed_body_gives_its_bytes_back(server: ImageServer) -> None:

@@ -1,0 +1,199 @@
+"""Decodes images in processes of their own, so that a crash or a hang of a decoder costs one image."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.errors import ResourceExhausted
+from common.logs import log
+from common.reasons import Reason
+from worker.decoder_link import MESSAGE_BYTES, Answer, Kind, Request, new_memory
+from worker.rows import ImageFailed, LargeImage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+KEPT_BYTES = 4 << 20
+"""Of an image's bytes in shared memory; what a larger one takes more is given back after it."""
+
+GRACE_SECONDS = 2
+"""For what is being decoded when the decoders are to end."""
+
+MAX_DEATHS = 10
+"""In a row, of decoders that have not even begun."""
+
+_KEPT_NAMES = {"PATH", "HOME", "LANG", "TMPDIR"}
+_KEPT_PREFIXES = ("LC_", "LD_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_")
+
+_OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
+
+
+class Decoders:
+    """A process that keeps `count` decoders, for as many threads.
+
+    Start it from a thread that lives as long as the worker does: Linux ends the process with that thread.
+    """
+
+    def __init__(self, count: int, *, max_image_bytes: int, timeout_seconds: float) -> None:
+        self._idle: SimpleQueue[_Decoder] = SimpleQueue()
+        self.count = count
+        self._decoders: list[_Decoder] = []
+        theirs: list[int] = []
+        for _ in range(count):
+            ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            memory = new_memory(max_image_bytes)
+            theirs += [their.detach(), memory]
+            self._decoders.append(_Decoder(ours, mmap.mmap(memory, 0)))
+            self._idle.put(self._decoders[-1])
+        try:
+            self._server = subprocess.Popen(  # noqa: S603 - this very program
+                [
+                    sys.executable,
+                    "-m",
+                    "worker.decoder_server",
+                    str(timeout_seconds),
+                    str(os.getpid()),
+                    *map(str, theirs),
+                ],
+                pass_fds=theirs,
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+            )
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+
+    @contextmanager
+    def square(
+        self, data: bytes | bytearray, *, rotation: int, size: int, max_pixels: int, may_be_large: bool
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Give the pixels that the model sees, uint8 (size, size, 3), as `preprocess.image_square` makes them.
+
+        They are good within the block only. Raises ImageFailed also where the decoder dies of the image or takes too
+        long, LargeImage where it is large and may not be, and ResourceExhausted where it is this machine's fault.
+        """
+        decoder = self._idle.get()
+        try:
+            yield decoder.square(data, Request(0, len(data), rotation, size, max_pixels, may_be_large))
+        finally:
+            self._idle.put(decoder)
+
+    def close(self) -> None:
+        """End the decoders, whatever they are at."""
+        for decoder in self._decoders:
+            decoder.hang_up()
+        try:
+            self._server.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._server.kill()  # its decoders die with it
+            self._server.wait()
+        for decoder in self._decoders:
+            decoder.close()
+
+
+class _Decoder:
+    """The worker's end of one decoder, and of those that take its place."""
+
+    def __init__(self, link: socket.socket, memory: mmap.mmap) -> None:
+        self._link = link
+        self._memory = memory
+        self._bytes = np.frombuffer(memory, np.uint8)
+        self._generation = 0
+        self._is_ready = False
+
+    def square(self, data: bytes | bytearray, request: Request) -> NDArray[np.uint8]:
+        answer = self._ask(data, request)
+        if answer.kind is Kind.DIED:
+            # It may have been the fault of an image before, and then it is not that of a decoder that has seen none.
+            log.warning("decoder_died", of=_death(answer), image_bytes=len(data))
+            answer = self._ask(data, request)
+        if len(data) > KEPT_BYTES:
+            self._memory.madvise(mmap.MADV_REMOVE, KEPT_BYTES, len(self._memory) - KEPT_BYTES)
+        match answer.kind:
+            case Kind.SQUARE:
+                return self._bytes[: 3 * request.size**2].reshape(request.size, request.size, 3)
+            case Kind.FAILED:
+                reason, _, detail = answer.text.partition(" ")
+                raise ImageFailed(Reason(reason), detail)
+            case Kind.LARGE:
+                raise LargeImage
+            case Kind.NO_MEMORY:
+                raise MemoryError
+            case Kind.DIED:
+                raise _blame(answer)
+        raise RuntimeError(f"a decoder failed:\n{answer.text}")
+
+    def _ask(self, data: bytes | bytearray, request: Request) -> Answer:
+        if not self._is_ready:
+            self._wait_until_ready()
+        np.copyto(self._bytes[: len(data)], np.frombuffer(data, np.uint8))
+        try:
+            self._link.send(request._replace(generation=self._generation).to_message())
+        except OSError as error:
+            raise _gone() from error
+        answer = self._receive()
+        if answer.kind is Kind.DIED:
+            self._wait_until_ready()
+        return answer
+
+    def _wait_until_ready(self) -> None:
+        for _ in range(MAX_DEATHS):
+            answer = self._receive()
+            if answer.kind is Kind.READY:
+                self._generation, self._is_ready = int(answer.text), True
+                return
+        raise ResourceExhausted(f"{MAX_DEATHS} decoders died before their first image, the last of {_death(answer)}")
+
+    def _receive(self) -> Answer:
+        try:
+            message = self._link.recv(MESSAGE_BYTES)
+        except OSError as error:
+            raise _gone() from error
+        if not message:
+            raise _gone()
+        return Answer.from_message(message)
+
+    def hang_up(self) -> None:
+        """End what a thread may be waiting for, and the decoder."""
+        with suppress(OSError):  # not connected any more
+            self._link.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._link.close()
+
+
+def _environment() -> dict[str, str]:
+    """Return what a decoder needs of this process's environment: nothing that is secret."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT_NAMES or name.startswith(_KEPT_PREFIXES)}
+    # A team of threads in each would be in the others' way.
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _blame(death: Answer) -> Exception:
+    number = int(death.text)
+    if number in _OUT_OF_TIME:
+        return ImageFailed(Reason.DECODE_TIMEOUT, "it took longer than EMBEDDER_DECODE_TIMEOUT_SECONDS")
+    if number == signal.SIGKILL:
+        return ResourceExhausted("a decoder was killed, as for want of memory; raise the memory limit")
+    return ImageFailed(Reason.DECODER_DIED, f"the decoder died of it, twice: {_death(death)}")
+
+
+def _death(answer: Answer) -> str:
+    number = int(answer.text)
+    return signal.Signals(number).name if number > 0 else f"exit code {-number}"
+
+
+def _gone() -> ResourceExhausted:
+    return ResourceExhausted("the decoders have ended, as for want of memory; the log above may say why")
