@@ -71,17 +71,14 @@ def assemble(
         copies.update(copiers.submit(copy, number, part) for number, part in numbered if isinstance(part, CopyPart))
         for (number, part), data in zip(through_here, contents, strict=True):
             while len(uploads) >= UPLOADS_IN_FLIGHT:
-                done, uploads = wait(uploads, timeout=1, return_when=FIRST_COMPLETED)
+                done, uploads = wait(uploads, return_when=FIRST_COMPLETED)
                 _raise_first(done)
-                progress.log_if_due()
-            progress.log_if_due()
             copies = _without_done(copies)
             uploads.add(uploaders.submit(upload, number, part, data))
         pending = copies | uploads
         while pending:
-            done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
+            done, pending = wait(pending, return_when=FIRST_EXCEPTION)
             _raise_first(done)
-            progress.log_if_due()
         progress.log()
     finally:
         contents.close()

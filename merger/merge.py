@@ -54,11 +54,13 @@ def merge(store: Store, settings: MergerSettings) -> str:
         try:
             if (finished := _usable(store, settings)) is not None:
                 return _say_finished(store, finished, settings)
-            this = _Merge(store, settings)
-            # Chunks are deleted only once the run is finished: if some were while they were listed, that shows now.
-            if this.lacks_chunks and (finished := _usable(store, settings)) is not None:
-                return _say_finished(store, finished, settings)
-            return this.run()
+            with Progress(interval_seconds=settings.progress_seconds) as progress:
+                program.on_stop(progress.log)
+                this = _Merge(store, settings, progress)
+                # Chunks are deleted only once the run is finished: if some were while they were listed, that shows now.
+                if this.lacks_chunks and (finished := _usable(store, settings)) is not None:
+                    return _say_finished(store, finished, settings)
+                return this.run()
         except (AssemblyGone, ObjectExists) as error:
             log.warning("merge_disturbed", attempt=attempt, of=ATTEMPTS, error=str(error))
             time.sleep(DISTURBED_SECONDS)
@@ -129,13 +131,12 @@ def _clear_up(store: Store, settings: MergerSettings, indexes: Iterable[int], *,
 class _Merge:
     """One attempt."""
 
-    def __init__(self, store: Store, settings: MergerSettings) -> None:
+    def __init__(self, store: Store, settings: MergerSettings, progress: Progress) -> None:
         self._store = store
         self._settings = settings
         self._started = time.monotonic()
-        self._traffic = Traffic()
-        self._progress = Progress(self._traffic, interval_seconds=settings.progress_seconds)
-        program.on_stop(self._progress.log)
+        self._progress = progress
+        self._traffic = progress.traffic
         self._inputs = read_inputs(
             store,
             chunk_count=settings.chunk_count,

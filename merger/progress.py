@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
-from threading import Lock
-from typing import TYPE_CHECKING
+from threading import Event, Lock, Thread
+from typing import TYPE_CHECKING, Self
 
 from common.logs import log
 from merger.plan import CopyPart
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Traffic:
-    """Bytes moved, counted by all threads, over every attempt of one merge."""
+    """Bytes moved, counted by all threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -49,15 +49,30 @@ class Step(StrEnum):
 
 
 class Progress:
-    """How far one attempt of a merge is: its step, and the parts done of the assembly."""
+    """How far one attempt of a merge is: its step, and the parts done of the assembly.
 
-    def __init__(self, traffic: Traffic, *, interval_seconds: float) -> None:
+    As a context manager it logs that every few seconds, whatever the step.
+    """
+
+    def __init__(self, *, interval_seconds: float) -> None:
         self.step = Step.HEADERS
-        self._traffic = traffic
+        self.traffic = Traffic()
         self._interval_seconds = interval_seconds
         self._lock = Lock()
         self._count = self._size = self._parts_done = self._bytes_done = 0
-        self._started = self._logged = time.monotonic()
+        self._started = time.monotonic()
+        self._is_over = Event()
+
+    def __enter__(self) -> Self:
+        Thread(target=self._log_until_over, name="progress", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+
+    def _log_until_over(self) -> None:
+        while not self._is_over.wait(self._interval_seconds):
+            self.log()
 
     def begin(self, parts: Sequence[Part]) -> None:
         """Count the parts of an assembly, from none done."""
@@ -72,25 +87,20 @@ class Progress:
             self._parts_done += 1
             self._bytes_done += part.size
         if isinstance(part, CopyPart):
-            self._traffic.add(copied_by_store=part.size)
+            self.traffic.add(copied_by_store=part.size)
         else:
-            self._traffic.add(uploaded=part.size)
-
-    def log_if_due(self) -> None:
-        if time.monotonic() - self._logged >= self._interval_seconds:
-            self.log()
+            self.traffic.add(uploaded=part.size)
 
     def log(self) -> None:
-        self._logged = time.monotonic()
-        seconds = self._logged - self._started
+        seconds = time.monotonic() - self._started
         rate = self._bytes_done / seconds if seconds else 0
         log.info(
             "merging",
             step=self.step,
             parts_done=self._parts_done,
             of=self._count,
-            bytes_copied_by_store=self._traffic.copied_by_store,
-            bytes_uploaded=self._traffic.uploaded,
-            bytes_read=self._traffic.read,
+            bytes_copied_by_store=self.traffic.copied_by_store,
+            bytes_uploaded=self.traffic.uploaded,
+            bytes_read=self.traffic.read,
             eta_s=round((self._size - self._bytes_done) / rate) if rate else "unknown",
         )

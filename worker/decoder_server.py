@@ -131,10 +131,12 @@ def main(arguments: Sequence[str]) -> NoReturn:
     keep_small_blocks()
     # See worker.model_loading; and pages that are not looked through stay shared.
     gc.disable()
-    import torch  # noqa: PLC0415 - only now, since the worker may be gone or stopped before
+    try:
+        import torch  # noqa: PLC0415 - only now, since the worker may be gone or stopped before
 
-    import worker.preprocess  # noqa: F401, PLC0415
-
+        import worker.preprocess  # noqa: F401, PLC0415
+    except (MemoryError, ImportError, OSError) as error:
+        sys.exit(f"no decoders: {type(error).__name__}: {error}")
     gc.freeze()
     gc.enable()
     torch.set_num_threads(1)

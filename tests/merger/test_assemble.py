@@ -14,7 +14,7 @@ from merger.assemble import assemble
 from merger.chunks import read_inputs
 from merger.layout import compute_layout, result_attributes
 from merger.plan import CopyPart, PartSizes, plan_parts
-from merger.progress import Progress, Traffic
+from merger.progress import Progress
 from merger.sample import KeptRows
 from merger.sources import Sources
 from tests.merger.runs import assert_merged, make_chunk, put_chunk
@@ -43,7 +43,8 @@ def test_whatever_the_limits_the_parts_make_the_datasets_of_a_naive_merge(
         store = open_store(folder)
         for chunk in chunks:
             put_chunk(store, chunk)
-        traffic = Traffic()
+        progress = Progress(interval_seconds=60)
+        traffic = progress.traffic
         inputs = read_inputs(store, chunk_count=count, allow_missing=False, concurrency=2, traffic=traffic)
         headers = [chunk.header for chunk in inputs.chunks]
         layout = compute_layout(headers, result_attributes(headers, []))
@@ -51,7 +52,6 @@ def test_whatever_the_limits_the_parts_make_the_datasets_of_a_naive_merge(
         parts = list(plan_parts(layout, limits, sizes=sizes))
         check(layout, parts, limits)
         event(f"copies: {any(isinstance(part, CopyPart) for part in parts)}")
-        progress = Progress(traffic, interval_seconds=60)
         progress.begin(parts)
         sources = Sources(store, inputs.chunks, layout, traffic)
         with store.assemble(RESULT_KEY, size=layout.size, replacing=None) as assembly:

@@ -111,6 +111,15 @@ def descendants(process: int) -> list[int]:
     return [*found, *(each for child in found for each in descendants(child))]
 
 
+def decoder_processes() -> list[int]:
+    """Return the server of this process's only pool and its decoders."""
+    return [
+        process
+        for process in descendants(os.getpid())
+        if b"worker.decoder_server" in Path(f"/proc/{process}/cmdline").read_bytes()
+    ]
+
+
 def busy_decoders(of: int | None = None) -> set[int]:
     """Return the decoders of a worker, by default of this process, that have had much more CPU time than to begin."""
     found = set()
@@ -169,7 +178,7 @@ def test_a_decoder_that_hangs_on_an_image_costs_that_image(kind: str) -> None:
 def test_a_decoder_that_dies_while_it_has_nothing_to_do_costs_nothing() -> None:
     with decoders() as pool:
         pixels(pool, image_of((70, 61)))
-        _, decoder = descendants(os.getpid())
+        _, decoder = decoder_processes()
         os.kill(decoder, signal.SIGSEGV)
         assert pixels(pool, image_of((70, 61))).shape == (224, 224, 3)
 
@@ -200,7 +209,7 @@ def test_a_decoder_that_is_killed_is_this_machines_fault_and_not_the_images() ->
 def test_decoders_that_cannot_be_had_are_this_machines_fault() -> None:
     with decoders() as pool:
         pixels(pool, image_of((70, 61)))
-        server, decoder = descendants(os.getpid())
+        server, decoder = decoder_processes()
         os.kill(server, signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{decoder}/cwd").exists())
         with pytest.raises(ResourceExhausted, match="the decoders have ended"):
