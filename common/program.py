@@ -65,25 +65,30 @@ def end(program: Callable[[], str]) -> int:
 
 def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
     stop.install_stop_handlers()
-    _configure_logs()
+    try:
+        stop.end_by_force_if_late(_say_stopped)
+        _configure_logs()
+        message = program()
+    except Exception as error:  # noqa: BLE001 - the border of the program
+        # Python wraps what a signal raises within __set_name__ in a RuntimeError, an enum's import for one.
+        stop.ignore_stops()
+        return _failure(error)
+    stop.ignore_stops()
+    return "finished", message, ExitCode.OK
+
+
+def _failure(error: Exception) -> tuple[str, str, int]:
     from common.logs import printable, redact_urls  # noqa: PLC0415
     from common.resources import exhausted  # noqa: PLC0415
 
-    try:
-        stop.end_by_force_if_late(_say_stopped)
-        message = program()
-    except Exception as error:  # noqa: BLE001 - the border of the program
-        stop.ignore_stops()
-        foreseen = error if isinstance(error, EmbedderError) else exhausted(error)
-        if foreseen is not None:
-            return "failed", str(foreseen), foreseen.exit_code
-        # Exit code 1 stands in no policy, so Kubernetes retries within the backoff limit.
-        with suppress(OSError):
-            trace = redact_urls("".join(traceback.format_exception(error)))
-            sys.stderr.write("".join(f"{printable(line)}\n" for line in trace.split("\n")))
-        return "failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1
-    stop.ignore_stops()
-    return "finished", message, ExitCode.OK
+    foreseen = error if isinstance(error, EmbedderError) else exhausted(error)
+    if foreseen is not None:
+        return "failed", str(foreseen), foreseen.exit_code
+    # Exit code 1 stands in no policy, so Kubernetes retries within the backoff limit.
+    with suppress(OSError):
+        trace = redact_urls("".join(traceback.format_exception(error)))
+        sys.stderr.write("".join(f"{printable(line)}\n" for line in trace.split("\n")))
+    return "failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1
 
 
 def _configure_logs() -> None:

@@ -67,6 +67,35 @@ def test_a_signal_ends_the_program_though_a_thread_hangs(number: signal.Signals,
         assert "stopped" in log
 
 
+SIGNAL_WITHIN_AN_IMPORT = """
+import os, signal, sys
+
+calls = 0
+
+def profile(frame, event, _):
+    global calls
+    handled = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if event == "call" and frame.f_code.co_name == "__set_name__" and handled:
+        calls += 1
+        if calls == {call}:
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.setprofile(profile)
+"""
+
+
+@pytest.mark.parametrize("call", range(10, 121, 10))
+def test_a_signal_that_an_import_turns_into_another_error_stops_the_program(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SIGNAL_WITHIN_AN_IMPORT.format(call=call), "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code, log = end_of("import argparse, asyncio, decimal, http, ssl, tarfile; raise ZeroDivisionError")
+    assert code == 143, log
+    assert "stopped by SIGTERM" in log.splitlines()[-1]
+
+
 STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
