@@ -14,8 +14,6 @@ from urllib.parse import quote
 
 import boto3
 from botocore import UNSIGNED
-from botocore.auth import S3SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -33,6 +31,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from common import sigv4
 from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
 from common.logs import log
 from common.resources import exhausted_beneath
@@ -285,10 +284,7 @@ def _fits_etag(data: bytes, answer: GetObjectOutputTypeDef) -> bool:
 
 
 class Presigner:
-    """Signs GET URLs of objects, so that any HTTP client can fetch them with this process's credentials.
-
-    Signing with botocore's signer directly takes 0.06 ms, generate_presigned_url 0.25 ms: as much as the GET itself.
-    """
+    """Signs GET URLs of objects, so that any HTTP client can fetch them with this process's credentials."""
 
     def __init__(self, *, expires_seconds: int = 3600) -> None:
         self._client = s3_client()
@@ -299,13 +295,14 @@ class Presigner:
 
     def sign(self, location: S3Location) -> str:
         """Return a URL that GETs the object. Without credentials it is unsigned, which public buckets allow."""
-        request = AWSRequest(method="GET", url=self.base_url(location.bucket) + quote(location.key, safe="/~"))
-        if self._credentials is not None:
-            with s3_errors(location):
-                frozen = self._credentials.get_frozen_credentials()
-                region = self._client.meta.region_name
-                S3SigV4QueryAuth(frozen, "s3", region, expires=self._expires_seconds).add_auth(request)
-        return str(request.url)
+        url = self.base_url(location.bucket) + quote(location.key, safe="/~")
+        if self._credentials is None:
+            return url
+        with s3_errors(location):
+            frozen = self._credentials.get_frozen_credentials()
+        key = sigv4.Key(frozen.access_key or "", frozen.secret_key or "", frozen.token)
+        region = self._client.meta.region_name
+        return sigv4.presigned_url(url, key, region=region, expires_seconds=self._expires_seconds, now=time.time())
 
     @property
     def may_block(self) -> bool:
