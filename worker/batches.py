@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+import asyncio
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,8 @@ class Batch:
     def __init__(self, buffer: Tensor) -> None:
         self.buffer = buffer
         self.positions: list[int] = []
-        self._copied = 0
+        # By NumPy, since torch would wake a team of threads for each copy.
+        self._squares = buffer.numpy()
 
     @property
     def pixels(self) -> Tensor:
@@ -31,81 +33,60 @@ class Batch:
         return self.buffer[: len(self.positions)]
 
     @property
-    def is_taken(self) -> bool:
-        return len(self.positions) == len(self.buffer)
+    def is_full(self) -> bool:
+        return len(self.positions) == len(self._squares)
 
-    @property
-    def is_whole(self) -> bool:
-        return self._copied == len(self.positions)
-
-    def count_copied(self) -> None:
-        self._copied += 1
+    def add(self, position: int, square: NDArray[np.uint8]) -> None:
+        np.copyto(self._squares[len(self.positions)], square)
+        self.positions.append(position)
 
 
 class Batches:
-    """A bounded queue: decoders put squares from many threads, the encoder gets whole batches.
+    """A bounded queue: an event loop puts squares, the encoder's thread gets whole batches.
 
-    Squares are batched as they come, so nobody waits for a slow image. `put` blocks while all buffers are in use,
+    Squares are batched as they come, so nobody waits for a slow image. `put` waits while all buffers are in use,
     which is how a slow encoder holds up the decoders, and through them the fetching.
     """
 
     def __init__(self, *, batch_size: int, image_size: int, pinned: bool) -> None:
         self.image_size = image_size
-        self._changed = threading.Condition()
-        self._free = deque(
-            torch.empty(batch_size, image_size, image_size, 3, dtype=torch.uint8, pin_memory=pinned)
-            for _ in range(BUFFERS)
-        )
+        self._free: asyncio.Queue[Tensor] = asyncio.Queue()
+        for _ in range(BUFFERS):
+            buffer = torch.empty(batch_size, image_size, image_size, 3, dtype=torch.uint8, pin_memory=pinned)
+            self._free.put_nowait(buffer)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._filling: Batch | None = None
-        self._ready: deque[Batch] = deque()
-        self._is_closed = False
+        self._next = asyncio.Lock()
+        self._ready: SimpleQueue[Batch | None] = SimpleQueue()
 
-    def put(self, position: int, square: NDArray[np.uint8]) -> None:
-        """Add the square, uint8 (size, size, 3), of a row; waits while there is no room. Nothing comes of it once
-        the queue is closed, which then was because of an error.
-        """
-        with self._changed:
-            while self._filling is None:
-                if self._is_closed:
-                    return
-                if self._free:
-                    self._filling = Batch(self._free.popleft())
-                else:
-                    self._changed.wait()
+    async def put(self, position: int, square: NDArray[np.uint8]) -> None:
+        """Add the square, uint8 (size, size, 3), of a row; waits while there is no room. From one event loop."""
+        async with self._next:
+            if self._filling is None:
+                self._loop = asyncio.get_running_loop()
+                self._filling = Batch(await self._free.get())
             batch = self._filling
-            place = len(batch.positions)
-            batch.positions.append(position)
-            if batch.is_taken:
+            batch.add(position, square)
+            if batch.is_full:
                 self._filling = None
-                self._changed.notify_all()
-        # By NumPy, since torch would wake a team of threads for each copy.
-        np.copyto(batch.buffer[place].numpy(), square)
-        with self._changed:
-            batch.count_copied()
-            if batch.is_taken and batch.is_whole:
-                self._ready.append(batch)
-                self._changed.notify_all()
+                self._ready.put(batch)
 
     def close(self) -> None:
         """Say that every `put` has returned and none will follow; the last batch may be smaller than the others."""
-        with self._changed:
-            self._is_closed = True
-            if self._filling is not None and self._filling.positions:
-                self._ready.append(self._filling)
-            self._filling = None
-            self._changed.notify_all()
+        if self._filling is not None:
+            self._ready.put(self._filling)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Say that nothing will follow, from any thread; what was put into no whole batch is lost."""
+        self._ready.put(None)
 
     def get(self) -> Batch | None:
         """Return the next batch, waiting for it; None when there will be none."""
-        with self._changed:
-            while not self._ready:
-                if self._is_closed:
-                    return None
-                self._changed.wait()
-            return self._ready.popleft()
+        return self._ready.get()
 
     def give_back(self, batch: Batch) -> None:
-        """Let the batch's buffer be filled again."""
-        with self._changed:
-            self._free.append(batch.buffer)
-            self._changed.notify_all()
+        """Let the batch's buffer be filled again. From any thread."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: nothing follows
+                self._loop.call_soon_threadsafe(self._free.put_nowait, batch.buffer)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
-from queue import SimpleQueue
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,12 +21,13 @@ from worker.decoder_link import MESSAGE_BYTES, Answer, Kind, Request, new_memory
 from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from numpy.typing import NDArray
 
 KEPT_BYTES = 4 << 20
-"""Of an image's bytes in shared memory; what a larger one takes more is given back after it."""
+"""Of an image's bytes in shared memory; what a larger one takes more is given back after it. That, and to copy so many
+bytes, would hold up the event loop, so a thread does it."""
 
 GRACE_SECONDS = 2
 """For what is being decoded when the decoders are to end."""
@@ -41,22 +42,23 @@ _OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
 
 
 class Decoders:
-    """A process that keeps `count` decoders, for as many threads.
+    """A process that keeps `count` decoders, for one event loop.
 
     Start it from a thread that lives as long as the worker does: Linux ends the process with that thread.
     """
 
     def __init__(self, count: int, *, max_image_bytes: int, timeout_seconds: float) -> None:
-        self._idle: SimpleQueue[_Decoder] = SimpleQueue()
+        self._idle: asyncio.Queue[Decoder] = asyncio.Queue()
         self.count = count
-        self._decoders: list[_Decoder] = []
+        self._decoders: list[Decoder] = []
         theirs: list[int] = []
         for _ in range(count):
             ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.settimeout(0)
             memory = new_memory(max_image_bytes)
             theirs += [their.detach(), memory]
-            self._decoders.append(_Decoder(ours, mmap.mmap(memory, 0)))
-            self._idle.put(self._decoders[-1])
+            self._decoders.append(Decoder(ours, mmap.mmap(memory, 0)))
+            self._idle.put_nowait(self._decoders[-1])
         try:
             self._server = subprocess.Popen(  # noqa: S603 - this very program
                 [
@@ -76,19 +78,27 @@ class Decoders:
                 os.close(descriptor)
 
     @contextmanager
-    def square(
-        self, data: bytes | bytearray, *, rotation: int, size: int, max_pixels: int, may_be_large: bool
-    ) -> Iterator[NDArray[np.uint8]]:
-        """Give the pixels that the model sees, uint8 (size, size, 3), as `preprocess.image_square` makes them.
-
-        They are good within the block only. Raises ImageFailed also where the decoder dies of the image or takes too
-        long, LargeImage where it is large and may not be, and ResourceExhausted where it is this machine's fault.
-        """
-        decoder = self._idle.get()
+    def listening(self) -> Iterator[None]:
+        """Have the running event loop hear the decoders within the block."""
+        loop = asyncio.get_running_loop()
+        for decoder in self._decoders:
+            decoder.listen(loop)
         try:
-            yield decoder.square(data, Request(0, len(data), rotation, size, max_pixels, may_be_large))
+            yield
         finally:
-            self._idle.put(decoder)
+            for decoder in self._decoders:
+                decoder.stop_listening(loop)
+
+    @asynccontextmanager
+    async def idle(self) -> AsyncIterator[Decoder]:
+        """Wait for a decoder that has nothing to do, and give it for the block."""
+        decoder = await self._idle.get()
+        try:
+            yield decoder
+        finally:
+            # Whoever is cancelled leaves it at work, and its answer must not be taken for another image's.
+            if not decoder.is_at_work:
+                self._idle.put_nowait(decoder)
 
     def close(self) -> None:
         """End the decoders, whatever they are at."""
@@ -103,27 +113,38 @@ class Decoders:
             decoder.close()
 
 
-class _Decoder:
+class Decoder:
     """The worker's end of one decoder, and of those that take its place."""
 
     def __init__(self, link: socket.socket, memory: mmap.mmap) -> None:
         self._link = link
         self._memory = memory
         self._bytes = np.frombuffer(memory, np.uint8)
+        self._messages: asyncio.Queue[bytes] = asyncio.Queue()
         self._generation = 0
         self._is_ready = False
+        self.is_at_work = False
 
-    def square(self, data: bytes | bytearray, request: Request) -> NDArray[np.uint8]:
-        answer = self._ask(data, request)
+    async def square(
+        self, data: bytes | bytearray, *, rotation: int, size: int, max_pixels: int, may_be_large: bool
+    ) -> NDArray[np.uint8]:
+        """Return the pixels that the model sees, uint8 (size, size, 3), as `preprocess.image_square` makes them.
+
+        They are good until the next are asked for. Raises ImageFailed also where the decoder dies of the image or takes
+        too long, LargeImage where it is large and may not be, and ResourceExhausted where it is this machine's fault.
+        """
+        request = Request(0, len(data), rotation, size, max_pixels, may_be_large)
+        answer = await self._ask(data, request)
         if answer.kind is Kind.DIED:
             # It may have been the fault of an image before, and then it is not that of a decoder that has seen none.
             log.warning("decoder_died", of=_death(answer), image_bytes=len(data))
-            answer = self._ask(data, request)
+            answer = await self._ask(data, request)
         if len(data) > KEPT_BYTES:
-            self._memory.madvise(mmap.MADV_REMOVE, KEPT_BYTES, len(self._memory) - KEPT_BYTES)
+            surplus = len(self._memory) - KEPT_BYTES
+            await asyncio.to_thread(self._memory.madvise, mmap.MADV_REMOVE, KEPT_BYTES, surplus)
         match answer.kind:
             case Kind.SQUARE:
-                return self._bytes[: 3 * request.size**2].reshape(request.size, request.size, 3)
+                return self._bytes[: 3 * size**2].reshape(size, size, 3)
             case Kind.FAILED:
                 reason, _, detail = answer.text.partition(" ")
                 raise ImageFailed(Reason(reason), detail)
@@ -135,35 +156,55 @@ class _Decoder:
                 raise _blame(answer)
         raise RuntimeError(f"a decoder failed:\n{answer.text}")
 
-    def _ask(self, data: bytes | bytearray, request: Request) -> Answer:
+    async def _ask(self, data: bytes | bytearray, request: Request) -> Answer:
+        self.is_at_work = True
         if not self._is_ready:
-            self._wait_until_ready()
-        np.copyto(self._bytes[: len(data)], np.frombuffer(data, np.uint8))
+            await self._wait_until_ready()
+        place, image = self._bytes[: len(data)], np.frombuffer(data, np.uint8)
+        if len(data) > KEPT_BYTES:
+            await asyncio.to_thread(np.copyto, place, image)
+        else:
+            np.copyto(place, image)
         try:
             self._link.send(request._replace(generation=self._generation).to_message())
         except OSError as error:
             raise _gone() from error
-        answer = self._receive()
+        answer = await self._answer()
         if answer.kind is Kind.DIED:
-            self._wait_until_ready()
+            await self._wait_until_ready()
+        self.is_at_work = False
         return answer
 
-    def _wait_until_ready(self) -> None:
+    async def _wait_until_ready(self) -> None:
         for _ in range(MAX_DEATHS):
-            answer = self._receive()
+            answer = await self._answer()
             if answer.kind is Kind.READY:
                 self._generation, self._is_ready = int(answer.text), True
                 return
         raise ResourceExhausted(f"{MAX_DEATHS} decoders died before their first image, the last of {_death(answer)}")
 
-    def _receive(self) -> Answer:
-        try:
-            message = self._link.recv(MESSAGE_BYTES)
-        except OSError as error:
-            raise _gone() from error
+    async def _answer(self) -> Answer:
+        message = await self._messages.get()
         if not message:
             raise _gone()
         return Answer.from_message(message)
+
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_reader(self._link, self._receive, loop)
+
+    def stop_listening(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.remove_reader(self._link)
+
+    def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            message = self._link.recv(MESSAGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self.stop_listening(loop)
+        self._messages.put_nowait(message)
 
     def hang_up(self) -> None:
         """End what a thread may be waiting for, and the decoder."""

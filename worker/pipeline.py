@@ -1,4 +1,4 @@
-"""The stages of a chunk, overlapping: fetch (an event loop), decode (threads), encode (a thread).
+"""The stages of a chunk, overlapping: fetch and hand over (an event loop), decode (processes), encode (a thread).
 
 Between them lie bounds: the fetcher's bytes in flight before the decoders, a fixed number of batch buffers before the
 encoder. A stage that is slow holds up the one before it, and nothing grows.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from functools import partial
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
@@ -65,7 +64,6 @@ class Pipeline:
         self._batches = batches
         self._encoder = encoder
         self._decoders = decoders
-        self._threads = ThreadPoolExecutor(decoders.count, thread_name_prefix="decode")
         self._large_image = asyncio.Lock()
         self.times = StageTimes(decode_threads=decoders.count)
         self._fetcher: ImageFetcher | None = None
@@ -114,13 +112,12 @@ class Pipeline:
                 self._ended.set_result(None)
                 return
             self._ended.set_exception(error)
-        self._threads.shutdown(wait=False, cancel_futures=True)
         cancel_fetching = self._cancel_fetching
         if cancel_fetching is not None:
             with suppress(RuntimeError):  # the loop has just ended by itself
                 cancel_fetching()
         if self._batches.done() and self._batches.exception() is None:
-            self._batches.result().close()
+            self._batches.result().abandon()
 
     def _fetch_and_decode(self) -> None:
         self._check_failures()
@@ -136,10 +133,11 @@ class Pipeline:
             self._settings, sources=self._manifest.sources, folder=self._manifest.folder, times=self.times
         )
         try:
-            async with self._fetcher as fetcher, asyncio.TaskGroup() as tasks:
-                for row in self._rows:
-                    await ahead.acquire()
-                    tasks.create_task(self._settle(fetcher, row)).add_done_callback(lambda _: ahead.release())
+            with self._decoders.listening():
+                async with self._fetcher as fetcher, asyncio.TaskGroup() as tasks:
+                    for row in self._rows:
+                        await ahead.acquire()
+                        tasks.create_task(self._settle(fetcher, row)).add_done_callback(lambda _: ahead.release())
         finally:
             self._cancel_fetching = None
 
@@ -156,29 +154,29 @@ class Pipeline:
             self._end(error)
 
     async def _decode(self, row: Row, data: bytes | bytearray) -> None:
-        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._threads)
         try:
-            await in_thread(partial(self._decode_here, row, data, may_be_large=False))
+            await self._decode_as(row, data, may_be_large=False)
         except LargeImage:
             # Who waits here keeps no decoder from the others.
             async with self._large_image:
-                await in_thread(partial(self._decode_here, row, data, may_be_large=True))
+                await self._decode_as(row, data, may_be_large=True)
 
-    def _decode_here(self, row: Row, data: bytes | bytearray, *, may_be_large: bool) -> None:
+    async def _decode_as(self, row: Row, data: bytes | bytearray, *, may_be_large: bool) -> None:
+        if not self._batches.done():
+            # Shielded, since to cancel what waits would cancel what it waits for.
+            await asyncio.shield(asyncio.wrap_future(self._batches))
         batches = self._batches.result()
-        with ExitStack() as decoder:
+        async with self._decoders.idle() as decoder:
             with self.times.measure("decode_worked"):
-                square = decoder.enter_context(
-                    self._decoders.square(
-                        data,
-                        rotation=row.rotation if self._settings.rotate else 0,
-                        size=batches.image_size,
-                        max_pixels=self._settings.max_image_pixels,
-                        may_be_large=may_be_large,
-                    )
+                square = await decoder.square(
+                    data,
+                    rotation=row.rotation if self._settings.rotate else 0,
+                    size=batches.image_size,
+                    max_pixels=self._settings.max_image_pixels,
+                    may_be_large=may_be_large,
                 )
             with self.times.measure("decode_waited"):
-                batches.put(row.position, square)
+                await batches.put(row.position, square)
 
     def _encode(self) -> None:
         with self.times.measure("model_waited"):

@@ -1,8 +1,9 @@
-"""Batches under many threads: nothing lost, nothing doubled, nothing beyond the buffers."""
+"""Batches on their way from an event loop to a thread: nothing lost, nothing doubled, nothing beyond the buffers."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ import pytest
 from worker.batches import BUFFERS, Batch, Batches
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 
@@ -37,125 +40,123 @@ def drain(batches: Batches) -> list[dict[int, NDArray[np.uint8]]]:
     return found
 
 
+async def put_all(batches: Batches, positions: Iterable[int]) -> None:
+    for position in positions:
+        await batches.put(position, square(position))
+
+
+def got(batches: Batches) -> Batch:
+    batch = batches.get()
+    assert batch is not None
+    return batch
+
+
 @pytest.mark.parametrize(
-    ("count", "size", "threads"), [(1000, 32, 8), (997, 10, 3), (500, 1, 5), (7, 32, 2), (64, 32, 16)]
+    ("count", "size", "tasks"), [(1000, 32, 8), (997, 10, 3), (500, 1, 5), (7, 32, 2), (64, 32, 16)]
 )
-def test_what_many_threads_put_is_got_once_each_with_its_own_pixels(count: int, size: int, threads: int) -> None:
+def test_what_many_tasks_put_is_got_once_each_with_its_own_pixels(count: int, size: int, tasks: int) -> None:
     batches = batches_of(size)
-    with ThreadPoolExecutor(threads) as decoders, ThreadPoolExecutor(1) as encoder:
+
+    async def put_slowly(positions: range) -> None:
+        for position in positions:
+            await asyncio.sleep(random.choice([0, 0, 0.001]))
+            await batches.put(position, square(position))
+
+    async def put_from_many_tasks() -> None:
+        await asyncio.gather(*(put_slowly(range(first, count, tasks)) for first in range(tasks)))
+
+    with ThreadPoolExecutor(1) as encoder:
         drained = encoder.submit(drain, batches)
-        list(decoders.map(lambda position: batches.put(position, square(position)), range(count)))
+        asyncio.run(put_from_many_tasks())
         batches.close()
-        got = drained.result(timeout=60)
-    assert sorted(position for batch in got for position in batch) == list(range(count))
-    for batch in got:
+        found = drained.result(timeout=60)
+    assert sorted(position for batch in found for position in batch) == list(range(count))
+    for batch in found:
         for position, pixels in batch.items():
             assert np.array_equal(pixels, square(position))
-    assert [len(batch) for batch in got[:-1]] == [size] * (len(got) - 1)
-    assert len(got) == -(-count // size)
+    assert [len(batch) for batch in found[:-1]] == [size] * (len(found) - 1)
+    assert len(found) == -(-count // size)
 
 
-def test_the_last_batch_holds_what_is_left() -> None:
-    batches = batches_of(4)
-    for position in range(6):
-        batches.put(position, square(position))
+@pytest.mark.parametrize(
+    ("size", "count", "expected"), [(4, 6, [[0, 1, 2, 3], [4, 5]]), (2, 4, [[0, 1], [2, 3]]), (4, 0, [])]
+)
+def test_the_last_batch_holds_what_is_left(size: int, count: int, expected: list[list[int]]) -> None:
+    batches = batches_of(size)
+    asyncio.run(put_all(batches, range(count)))
     batches.close()
-    assert [sorted(batch) for batch in drain(batches)] == [[0, 1, 2, 3], [4, 5]]
-
-
-def test_closing_an_empty_queue_yields_no_batch() -> None:
-    batches = batches_of(4)
-    batches.close()
-    assert batches.get() is None
-    assert batches.get() is None
-
-
-def test_a_last_batch_that_is_full_is_not_followed_by_an_empty_one() -> None:
-    batches = batches_of(2)
-    for position in range(4):
-        batches.put(position, square(position))
-    batches.close()
-    assert [sorted(batch) for batch in drain(batches)] == [[0, 1], [2, 3]]
+    assert [list(batch) for batch in drain(batches)] == expected
 
 
 def test_put_waits_once_all_buffers_are_in_use_and_goes_on_when_one_is_given_back() -> None:
     batches = batches_of(2)
-    for position in range(2 * BUFFERS):
-        batches.put(position, square(position))
-    held = [batches.get() for _ in range(BUFFERS)]
-    began, ended = threading.Event(), threading.Event()
 
-    def put_one_more() -> None:
-        began.set()
-        batches.put(99, square(99))
-        ended.set()
+    async def put_one_too_many() -> None:
+        await put_all(batches, range(2 * BUFFERS))
+        first, *_ = [got(batches) for _ in range(BUFFERS)]
+        waiting = asyncio.create_task(batches.put(99, square(99)))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await asyncio.to_thread(batches.give_back, first)
+        await asyncio.wait_for(waiting, 10)
+        batches.close()
+        last = got(batches)
+        assert last.positions == [99]
+        assert last.buffer is first.buffer
 
-    decoder = threading.Thread(target=put_one_more)
-    decoder.start()
-    assert began.wait(10)
-    assert not ended.wait(0.05)
-    first = held[0]
-    assert first is not None
-    batches.give_back(first)
-    assert ended.wait(10)
-    decoder.join()
-    batches.close()
-    last = batches.get()
-    assert last is not None
-    assert last.positions == [99]
-    assert last.buffer is first.buffer
+    asyncio.run(put_one_too_many())
 
 
 def test_the_same_few_buffers_serve_any_number_of_batches() -> None:
     batches, buffers = batches_of(1), set()
-    for position in range(5 * BUFFERS):
-        batches.put(position, square(position))
-        batch = batches.get()
-        assert batch is not None
-        buffers.add(batch.buffer.data_ptr())
-        batches.give_back(batch)
+
+    async def put_and_get() -> None:
+        for position in range(5 * BUFFERS):
+            await batches.put(position, square(position))
+            batch = got(batches)
+            buffers.add(batch.buffer.data_ptr())
+            batches.give_back(batch)
+
+    asyncio.run(put_and_get())
     assert len(buffers) <= BUFFERS
 
 
 def test_a_batch_that_is_not_given_back_keeps_its_pixels() -> None:
     batches = batches_of(2)
-    for position in range(2):
-        batches.put(position, square(position))
-    kept = batches.get()
-    assert kept is not None
-    for position in range(10, 10 + 2 * (BUFFERS - 1)):
-        batches.put(position, square(position))
-    assert np.array_equal(kept.pixels.numpy(), [square(0), square(1)])
+
+    async def put_more() -> Batch:
+        await put_all(batches, range(2))
+        kept = got(batches)
+        await put_all(batches, range(10, 10 + 2 * (BUFFERS - 1)))
+        return kept
+
+    assert np.array_equal(asyncio.run(put_more()).pixels.numpy(), [square(0), square(1)])
 
 
 def test_get_waits_for_a_whole_batch() -> None:
     batches = batches_of(3)
     with ThreadPoolExecutor(1) as encoder:
-        got = encoder.submit(batches.get)
-        for position in range(3):
-            assert not got.done()
-            batches.put(position, square(position))
-        batch = got.result(timeout=10)
-    assert batch is not None
-    assert batch.positions == [0, 1, 2]
+        waiting = encoder.submit(got, batches)
+
+        async def put_a_batch() -> None:
+            for position in range(3):
+                assert not waiting.done()
+                await batches.put(position, square(position))
+
+        asyncio.run(put_a_batch())
+        assert waiting.result(timeout=10).positions == [0, 1, 2]
 
 
-def test_closing_lets_go_of_whoever_waits() -> None:
-    full, empty = batches_of(1), batches_of(1)
-    for position in range(BUFFERS):
-        full.put(position, square(position))
-    with ThreadPoolExecutor(3) as threads:
-        waiting = [threads.submit(full.put, 9, square(9)), threads.submit(full.put, 10, square(10))]
-        getting = threads.submit(empty.get)
-        full.close()
-        empty.close()
-        assert [each.result(timeout=10) for each in waiting] == [None, None]
-        assert getting.result(timeout=10) is None
-    assert [list(batch) for batch in drain(full)] == [[0], [1], [2], [3]][:BUFFERS]
-
-
-def test_nothing_comes_of_a_square_that_is_put_after_the_end() -> None:
+def test_a_queue_that_is_abandoned_lets_go_of_whoever_waits_for_a_batch() -> None:
     batches = batches_of(2)
-    batches.close()
-    batches.put(0, square(0))
-    assert batches.get() is None
+    asyncio.run(put_all(batches, [0]))
+    with ThreadPoolExecutor(1) as encoder:
+        waiting = encoder.submit(batches.get)
+        batches.abandon()
+        assert waiting.result(timeout=10) is None
+
+
+def test_a_batch_is_given_back_though_nobody_puts_any_more() -> None:
+    batches = batches_of(1)
+    asyncio.run(put_all(batches, [0]))
+    batches.give_back(got(batches))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pytest
@@ -30,9 +31,11 @@ from worker.preprocess import LARGE_PIXELS, image_square
 from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 CRASH, CRASH_ONCE, HANG = (61, 61), (62, 61), (63, 61)
 """Sizes of images on which the library is at fault."""
@@ -83,15 +86,38 @@ def server() -> Iterator[ImageServer]:
         yield running
 
 
+class Pool:
+    """Decoders, and the event loop that they are for."""
+
+    def __init__(self, decoders: Decoders, loop: asyncio.Runner) -> None:
+        self._decoders = decoders
+        self._loop = loop
+
+    def pixels(self, data: bytes, *, rotation: int = 0, may_be_large: bool = True) -> NDArray[np.uint8]:
+        return self.run(lambda: self.ask(data, rotation=rotation, may_be_large=may_be_large))
+
+    async def ask(self, data: bytes, *, rotation: int = 0, may_be_large: bool = True) -> NDArray[np.uint8]:
+        async with self._decoders.idle() as decoder:
+            square = await decoder.square(
+                data, rotation=rotation, size=224, max_pixels=10**9, may_be_large=may_be_large
+            )
+            return square.copy()
+
+    def run(self, ask: Callable[[], Awaitable[T]]) -> T:
+        async def listen() -> T:
+            with self._decoders.listening():
+                return await ask()
+
+        return self._loop.run(listen())
+
+
 @contextmanager
-def decoders(count: int = 1, *, timeout_seconds: float = 30) -> Iterator[Decoders]:
-    with closing(Decoders(count, max_image_bytes=64 << 20, timeout_seconds=timeout_seconds)) as pool:
-        yield pool
-
-
-def pixels(pool: Decoders, data: bytes, *, rotation: int = 0, may_be_large: bool = True) -> NDArray[np.uint8]:
-    with pool.square(data, rotation=rotation, size=224, max_pixels=10**9, may_be_large=may_be_large) as square:
-        return square.copy()
+def decoders(count: int = 1, *, timeout_seconds: float = 30) -> Iterator[Pool]:
+    with (
+        closing(Decoders(count, max_image_bytes=64 << 20, timeout_seconds=timeout_seconds)) as pool,
+        asyncio.Runner() as loop,
+    ):
+        yield Pool(pool, loop)
 
 
 def image_of(size: tuple[int, int], kind: str = "PNG") -> bytes:
@@ -147,23 +173,39 @@ def test_the_pixels_are_those_of_the_same_code_in_this_process() -> None:
         for path in PHOTOS:
             for rotation in (0, 90):
                 expected = image_square(path.read_bytes(), rotation=rotation, max_pixels=10**9).numpy()
-                assert np.array_equal(pixels(pool, path.read_bytes(), rotation=rotation), expected), path.name
+                assert np.array_equal(pool.pixels(path.read_bytes(), rotation=rotation), expected), path.name
+
+
+def test_no_image_gets_the_pixels_of_one_that_is_not_waited_for_any_more() -> None:
+    first, *others = (path.read_bytes() for path in PHOTOS[:4])
+
+    async def ask_and_leave(pool: Pool) -> list[NDArray[np.uint8]]:
+        left = asyncio.create_task(pool.ask(first))
+        await asyncio.sleep(0.001)
+        left.cancel()
+        return await asyncio.gather(*map(pool.ask, others))
+
+    with decoders(2) as pool:
+        pool.pixels(first)
+        found = pool.run(lambda: ask_and_leave(pool))
+    for data, square in zip(others, found, strict=True):
+        assert np.array_equal(square, image_square(data, max_pixels=10**9).numpy())
 
 
 @pytest.mark.usefixtures("faulty_library")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_decoder_that_dies_of_an_image_costs_that_image(kind: str) -> None:
     with decoders() as pool:
-        before = pixels(pool, image_of((70, 61), kind))
+        before = pool.pixels(image_of((70, 61), kind))
         with pytest.raises(ImageFailed, match=r"decoder_died.*SIGSEGV"):
-            pixels(pool, image_of(CRASH, kind))
-        assert np.array_equal(pixels(pool, image_of((70, 61), kind)), before)
+            pool.pixels(image_of(CRASH, kind))
+        assert np.array_equal(pool.pixels(image_of((70, 61), kind)), before)
 
 
 @pytest.mark.usefixtures("faulty_library")
 def test_an_image_is_not_blamed_for_one_death() -> None:
     with decoders() as pool:
-        assert pixels(pool, image_of(CRASH_ONCE)).shape == (224, 224, 3)
+        assert pool.pixels(image_of(CRASH_ONCE)).shape == (224, 224, 3)
 
 
 @pytest.mark.usefixtures("faulty_library")
@@ -171,27 +213,27 @@ def test_an_image_is_not_blamed_for_one_death() -> None:
 def test_a_decoder_that_hangs_on_an_image_costs_that_image(kind: str) -> None:
     with decoders(timeout_seconds=0.5) as pool:
         with pytest.raises(ImageFailed, match="decode_timeout"):
-            pixels(pool, image_of(HANG, kind))
-        assert pixels(pool, image_of((70, 61), kind)).shape == (224, 224, 3)
+            pool.pixels(image_of(HANG, kind))
+        assert pool.pixels(image_of((70, 61), kind)).shape == (224, 224, 3)
 
 
 def test_a_decoder_that_dies_while_it_has_nothing_to_do_costs_nothing() -> None:
     with decoders() as pool:
-        pixels(pool, image_of((70, 61)))
+        pool.pixels(image_of((70, 61)))
         _, decoder = decoder_processes()
         os.kill(decoder, signal.SIGSEGV)
-        assert pixels(pool, image_of((70, 61))).shape == (224, 224, 3)
+        assert pool.pixels(image_of((70, 61))).shape == (224, 224, 3)
 
 
 @pytest.mark.usefixtures("faulty_library")
 def test_a_decoder_that_is_killed_is_this_machines_fault_and_not_the_images() -> None:
     with decoders() as pool:
-        pixels(pool, image_of((70, 61)))
+        pool.pixels(image_of((70, 61)))
         raised: list[BaseException] = []
 
         def hang() -> None:
             try:
-                pixels(pool, image_of(HANG))
+                pool.pixels(image_of(HANG))
             except ResourceExhausted as error:
                 raised.append(error)
 
@@ -208,27 +250,27 @@ def test_a_decoder_that_is_killed_is_this_machines_fault_and_not_the_images() ->
 
 def test_decoders_that_cannot_be_had_are_this_machines_fault() -> None:
     with decoders() as pool:
-        pixels(pool, image_of((70, 61)))
+        pool.pixels(image_of((70, 61)))
         server, decoder = decoder_processes()
         os.kill(server, signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{decoder}/cwd").exists())
         with pytest.raises(ResourceExhausted, match="the decoders have ended"):
-            pixels(pool, image_of((70, 61)))
+            pool.pixels(image_of((70, 61)))
 
 
 def test_an_image_is_large_only_where_it_may_not_be() -> None:
     large = encoded(Image.new("L", (8000, LARGE_PIXELS // 8000 + 1)), "PNG")
     with decoders() as pool:
         with pytest.raises(LargeImage):
-            pixels(pool, large, may_be_large=False)
-        assert pixels(pool, large).shape == (224, 224, 3)
+            pool.pixels(large, may_be_large=False)
+        assert pool.pixels(large).shape == (224, 224, 3)
 
 
 def test_no_decoder_knows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HTTPS_PROXY", "EMBEDDER_RUN_URI"):
         monkeypatch.setenv(name, "planted")
     with decoders() as pool:
-        pixels(pool, image_of((70, 61)))
+        pool.pixels(image_of((70, 61)))
         for process in descendants(os.getpid()):
             assert b"planted" not in Path(f"/proc/{process}/environ").read_bytes()
 
