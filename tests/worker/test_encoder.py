@@ -85,6 +85,28 @@ def test_every_photos_vector_is_that_of_transformers_and_alone_as_among_others(
         assert np.array_equal(encoder.start(photos[start:stop])(), vectors[start:stop])
 
 
+def test_all_tokens_but_the_class_token_are_left_out_of_the_last_layer(base_clip: Path) -> None:
+    source = find_model(str(base_clip), revision="")
+    tower = load_vision_tower(source)
+    shapes = []
+    for layer in tower.vision_model.encoder.layers:
+        layer.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
+    Encoder(tower, source, device=CPU, dtype=torch.float32).start(noise(1, source.image_size))()
+    assert shapes == [50] * 11 + [1]
+
+
+def test_a_last_layer_that_computes_otherwise_stays_as_it_is(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = transformers.models.clip.modeling_clip.CLIPAttention
+    right = attention.forward
+
+    def doubled(self: Any, *given: Any, **named: Any) -> tuple[torch.Tensor, None]:  # noqa: ANN401
+        return 2 * right(self, *given, **named)[0], None
+
+    monkeypatch.setattr(attention, "forward", doubled)
+    pixels = noise(3, find_model(str(tiny_clip), revision="").image_size)
+    assert cosines(encoder_of(tiny_clip).start(pixels)(), transformers_vectors(tiny_clip, pixels)).min() > 0.999999
+
+
 def _as_336(folder: Path) -> Path:
     """Save a vision tower of 336 x 336 pixels, as L/14@336 has."""
     return save_vision_tower(folder, vision=TINY_VISION | {"image_size": 336, "patch_size": 56}, projection_dim=24)
