@@ -118,7 +118,8 @@ class _ClassTokenLayer(nn.Module):
         attention = self.layer.self_attn
 
         def heads(projected: Tensor) -> Tensor:
-            return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)  # (rows, heads, tokens, head_dim)
+            split = projected.view(*projected.shape[:-1], -1, attention.head_dim)
+            return split.transpose(1, 2)  # (rows, heads, tokens, head_dim)
 
         normed = self.layer.layer_norm1(tokens)
         attended = functional.scaled_dot_product_attention(
