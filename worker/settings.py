@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from common.indexes import parse_indexes
 from common.settings import RunSettings
 
-INFLIGHT_BYTES_PER_DECODER = 64 << 20
+INFLIGHT_BYTES_PER_DECODER = 32 << 20
 
 SOURCES = ("mirror", "thumbnail", "original", "url")
 
@@ -89,7 +89,7 @@ class WorkerSettings(RunSettings):
 
     max_inflight_bytes: int = Field(default=0, ge=0)
     """Bytes of images fetched and not yet decoded, all together: what bounds the memory whatever the images' sizes. 0:
-    64 MiB for each decoder, which is a second of its work on photos of 200 KB."""
+    32 MiB for each decoder, which is half a second of its work on photos of 200 KB."""
 
     allow_private_hosts: bool = False
     """Fetch from private, loopback and link-local addresses and from any port too. A list from the internet must not
