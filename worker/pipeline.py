@@ -132,6 +132,7 @@ class Pipeline:
         self._fetcher = ImageFetcher(
             self._settings, sources=self._manifest.sources, folder=self._manifest.folder, times=self.times
         )
+        self.times.watch_loop()
         try:
             with self._decoders.listening():
                 async with self._fetcher as fetcher, asyncio.TaskGroup() as tasks:
@@ -139,6 +140,7 @@ class Pipeline:
                         await ahead.acquire()
                         tasks.create_task(self._settle(fetcher, row)).add_done_callback(lambda _: ahead.release())
         finally:
+            self.times.forget_loop()
             self._cancel_fetching = None
 
     async def _settle(self, fetcher: ImageFetcher, row: Row) -> None:

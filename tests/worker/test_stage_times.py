@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,6 +17,8 @@ from worker.stage_times import ADVICE, Snapshot, StageTimes
         (Snapshot(wall=10, encode_worked=9.5, encode_waited=0.5, decode_worked=5, decode_waited=15), "encode", 0.95),
         (Snapshot(wall=10, encode_worked=2, encode_waited=8, decode_worked=19.5), "decode", 0.8),
         (Snapshot(wall=10, encode_worked=2, encode_waited=8, decode_worked=6), "fetch", 0.8),
+        (Snapshot(wall=10, encode_worked=2, encode_waited=8, decode_worked=6, loop_worked=9), "loop", 0.8),
+        (Snapshot(wall=10, encode_worked=2, encode_waited=8, decode_worked=19.5, loop_worked=9), "decode", 0.8),
         (Snapshot(wall=10, model_waited=7, encode_worked=1, encode_waited=2, decode_worked=20), "start", 0.7),
         (Snapshot(wall=10, model_waited=10), "start", 1.0),
         (Snapshot(), "fetch", 0.0),
@@ -81,6 +85,25 @@ def test_threads_of_a_stage_are_measured_together() -> None:
     # Sums of clock readings that did not cancel would be off by days.
     assert 0 <= spent.decode_worked <= 4 * spent.wall + 1e-3
     assert times.snapshot().decode_worked == spent.decode_worked
+
+
+def test_the_event_loops_cpu_time_is_counted_while_it_runs_and_afterwards() -> None:
+    times = StageTimes(decode_threads=1)
+    seen = []
+
+    def loop() -> None:
+        times.watch_loop()
+        while time.thread_time() < 0.1:
+            pass
+        seen.append(times.snapshot().loop_worked)
+        times.forget_loop()
+
+    assert times.snapshot().loop_worked == 0
+    thread = threading.Thread(target=loop)
+    thread.start()
+    thread.join()
+    after = times.snapshot().loop_worked
+    assert 0.1 <= seen[0] <= after <= times.snapshot().loop_worked < 1
 
 
 def test_an_unknown_kind_is_a_mistake() -> None:
