@@ -78,6 +78,7 @@ def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
 
 
 def _failure(error: Exception) -> tuple[str, str, int]:
+    _configure_logs()
     from common.logs import printable, redact_urls  # noqa: PLC0415
     from common.resources import exhausted  # noqa: PLC0415
 

@@ -32,7 +32,7 @@ def presigned_url(url: str, key: Key, *, region: str, expires_seconds: int, now:
     """
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
-    host = host.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ""))
+    host = host.lower().removesuffix(_DEFAULT_PORTS.get(scheme.lower(), ""))
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     date = moment[:8]
     scope = f"{date}/{region}/s3/aws4_request"

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from worker.decoder_link import MESSAGE_BYTES, Answer, Kind, Request, new_memory
 from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
@@ -49,6 +51,8 @@ class Decoders:
 
     def __init__(self, count: int, *, max_image_bytes: int, timeout_seconds: float) -> None:
         self._idle: asyncio.Queue[Decoder] = asyncio.Queue()
+        # Not asyncio's own: file systems that hang may have all of that one's threads.
+        self._copies = ThreadPoolExecutor(1, thread_name_prefix="copy")
         self.count = count
         self._decoders: list[Decoder] = []
         theirs: list[int] = []
@@ -57,7 +61,7 @@ class Decoders:
             ours.settimeout(0)
             memory = new_memory(max_image_bytes)
             theirs += [their.detach(), memory]
-            self._decoders.append(Decoder(ours, mmap.mmap(memory, 0)))
+            self._decoders.append(Decoder(ours, mmap.mmap(memory, 0), self._copies))
             self._idle.put_nowait(self._decoders[-1])
         try:
             self._server = subprocess.Popen(  # noqa: S603 - this very program
@@ -109,6 +113,7 @@ class Decoders:
         except subprocess.TimeoutExpired:
             self._server.kill()  # its decoders die with it
             self._server.wait()
+        self._copies.shutdown(wait=False)
         for decoder in self._decoders:
             decoder.close()
 
@@ -116,9 +121,10 @@ class Decoders:
 class Decoder:
     """The worker's end of one decoder, and of those that take its place."""
 
-    def __init__(self, link: socket.socket, memory: mmap.mmap) -> None:
+    def __init__(self, link: socket.socket, memory: mmap.mmap, copies: Executor) -> None:
         self._link = link
         self._memory = memory
+        self._copies = copies
         self._bytes = np.frombuffer(memory, np.uint8)
         self._messages: asyncio.Queue[bytes] = asyncio.Queue()
         self._generation = 0
@@ -141,7 +147,7 @@ class Decoder:
             answer = await self._ask(data, request)
         if len(data) > KEPT_BYTES:
             surplus = len(self._memory) - KEPT_BYTES
-            await asyncio.to_thread(self._memory.madvise, mmap.MADV_REMOVE, KEPT_BYTES, surplus)
+            await self._in_thread(self._memory.madvise, mmap.MADV_REMOVE, KEPT_BYTES, surplus)
         match answer.kind:
             case Kind.SQUARE:
                 return self._bytes[: 3 * size**2].reshape(size, size, 3)
@@ -160,9 +166,14 @@ class Decoder:
         self.is_at_work = True
         if not self._is_ready:
             await self._wait_until_ready()
+        # Of decoders that died while they had nothing to do.
+        self._receive(asyncio.get_running_loop())
+        while not self._messages.empty():
+            if (await self._answer()).kind is Kind.DIED:
+                await self._wait_until_ready()
         place, image = self._bytes[: len(data)], np.frombuffer(data, np.uint8)
         if len(data) > KEPT_BYTES:
-            await asyncio.to_thread(np.copyto, place, image)
+            await self._in_thread(np.copyto, place, image)
         else:
             np.copyto(place, image)
         try:
@@ -174,6 +185,9 @@ class Decoder:
             await self._wait_until_ready()
         self.is_at_work = False
         return answer
+
+    async def _in_thread(self, work: Callable[..., None], *arguments: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._copies, work, *arguments)
 
     async def _wait_until_ready(self) -> None:
         for _ in range(MAX_DEATHS):
@@ -193,21 +207,24 @@ class Decoder:
         loop.add_reader(self._link, self._receive, loop)
 
     def stop_listening(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.remove_reader(self._link)
+        with suppress(ValueError):  # closed meanwhile
+            loop.remove_reader(self._link)
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            message = self._link.recv(MESSAGE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            message = b""
-        if not message:
-            self.stop_listening(loop)
-        self._messages.put_nowait(message)
+        """Take in every message that there is."""
+        message = b"something"
+        while message:
+            try:
+                message = self._link.recv(MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            self._messages.put_nowait(message)
+        self.stop_listening(loop)
 
     def hang_up(self) -> None:
-        """End what a thread may be waiting for, and the decoder."""
+        """End the decoder, and what its answer is waited for by."""
         with suppress(OSError):  # not connected any more
             self._link.shutdown(socket.SHUT_RDWR)
 

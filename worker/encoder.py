@@ -92,14 +92,19 @@ def load_vision_tower(source: ModelSource) -> CLIPVisionModelWithProjection:
 
 
 def _for_class_token(tower: CLIPVisionModelWithProjection) -> CLIPVisionModelWithProjection:
-    layers = tower.vision_model.encoder.layers
-    shortened = _ClassTokenLayer(layers[-1])
+    """Return the tower with its last layer shortened, unless a release of the library computes that otherwise."""
     tokens = torch.sin(torch.arange(3.0 * tower.config.hidden_size)).view(1, 3, -1)
-    with torch.inference_mode():
-        whole = layers[-1](tokens, attention_mask=None)[:, :1]
-        # A release of the library, or a model's code, may compute its layers otherwise.
-        if torch.allclose(shortened(tokens), whole, rtol=1e-3, atol=1e-4):
-            layers[-1] = shortened
+    try:
+        layers = tower.vision_model.encoder.layers
+        shortened = _ClassTokenLayer(layers[-1])
+        with torch.inference_mode():
+            whole = layers[-1](tokens, attention_mask=None)[:, :1]
+            if torch.allclose(shortened(tokens), whole, rtol=1e-3, atol=1e-4):
+                layers[-1] = shortened
+    except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        if (lack := exhausted(error)) is not None:
+            raise lack from error
+        log.info("whole_last_layer", error=str(error))
     return tower
 
 

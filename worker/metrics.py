@@ -46,7 +46,7 @@ class ChunkMetrics(MetricsCollector):
         yield received
         seconds = CounterMetricFamily(
             f"{NAMESPACE}_stage_seconds",
-            "Seconds that the threads of a stage worked or waited.",
+            "Seconds that a stage worked or waited, its requests or decoders together.",
             labels=["chunk", "stage", "state"],
         )
         for name, value in self._pipeline.times.snapshot()._asdict().items():

@@ -65,6 +65,7 @@ class Pipeline:
         self._encoder = encoder
         self._decoders = decoders
         self._large_image = asyncio.Lock()
+        self._has_batches = asyncio.Event()
         self.times = StageTimes(decode_threads=decoders.count)
         self._fetcher: ImageFetcher | None = None
         self._fetched = 0
@@ -128,6 +129,12 @@ class Pipeline:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         if task is not None:
             self._cancel_fetching = lambda: loop.call_soon_threadsafe(task.cancel)
+
+        def tell(_: Future[Batches]) -> None:
+            with suppress(RuntimeError):  # the loop has ended before
+                loop.call_soon_threadsafe(self._has_batches.set)
+
+        self._batches.add_done_callback(tell)
         ahead = asyncio.Semaphore(self._settings.fetch_concurrency * ROWS_AHEAD)
         self._fetcher = ImageFetcher(
             self._settings, sources=self._manifest.sources, folder=self._manifest.folder, times=self.times
@@ -164,9 +171,7 @@ class Pipeline:
                 await self._decode_as(row, data, may_be_large=True)
 
     async def _decode_as(self, row: Row, data: bytes | bytearray, *, may_be_large: bool) -> None:
-        if not self._batches.done():
-            # Shielded, since to cancel what waits would cancel what it waits for.
-            await asyncio.shield(asyncio.wrap_future(self._batches))
+        await self._has_batches.wait()
         batches = self._batches.result()
         async with self._decoders.idle() as decoder:
             with self.times.measure("decode_worked"):

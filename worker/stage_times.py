@@ -30,7 +30,7 @@ ADVICE = {
 
 
 class Snapshot(NamedTuple):
-    """Seconds since the start; of a stage's threads, and of requests, together."""
+    """Seconds since the start; of all requests, all decoders, together."""
 
     wall: float = 0
     fetch_worked: float = 0

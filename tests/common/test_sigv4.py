@@ -1,4 +1,4 @@
-"""Signed URLs are the SDK's, character for character."""
+"""Signed URLs have the SDK's parameters and signatures."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from common.sigv4 import Key, presigned_url
         "https://Store.example:443/under/a/path/~tilde/%28x%29%27.jpg",
         "http://[::1]:8333/photos/a//b.jpg",
         "http://store.example:80/photos/%25.jpg",
+        "HTTP://store.example:80/photos/a.jpg",
     ],
 )
 def test_a_url_is_signed_as_the_sdk_signs_it(url: str, token: str | None) -> None:

@@ -161,6 +161,10 @@ def busy_decoders(of: int | None = None) -> set[int]:
     return found
 
 
+def is_asleep(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -217,11 +221,17 @@ def test_a_decoder_that_hangs_on_an_image_costs_that_image(kind: str) -> None:
         assert pool.pixels(image_of((70, 61), kind)).shape == (224, 224, 3)
 
 
-def test_a_decoder_that_dies_while_it_has_nothing_to_do_costs_nothing() -> None:
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+@pytest.mark.parametrize("deaths", [1, 3])
+def test_decoders_that_die_while_they_have_nothing_to_do_cost_nothing(deaths: int, number: signal.Signals) -> None:
     with decoders() as pool:
         pool.pixels(image_of((70, 61)))
-        _, decoder = decoder_processes()
-        os.kill(decoder, signal.SIGSEGV)
+        server, *_ = decoder_processes()
+        for _ in range(deaths):
+            (decoder,) = descendants(server)
+            os.kill(decoder, number)
+            wait_until(lambda: descendants(server) not in ([], [decoder]))  # noqa: B023 - called here and now
+        wait_until(lambda: is_asleep(*descendants(server)))
         assert pool.pixels(image_of((70, 61))).shape == (224, 224, 3)
 
 

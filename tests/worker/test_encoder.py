@@ -107,6 +107,12 @@ def test_a_last_layer_that_computes_otherwise_stays_as_it_is(tiny_clip: Path, mo
     assert cosines(encoder_of(tiny_clip).start(pixels)(), transformers_vectors(tiny_clip, pixels)).min() > 0.999999
 
 
+def test_a_tower_without_layers_is_encoded_as_it_is(tmp_path: Path) -> None:
+    folder = save_clip(tmp_path / "m", vision=TINY_VISION | {"num_hidden_layers": 0}, projection_dim=16)
+    pixels = noise(3, find_model(str(folder), revision="").image_size)
+    assert cosines(encoder_of(folder).start(pixels)(), transformers_vectors(folder, pixels)).min() > 0.999999
+
+
 def _as_336(folder: Path) -> Path:
     """Save a vision tower of 336 x 336 pixels, as L/14@336 has."""
     return save_vision_tower(folder, vision=TINY_VISION | {"image_size": 336, "patch_size": 56}, projection_dim=24)
