@@ -67,7 +67,7 @@ def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
     stop.install_stop_handlers()
     try:
         stop.end_by_force_if_late(_say_stopped)
-        _configure_logs()
+        _prepare_last_word()
         message = program()
     except Exception as error:  # noqa: BLE001 - the border of the program
         # Python wraps what a signal raises within __set_name__ in a RuntimeError, an enum's import for one.
@@ -78,7 +78,7 @@ def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
 
 
 def _failure(error: Exception) -> tuple[str, str, int]:
-    _configure_logs()
+    _prepare_last_word()
     from common.logs import printable, redact_urls  # noqa: PLC0415
     from common.resources import exhausted  # noqa: PLC0415
 
@@ -92,8 +92,10 @@ def _failure(error: Exception) -> tuple[str, str, int]:
     return "failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1
 
 
-def _configure_logs() -> None:
-    # Imported only now: a signal is to find its handlers from the first moment on.
+def _prepare_last_word() -> None:
+    # Imported only now: a signal is to find its handlers from the first moment on. And before the program, which may
+    # end for want of memory or of open files.
+    import common.resources  # noqa: F401, PLC0415
     from common.logs import configure_logs  # noqa: PLC0415
 
     if not _Running.has_logs:
@@ -102,7 +104,7 @@ def _configure_logs() -> None:
 
 
 def _say_stopped(stopped: Stopped) -> int:
-    _configure_logs()
+    _prepare_last_word()
     if _Running.how_far is not None:
         with suppress(Exception):  # the exit code matters more
             _Running.how_far()

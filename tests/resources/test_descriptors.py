@@ -139,7 +139,7 @@ def test_a_merge_that_may_open_too_few_files_says_what_to_change_and_leaves_the_
     store = open_store(uri)
     chunks = put_run(store, [3] * 40)
     before = object_keys(store)
-    for limit in (6, 9):
+    for limit in (6, 8):  # with 9 a merge may just do, if its threads never open files at once
         ended = run(MERGER, merger_environment(uri, len(chunks), sdk), prefix=["prlimit", f"--nofile={limit}"])
         assert_too_few_files(ended)
         assert object_keys(store) == before
