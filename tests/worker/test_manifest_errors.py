@@ -57,7 +57,9 @@ def test_a_compressed_manifest_is_refused_by_its_ending(tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize(
-    "content", [gzip.compress(CSV), bz2.compress(CSV), lzma.compress(CSV), zipped(), b"\x28\xb5\x2f\xfd0"]
+    "content",
+    [gzip.compress(CSV), bz2.compress(CSV), lzma.compress(CSV), zipped(), b"\x28\xb5\x2f\xfd0"],
+    ids=["gzip", "bzip2", "xz", "zip", "zstd"],
 )
 @pytest.mark.parametrize("name", ["list.csv", "list.json", "list.parquet", "list.txt"])
 def test_a_compressed_manifest_is_refused_by_its_content(tmp_path: Path, name: str, content: bytes) -> None:
