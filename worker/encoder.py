@@ -63,10 +63,7 @@ def _cpu_computes_bfloat16() -> bool:
 
 
 def load_vision_tower(source: ModelSource) -> CLIPVisionModelWithProjection:
-    """Return the model's vision tower with its projection, in float32, of which only `image_embeds` is complete.
-
-    Raises ModelError when its files do not fit.
-    """
+    """Return the model's vision tower with its projection, in float32. Raises ModelError when its files do not fit."""
     # Imported here: the import takes seconds, in which the first images are fetched and decoded.
     import transformers  # noqa: PLC0415
 
@@ -75,7 +72,7 @@ def load_vision_tower(source: ModelSource) -> CLIPVisionModelWithProjection:
     kind = transformers.CLIPVisionModelWithProjection
     if source.folder is None:
         torch.manual_seed(UNTRAINED_SEED)
-        return _for_class_token(kind(transformers.CLIPVisionConfig(projection_dim=512)).eval())
+        return kind(transformers.CLIPVisionConfig(projection_dim=512)).eval()
     try:
         model, info = kind.from_pretrained(
             source.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
@@ -88,7 +85,7 @@ def load_vision_tower(source: ModelSource) -> CLIPVisionModelWithProjection:
         raise ModelError(f"{source.name} cannot be loaded from {source.folder}: {error}") from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{source.name} lacks {len(missing)} weights of a vision tower, the first is {missing[0]}")
-    return _for_class_token(model.eval())
+    return model.eval()
 
 
 def _for_class_token(tower: CLIPVisionModelWithProjection) -> CLIPVisionModelWithProjection:
@@ -136,7 +133,7 @@ class _ClassTokenLayer(nn.Module):
 
 
 class Encoder:
-    """A vision tower on a device, ready for batches."""
+    """A vision tower on a device, ready for batches. It takes the tower, in float32, and changes it."""
 
     def __init__(
         self,
@@ -150,7 +147,7 @@ class Encoder:
         self.dtype = dtype
         self.dimensions = int(tower.config.projection_dim)
         self.image_size = source.image_size
-        self._tower = tower.to(device=device, dtype=dtype)
+        self._tower = _for_class_token(tower).to(device=device, dtype=dtype)
         # (x / 255 - mean) / std as one multiplication and one addition; for a whole row of pixels, since torch is twice
         # as fast where it need not step over three channels.
         std = torch.tensor(source.std, device=device)

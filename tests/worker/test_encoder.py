@@ -88,11 +88,18 @@ def test_every_photos_vector_is_that_of_transformers_and_alone_as_among_others(
 def test_all_tokens_but_the_class_token_are_left_out_of_the_last_layer(base_clip: Path) -> None:
     source = find_model(str(base_clip), revision="")
     tower = load_vision_tower(source)
+    encoder = Encoder(tower, source, device=CPU, dtype=torch.float32)
     shapes = []
     for layer in tower.vision_model.encoder.layers:
         layer.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
-    Encoder(tower, source, device=CPU, dtype=torch.float32).start(noise(1, source.image_size))()
+    encoder.start(noise(1, source.image_size))()
     assert shapes == [50] * 11 + [1]
+
+
+def test_a_tower_that_was_loaded_can_be_saved_as_it_was(tiny_clip: Path, tmp_path: Path) -> None:
+    load_vision_tower(find_model(str(tiny_clip), revision="")).save_pretrained(tmp_path)
+    pixels = noise(3, find_model(str(tiny_clip), revision="").image_size)
+    assert np.array_equal(encoder_of(tmp_path).start(pixels)(), encoder_of(tiny_clip).start(pixels)())
 
 
 def test_a_last_layer_that_computes_otherwise_stays_as_it_is(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
