@@ -181,16 +181,16 @@ def test_the_pixels_are_those_of_the_same_code_in_this_process() -> None:
 
 
 def test_no_image_gets_the_pixels_of_one_that_is_not_waited_for_any_more() -> None:
-    first, *others = (path.read_bytes() for path in PHOTOS[:4])
+    slow, others = image_of((3000, 3000), "JPEG"), [path.read_bytes() for path in PHOTOS[:4]]
 
     async def ask_and_leave(pool: Pool) -> list[NDArray[np.uint8]]:
-        left = asyncio.create_task(pool.ask(first))
-        await asyncio.sleep(0.001)
+        await asyncio.gather(pool.ask(slow), pool.ask(slow))  # both decoders are there
+        left = asyncio.create_task(pool.ask(slow))
+        await asyncio.sleep(0.005)
         left.cancel()
         return await asyncio.gather(*map(pool.ask, others))
 
     with decoders(2) as pool:
-        pool.pixels(first)
         found = pool.run(lambda: ask_and_leave(pool))
     for data, square in zip(others, found, strict=True):
         assert np.array_equal(square, image_square(data, max_pixels=10**9).numpy())
