@@ -35,37 +35,44 @@ def on_stop(say: Callable[[], object]) -> None:
     _Running.how_far = say
 
 
-def run(program: Callable[[], str], *, at_first: Callable[[], object] | None = None) -> NoReturn:
+def run(
+    program: Callable[[], str],
+    *,
+    before_threads: Callable[[], object] = lambda: None,
+    at_first: Callable[[], object] | None = None,
+) -> NoReturn:
     """Call `program`, log the sentence it returns as the last word, and end the process with the right exit code.
 
-    `at_first` is what to call on a stop until `on_stop` says otherwise.
+    `before_threads` is called before it, while the process has one thread. `at_first` is what to call on a stop until
+    `on_stop` says otherwise.
 
     Ends by os._exit once everything is flushed: a thread may sit in a native decoder or a socket for longer than the
     grace period of a pod.
     """
     _Running.how_far = at_first
-    code = end(program)
+    code = end(program, before_threads=before_threads)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk, or a pipe that nobody reads
             stream.flush()
     os._exit(code)
 
 
-def end(program: Callable[[], str]) -> int:
+def end(program: Callable[[], str], *, before_threads: Callable[[], object] = lambda: None) -> int:
     """Call `program` and return its exit code; the last word goes to the log and to the termination log.
 
     Once a signal has told it to stop that is how it ends, whatever it returns or raises.
     """
     try:
-        event, message, code = _outcome(program)
+        event, message, code = _outcome(program, before_threads)
     except Stopped as stopped:
         return _say_stopped(stopped)
     return _last_word(event, message, code)
 
 
-def _outcome(program: Callable[[], str]) -> tuple[str, str, int]:
+def _outcome(program: Callable[[], str], before_threads: Callable[[], object]) -> tuple[str, str, int]:
     stop.install_stop_handlers()
     try:
+        before_threads()
         stop.end_by_force_if_late(_say_stopped)
         _prepare_last_word()
         message = program()

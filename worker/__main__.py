@@ -9,15 +9,19 @@ def main() -> str:
     # Imported only now: a signal is to find its handler from the first moment on.
     from common.logs import configure_logs  # noqa: PLC0415
     from common.settings import read_settings  # noqa: PLC0415
-    from worker.memory import keep_freed_memory  # noqa: PLC0415
     from worker.settings import WorkerSettings  # noqa: PLC0415
 
-    keep_freed_memory()
     settings = read_settings(WorkerSettings)
     configure_logs(settings.log_level, chunk=settings.chunk_index)
     from worker.chunk_job import embed_chunk  # noqa: PLC0415
 
     return embed_chunk(settings)
+
+
+def before_threads() -> None:
+    from worker.memory import keep_freed_memory  # noqa: PLC0415
+
+    keep_freed_memory()
 
 
 def _say_nothing_embedded() -> None:
@@ -27,4 +31,4 @@ def _say_nothing_embedded() -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, at_first=_say_nothing_embedded)
+    program.run(main, before_threads=before_threads, at_first=_say_nothing_embedded)

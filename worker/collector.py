@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -48,8 +49,7 @@ class Collector:
         places = np.asarray(positions)
         with self._lock:
             if self._vectors is None:
-                # Pages that no row is written to take no memory.
-                self._vectors = np.empty((self.requested, vectors.shape[1]), dtype=np.float32)
+                self._vectors = _new_vectors(self.requested, vectors.shape[1])
             self._vectors[places[is_sound]] = vectors[is_sound]
             self._is_embedded[places[is_sound]] = True
             self.embedded += int(is_sound.sum())
@@ -96,6 +96,14 @@ class Collector:
                 self._vectors[end : end + stop - start] = self._vectors[start:stop]
             end += stop - start
         return self._vectors[:end]
+
+
+def _new_vectors(rows: int, dimensions: int) -> NDArray[np.float32]:
+    """Return room for vectors, of which pages that no row is written to take no memory."""
+    # Not from the heap, whose holes are for what comes and goes.
+    size = max(1, rows * dimensions * np.dtype(np.float32).itemsize)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.float32, rows * dimensions).reshape(rows, dimensions)
 
 
 def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -154,7 +154,7 @@ class Encoder:
         self._scale = (1 / (255 * std)).repeat(source.image_size)  # (3 size)
         self._shift = (-torch.tensor(source.mean, device=device) / std).repeat(source.image_size)
         self._max_rows: int | None = None
-        self._workspace: Tensor | None = None
+        self._workspace: tuple[Tensor, Tensor] | None = None
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def warm_up(self, batch_size: int) -> None:
@@ -205,21 +205,23 @@ class Encoder:
 
     def _vectors(self, pixels: Tensor) -> Tensor:
         normalised = self._normalised(pixels.flatten(2))  # (rows, size, 3 size)
-        channels_first = normalised.to(self.dtype).view(pixels.shape).permute(0, 3, 1, 2)  # (rows, 3, size, size)
+        channels_first = normalised.view(pixels.shape).permute(0, 3, 1, 2)  # (rows, 3, size, size)
         features = self._tower(pixel_values=channels_first).image_embeds.float()
         vectors: Tensor = functional.normalize(features, dim=-1, eps=0)  # (rows, dimensions)
         return vectors
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """Return pixels, uint8 (rows, size, 3 size), as the model expects them, float32."""
+        """Return pixels, uint8 (rows, size, 3 size), as the model expects them and in its type."""
         if self.device.type == "cuda":
-            return torch.addcmul(self._shift, pixels, self._scale)
-        # These 20 MB stay: a CPU's heap gives what is free between two batches to other threads, and new memory comes
+            return torch.addcmul(self._shift, pixels, self._scale).to(self.dtype)
+        # These 30 MB stay: a CPU's heap gives what is free between two batches to other threads, and new memory comes
         # page by page, each a fault.
-        if self._workspace is None or len(self._workspace) < len(pixels):
-            self._workspace = torch.empty(pixels.shape)
-        floats = self._workspace[: len(pixels)].copy_(pixels)
-        return torch.addcmul(self._shift, floats, self._scale, out=floats)
+        if self._workspace is None or len(self._workspace[0]) < len(pixels):
+            self._workspace = torch.empty(pixels.shape), torch.empty(pixels.shape, dtype=self.dtype)
+        floats, inputs = (kept[: len(pixels)] for kept in self._workspace)
+        floats.copy_(pixels)
+        torch.addcmul(self._shift, floats, self._scale, out=floats)
+        return floats if self.dtype is torch.float32 else inputs.copy_(floats)
 
 
 def _padded(pixels: Tensor, multiple: int) -> Tensor:
