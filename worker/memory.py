@@ -22,7 +22,8 @@ _M_ARENA_MAX = -8
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next batch, in one heap; call it before threads start.
+    """Have glibc keep freed memory for the next batch, in one heap; call it before the first thread starts, since a
+    heap that a thread has stays, and of such a heap nothing is kept.
 
     By default a batch's memory goes back to the kernel and comes again page by page, each a fault: 3 to 15 % of the
     encoder's time on a CPU. Other C libraries are left as they are.
