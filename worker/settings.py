@@ -93,7 +93,7 @@ class WorkerSettings(RunSettings):
 
     max_inflight_bytes: int = Field(default=0, ge=0)
     """Bytes of images fetched and not yet decoded, all together: what bounds the memory whatever the images' sizes. 0:
-    32 MiB for each decoder, which is half a second of its work on photos of 200 KB."""
+    32 MiB for each decoder but the spare one, which is half a second of its work on photos of 200 KB."""
 
     allow_private_hosts: bool = False
     """Fetch from private, loopback and link-local addresses and from any port too. A list from the internet must not
