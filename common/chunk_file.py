@@ -14,11 +14,12 @@ one ranged read tells everything but the rows. Where it is more, it takes anothe
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import h5py
 import numpy as np
@@ -31,7 +32,7 @@ from common.resources import exhausted, sentence, written_file
 from common.seal import SEAL_BYTES, open_sealed, seal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -48,6 +49,9 @@ METADATA_BYTES = 16_384
 
 BLOCK_BYTES = 4 << 20
 """Of rows that are read and checked together."""
+
+SLICE_BYTES = 1 << 20
+"""Of rows that are written together."""
 
 READ_ERRORS = (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What h5py and NumPy raise over files that are none of this program's."""
@@ -67,6 +71,18 @@ class Failure:
     id: str = ""
 
 
+class Rows(Protocol):
+    """An array, or what gives slices of it like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
     """The content of a chunk file."""
@@ -74,8 +90,8 @@ class Chunk:
     index: int
     urls: Sequence[str]
     ids: Sequence[str] | None
-    embeddings: NDArray[np.float32]
-    """(len(urls), dimensions), rows of L2 norm 1."""
+    embeddings: Rows
+    """(len(urls), dimensions) float32, rows of L2 norm 1; read more than once, some at a time."""
     failures: Sequence[Failure]
     provenance: Provenance
 
@@ -114,7 +130,7 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
     Raises ChunkInvalid, before anything is written, when the chunk breaks an invariant, and ResourceExhausted.
     """
     check_rows(chunk)
-    columns: dict[str, NDArray[Any]] = {"urls": to_bytes_column(chunk.urls)}
+    columns: dict[str, Rows] = {"urls": to_bytes_column(chunk.urls)}
     if chunk.ids is not None:
         columns["ids"] = to_bytes_column(chunk.ids)
     columns["embeddings"] = chunk.embeddings
@@ -133,11 +149,12 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
         user_block_bytes=SEAL_BYTES,
     )
     sealed = skeleton.metadata[0][SEAL_BYTES:]
-    parts: dict[int, bytes | memoryview] = {**skeleton.metadata, 0: seal(sealed, size=skeleton.size) + sealed}
-    parts |= {skeleton.offsets[name]: _bytes(data) for name, data in columns.items() if data.size}
+    parts: dict[int, Iterable[bytes | memoryview]] = {offset: [data] for offset, data in skeleton.metadata.items()}
+    parts[0] = [seal(sealed, size=skeleton.size), sealed]
+    parts |= {skeleton.offsets[name]: _pieces(data) for name, data in columns.items() if math.prod(data.shape)}
     with written_file(path), path.open("wb") as file:
         for offset in sorted(parts):
-            file.write(parts[offset])
+            file.writelines(parts[offset])
         file.flush()
         # A disk at the other end of a network may find out only now that it has no room.
         os.fsync(file.fileno())
@@ -150,19 +167,25 @@ def check_rows(chunk: Chunk) -> None:
     """Raise ChunkInvalid when rows, norms or failures do not add up."""
     name = f"chunk {chunk.index}"
     rows = len(chunk.urls)
-    if chunk.embeddings.ndim != 2 or chunk.embeddings.shape[0] != rows or chunk.embeddings.dtype != np.float32:
+    if len(chunk.embeddings.shape) != 2 or chunk.embeddings.shape[0] != rows or chunk.embeddings.dtype != np.float32:
         raise ChunkInvalid(f"{name}: {rows} urls and embeddings of shape {chunk.embeddings.shape}")
     if chunk.ids is not None and len(chunk.ids) != rows:
         raise ChunkInvalid(f"{name}: {rows} urls and {len(chunk.ids)} ids")
-    check_norms(chunk.embeddings, name=name)
+    for start, vectors in _slices(chunk.embeddings):
+        check_norms(vectors, name=name, first_row=start)
 
 
-def check_norms(embeddings: NDArray[np.float32], *, name: str) -> None:
-    """Raise ChunkInvalid, naming the first bad row, unless every row of (rows, dimensions) is finite and of norm 1."""
+def check_norms(embeddings: NDArray[np.float32], *, name: str, first_row: int = 0) -> None:
+    """Raise ChunkInvalid, naming the first bad row, unless every row of (rows, dimensions) is finite and of norm 1.
+
+    The first of them is row `first_row` of what has that name.
+    """
     norms = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings))
     bad = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))  # NaN compares false
     if bad.size:
-        raise ChunkInvalid(f"{name}: {bad.size} rows are not of norm 1, the first is row {bad[0]}: {norms[bad[0]]}")
+        raise ChunkInvalid(
+            f"{name}: {bad.size} rows are not of norm 1, the first is row {first_row + bad[0]}: {norms[bad[0]]}"
+        )
 
 
 def read_header(file: BinaryIO, *, name: str) -> ChunkHeader:
@@ -196,8 +219,11 @@ def _digest(file: BinaryIO, span: DatasetSpan) -> str:
 
 
 def _check_all_norms(file: BinaryIO, header: ChunkHeader, *, name: str) -> None:
+    row = 0
     for block in _blocks(file, header.spans["embeddings"]):
-        check_norms(np.frombuffer(block, np.float32).reshape(-1, header.dimensions), name=name)
+        vectors = np.frombuffer(block, np.float32).reshape(-1, header.dimensions)
+        check_norms(vectors, name=name, first_row=row)
+        row += len(vectors)
 
 
 def _blocks(file: BinaryIO, span: DatasetSpan) -> Iterator[bytes]:
@@ -321,14 +347,25 @@ def run_attributes(provenance: Provenance) -> dict[str, Any]:
     }
 
 
-def sha256(data: NDArray[Any]) -> str:
-    """Return the hexadecimal SHA-256 of the array's bytes in C order."""
-    return hashlib.sha256(_bytes(data)).hexdigest()
+def sha256(data: Rows) -> str:
+    """Return the hexadecimal SHA-256 of the rows' bytes in C order."""
+    digest = hashlib.sha256()
+    for piece in _pieces(data):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
-def _bytes(data: NDArray[Any]) -> memoryview:
-    """Return the array's bytes in C order, not copied where it has that order."""
-    return memoryview(np.ascontiguousarray(data).view(np.uint8).data if data.size else b"")
+def _pieces(data: Rows) -> Iterator[memoryview]:
+    """Yield the rows' bytes in C order, some rows at a time."""
+    for _, rows in _slices(data):
+        yield memoryview(np.ascontiguousarray(rows).view(np.uint8).data if rows.size else b"")
+
+
+def _slices(data: Rows) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first row, rows), some rows at a time."""
+    at_once = max(1, SLICE_BYTES // max(1, data.dtype.itemsize * math.prod(data.shape[1:])))
+    for start in range(0, data.shape[0], at_once):
+        yield start, data[start : start + at_once]
 
 
 def to_bytes_column(texts: Sequence[str]) -> NDArray[np.bytes_]:

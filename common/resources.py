@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import ResourceExhausted, SettingsError
 from common.leftovers import held, remove_if_left_over
@@ -114,6 +114,16 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_file() -> tuple[BinaryIO, Path]:
+    """Return a new file in TMPDIR without a name, which is gone with this program however that ends, and its folder.
+
+    Raises what `temporary_folder` does.
+    """
+    place = _temporary_place()
+    with written_file(place):
+        return tempfile.TemporaryFile(dir=place, buffering=0), place
 
 
 def new_temporary_folder(prefix: str) -> Path:

@@ -88,7 +88,7 @@ def verify_sample(result: Result, sample: Sample, *, kept: KeptRows, concurrency
             if not np.array_equal(found, widen(expected, piece.row_bytes)):
                 raise _differs(result, piece)
             if piece.column == EMBEDDINGS:
-                check_norms(expected.view("<f4"), name=sources.name(piece.chunk))
+                check_norms(expected.view("<f4"), name=sources.name(piece.chunk), first_row=piece.first)
                 compared += piece.rows
         return compared
 
@@ -119,7 +119,7 @@ def verify_full(result: Result, *, concurrency: int) -> Verification:
             continue
         try:
             digest.update(piece, found)
-            check_norms(found.view("<f4"), name=sources.name(piece.chunk))
+            check_norms(found.view("<f4"), name=sources.name(piece.chunk), first_row=piece.first)
         except (DigestDiffers, ChunkInvalid):
             # Whose fault is it? Where the result has the chunk's bytes, it is the chunk's.
             _compare_vectors(result, piece.chunk)

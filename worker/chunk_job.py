@@ -21,6 +21,7 @@ from worker.manifest import open_manifest
 from worker.model_loading import ModelLoading
 from worker.pipeline import Pipeline
 from worker.stage_times import ADVICE
+from worker.vector_file import VectorFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,8 +73,12 @@ class _ChunkJob:
         except ChunkInvalid as error:
             log.warning("damaged_chunk", message=f"{error}; it is computed again")
             is_damaged = True
+        with VectorFile() as vectors:
+            return self._compute(vectors, overwrite=is_damaged)
+
+    def _compute(self, vectors: VectorFile, *, overwrite: bool) -> str:
         chunk = self._manifest.read_chunk(self._index, self._settings.chunk_count)
-        collector = Collector(chunk)
+        collector = Collector(chunk, vectors)
         log.info("started", of=self._settings.chunk_count, rows=collector.requested, manifest=self._manifest.name)
         if collector.requested > MAX_CHUNK_ROWS:
             raise SettingsError(
@@ -101,7 +106,7 @@ class _ChunkJob:
         finally:
             pipeline.stop()
             self._decoders.close()
-        return self._store_chunk(collector, overwrite=is_damaged)
+        return self._store_chunk(collector, overwrite=overwrite)
 
     def _provenance(self) -> Provenance:
         source = self._model.source.result()

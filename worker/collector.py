@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 
 from common.chunk_file import NORM_TOLERANCE, Chunk, Failure
 from common.reasons import Reason
+from worker.vector_file import StoredVectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from common.provenance import Provenance
     from worker.manifest import ManifestChunk
     from worker.rows import ImageFailed
+    from worker.vector_file import VectorFile
 
 
 class Collector:
-    """The rows of one chunk, settled one by one. Threads may settle rows at the same time."""
+    """The rows of one chunk, settled one by one. Threads may settle rows at the same time.
 
-    def __init__(self, chunk: ManifestChunk) -> None:
+    Vectors go to `vectors`, a new file.
+    """
+
+    def __init__(self, chunk: ManifestChunk, vectors: VectorFile) -> None:
         self._rows = {row.position: row for row in chunk.rows}
         self.requested = len(chunk.rows) + len(chunk.failures)
         self._failures = {failure.row: failure for failure in chunk.failures}
         self._is_embedded = np.zeros(self.requested, dtype=bool)
-        self._vectors: NDArray[np.float32] | None = None
+        self._vectors = vectors
         self._lock = threading.Lock()
         self.embedded = 0
 
@@ -43,14 +47,16 @@ class Collector:
         return self.embedded + self.failed
 
     def embed(self, positions: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """Settle the rows at `positions` with `vectors`, (rows, dimensions); one that is not finite has failed."""
+        """Settle the rows at `positions` with `vectors`, (rows, dimensions); one that is not finite has failed.
+
+        Raises ResourceExhausted where there is no room for them.
+        """
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         is_sound = np.abs(norms - 1) <= NORM_TOLERANCE  # False for NaN
         places = np.asarray(positions)
+        # Before the lock, for which the event loop would wait as long as the disk takes.
+        self._vectors.write(places[is_sound], vectors[is_sound])
         with self._lock:
-            if self._vectors is None:
-                self._vectors = _new_vectors(self.requested, vectors.shape[1])
-            self._vectors[places[is_sound]] = vectors[is_sound]
             self._is_embedded[places[is_sound]] = True
             self.embedded += int(is_sound.sum())
             for position in places[~is_sound].tolist():
@@ -72,41 +78,18 @@ class Collector:
     def chunk(self, *, index: int, dimensions: int, has_ids: bool, provenance: Provenance) -> Chunk:
         """Return the whole chunk in the manifest's order. Raises RuntimeError while a row is not settled.
 
-        The vectors are closed up in place, so the collector is of no use afterwards.
+        Its vectors are read from the file whenever they are asked for.
         """
         if self.settled != self.requested:
             raise RuntimeError(f"{self.requested - self.settled} rows of {self.requested} are not settled")
-        rows = [self._rows[position] for position in np.flatnonzero(self._is_embedded).tolist()]
+        self._vectors.flush()
+        embedded = np.flatnonzero(self._is_embedded)
+        rows = [self._rows[position] for position in embedded.tolist()]
         return Chunk(
             index=index,
             urls=[row.url for row in rows],
             ids=[row.id for row in rows] if has_ids else None,
-            embeddings=self._closed_up(dimensions),
+            embeddings=StoredVectors(self._vectors, embedded, dimensions=dimensions),
             failures=[self._failures[position] for position in sorted(self._failures)],
             provenance=provenance,
         )
-
-    def _closed_up(self, dimensions: int) -> NDArray[np.float32]:
-        if self._vectors is None:
-            return np.empty((0, dimensions), dtype=np.float32)
-        end = 0
-        # Runs of rows between two failures move down in one piece; a copy of all would double the memory.
-        for start, stop in _runs(self._is_embedded):
-            if start != end:
-                self._vectors[end : end + stop - start] = self._vectors[start:stop]
-            end += stop - start
-        return self._vectors[:end]
-
-
-def _new_vectors(rows: int, dimensions: int) -> NDArray[np.float32]:
-    """Return room for vectors, of which pages that no row is written to take no memory."""
-    # Not from the heap, whose holes are for what comes and goes.
-    size = max(1, rows * dimensions * np.dtype(np.float32).itemsize)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(memory, np.float32, rows * dimensions).reshape(rows, dimensions)
-
-
-def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return (start, stop) of every run of true flags."""
-    edges = np.flatnonzero(np.diff(flags, prepend=False, append=False))
-    return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]

@@ -51,7 +51,7 @@ def test_the_consumer_reads_what_was_written(tmp_path: Path) -> None:
         assert file["urls"].dtype.kind == "S"
         assert [url.decode() for url in file["urls"][:]] == chunk.urls
         assert [each.decode() for each in file["ids"][:]] == chunk.ids
-        np.testing.assert_array_equal(file["embeddings"][:], chunk.embeddings)
+        np.testing.assert_array_equal(file["embeddings"][:], chunk.embeddings[:])
         assert file["failures/reason"][:].tolist() == [b"not_found"]
         assert file.attrs["rows_requested"] == file.attrs["rows_embedded"] + file.attrs["rows_failed"]
         assert file.attrs["fingerprint"] == PROVENANCE.fingerprint
@@ -71,7 +71,7 @@ def test_one_short_read_tells_everything_but_the_rows(tmp_path: Path) -> None:
     span = header.spans["embeddings"]
     assert span.offset >= header.spans["urls"].offset
     stored = np.frombuffer(data, np.float32, count=2000 * 512, offset=span.offset).reshape(2000, 512)
-    np.testing.assert_array_equal(stored, make_chunk(rows=2000).embeddings)
+    np.testing.assert_array_equal(stored, make_chunk(rows=2000).embeddings[:])
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -86,9 +86,11 @@ def test_hardly_any_rows_are_a_chunk_too(rows: int, tmp_path: Path) -> None:
 BROKEN: dict[str, Callable[[Chunk], dict[str, Any]]] = {
     "a vector is missing": lambda chunk: {"embeddings": chunk.embeddings[1:]},
     "an id is missing": lambda chunk: {"ids": (chunk.ids or [])[1:]},
-    "a vector is not of norm 1": lambda chunk: {"embeddings": chunk.embeddings * np.float32(1.1)},
-    "a vector is not finite": lambda chunk: {"embeddings": np.where(chunk.embeddings > 0.1, np.nan, chunk.embeddings)},
-    "the type is another": lambda chunk: {"embeddings": chunk.embeddings.astype(np.float64)},
+    "a vector is not of norm 1": lambda chunk: {"embeddings": chunk.embeddings[:] * np.float32(1.1)},
+    "a vector is not finite": lambda chunk: {
+        "embeddings": np.where(chunk.embeddings[:] > 0.1, np.nan, chunk.embeddings[:])
+    },
+    "the type is another": lambda chunk: {"embeddings": chunk.embeddings[:].astype(np.float64)},
 }
 
 
@@ -98,6 +100,14 @@ def test_a_chunk_that_does_not_add_up_is_not_written(what: str, tmp_path: Path) 
     with pytest.raises(ChunkInvalid):
         write_chunk(tmp_path / "chunk.h5", dataclasses.replace(chunk, **BROKEN[what](chunk)))
     assert not (tmp_path / "chunk.h5").exists()
+
+
+def test_a_row_that_is_not_of_norm_1_is_named_wherever_it_is(tmp_path: Path) -> None:
+    chunk = make_chunk(rows=3000)
+    vectors = chunk.embeddings[:]
+    vectors[2900] *= 2
+    with pytest.raises(ChunkInvalid, match="row 2900:"):
+        write_chunk(tmp_path / "chunk.h5", dataclasses.replace(chunk, embeddings=vectors))
 
 
 def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
@@ -114,16 +124,17 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
             verify_chunk(file, name="chunk")
 
 
-def test_rows_that_are_not_of_norm_1_are_damage_though_their_digest_is_right(tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", [7, 2900])
+def test_rows_that_are_not_of_norm_1_are_damage_though_their_digest_is_right(row: int, tmp_path: Path) -> None:
     path = tmp_path / "chunk.h5"
-    write_chunk(path, make_chunk())
+    write_chunk(path, make_chunk(rows=3000))
     with h5py.File(path, "a") as file:
         vectors = file["embeddings"][:]
-        vectors[7] = np.nan
+        vectors[row] = np.nan
         file["embeddings"][:] = vectors
         file["embeddings"].attrs[DIGEST] = sha256(vectors)
     seal_again(path)
-    with path.open("rb") as file, pytest.raises(ChunkInvalid, match="row 7"):
+    with path.open("rb") as file, pytest.raises(ChunkInvalid, match=f"row {row}:"):
         verify_chunk(file, name="chunk")
 
 

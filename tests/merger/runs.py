@@ -113,7 +113,7 @@ class Datasets(NamedTuple):
 def naive_merge(chunks: Sequence[Chunk]) -> Datasets:
     urls = [url.encode() for chunk in chunks for url in chunk.urls]
     ids = [each.encode() for chunk in chunks for each in chunk.ids or []]
-    vectors = [chunk.embeddings for chunk in chunks if len(chunk.urls)]
+    vectors = [chunk.embeddings[:] for chunk in chunks if len(chunk.urls)]
     return Datasets(
         np.array(urls, dtype=None if urls else "S1"),
         None if chunks[0].ids is None else np.array(ids, dtype=None if ids else "S1"),

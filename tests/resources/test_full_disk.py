@@ -145,7 +145,7 @@ def test_embedder_run_without_room_says_so_and_the_same_command_completes_once_t
     environment = {"TMPDIR": str(disk.path), "EMBEDDER_DTYPE": "float32", "EMBEDDER_RETRIES": "0"}
     command = [*EMBEDDER, "run", str(manifest), str(disk.path / "run"), "--model", str(wide_tower)]
     # The folder of the logs, a worker's temporary file.
-    for room, full in ((0, f"{disk.path}: {FULL}"), (3, f"chunk.h5: {FULL}")):
+    for room, full in ((0, f"{disk.path}: {FULL}"), (8, f"chunk.h5: {FULL}")):
         disk.fill(leaving_pages=room)
         ended = run(command, environment, prefix=disk.prefix)
         assert ended.exit_code == ExitCode.TEMPORARY_FAILURE, ended.log
@@ -176,7 +176,7 @@ def test_a_worker_without_room_or_leave_to_write_stores_nothing_and_then_complet
     undisturbed = worker_environment(manifest_uri=manifest, run_uri=tmp_path / "run", model=wide_tower, dtype="float32")
     assert run(WORKER, undisturbed).exit_code == 0
     environment = undisturbed | {"EMBEDDER_RUN_URI": str(disk.path / "run"), "TMPDIR": str(disk.path)}
-    for room, full in ((0, disk.path), (2, "chunk.h5"), (8, chunk_key(0))):
+    for room, full in ((0, disk.path), (2, disk.path), (6, "chunk.h5"), (12, chunk_key(0))):
         disk.fill(leaving_pages=room)
         assert_out_of(run(WORKER, environment, prefix=disk.prefix), disk.path, f"{full}: {FULL}")
         assert files_in(disk.outside) == {}
