@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from worker.stage_times import Snapshot
 
 MAX_CHUNK_ROWS = 2_000_000
-"""A chunk file of more would not fit S3's 5 GiB for one upload, nor a pod's memory."""
+"""A chunk file of more would not fit S3's 5 GiB for one upload."""
 
 
 PUT_ATTEMPTS = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.chunk_file import Chunk, Failure, check_rows
+from common.chunk_file import Chunk, Failure, check_rows, write_chunk
 from common.provenance import Provenance
 from common.reasons import Reason
 from worker.collector import Collector
@@ -20,6 +21,7 @@ from worker.vector_file import VectorFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 DIMENSIONS = 4
 PROVENANCE = Provenance(
@@ -186,3 +188,20 @@ def test_threads_may_settle_rows_at_the_same_time(vector_file: VectorFile) -> No
     chunk = chunk_of(collector)
     assert np.array_equal(chunk.embeddings[:], vectors(*(at for at in range(count) if at % 3 != 2)))
     assert [failure.row for failure in chunk.failures] == list(range(2, count, 3))
+
+
+def test_a_chunk_is_written_in_less_memory_than_its_vectors_take(vector_file: VectorFile, tmp_path: Path) -> None:
+    count, dimensions = 8_000, 512
+    batch = np.full((32, dimensions), dimensions**-0.5, dtype=np.float32)
+    collector = Collector(manifest_chunk(count), vector_file)
+    tracemalloc.start()
+    try:
+        for start in range(0, count, len(batch)):
+            collector.embed(range(start, start + len(batch)), batch)
+        chunk = collector.chunk(index=0, dimensions=dimensions, has_ids=True, provenance=PROVENANCE)
+        write_chunk(tmp_path / "chunk.h5", chunk)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "chunk.h5").stat().st_size > count * dimensions * 4
+    assert peak < count * dimensions * 4 / 2
