@@ -48,9 +48,11 @@ _SAID = {
         "failed to map segment",
         "bad_alloc",
         "without exception set",
+        "without setting an exception",
     ),
 }
-"""Libraries, the dynamic loader and the interpreter itself leave the reason in a text alone, or (the last) in none."""
+"""Libraries, the dynamic loader and the interpreter itself leave the reason in a text alone, or (the last two) in
+none."""
 
 
 def sentence(error: OSError, path: Path | str) -> str:

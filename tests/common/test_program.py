@@ -36,6 +36,8 @@ def end_of(body: str) -> tuple[int, str]:
         ("raise errors.SettingsError('EMBEDDER_X is wrong')", 78, "EMBEDDER_X is wrong"),
         ("raise MemoryError", 75, "out of memory"),
         ("import errno; raise OSError(errno.ENOSPC, 'No space left', '/tmp/x')", 75, "/tmp/x: No space left"),
+        # The interpreter's own words where it was refused memory and could not even say so.
+        ("raise SystemError('<function f> returned NULL without setting an exception')", 75, "Cannot allocate memory"),
         ("raise ZeroDivisionError('oops')", 1, "a bug in the embedder: ZeroDivisionError: oops"),
     ],
 )
