@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 TERMINATION_LOG_BYTES = 4096
 """What a kubelet keeps of it."""
+
+
+_OUT_OF_MEMORY = b"failed: out of memory\n"
 
 
 class _Running:
@@ -57,6 +61,28 @@ def run(
     os._exit(code)
 
 
+def start_thread(work: Callable[[], object], *, name: str) -> None:
+    """Start a daemon thread for `work`, which hands over its own errors; what it raises nevertheless ends the program.
+
+    So it is where memory is refused while an error is handed over, for which others would wait for ever.
+    """
+    threading.Thread(target=_do_or_end, args=(work,), name=name, daemon=True).start()
+
+
+def _do_or_end(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 - another border of the program
+        code = int(ExitCode.TEMPORARY_FAILURE)
+        try:
+            code = _last_word(*_failure(error))
+            sys.stderr.flush()
+        except BaseException:  # noqa: BLE001 - there is no memory to say why
+            os.write(2, _OUT_OF_MEMORY)
+        finally:
+            os._exit(code)
+
+
 def end(program: Callable[[], str], *, before_threads: Callable[[], object] = lambda: None) -> int:
     """Call `program` and return its exit code; the last word goes to the log and to the termination log.
 
@@ -84,7 +110,7 @@ def _outcome(program: Callable[[], str], before_threads: Callable[[], object]) -
     return "finished", message, ExitCode.OK
 
 
-def _failure(error: Exception) -> tuple[str, str, int]:
+def _failure(error: BaseException) -> tuple[str, str, int]:
     _prepare_last_word()
     from common.logs import printable, redact_urls  # noqa: PLC0415
     from common.resources import exhausted  # noqa: PLC0415

@@ -10,8 +10,10 @@ import asyncio
 import threading
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
+from common import program
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.reasons import Reason
 from worker.fetch import ImageFetcher
@@ -76,7 +78,7 @@ class Pipeline:
     def start(self) -> None:
         """Begin; `wait` tells when it is over."""
         for stage in (self._fetch_and_decode, self._encode):
-            threading.Thread(target=self._run, args=(stage,), name=stage.__name__, daemon=True).start()
+            program.start_thread(partial(self._run, stage), name=stage.__name__)
 
     def wait(self, seconds: float) -> bool:
         """Wait at most so long, and return whether every row is settled. Raises what ended the pipeline early."""

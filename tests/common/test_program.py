@@ -38,6 +38,16 @@ def end_of(body: str) -> tuple[int, str]:
         ("import errno; raise OSError(errno.ENOSPC, 'No space left', '/tmp/x')", 75, "/tmp/x: No space left"),
         # The interpreter's own words where it was refused memory and could not even say so.
         ("raise SystemError('<function f> returned NULL without setting an exception')", 75, "Cannot allocate memory"),
+        (
+            "program.start_thread(lambda: bytearray(1 << 62), name='x'); __import__('time').sleep(60)",
+            75,
+            "out of memory",
+        ),
+        (
+            "program.start_thread(lambda: 1 / 0, name='x'); __import__('time').sleep(60)",
+            1,
+            "ZeroDivisionError: division",
+        ),
         ("raise ZeroDivisionError('oops')", 1, "a bug in the embedder: ZeroDivisionError: oops"),
     ],
 )
