@@ -135,18 +135,19 @@ def main(arguments: Sequence[str]) -> NoReturn:
         import torch  # noqa: PLC0415 - only now, since the worker may be gone or stopped before
 
         import worker.preprocess  # noqa: F401, PLC0415
-    except (MemoryError, ImportError, OSError) as error:
+
+        gc.freeze()
+        gc.enable()
+        torch.set_num_threads(1)
+        numbers = map(int, descriptors)
+        serve(
+            [
+                Seat(socket.socket(fileno=link), memory, float(timeout_seconds))
+                for link, memory in zip(numbers, numbers, strict=True)
+            ]
+        )
+    except Exception as error:  # noqa: BLE001 - where memory is refused, an import raises anything
         sys.exit(f"no decoders: {type(error).__name__}: {error}")
-    gc.freeze()
-    gc.enable()
-    torch.set_num_threads(1)
-    numbers = map(int, descriptors)
-    serve(
-        [
-            Seat(socket.socket(fileno=link), memory, float(timeout_seconds))
-            for link, memory in zip(numbers, numbers, strict=True)
-        ]
-    )
     os._exit(os.EX_OK)
 
 
