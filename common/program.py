@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +22,6 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 TERMINATION_LOG_BYTES = 4096
 """What a kubelet keeps of it."""
-
-
-_OUT_OF_MEMORY = b"failed: out of memory\n"
 
 
 class _Running:
@@ -54,7 +52,10 @@ def run(
     grace period of a pod.
     """
     _Running.how_far = at_first
-    code = end(program, before_threads=before_threads)
+    try:
+        code = end(program, before_threads=before_threads)
+    except (MemoryError, SystemError):  # what the last word imports was refused memory too
+        code = _say_out_of_memory()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk, or a pipe that nobody reads
             stream.flush()
@@ -77,8 +78,8 @@ def _do_or_end(work: Callable[[], object]) -> None:
         try:
             code = _last_word(*_failure(error))
             sys.stderr.flush()
-        except BaseException:  # noqa: BLE001 - there is no memory to say why
-            os.write(2, _OUT_OF_MEMORY)
+        except (MemoryError, SystemError):
+            code = _say_out_of_memory()
         finally:
             os._exit(code)
 
@@ -123,6 +124,14 @@ def _failure(error: BaseException) -> tuple[str, str, int]:
         trace = redact_urls("".join(traceback.format_exception(error)))
         sys.stderr.write("".join(f"{printable(line)}\n" for line in trace.split("\n")))
     return "failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1
+
+
+def _say_out_of_memory() -> int:
+    """Say so as a log line that needs nothing imported."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+    words = "out of memory while the program began or ended; raise the memory limit"
+    os.write(2, f'{now} error failed exit_code={int(ExitCode.TEMPORARY_FAILURE)} message="{words}"\n'.encode())
+    return int(ExitCode.TEMPORARY_FAILURE)
 
 
 def _prepare_last_word() -> None:
