@@ -27,7 +27,7 @@ help: ## Show the verbs
 
 setup: $(SETUP) ## Install everything into .venv
 
-$(SETUP): pyproject.toml constraints.txt
+$(SETUP): pyproject.toml constraints.txt worker/plain_jpeg.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,cli,k8s,dev]'

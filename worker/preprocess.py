@@ -1,9 +1,9 @@
 """From an image's bytes to the model's square of pixels.
 
 The result is that of OpenAI's published transform: resize the short side bicubically with antialiasing, crop the
-centre, convert to RGB. Ordinary JPEGs take the fast way, libjpeg-turbo and torch's integer resize; all other images
-go through Pillow, whose resize is the published one. EXIF orientation is not applied, as it is not there (a TIFF's is,
-by Pillow itself, there and here).
+centre, convert to RGB. Ordinary JPEGs take the fast way, libjpeg-turbo and torch's integer resize, or `plain_jpeg`
+with the same pixels; all other images go through Pillow, whose resize is the published one. EXIF orientation is not
+applied, as it is not there (a TIFF's is, by Pillow itself, there and here).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from common.reasons import Reason
 from worker.geometry import square_geometry
+from worker.plain_jpeg import plain_square
 from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _is_plain_jpeg(data: bytes | bytearray | memoryview) -> bool:
 def _fast_square(
     data: bytes | bytearray | memoryview, limits: _PixelLimits, *, rotation: int, size: int
 ) -> Tensor | None:
-    """Return the square by libjpeg-turbo and torch, None where that way is not sure to give Pillow's pixels."""
+    """Return the square as by libjpeg-turbo and torch, None where that way is not sure to give Pillow's pixels."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         limits.check(height=height, width=width)
@@ -136,6 +137,10 @@ def _fast_square(
         geometry = square_geometry(height=upright[0], width=upright[1], size=size)
         if geometry.is_vertical_first(height=upright[0], width=upright[1]):
             return None  # torch resizes along the rows first
+        if not rotation:
+            square = plain_square(data, height=height, width=width, geometry=geometry, buffer=_buffer)
+            if square is not None:
+                return torch.from_numpy(square)
         grey = colorspace == "Gray"
         pixels = simplejpeg.decode_jpeg(
             data, colorspace="GRAY" if grey else "RGB", buffer=_buffer(height * width * (1 if grey else 3))
@@ -148,8 +153,8 @@ def _fast_square(
     if rotation:
         image = torch.rot90(image, rotation // 90, dims=(2, 3)).contiguous(memory_format=torch.channels_last)
     resized = functional.interpolate(image, size=(geometry.height, geometry.width), mode="bicubic", antialias=True)[0]
-    square = resized[:, geometry.top : geometry.top + size, geometry.left : geometry.left + size]
-    return square.permute(1, 2, 0).expand(size, size, 3)
+    shown = resized[:, geometry.top : geometry.top + size, geometry.left : geometry.left + size]
+    return shown.permute(1, 2, 0).expand(size, size, 3)
 
 
 def _pillow_square(data: bytes | bytearray | memoryview, limits: _PixelLimits, *, rotation: int, size: int) -> Tensor:
@@ -218,10 +223,10 @@ def _check_webp_canvas(data: bytes | bytearray | memoryview, limits: _PixelLimit
         limits.check(height=height, width=width)
 
 
-def _buffer(size: int) -> bytearray | None:
-    """Return this thread's memory for decoded pixels, None for an image so large that it has its own."""
+def _buffer(size: int) -> bytearray:
+    """Return this thread's memory for decoded pixels; an image so large that it is not worth keeping has its own."""
     if size > KEPT_BYTES:
-        return None
+        return bytearray(size)
     buffer: bytearray = getattr(_thread, "buffer", None) or bytearray()
     if len(buffer) < size:
         buffer = _thread.buffer = bytearray(size)
