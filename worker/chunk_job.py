@@ -14,6 +14,7 @@ from common.logs import log
 from common.provenance import Provenance
 from common.resources import temporary_folder
 from common.store import ObjectExists, ObjectReplaced, open_store
+from worker import plain_jpeg
 from worker.collector import Collector
 from worker.decoders import Decoders
 from worker.geometry import PREPROCESSING_VERSION
@@ -80,6 +81,8 @@ class _ChunkJob:
         chunk = self._manifest.read_chunk(self._index, self._settings.chunk_count)
         collector = Collector(chunk, vectors)
         log.info("started", of=self._settings.chunk_count, rows=collector.requested, manifest=self._manifest.name)
+        if not plain_jpeg.is_there():
+            log.info("no_compiled_decoder", message="JPEGs are left to the libraries, which take half as long again")
         if collector.requested > MAX_CHUNK_ROWS:
             raise SettingsError(
                 f"chunk {self._index} has {collector.requested} rows, {MAX_CHUNK_ROWS} are the most; raise "

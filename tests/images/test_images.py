@@ -17,6 +17,7 @@ from tests.image_server import image_server
 from tests.images.build import MODEL, PLAIN_BASE, TORCH_BASE, Image, bases, build, mounted, reason_to_skip
 from tests.images.container import RUN_SECONDS, run, start
 from tests.worker.worker_process import PHOTOS
+from worker import plain_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,6 +103,13 @@ def test_workers_and_merge_make_a_result_read_only_and_under_any_uid(
     assert urls == photo_urls
     assert embeddings.shape == (len(photo_urls), 512)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+
+
+def test_the_worker_has_the_compiled_decoder(worker_image: Image, tmp_path: Path) -> None:
+    assert len(list((worker_image.root / "opt/program/worker").glob("_plain_jpeg*.so"))) == 1
+    command = ["python", "-c", "from worker import plain_jpeg; print(plain_jpeg.is_there())"]
+    asked = run(worker_image, tmp_path, command=command, environment={})
+    assert asked.log.split() == [str(plain_jpeg.is_there())]
 
 
 def test_sigterm_ends_the_worker_with_143_and_nothing_in_the_store(

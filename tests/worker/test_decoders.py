@@ -45,7 +45,7 @@ import ctypes, pathlib, simplejpeg
 from PIL import Image
 
 crashed = pathlib.Path(__file__).with_name("crashed")
-right_resize, right_decode = Image.Image.resize, simplejpeg.decode_jpeg
+right_resize, right_header = Image.Image.resize, simplejpeg.decode_jpeg_header
 
 def fail(size):
     if size == {CRASH}:
@@ -60,12 +60,12 @@ def resize(image, *arguments, **named):
     fail(image.size)
     return right_resize(image, *arguments, **named)
 
-def decode(data, *arguments, **named):
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+def decode_header(data, *arguments, **named):
+    height, width, *rest = right_header(data, *arguments, **named)
     fail((width, height))
-    return right_decode(data, *arguments, **named)
+    return height, width, *rest
 
-Image.Image.resize, simplejpeg.decode_jpeg = resize, decode
+Image.Image.resize, simplejpeg.decode_jpeg_header = resize, decode_header
 """
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,6 +21,7 @@ from tests.worker.images import PHOTOS, cut_points, encoded, every_kind, mutatio
 from tests.worker.plain_jpegs import PLAIN_KINDS, compiled_square, library_square, plain_files, plain_jpeg_of
 from worker import plain_jpeg
 from worker.geometry import square_geometry
+from worker.preprocess import image_square
 
 needs_compiled = pytest.mark.skipif(not plain_jpeg.is_there(), reason="no C compiler at installation, or no AVX2")
 
@@ -133,6 +135,14 @@ def test_a_damaged_file_has_the_libraries_pixels_where_they_find_nothing_wrong_a
             taken += 1
             assert np.array_equal(compiled, library_square(data))  # which raises for a damaged file
     assert taken > 20
+
+
+def test_without_it_the_libraries_make_the_same_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    squares = [image_square(data, max_pixels=10**6) for data in plain_files().values()]
+    monkeypatch.setattr(plain_jpeg, "_library", None)
+    assert not plain_jpeg.is_there()
+    for square, data in zip(squares, plain_files().values(), strict=True):
+        assert torch.equal(square, image_square(data, max_pixels=10**6))
 
 
 @needs_compiled
