@@ -71,9 +71,9 @@ def test_any_plain_file_has_the_libraries_pixels(
     size: int,
 ) -> None:
     picture = photo().resize((width, height)) if is_smooth else noise("RGB", width, height)
-    data = plain_jpeg_of(
-        picture, subsampling, quality=quality, optimize=is_optimized, restart_marker_blocks=restart_blocks
-    )
+    # Pillow has no room for noise of the highest qualities with codes of its own.
+    optimize = is_optimized and quality < 90
+    data = plain_jpeg_of(picture, subsampling, quality=quality, optimize=optimize, restart_marker_blocks=restart_blocks)
     compiled = compiled_square(data, size=size)
     assert compiled is not None
     assert np.array_equal(compiled, library_square(data, size=size))
