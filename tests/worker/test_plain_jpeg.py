@@ -71,8 +71,7 @@ def test_any_plain_file_has_the_libraries_pixels(
     size: int,
 ) -> None:
     picture = photo().resize((width, height)) if is_smooth else noise("RGB", width, height)
-    # Pillow has no room for noise of the highest qualities with codes of its own.
-    optimize = is_optimized and quality < 90
+    optimize = is_optimized and is_smooth  # Pillow has no room for noise with codes of its own
     data = plain_jpeg_of(picture, subsampling, quality=quality, optimize=optimize, restart_marker_blocks=restart_blocks)
     compiled = compiled_square(data, size=size)
     assert compiled is not None
