@@ -7,8 +7,10 @@ with AVX2), it is not there, and the libraries do its work.
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
 from functools import lru_cache
-from importlib.util import find_spec
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -150,19 +152,18 @@ def _up_to(number: int, multiple: int) -> int:
 
 
 def _installed() -> ctypes.CDLL | None:
-    found = find_spec("worker._plain_jpeg")
-    if found is None or found.origin is None:
-        return None
-    try:
-        library = load(found.origin)
-    except OSError:  # of another kind of machine
-        return None
-    return library if library.plain_jpeg_works() else None
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_plain_jpeg{suffix}")
+        if path.exists():
+            with suppress(OSError):  # it may be of another kind of machine
+                library = load(path)
+                return library if library.plain_jpeg_works() else None
+    return None
 
 
-def load(path: str) -> ctypes.CDLL:
+def load(path: Path) -> ctypes.CDLL:
     """Return what is compiled at a path, its functions with their types. Raises OSError where there is nothing."""
-    library = ctypes.CDLL(path)
+    library = ctypes.CDLL(str(path))
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     library.plain_jpeg_room.argtypes = (size, number, number, number)
     library.plain_jpeg_room.restype = size

@@ -93,7 +93,7 @@ class WorkerSettings(RunSettings):
 
     max_inflight_bytes: int = Field(default=0, ge=0)
     """Bytes of images fetched and not yet decoded, all together: what bounds the memory whatever the images' sizes. 0:
-    32 MiB for each decoder but the spare one, which is half a second of its work on photos of 200 KB."""
+    32 MiB for each decoder but the spare one, which is a quarter of a second of its work on photos of 200 KB."""
 
     allow_private_hosts: bool = False
     """Fetch from private, loopback and link-local addresses and from any port too. A list from the internet must not
@@ -112,7 +112,7 @@ class WorkerSettings(RunSettings):
     """CPU seconds for decoding and resizing one image; the largest take five. By the clock twenty times as much."""
 
     decode_threads: int = Field(default=0, ge=0, le=256)
-    """Decoders, which decode and resize; they scale with cores (one does about 300 images a second). 0: one for each
+    """Decoders, which decode and resize; they scale with cores (one does about 500 images a second). 0: one for each
     core this process may use. One more is started, which works while another is handed its next image."""
 
     # Encoding

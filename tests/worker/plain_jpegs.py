@@ -6,6 +6,7 @@ python -m tests.worker.plain_jpegs LIBRARY decodes thousands of damaged files wi
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import simplejpeg
@@ -63,7 +64,7 @@ def library_square(data: bytes, *, size: int = 224) -> NDArray[np.uint8]:
 
 
 def main(library: str) -> None:
-    plain_jpeg._library = plain_jpeg.load(library)
+    plain_jpeg._library = plain_jpeg.load(Path(library))
     files = 0
     for number, (_, data) in enumerate(sorted(plain_files().items())):
         for damaged in mutations(data, count=1000, seed=number):
