@@ -34,6 +34,9 @@ _OUTPUTS = 8
 _WEIGHT_BITS = 15
 """Of the largest weight, without its sign."""
 
+_MAX_PRECISION = 22
+"""Bits behind the point: 8 of the pixel and 2 for what weights sum up to in between are the others of 32."""
+
 
 class _AxisStruct(ctypes.Structure):
     _fields_ = (
@@ -124,7 +127,7 @@ def resize_axis(pixels: int, resized: int, *, start: int, size: int) -> Axis:
     weights = np.select([taps >= counts[:, None], distances < 1, distances < 2], [0.0, near, far])
     weights /= weights.sum(axis=1, keepdims=True)
     precision = 0
-    while int(weights.max() * 2 ** (precision + 1) + 0.5) < 2**_WEIGHT_BITS:
+    while precision < _MAX_PRECISION and int(weights.max() * 2 ** (precision + 1) + 0.5) < 2**_WEIGHT_BITS:
         precision += 1
     whole = np.trunc(weights * 2**precision + np.copysign(0.5, weights))
     shown = slice(start, start + size)

@@ -91,6 +91,15 @@ def test_extremes_of_shape_have_the_libraries_pixels(width: int, height: int, su
 
 
 @needs_compiled
+def test_weights_have_no_more_bits_behind_the_point_than_torchs() -> None:
+    data = plain_jpeg_of(photo().resize((5000, 5200), Image.Resampling.BILINEAR), "4:2:0")
+    for size in (8, 16, 24):  # scales of 625, 312 and 208, on both sides of where the largest weight would have more
+        compiled = compiled_square(data, size=size)
+        assert compiled is not None
+        assert np.array_equal(compiled, library_square(data, size=size))
+
+
+@needs_compiled
 def test_only_plain_files_are_taken() -> None:
     pixels = np.asarray(photo())
     files = {kind: data for kind, data in every_kind(photo()).items() if kind.startswith("JPEG")}
