@@ -42,7 +42,7 @@ def main() -> None:
         if is_wanted("seed"):
             _show(bench_worker.everything_but_the_encoder(stand, rows=3200 // share, rounds=rounds))
         if is_wanted("vit"):
-            _show(bench_worker.vit_b_32(stand, rows=512 // share, rounds=rounds))
+            _show(bench_worker.vit_b_32(stand, rows=1024 // share, rounds=rounds))
         if is_wanted("start"):
             _show(bench_worker.start_up(stand, rounds=rounds))
         if is_wanted("memory"):
