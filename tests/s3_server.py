@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.error import HTTPError, URLError
@@ -94,17 +94,16 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: P
 
 
 def _free_ports() -> list[int]:
+    """Return four ports that are free, as are those of their gRPC, none of which is among the four."""
     ports: list[int] = []
-    sockets = []
-    while len(ports) < 4:
-        probe = socket.socket()
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        sockets.append(probe)
-        if port + GRPC_OFFSET < 65_536:
-            ports.append(port)
-        elif len(sockets) > 1000:
-            raise RuntimeError("no free ports")
-    for probe in sockets:
-        probe.close()
-    return ports
+    with ExitStack() as probes:
+        for _ in range(1000):
+            port = probes.enter_context(socket.socket())
+            port.bind(("127.0.0.1", 0))
+            number = port.getsockname()[1]
+            with suppress(OSError, OverflowError):
+                probes.enter_context(socket.socket()).bind(("127.0.0.1", number + GRPC_OFFSET))
+                ports.append(number)
+            if len(ports) == 4:
+                return ports
+    raise RuntimeError("no free ports")
