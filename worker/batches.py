@@ -81,6 +81,11 @@ class Batches:
         """Say that nothing will follow, from any thread; what was put into no whole batch is lost."""
         self._ready.put(None)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `get` would return at once, for the one thread that calls it."""
+        return not self._ready.empty()
+
     def get(self) -> Batch | None:
         """Return the next batch, waiting for it; None when there will be none."""
         return self._ready.get()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 
     from worker.model import ModelSource
 
-BATCH_SIZES = {"cuda": 256, "cpu": 32}
-"""Where more is no faster: for the GPU from published ViT-B/32 throughput, for the CPU measured."""
+MAX_BATCH_SIZE = 256
+"""Where more is no faster on GPUs, from published ViT-B/32 throughput."""
+
+CPU_ROWS_PER_THREAD = 32
+"""Where more is no faster, measured."""
 
 CPU_ROWS_MULTIPLE = 8
 """A vector must not depend on which images it shares a batch with, down to the last bit. On CPUs it does in float32
@@ -42,6 +47,11 @@ def choose_device(name: str) -> torch.device:
         # Not a ConfigError: one broken node would end the whole Job, and on another one the chunk may succeed.
         raise DeviceUnavailable("EMBEDDER_DEVICE is cuda, but no CUDA device is visible; does the pod ask for a GPU?")
     return torch.device("cuda")
+
+
+def choose_batch_size(device: torch.device, *, threads: int) -> int:
+    """Return where more is no faster on `device`, with so many threads on a CPU."""
+    return MAX_BATCH_SIZE if device.type == "cuda" else min(CPU_ROWS_PER_THREAD * threads, MAX_BATCH_SIZE)
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -133,7 +143,11 @@ class _ClassTokenLayer(nn.Module):
 
 
 class Encoder:
-    """A vision tower on a device, ready for batches. It takes the tower, in float32, and changes it."""
+    """A vision tower on a device, ready for batches. It takes the tower, in float32, and changes it.
+
+    On a CPU each of `threads` threads computes a part of a batch by itself. Were each operation divided among them, as
+    torch does, then all would wait for the one that shares its core with a decoder, two hundred times a batch.
+    """
 
     def __init__(
         self,
@@ -142,6 +156,7 @@ class Encoder:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        threads: int = 1,
     ) -> None:
         self.device = device
         self.dtype = dtype
@@ -154,39 +169,52 @@ class Encoder:
         self._scale = (1 / (255 * std)).repeat(source.image_size)  # (3 size)
         self._shift = (-torch.tensor(source.mean, device=device) / std).repeat(source.image_size)
         self._max_rows: int | None = None
-        self._workspace: tuple[Tensor, Tensor] | None = None
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._threads = threads
+        if device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        else:
+            self._executor = ThreadPoolExecutor(threads, "encode", initializer=torch.set_num_threads, initargs=(1,))
+            self._workspaces = threading.local()
 
     def warm_up(self, batch_size: int) -> None:
         """Run an empty batch where the first one would otherwise load kernels while images wait."""
         if self.device.type == "cuda":
             self.start(torch.zeros(batch_size, self.image_size, self.image_size, 3, dtype=torch.uint8))()
 
-    @torch.inference_mode()
     def start(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
         """Begin to encode `pixels`, uint8 (rows, size, size, 3), and return what waits for the vectors.
 
         The vectors are float32 (rows, dimensions), each of L2 norm 1, or not finite where the model's output is not.
-        `pixels` must stay as they are until the vectors have been waited for. On CUDA nothing here waits for the
-        device; a batch that does not fit in its memory is halved, and so are all after it. Raises ResourceExhausted
-        when not even one image fits.
+        `pixels` must stay as they are until the vectors have been waited for. Nothing here waits for the device; a
+        batch that does not fit in its memory is halved, and so are all after it. Here or while waiting, raises
+        ResourceExhausted when not even one image fits.
         """
+        if self.device.type == "cuda":
+            return self._start(pixels)
+        rows = -(-len(pixels) // self._threads)
+        pieces = torch.split(pixels, rows + -rows % CPU_ROWS_MULTIPLE)
+        begun = [self._executor.submit(lambda piece: self._start(piece)(), piece) for piece in pieces]
+        return lambda: np.concatenate([piece.result() for piece in begun])
+
+    @torch.inference_mode()
+    def _start(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
         if self._max_rows is None or len(pixels) <= self._max_rows:
             try:
-                return self._start_whole(pixels)
+                return self._start_on_cuda(pixels) if self.device.type == "cuda" else self._start_on_cpu(pixels)
             except torch.OutOfMemoryError as error:
                 if len(pixels) == 1:
                     raise ResourceExhausted("the device's memory does not hold one image") from error
             self._max_rows = len(pixels) // 2
             log.warning("out_of_device_memory", rows=len(pixels), now_at_most=self._max_rows)
             torch.cuda.empty_cache()
-        pieces = [self.start(piece) for piece in torch.split(pixels, self._max_rows)]
+        pieces = [self._start(piece) for piece in torch.split(pixels, self._max_rows)]
         return lambda: np.concatenate([piece() for piece in pieces])
 
-    def _start_whole(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
-        if self._copies is None:
-            vectors = self._vectors(_padded(pixels, CPU_ROWS_MULTIPLE))[: len(pixels)].numpy()
-            return lambda: vectors
+    def _start_on_cpu(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
+        vectors = self._vectors(_padded(pixels, CPU_ROWS_MULTIPLE))[: len(pixels)].numpy()
+        return lambda: vectors
+
+    def _start_on_cuda(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
         compute = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._copies):
             on_device = pixels.to(self.device, non_blocking=True)
@@ -214,11 +242,12 @@ class Encoder:
         """Return pixels, uint8 (rows, size, 3 size), as the model expects them and in its type."""
         if self.device.type == "cuda":
             return torch.addcmul(self._shift, pixels, self._scale).to(self.dtype)
-        # These 30 MB stay: a CPU's heap gives what is free between two batches to other threads, and new memory comes
+        # These 30 MB a thread stay: a CPU's heap gives what is free between two batches to others, and new memory comes
         # page by page, each a fault.
-        if self._workspace is None or len(self._workspace[0]) < len(pixels):
-            self._workspace = torch.empty(pixels.shape), torch.empty(pixels.shape, dtype=self.dtype)
-        floats, inputs = (kept[: len(pixels)] for kept in self._workspace)
+        kept: tuple[Tensor, Tensor] | None = getattr(self._workspaces, "kept", None)
+        if kept is None or len(kept[0]) < len(pixels):
+            kept = self._workspaces.kept = torch.empty(pixels.shape), torch.empty(pixels.shape, dtype=self.dtype)
+        floats, inputs = (tensor[: len(pixels)] for tensor in kept)
         floats.copy_(pixels)
         torch.addcmul(self._shift, floats, self._scale, out=floats)
         return floats if self.dtype is torch.float32 else inputs.copy_(floats)

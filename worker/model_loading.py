@@ -57,24 +57,27 @@ class ModelLoading:
             gc.enable()
 
     def _import_and_load(self) -> None:
+        import torch  # noqa: PLC0415
+
         from worker.batches import Batches  # noqa: PLC0415 - imports torch
         from worker.encoder import (  # noqa: PLC0415
-            BATCH_SIZES,
             Encoder,
+            choose_batch_size,
             choose_device,
             choose_dtype,
             load_vision_tower,
         )
 
+        threads = torch.get_num_threads()
         device = choose_device(self._settings.device)
         dtype = choose_dtype(self._settings.dtype, device)
         self.dtype.set_result(str(dtype).removeprefix("torch."))
         source = self.source.result()
-        batch_size = self._settings.batch_size or BATCH_SIZES[device.type]
+        batch_size = self._settings.batch_size or choose_batch_size(device, threads=threads)
         self.batches.set_result(
             Batches(batch_size=batch_size, image_size=source.image_size, pinned=device.type == "cuda")
         )
-        encoder = Encoder(load_vision_tower(source), source, device=device, dtype=dtype)
+        encoder = Encoder(load_vision_tower(source), source, device=device, dtype=dtype, threads=threads)
         encoder.warm_up(batch_size)
         self.encoder.set_result(encoder)
 

@@ -191,18 +191,27 @@ class Pipeline:
         with self.times.measure("model_waited"):
             encoder, batches = self._encoder.result(), self._batches.result()
         begun: tuple[Batch, Callable[[], NDArray[np.float32]]] | None = None
+
+        def finish_begun() -> None:
+            if begun is not None:
+                done, vectors = begun
+                self._collector.embed(done.positions, vectors())
+                batches.give_back(done)
+
         while True:
+            if not batches.is_ready:
+                # The device has work still, and so long nothing waits for a batch.
+                with self.times.measure("encode_worked"):
+                    finish_begun()
+                begun = None
             with self.times.measure("encode_waited"):
                 batch = batches.get()
             with self.times.measure("encode_worked"):
                 following = None if batch is None else (batch, encoder.start(batch.pixels))
                 # One batch behind: the device has its next work before anybody waits for the last.
-                if begun is not None:
-                    done, vectors = begun
-                    self._collector.embed(done.positions, vectors())
-                    batches.give_back(done)
+                finish_begun()
             begun = following
-            if begun is None:
+            if batch is None:
                 break
         self._check_failures()
         self._end(None)

@@ -147,6 +147,22 @@ def test_get_waits_for_a_whole_batch() -> None:
         assert waiting.result(timeout=10).positions == [0, 1, 2]
 
 
+def test_a_batch_is_ready_once_it_is_whole_or_the_last() -> None:
+    batches, ready = batches_of(2), []
+
+    async def put_three() -> None:
+        for position in range(3):
+            ready.append(batches.is_ready)
+            await batches.put(position, square(position))
+
+    asyncio.run(put_three())
+    assert [*ready, batches.is_ready] == [False, False, True, True]
+    assert (got(batches).positions, batches.is_ready) == ([0, 1], False)
+    batches.close()
+    assert batches.is_ready
+    assert [list(batch) for batch in drain(batches)] == [[2]]
+
+
 def test_a_queue_that_is_abandoned_lets_go_of_whoever_waits_for_a_batch() -> None:
     batches = batches_of(2)
     asyncio.run(put_all(batches, [0]))

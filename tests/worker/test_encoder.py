@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import transformers
 from common.errors import DeviceUnavailable, ResourceExhausted
 from tests.worker.images import PHOTOS
 from tests.worker.models import TINY_VISION, save_clip, save_preprocessor, save_vision_tower
-from worker.encoder import Encoder, choose_device, choose_dtype, load_vision_tower
+from worker.encoder import Encoder, choose_batch_size, choose_device, choose_dtype, load_vision_tower
 from worker.model import UNTRAINED, find_model
 from worker.preprocess import image_square
 
@@ -27,9 +28,9 @@ DTYPES = [torch.float32, torch.bfloat16]
 COSINE_BOUNDS = {torch.float32: 0.999999, torch.bfloat16: 0.999}
 
 
-def encoder_of(folder: Path, dtype: torch.dtype = torch.float32) -> Encoder:
+def encoder_of(folder: Path, dtype: torch.dtype = torch.float32, *, threads: int = 1) -> Encoder:
     source = find_model(str(folder), revision="")
-    return Encoder(load_vision_tower(source), source, device=CPU, dtype=dtype)
+    return Encoder(load_vision_tower(source), source, device=CPU, dtype=dtype, threads=threads)
 
 
 def noise(rows: int, size: int) -> torch.Tensor:
@@ -171,6 +172,8 @@ def test_a_vector_does_not_depend_on_its_batch_to_the_bit(dtype: torch.dtype, wi
     whole = encoder.start(pixels)()
     for size in range(1, 17):
         assert np.array_equal(encoder.start(pixels[-size:])(), whole[-size:]), size
+    for threads in (2, 3, 5):
+        assert np.array_equal(encoder_of(wide_tower, dtype, threads=threads).start(pixels)(), whole), threads
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(3))
     assert np.array_equal(encoder.start(pixels[order])(), whole[order.numpy()])
 
@@ -210,12 +213,58 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_all_after_it(tiny_clip: 
     assert max(memory.seen) <= 16
 
 
+class Crowd(torch.nn.Module):
+    """A vision tower that lets nobody out before as many threads are in it at once."""
+
+    def __init__(self, tower: torch.nn.Module, *, threads: int) -> None:
+        super().__init__()
+        self.tower, self.config = tower, tower.config
+        self.rows: list[int] = []
+        self.inner_threads: list[int] = []
+        self._all_in = threading.Barrier(threads)
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:  # noqa: ANN401 - transformers' output
+        self.rows.append(len(pixel_values))
+        self.inner_threads.append(torch.get_num_threads())
+        self._all_in.wait(timeout=60)
+        return self.tower(pixel_values=pixel_values)
+
+
+@pytest.mark.parametrize(("rows", "threads", "seen"), [(64, 2, [32, 32]), (33, 2, [24, 16]), (17, 3, [8, 8, 8])])
+def test_each_thread_of_a_cpu_computes_a_part_of_the_batch_by_itself(
+    rows: int, threads: int, seen: list[int], tiny_clip: Path
+) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    crowd = Crowd(load_vision_tower(source), threads=threads)
+    encoder = Encoder(crowd, source, device=CPU, dtype=torch.float32, threads=threads)
+    pixels = noise(rows, source.image_size)
+    assert cosines(encoder.start(pixels)(), encoder_of(tiny_clip).start(pixels)()).min() >= 0.999999
+    assert sorted(crowd.rows, reverse=True) == seen
+    assert set(crowd.inner_threads) == {1}
+
+
+def test_a_batch_is_begun_while_another_is_computed(tiny_clip: Path) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    encoder = Encoder(
+        Crowd(load_vision_tower(source), threads=2), source, device=CPU, dtype=torch.float32, threads=2
+    )
+    batches = [noise(8, source.image_size), noise(7, source.image_size)]  # each of them work for one thread
+    expected = [encoder_of(tiny_clip).start(batch)() for batch in batches]
+    for vectors, own in zip([encoder.start(batch) for batch in batches], expected, strict=True):
+        assert cosines(vectors(), own).min() >= 0.999999
+
+
+def test_a_default_batch_has_work_for_each_thread() -> None:
+    assert [choose_batch_size(CPU, threads=threads) for threads in (1, 2, 8, 64)] == [32, 64, 256, 256]
+    assert choose_batch_size(torch.device("cuda"), threads=2) == 256
+
+
 def test_memory_that_does_not_hold_one_image_is_exhausted(tiny_clip: Path) -> None:
     source = find_model(str(tiny_clip), revision="")
     memory = SmallMemory(load_vision_tower(source), rows=0)
     encoder = Encoder(memory, source, device=CPU, dtype=torch.float32)
     with pytest.raises(ResourceExhausted, match="one image"):
-        encoder.start(noise(6, source.image_size))
+        encoder.start(noise(6, source.image_size))()
 
 
 def test_output_that_is_not_finite_is_not_dressed_up(tiny_clip: Path) -> None:
