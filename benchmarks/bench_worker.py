@@ -5,16 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from benchmarks.rig import in_turn, median, part, run
 from common.logs import parse_line
+from worker.encoder import choose_batch_size, choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.rig import Cost, Rig
 
-BATCH_SIZE = 32
-"""Of the worker on a CPU."""
+BATCH_SIZE = choose_batch_size(choose_device("auto"), threads=torch.get_num_threads())
+"""Of the worker on this machine."""
 
 
 class Ratio(NamedTuple):

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from worker.settings import WorkerSettings
 
-BATCH_SIZE = 32
 ROUNDS = 5
 """The fastest counts: what the hardware can do is the yardstick."""
 
@@ -33,7 +32,7 @@ def encode(model: str) -> float:
     import torch
     import transformers
 
-    from worker.encoder import choose_device, choose_dtype
+    from worker.encoder import choose_batch_size, choose_device, choose_dtype
     from worker.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -41,7 +40,8 @@ def encode(model: str) -> float:
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
     tower = transformers.CLIPVisionModelWithProjection.from_pretrained(model).eval().to(device, dtype)
-    batch = torch.randn(BATCH_SIZE, 3, 224, 224).to(device, dtype)
+    rows = choose_batch_size(device, threads=torch.get_num_threads())
+    batch = torch.randn(rows, 3, 224, 224).to(device, dtype)
     best = 0.0
     with torch.inference_mode():
         tower(pixel_values=batch)
@@ -49,7 +49,7 @@ def encode(model: str) -> float:
             started = time.perf_counter()
             tower(pixel_values=batch)
             tower(pixel_values=batch).image_embeds.cpu()
-            best = max(best, 2 * BATCH_SIZE / (time.perf_counter() - started))
+            best = max(best, 2 * rows / (time.perf_counter() - started))
     return best
 
 

@@ -132,7 +132,8 @@ class WorkerSettings(RunSettings):
     it is decides the vectors, so a run must not mix machines that would choose differently: name one then."""
 
     batch_size: int = Field(default=0, ge=0, le=8192)
-    """Images in one forward pass. 0: 256 on CUDA, 32 on CPUs, from where on more is no faster."""
+    """Images in one forward pass. 0: 256 on CUDA, on CPUs 32 for each core and at most 256, from where on more is
+    no faster."""
 
     # The chunk
 

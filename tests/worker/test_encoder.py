@@ -245,9 +245,7 @@ def test_each_thread_of_a_cpu_computes_a_part_of_the_batch_by_itself(
 
 def test_a_batch_is_begun_while_another_is_computed(tiny_clip: Path) -> None:
     source = find_model(str(tiny_clip), revision="")
-    encoder = Encoder(
-        Crowd(load_vision_tower(source), threads=2), source, device=CPU, dtype=torch.float32, threads=2
-    )
+    encoder = Encoder(Crowd(load_vision_tower(source), threads=2), source, device=CPU, dtype=torch.float32, threads=2)
     batches = [noise(8, source.image_size), noise(7, source.image_size)]  # each of them work for one thread
     expected = [encoder_of(tiny_clip).start(batch)() for batch in batches]
     for vectors, own in zip([encoder.start(batch) for batch in batches], expected, strict=True):
