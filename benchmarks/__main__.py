@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="an eighth of the work, once: to see that all runs")
     parser.add_argument("--rounds", type=int, help="runs of each variant (default: 3, with --quick 1)")
     parser.add_argument("--only", choices=["seed", "vit", "start", "scale", "memory"], help="one of the five alone")
+    parser.add_argument("--photos", type=Path, help="a folder of images to measure with, instead of those made here")
     wanted = parser.parse_args()
     share = 8 if wanted.quick else 1
     rounds = wanted.rounds or (1 if wanted.quick else 3)
@@ -38,7 +39,7 @@ def main() -> None:
             _show(bench_manifest.scale(Path(folder), rows=9_000_000 // share, rounds=rounds))
     if wanted.only == "scale":
         return
-    with rig(photo_count=1600 // share) as stand:
+    with rig(photo_count=1600 // share, source=wanted.photos) as stand:
         if is_wanted("seed"):
             _show(bench_worker.everything_but_the_encoder(stand, rows=3200 // share, rounds=rounds))
         if is_wanted("vit"):

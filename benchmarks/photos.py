@@ -1,4 +1,6 @@
-"""Photos to measure with: some thousand different JPEGs of 1024 pixels and 200 KB or so, made of the example photos."""
+"""Photos to measure with: a folder's own, or some thousand different JPEGs of 1024 pixels and 200 KB or so, made of the
+example photos.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +33,17 @@ def make_photos(folder: Path, count: int) -> list[Path]:
     with ProcessPoolExecutor() as processes:
         list(processes.map(_make, paths, repeat(_sources()), range(count), chunksize=16))
     return paths
+
+
+def link_photos(folder: Path, count: int, *, source: Path) -> list[Path]:
+    """Link at most `count` files of `source` into `folder` and return the links. Raises ValueError if it has none."""
+    photos = sorted(path.resolve() for path in source.iterdir() if path.is_file())[:count]
+    if not photos:
+        raise ValueError(f"{source} has no files")
+    links = [folder / f"{number:05}{photo.suffix}" for number, photo in enumerate(photos)]
+    for link, photo in zip(links, photos, strict=True):
+        link.symlink_to(photo)
+    return links
 
 
 def _sources() -> list[Path]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import boto3
 import transformers
 
-from benchmarks.photos import make_photos
+from benchmarks.photos import link_photos, make_photos
 from tests.s3_server import s3_server
 
 if TYPE_CHECKING:
@@ -135,13 +135,18 @@ class Rig(NamedTuple):
 
 
 @contextmanager
-def rig(photo_count: int) -> Iterator[Rig]:
-    """Make photos and models, and serve the photos from an S3 server of its own process until the block ends."""
+def rig(photo_count: int, *, source: Path | None = None) -> Iterator[Rig]:
+    """Make photos (or take those of folder `source`) and models, and serve the photos from an S3 server of its own
+    process until the block ends.
+    """
     transformers.utils.logging.disable_progress_bar()
     folder = Path(tempfile.mkdtemp(prefix="embedder-bench-"))
     try:
         (folder / "photos").mkdir()
-        photos = make_photos(folder / "photos", photo_count)
+        if source is None:
+            photos = make_photos(folder / "photos", photo_count)
+        else:
+            photos = link_photos(folder / "photos", photo_count, source=source)
         tiny = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 1}
         models = {"tiny": tiny, "vit-b-32": {}}
         for name, config in models.items():

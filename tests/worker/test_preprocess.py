@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.worker.images import PHOTOS, SIXTEEN_BIT, encoded, every_kind, noise, photo
+from tests.worker.images import PHOTOS, SIXTEEN_BIT, encoded, every_kind, mutations, noise, photo
 from tests.worker.reference import published_square, published_square_of, widest_difference
 from worker.preprocess import LARGE_PIXELS, MAX_FAST_ASPECT, MAX_WHOLE_ASPECT, image_square
+from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,17 +27,24 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 JPEG_BOUND = 2
-"""Of 255: where torch resizes instead of Pillow, plain JPEGs of 8 bits in YCbCr or grey."""
+"""Of 255: where torch resizes instead of Pillow, JPEGs of 8 bits in YCbCr or grey."""
 
 LONG_BOUND = 2
 """Of 255: where only what the crop shows is resized, in images above MAX_WHOLE_ASPECT of any format."""
 
 EXACT = 0
-"""Everything else (PNG, GIF, WebP, BMP, TIFF; progressive, CMYK and RGB JPEG) has the published pixels."""
+"""Everything else (PNG, GIF, WebP, BMP, TIFF; CMYK and RGB JPEG) has the published pixels."""
 
 NO_LIMIT = 10**9
 
-FAST_KINDS = {"JPEG", "JPEG 4:4:4", "JPEG grey", "JPEG with restart markers", "JPEG of two pictures"}
+FAST_KINDS = {
+    "JPEG",
+    "JPEG progressive",
+    "JPEG 4:4:4",
+    "JPEG grey",
+    "JPEG with restart markers",
+    "JPEG of two pictures",
+}
 KINDS = every_kind(photo())
 
 
@@ -75,6 +83,21 @@ def test_every_format_and_mode_has_the_published_square(kind: str, rotation: int
     expected = published_square(KINDS[kind], rotation=rotation)
     bound = JPEG_BOUND if kind in FAST_KINDS else EXACT
     assert widest_difference(square(KINDS[kind], rotation=rotation), expected) <= bound
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG progressive"])
+def test_a_damaged_jpeg_is_refused_where_pillow_refuses_it_and_else_has_its_pixels(kind: str) -> None:
+    refused, variants = 0, mutations(KINDS[kind], count=400, seed=5)
+    for variant in variants:
+        try:
+            expected = published_square(variant)
+        except (OSError, ValueError, SyntaxError):
+            refused += 1
+            with pytest.raises(ImageFailed):
+                square(variant)
+        else:
+            assert widest_difference(square(variant), expected) <= JPEG_BOUND
+    assert 0 < refused < len(variants)
 
 
 @pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
