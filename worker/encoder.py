@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from torch.nn import functional
 from common.errors import DeviceUnavailable, ModelError, ResourceExhausted
 from common.logs import log
 from common.resources import exhausted
+from worker.compute_threads import ComputeThreads
 from worker.model import UNTRAINED_SEED
 
 if TYPE_CHECKING:
@@ -169,11 +170,10 @@ class Encoder:
         self._scale = (1 / (255 * std)).repeat(source.image_size)  # (3 size)
         self._shift = (-torch.tensor(source.mean, device=device) / std).repeat(source.image_size)
         self._max_rows: int | None = None
-        self._threads = threads
         if device.type == "cuda":
             self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         else:
-            self._executor = ThreadPoolExecutor(threads, "encode", initializer=torch.set_num_threads, initargs=(1,))
+            self._threads = ComputeThreads(threads)
             self._workspaces = threading.local()
 
     def warm_up(self, batch_size: int) -> None:
@@ -191,10 +191,13 @@ class Encoder:
         """
         if self.device.type == "cuda":
             return self._start(pixels)
-        rows = -(-len(pixels) // self._threads)
+        rows = -(-len(pixels) // self._threads.count)
         pieces = torch.split(pixels, rows + -rows % CPU_ROWS_MULTIPLE)
-        begun = [self._executor.submit(lambda piece: self._start(piece)(), piece) for piece in pieces]
+        begun = [self._threads.submit(partial(self._encode, piece)) for piece in pieces]
         return lambda: np.concatenate([piece.result() for piece in begun])
+
+    def _encode(self, pixels: Tensor) -> NDArray[np.float32]:
+        return self._start(pixels)()
 
     @torch.inference_mode()
     def _start(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
