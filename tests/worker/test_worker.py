@@ -103,7 +103,7 @@ def test_every_kind_of_failure_is_a_row_of_the_ledger(server: ImageServer, tmp_p
         manifest_uri=write_manifest(tmp_path, lines),
         max_failure_ratio=1,
         fetch_attempts=2,
-        read_timeout_seconds=1,
+        read_timeout_seconds=4,
         retry_after_limit_seconds=1,
         max_image_bytes=200_000,
     )
