@@ -38,8 +38,8 @@ struct axis {
 
 /* -- Headers ----------------------------------------------------------------------------------------------------- */
 
-/* Of an image. Where chroma has two columns or less, libjpeg-turbo does not filter it. */
-enum { MIN_SIDE = 16 };
+/* Of an image. Where chroma has two columns or less, libjpeg-turbo does not filter it; larger ones it refuses. */
+enum { MIN_SIDE = 16, MAX_SIDE = 65500 };
 
 /* Where a coefficient of the zigzag lies in its block. A run may lead up to 15 beyond the last. */
 static const uint8_t NATURAL[64 + 16] = {
@@ -122,6 +122,7 @@ static int read_huffman(struct huffman tables[2][2], const uint8_t *at, const ui
 static int read_frame(struct header *header, const uint8_t *at, const uint8_t *end) {
     if (header->components || end - at < 6 || at[0] != 8) return NOT_PLAIN;
     header->height = big_endian(at + 1), header->width = big_endian(at + 3);
+    if (header->height > MAX_SIDE || header->width > MAX_SIDE) return NOT_PLAIN;
     header->components = at[5];
     if (header->components != 1 && header->components != 3) return NOT_PLAIN;
     if (end - at != 6 + 3 * header->components) return NOT_PLAIN;
@@ -131,6 +132,7 @@ static int read_frame(struct header *header, const uint8_t *at, const uint8_t *e
     }
     struct component *luma = header->component;
     if (header->components == 1) { /* alone, its sampling means nothing */
+        if (!luma->across || !luma->down || luma->across > 4 || luma->down > 4) return NOT_PLAIN;
         luma->across = luma->down = 1;
         return DONE;
     }
@@ -188,7 +190,10 @@ static int read_headers(struct header *header, struct huffman tables[2][2], cons
             header->scan = at;
             return read_scan(header, body, end) == DONE && is_ycc(header) ? DONE : NOT_PLAIN;
         } else if (marker == 0xE0) {
-            header->is_jfif |= size >= 16 && memcmp(body, "JFIF", 5) == 0;
+            if (size >= 16 && memcmp(body, "JFIF", 5) == 0) {
+                if (body[5] != 1) return NOT_PLAIN; /* another version */
+                header->is_jfif = 1;
+            }
         } else if (marker == 0xEE) {
             if (size >= 14 && memcmp(body, "Adobe", 5) == 0) {
                 if (body[11] != 1) return NOT_PLAIN; /* RGB, or CMYK */
@@ -213,12 +218,12 @@ static int prepare_huffman(struct huffman *table, int is_ac) {
     int code = 0, index = 0;
     for (int length = 1; length <= 16; length++, code <<= 1) {
         int count = table->counts[length];
+        if (code + count >= 1 << length) return NOT_PLAIN; /* no code is all ones, says the standard */
         table->first_index[length] = index - code;
         for (int i = 0; i < count; i++, code++, index++) {
             int symbol = table->symbols[index];
             int run = is_ac ? symbol >> 4 : 0, bits = is_ac ? symbol & 15 : symbol;
             if (!is_ac && symbol > 15) return NOT_PLAIN;
-            if (code >= 1 << length) return NOT_PLAIN;
             if (length > LOOK_BITS) continue;
             int room = LOOK_BITS - length, start = code << room;
             for (int rest = 0; rest < 1 << room; rest++) {

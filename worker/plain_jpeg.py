@@ -80,7 +80,8 @@ def plain_square(
 ) -> NDArray[np.uint8] | None:
     """Return the square of a plain JPEG, uint8 (size, size, 3) in RGB; None for another file, or a damaged one.
 
-    `height` and `width` are what its header says, `buffer` returns memory of so many bytes or more to work in.
+    `height` and `width` are what its header says by libjpeg-turbo, which must have found nothing amiss there (a colour
+    profile, say, is skipped here). `buffer` returns memory of so many bytes or more to work in.
     """
     library = _library
     if library is None:

@@ -112,6 +112,73 @@ def test_only_plain_files_are_taken() -> None:
     assert taken == PLAIN_KINDS | {"JPEG 422", "JPEG 420", "JPEG 444"}
 
 
+def _grey_file(*, dc: bytes, ac: bytes) -> bytes:
+    """Return a grey JPEG of 32 x 32 pixels whose 16 blocks are two bits 0 each, by these two Huffman tables."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body
+
+    return b"".join(
+        [
+            b"\xff\xd8",
+            segment(0xDB, bytes(1) + b"\1" * 64),
+            segment(0xC0, bytes([8, 0, 32, 0, 32, 1, 1, 0x11, 0])),
+            segment(0xC4, b"\x00" + dc),
+            segment(0xC4, b"\x10" + ac),
+            segment(0xDA, bytes([1, 1, 0, 0, 63, 0])),
+            bytes(4),
+            b"\xff\xd9",
+        ]
+    )
+
+
+def _table(counts: list[int]) -> bytes:
+    """Return a Huffman table with so many codes of 1, 2, ... bits, for the symbols 0, 1, ..."""
+    return bytes(counts + [0] * (16 - len(counts))) + bytes(range(sum(counts)))
+
+
+LONGEST = [1] * 15
+"""Codes of 1 to 15 bits; two of 16 bits are then all that can follow."""
+
+
+@needs_compiled
+@pytest.mark.parametrize("counts", [[1], [1, 1], [1, 0, 3], [*LONGEST, 1]], ids=str)
+def test_a_huffman_table_without_a_code_of_all_ones_is_taken(counts: list[int]) -> None:
+    dc = _table(counts[:9])
+    data = _grey_file(dc=dc, ac=_table(counts))
+    compiled = compiled_square(data)
+    assert compiled is not None
+    assert np.array_equal(compiled, library_square(data))
+
+
+@needs_compiled
+@pytest.mark.parametrize("counts", [[2], [1, 2], [1, 0, 4], [*LONGEST, 2], [3], [1, 5]], ids=str)
+def test_a_huffman_table_with_a_code_of_all_ones_is_left_to_the_libraries(counts: list[int]) -> None:
+    files = [_grey_file(dc=_table([1]), ac=_table(counts))]
+    if sum(counts) <= 12:
+        files.append(_grey_file(dc=_table(counts), ac=_table([1])))
+    for data in files:
+        assert compiled_square(data) is None
+        with pytest.raises(ValueError, match="Huffman"):
+            library_square(data)
+
+
+@needs_compiled
+@pytest.mark.parametrize(("at", "value"), [("JFIF\0", 2), ("JFIF\0", 0)])
+def test_another_version_of_jfif_is_left_to_the_libraries(at: str, value: int) -> None:
+    data = bytearray(plain_files()["JPEG"])
+    data[data.index(at.encode()) + 5] = value
+    assert compiled_square(bytes(data), height=144, width=216) is None
+
+
+@needs_compiled
+@pytest.mark.parametrize("sampling", [0x00, 0x10, 0x01, 0x55])
+def test_sampling_that_there_is_not_is_left_to_the_libraries(sampling: int) -> None:
+    data = bytearray(plain_files()["JPEG grey"])
+    data[data.index(b"\xff\xc0") + 11] = sampling
+    assert compiled_square(bytes(data), height=144, width=216) is None
+
+
 @needs_compiled
 def test_a_cut_file_is_left_to_the_libraries() -> None:
     for kind, data in plain_files().items():
