@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-PREPROCESSING_VERSION = "openai-square-2"
+PREPROCESSING_VERSION = "openai-square-1"
 """Part of the fingerprint: changes whenever a pixel that the model sees may."""
 
 

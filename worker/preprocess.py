@@ -107,7 +107,7 @@ class _PixelLimits(NamedTuple):
 
 
 def _is_plain_jpeg(data: bytes | bytearray | memoryview) -> bool:
-    """Tell whether the bytes are a JPEG of 8 bits and Huffman codes (SOF0 to SOF2) with one or three components."""
+    """Tell whether the bytes are a sequential JPEG of 8 bits (SOF0 or SOF1) with one or three components."""
     if len(data) < 4 or data[0] != 0xFF or data[1] != 0xD8:
         return False
     at = 2
@@ -117,7 +117,7 @@ def _is_plain_jpeg(data: bytes | bytearray | memoryview) -> bool:
             at += 1
             continue
         if 0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}:
-            return marker in {0xC0, 0xC1, 0xC2} and data[at + 4] == 8 and data[at + 9] in {1, 3}
+            return marker in {0xC0, 0xC1} and data[at + 4] == 8 and data[at + 9] in {1, 3}
         if marker in {0xD9, 0xDA}:
             return False
         at += 2 + (data[at + 2] << 8 | data[at + 3])

@@ -164,10 +164,10 @@ def test_a_huffman_table_with_a_code_of_all_ones_is_left_to_the_libraries(counts
 
 
 @needs_compiled
-@pytest.mark.parametrize(("at", "value"), [("JFIF\0", 2), ("JFIF\0", 0)])
-def test_another_version_of_jfif_is_left_to_the_libraries(at: str, value: int) -> None:
+@pytest.mark.parametrize("version", [0, 2])
+def test_another_version_of_jfif_is_left_to_the_libraries(version: int) -> None:
     data = bytearray(plain_files()["JPEG"])
-    data[data.index(at.encode()) + 5] = value
+    data[data.index(b"JFIF\0") + 5] = version
     assert compiled_square(bytes(data), height=144, width=216) is None
 
 
