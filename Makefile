@@ -27,7 +27,7 @@ help: ## Show the verbs
 
 setup: $(SETUP) ## Install everything into .venv
 
-$(SETUP): pyproject.toml constraints.txt worker/plain_jpeg.c
+$(SETUP): pyproject.toml constraints.txt worker/decode/plain_jpeg/plain_jpeg.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,cli,k8s,dev]'
@@ -41,7 +41,7 @@ $(HELM): $(SETUP)
 # The weights are chosen once, so that running again goes on with the same; `make clean` forgets the choice.
 $(MODEL_CHOICE): | $(SETUP)
 	@mkdir -p $(@D)
-	@if $(BIN)/python -m worker.weights $(MODEL); then echo $(MODEL) >$@; else echo untrained >$@; fi
+	@if $(BIN)/python -m worker.encode.weights $(MODEL); then echo $(MODEL) >$@; else echo untrained >$@; fi
 
 run: $(SETUP) $(MODEL_CHOICE) ## Embed the example photos into out/Images_Embedded.h5
 	@$(BIN)/embedder run examples/manifest.csv out --chunks 4 --model "$$(cat $(MODEL_CHOICE))"
@@ -58,7 +58,7 @@ lint: $(SETUP) ## Check style, the import law, and the pinned packages for known
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m tests.lint.dependency_audit $(AUDIT)
+	$(BIN)/python -m tools.dependency_audit $(AUDIT)
 
 types: $(SETUP) ## Check the types
 	$(BIN)/mypy
@@ -74,11 +74,11 @@ bench-merge: $(SETUP) ## Merge 1 GB the old way and both new ways in turn, then 
 	$(BIN)/python -m benchmarks.bench_merge $(ARGS)
 
 manifests: $(HELM) ## Render the chart into k8s/manifests
-	$(BIN)/python -m tests.charts.manifests
+	$(BIN)/python -m tools.manifests
 
 docs: $(SETUP) ## Write the generated tables into the documents
-	$(BIN)/python -m tests.docs.settings_reference
-	$(BIN)/python -m tests.charts.values_reference
+	$(BIN)/python -m tools.settings_reference
+	$(BIN)/python -m tools.values_reference
 
 images: image-gpu image-merge ## Build both images with docker, podman or buildah
 

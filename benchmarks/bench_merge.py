@@ -29,15 +29,17 @@ import boto3
 import h5py
 import numpy as np
 
-from common.chunk_file import Chunk, write_chunk
-from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.format.chunk_file import Chunk, write_chunk
+from common.format.provenance import Provenance
 from common.logs import configure_logs
-from common.provenance import Provenance
-from common.store import Store, open_store
+from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.store import open_store
 from tests.s3_server import s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from common.store.contract import Store
 
 BUCKET = "bench"
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.rig import in_turn, median, part, run
 from common.logs import parse_line
-from worker.encoder import choose_batch_size, choose_device
+from worker.encode.encoder import choose_batch_size, choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -32,7 +32,7 @@ def encode(model: str) -> float:
     import torch
     import transformers
 
-    from worker.encoder import choose_batch_size, choose_device, choose_dtype
+    from worker.encode.encoder import choose_batch_size, choose_device, choose_dtype
     from worker.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -54,7 +54,7 @@ def encode(model: str) -> float:
 
 
 def decode(folder: str) -> float:
-    from worker.preprocess import image_square
+    from worker.decode.preprocess import image_square
 
     files = [path.read_bytes() for path in sorted(Path(folder).iterdir())[:256]]
     best = 0.0
@@ -67,8 +67,8 @@ def decode(folder: str) -> float:
 
 
 def load(model: str) -> float:
-    from worker.encoder import load_vision_tower
-    from worker.model import find_model
+    from worker.encode.encoder import load_vision_tower
+    from worker.encode.model import find_model
 
     source = find_model(model, revision="")
     load_vision_tower(source)
@@ -76,16 +76,22 @@ def load(model: str) -> float:
 
 
 def first_batch(manifest_uri: str, rows: str) -> float:
-    from worker.fetch import ImageFetcher
-    from worker.manifest import open_manifest
-    from worker.preprocess import image_square
+    from worker.decode.preprocess import image_square
+    from worker.fetch.image_fetcher import ImageFetcher
+    from worker.manifest.manifest import open_manifest
 
     settings = _settings(manifest_uri, index="0", count="1")
-    manifest = open_manifest(settings)
+    manifest = open_manifest(settings.manifest, http=settings.http)
     chunk = manifest.read_chunk(0, 1)
 
     async def fetch_all() -> list[bytes | bytearray]:
-        async with ImageFetcher(settings, sources=manifest.sources, folder=manifest.folder) as fetcher:
+        async with ImageFetcher(
+            settings.fetch,
+            settings.http,
+            inflight_bytes=settings.decode.inflight_bytes,
+            sources=manifest.sources,
+            folder=manifest.folder,
+        ) as fetcher:
 
             async def fetch(number: int) -> bytes | bytearray:
                 async with fetcher.image(chunk.rows[number]) as data:
@@ -99,18 +105,20 @@ def first_batch(manifest_uri: str, rows: str) -> float:
 
 
 def _settings(manifest_uri: str, *, index: str, count: str) -> WorkerSettings:
+    from common.settings import read_settings
     from worker.settings import WorkerSettings
 
     os.environ |= {"EMBEDDER_MANIFEST_URI": manifest_uri, "EMBEDDER_RUN_URI": "unused"}
     os.environ |= {"JOB_COMPLETION_INDEX": index, "EMBEDDER_CHUNK_COUNT": count}
-    return WorkerSettings()  # type: ignore[call-arg]
+    return read_settings(WorkerSettings)
 
 
 def chunk(url: str, index: str, count: str) -> float:
-    from worker.manifest import open_manifest
+    from worker.manifest.manifest import open_manifest
 
     started = time.perf_counter()
-    found = open_manifest(_settings(url, index=index, count=count)).read_chunk(int(index), int(count))
+    settings = _settings(url, index=index, count=count)
+    found = open_manifest(settings.manifest, http=settings.http).read_chunk(int(index), int(count))
     seconds = time.perf_counter() - started
     assert found.rows
     return seconds

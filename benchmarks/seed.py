@@ -18,7 +18,7 @@ import transformers
 from botocore.config import Config
 from PIL import Image
 
-from worker.model import OPENAI_MEAN, OPENAI_STD
+from worker.encode.model import OPENAI_MEAN, OPENAI_STD
 
 DOWNLOAD_THREADS = 100
 TRANSFORM_THREADS = 50

@@ -1,12 +1,14 @@
-"""The settings that every program of a run shares, and how settings are read.
+"""The settings of the programs, and how they are read.
 
-Each program reads its settings once, in `__main__`, into a frozen object. `batch_size` is `EMBEDDER_BATCH_SIZE` in the
-environment and `worker.batchSize` in the chart.
+Each program reads its settings once, in `__main__`, into frozen objects. `batch_size` is `EMBEDDER_BATCH_SIZE` in the
+environment and `worker.batchSize` in the chart. A program with many settings divides them into sections, one for each
+of its parts: a frozen dataclass holds them, and each part is given its own section.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,51 +16,96 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from common.errors import SettingsError
 from common.logs import redact_urls
 
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
 ENV_PREFIX = "EMBEDDER_"
 
 
-class RunSettings(BaseSettings):
+class Section(BaseSettings):
+    """Some settings that belong together. The environment's other variables do not matter to it."""
+
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", use_attribute_docstrings=True
     )
 
+
+class RunSettings(Section):
+    """The settings that every program of a run shares."""
+
     run_uri: str = Field(min_length=1)
-    """Where the run lives: `s3://bucket/prefix` or a folder. Every program of a run gets the same one."""
+    """The place of the run: `s3://bucket/prefix` or a folder. All programs of a run are given the same one."""
 
     chunk_count: int = Field(ge=1, le=100_000)
-    """Chunks that the manifest is divided into. A chunk is what a rerun repeats, and what shares one start-up of some
-    10 seconds: 10,000 images suit a CPU, 50,000 a GPU. (100,000 is what Kubernetes allows an Indexed Job.)"""
+    """Number of chunks that the manifest is divided into. A failed chunk is repeated as a whole, and all images of a
+    chunk share one start-up of about 10 seconds: 10,000 images a chunk suit a CPU, 50,000 a GPU. Kubernetes allows an
+    Indexed Job 100,000."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least level that is logged. Progress is info."""
+    """The lowest level that is logged. Progress has the level info."""
 
 
-Settings = TypeVar("Settings", bound=BaseSettings)
+Settings = TypeVar("Settings")
 
 
-def read_settings(kind: type[Settings]) -> Settings:
-    """Return the settings of `kind` from the environment. Raises SettingsError that names every wrong one."""
-    try:
-        return kind()
-    except ValidationError as error:
-        problems = [_problem(kind, dict(detail)) for detail in error.errors()]
-    raise SettingsError("; ".join(problems))
+class Setting(NamedTuple):
+    """One setting of a program."""
+
+    section: type[Section]
+    field: FieldInfo
+    variable: str
+    """The environment variable."""
 
 
-def setting_name(kind: type[BaseSettings], field: str) -> str:
-    """Return the environment variable of a field: its alias where it has one, else the prefix and its name."""
-    info = kind.model_fields.get(field)
+def sections_of(kind: type[object]) -> dict[str, type[Section]]:
+    """Return the sections of `kind` by name: those of a dataclass, or "" and `kind` where it is itself a section."""
+    if is_dataclass(kind):
+        return {name: section for name, section in get_type_hints(kind).items() if issubclass(section, Section)}
+    if issubclass(kind, Section):
+        return {"": kind}
+    raise TypeError(f"{kind.__name__} is neither a section nor a dataclass of sections")
+
+
+def settings_of(kind: type[object]) -> dict[str, Setting]:
+    """Return every setting of `kind`, by its name."""
+    return {
+        name: Setting(section, field, _variable(section, name))
+        for section in sections_of(kind).values()
+        for name, field in section.model_fields.items()
+    }
+
+
+def read_settings(kind: type[Settings], **values: Any) -> Settings:  # noqa: ANN401 - each setting has its own type
+    """Return the settings of `kind`, a section or a dataclass of sections, from the environment.
+
+    `values`, by name, take precedence. Raises SettingsError that names every setting that is wrong.
+    """
+    read: dict[str, Section] = {}
+    problems: list[str] = []
+    for name, section in sections_of(kind).items():
+        try:
+            read[name] = section(**values)
+        except ValidationError as error:
+            problems += [_problem(section, dict(detail)) for detail in error.errors()]
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return kind(**read) if is_dataclass(kind) else read[""]  # type: ignore[return-value]
+
+
+def _variable(section: type[Section], name: str) -> str:
+    """Return the environment variable of a setting: its alias where it has one, else the prefix and its name."""
+    info = section.model_fields.get(name)
     alias = info.validation_alias if info else None
-    return alias if isinstance(alias, str) else f"{kind.model_config.get('env_prefix', '')}{field}".upper()
+    return alias if isinstance(alias, str) else f"{ENV_PREFIX}{name}".upper()
 
 
-def _problem(kind: type[BaseSettings], detail: dict[str, object]) -> str:
+def _problem(section: type[Section], detail: dict[str, object]) -> str:
     location = detail["loc"]
     field = str(location[0]) if isinstance(location, tuple) and location else ""
     message = str(detail["msg"]).removeprefix("Value error, ")
     if not field:
         return message
-    name = field if field.isupper() else setting_name(kind, field)
+    name = field if field.isupper() else _variable(section, field)
     if detail["type"] == "missing":
         return f"{name} is not set"
     return redact_urls(f"{name} is {detail['input']!r}: {message[:1].lower()}{message[1:]}")

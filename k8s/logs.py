@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import ClusterUnavailable, NotInCluster, RunUnfinished, SettingsError
+from common.exit_policy import backoff_seconds
 from common.logs import printable, redact_urls
-from k8s.cluster_options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
-from k8s.exit_policy import backoff_seconds
+from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
 from k8s.release import Release
 
 if TYPE_CHECKING:
-    from k8s.cluster import Cluster
+    from k8s.api.cluster import Cluster
     from k8s.release import Pod
 
 EPILOG = "\n\n".join(

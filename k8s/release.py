@@ -8,14 +8,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ClusterUnavailable, NotInCluster
+from common.exit_policy import explain_exit_code
 from common.indexes import format_indexes, parse_indexes
 from common.logs import printable, redact_urls
-from k8s.exit_policy import explain_exit_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from k8s.cluster import Cluster, Object
+    from k8s.api.cluster import Cluster, Object
 
 INSTANCE_LABEL = "app.kubernetes.io/instance"
 COMPONENT_LABEL = "app.kubernetes.io/component"

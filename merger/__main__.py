@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common import program
+from common.process import program
 
 
 def main() -> str:

@@ -15,7 +15,7 @@ from merger.sources import ColumnDigest, blocks, widen
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-    from common.store import Assembly
+    from common.store.contract import Assembly
     from merger.progress import Progress
     from merger.sample import KeptRows
     from merger.sources import Sources

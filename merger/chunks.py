@@ -7,19 +7,19 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.chunk_file import METADATA_BYTES, ChunkHeader, read_header
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
+from common.format.chunk_file import METADATA_BYTES, ChunkHeader, read_header
 from common.indexes import format_indexes
-from common.keys import CHUNKS_PREFIX, chunk_index
 from common.logs import CHUNK_REFUSED, log
-from common.store import ObjectReader
+from common.run.keys import CHUNKS_PREFIX, chunk_index
+from common.store.s3.object_reader import ObjectReader
 from merger.parallel import ordered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from common.provenance import Provenance
-    from common.store import ObjectStat, Store
+    from common.format.provenance import Provenance
+    from common.store.contract import ObjectStat, Store
     from merger.progress import Traffic
 
 NAMED_PROBLEMS = 20

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from common.chunk_file import run_attributes
-from common.hdf5 import Dataset, lay_out
+from common.format.chunk_file import run_attributes
+from common.format.hdf5 import Dataset, lay_out
 from common.indexes import format_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from common.chunk_file import ChunkHeader
+    from common.format.chunk_file import ChunkHeader
 
 ALIGNMENT = 4096
 """Datasets begin at multiples of this, a page, so that they can be mapped as they are."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from common.chunk_file import FAILURE_TEXTS
-from common.keys import FAILURES_KEY
-from common.resources import temporary_folder, written_file
+from common.format.chunk_file import FAILURE_TEXTS
+from common.process.resources import temporary_folder, written_file
+from common.run.keys import FAILURES_KEY
 from merger.layout import Piece
 from merger.parallel import ordered
 from merger.sources import ColumnDigest

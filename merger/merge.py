@@ -11,13 +11,13 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from common import program
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch, StoreUnavailable
-from common.finished_run import FinishedRun, find_finished
 from common.indexes import format_indexes
-from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.logs import log
-from common.store import AssemblyGone, ObjectExists
+from common.process import program
+from common.run.finished_run import FinishedRun, find_finished
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.store.contract import AssemblyGone, ObjectExists
 from merger.assemble import CopyFailed, assemble
 from merger.chunks import describe_problems, list_chunks, read_header_of, read_inputs
 from merger.layout import EMBEDDINGS, compute_layout, result_attributes
@@ -33,7 +33,7 @@ from merger.verify import Result, ResultDiffers, Verification, verify_full, veri
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from common.store import ObjectStat, Store
+    from common.store.contract import ObjectStat, Store
     from merger.plan import Part
     from merger.settings import MergerSettings
 

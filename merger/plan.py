@@ -12,7 +12,7 @@ from merger.layout import EMBEDDINGS, Piece
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
-    from common.store import PartLimits
+    from common.store.contract import PartLimits
     from merger.layout import Layout
 
 UPLOAD_BYTES = 8 << 20

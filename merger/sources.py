@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from common.store import Store
+    from common.store.contract import Store
     from merger.chunks import StoredChunk
     from merger.layout import Layout
     from merger.progress import Traffic

@@ -7,19 +7,19 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from common.chunk_file import read_provenance
 from common.errors import StoreUnavailable
-from common.finished_run import described
-from common.hdf5 import open_hdf5
+from common.format.chunk_file import read_provenance
+from common.format.hdf5 import open_hdf5
+from common.format.provenance import program_version
 from common.indexes import format_indexes
-from common.keys import RESULT_KEY, SUMMARY_KEY
-from common.provenance import program_version
+from common.run.finished_run import described
+from common.run.keys import RESULT_KEY, SUMMARY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from common.provenance import Provenance
-    from common.store import ObjectStat, Store
+    from common.format.provenance import Provenance
+    from common.store.contract import ObjectStat, Store
     from merger.chunks import Inputs
     from merger.layout import Layout
     from merger.progress import Traffic

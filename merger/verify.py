@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from common.chunk_file import check_norms
 from common.errors import ChunkInvalid
+from common.format.chunk_file import check_norms
 from merger.layout import EMBEDDINGS, Piece
 from merger.parallel import ordered
 from merger.sample import stretches

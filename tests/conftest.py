@@ -8,8 +8,8 @@ import boto3
 import pytest
 import structlog
 
-from common.s3 import clear_clients
-from common.store import Store, open_store
+from common.store import open_store
+from common.store.s3.client import clear_clients
 from tests.s3_server import S3Server, s3_server
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
+
+    from common.store.contract import Store
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from common.s3 import clear_clients
-from common.s3_store import S3Store
+from common.store.s3.client import clear_clients
+from common.store.s3.store import S3Store
 from tests.interruptions.runs import assert_same
 from tests.merger.runs import assert_merged, put_run, run_merger
 from tests.s3_proxy import (
@@ -106,7 +106,7 @@ class Runs(NamedTuple):
 @pytest.fixture(scope="module")
 def runs(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     """Runs of which one, named "undisturbed", is finished."""
-    from tests.worker.models import TINY_VISION, save_clip  # noqa: PLC0415 - imports torch
+    from tests.worker.encode.models import TINY_VISION, save_clip  # noqa: PLC0415 - imports torch
 
     model = save_clip(tmp_path_factory.mktemp("models") / "tiny", vision=TINY_VISION, projection_dim=16)
     made = Runs("whole-runs", model)
@@ -114,7 +114,7 @@ def runs(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
         for name, value in s3.environment.items():
             patch.setenv(name, value)
         clear_clients()
-        made.store("").client.create_bucket(Bucket=made.bucket)
+        made.store("").prefix.client.create_bucket(Bucket=made.bucket)
         objects = made.store("")
         for number, photo in enumerate(PHOTOS):
             objects.put_bytes(f"images/{number}", photo.read_bytes())
@@ -134,7 +134,7 @@ def runs(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
 def assert_undisturbed(runs: Runs, name: str) -> None:
     store = runs.store(name)
     assert_same(store, runs.store("undisturbed"))
-    uploads = store.client.list_multipart_uploads(Bucket=store.bucket, Prefix=store.prefix)
+    uploads = store.prefix.client.list_multipart_uploads(Bucket=store.prefix.bucket, Prefix=store.prefix.path)
     assert "Uploads" not in uploads
 
 

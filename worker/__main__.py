@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common import program
+from common.process import program
 
 
 def main() -> str:
@@ -12,7 +12,7 @@ def main() -> str:
     from worker.settings import WorkerSettings  # noqa: PLC0415
 
     settings = read_settings(WorkerSettings)
-    configure_logs(settings.log_level, chunk=settings.chunk_index)
+    configure_logs(settings.chunk.log_level, chunk=settings.chunk.chunk_index)
     from worker.chunk_job import embed_chunk  # noqa: PLC0415
 
     return embed_chunk(settings)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common import program
-from common.chunk_file import read_header, read_result, verify_chunk, write_chunk
 from common.errors import ChunkInvalid, FingerprintMismatch, SettingsError, StoreUnavailable
-from common.finished_run import find_finished
-from common.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_key
-from common.keys import chunk_index as index_of
+from common.format.chunk_file import read_header, read_result, verify_chunk, write_chunk
+from common.format.provenance import Provenance
 from common.logs import log
-from common.provenance import Provenance
-from common.resources import temporary_folder
-from common.store import ObjectExists, ObjectReplaced, open_store
-from worker import plain_jpeg
+from common.process import program
+from common.process.resources import temporary_folder
+from common.run.finished_run import find_finished
+from common.run.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_key
+from common.run.keys import chunk_index as index_of
+from common.store import open_store
+from common.store.contract import ObjectExists, ObjectReplaced
 from worker.collector import Collector
-from worker.decoders import Decoders
-from worker.geometry import PREPROCESSING_VERSION
-from worker.manifest import open_manifest
-from worker.model_loading import ModelLoading
+from worker.decode.decoders import Decoders
+from worker.decode.geometry import PREPROCESSING_VERSION
+from worker.decode.plain_jpeg import square as plain_jpeg
+from worker.encode.model_loading import ModelLoading
+from worker.manifest.manifest import open_manifest
 from worker.pipeline import Pipeline
 from worker.stage_times import ADVICE
 from worker.vector_file import VectorFile
@@ -27,9 +28,9 @@ from worker.vector_file import VectorFile
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from common.chunk_file import ChunkHeader
-    from common.store import ObjectStat, Store
-    from worker.manifest import Manifest
+    from common.format.chunk_file import ChunkHeader
+    from common.store.contract import ObjectStat, Store
+    from worker.manifest.manifest import Manifest
     from worker.settings import WorkerSettings
     from worker.stage_times import Snapshot
 
@@ -52,19 +53,19 @@ def embed_chunk(settings: WorkerSettings) -> str:
 class _ChunkJob:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._index = settings.chunk_index
+        self._index = settings.chunk.chunk_index
         self._key = chunk_key(self._index)
         # First of all, since these take longest.
         self._decoders = Decoders(
-            settings.decoder_count,
-            max_image_bytes=settings.max_image_bytes,
-            timeout_seconds=settings.decode_timeout_seconds,
+            settings.decode.decoder_count,
+            max_image_bytes=settings.fetch.max_image_bytes,
+            timeout_seconds=settings.decode.decode_timeout_seconds,
         )
-        self._model = ModelLoading(settings)
+        self._model = ModelLoading(settings.encode)
         self._model.start()
-        self._store: Store = open_store(settings.run_uri)
+        self._store: Store = open_store(settings.chunk.run_uri)
         self._store.check_access()
-        self._manifest: Manifest = open_manifest(settings)
+        self._manifest: Manifest = open_manifest(settings.manifest, http=settings.http)
 
     def run(self) -> str:
         is_damaged = False
@@ -78,9 +79,9 @@ class _ChunkJob:
             return self._compute(vectors, overwrite=is_damaged)
 
     def _compute(self, vectors: VectorFile, *, overwrite: bool) -> str:
-        chunk = self._manifest.read_chunk(self._index, self._settings.chunk_count)
+        chunk = self._manifest.read_chunk(self._index, self._settings.chunk.chunk_count)
         collector = Collector(chunk, vectors)
-        log.info("started", of=self._settings.chunk_count, rows=collector.requested, manifest=self._manifest.name)
+        log.info("started", of=self._settings.chunk.chunk_count, rows=collector.requested, manifest=self._manifest.name)
         if not plain_jpeg.is_there():
             log.info("no_compiled_decoder", message="JPEGs are left to the libraries, which take half as long again")
         if collector.requested > MAX_CHUNK_ROWS:
@@ -98,10 +99,10 @@ class _ChunkJob:
             encoder=self._model.encoder,
         )
         pipeline.start()
-        if self._settings.metrics_port:
+        if self._settings.chunk.metrics_port:
             from worker.metrics import serve_metrics  # noqa: PLC0415 - most runs have no use for it
 
-            serve_metrics(self._settings.metrics_port, pipeline, collector, chunk_index=self._index)
+            serve_metrics(self._settings.chunk.metrics_port, pipeline, collector, chunk_index=self._index)
         program.on_stop(lambda: self._log_progress(pipeline, collector))
         try:
             self._check_peers()
@@ -115,13 +116,13 @@ class _ChunkJob:
         source = self._model.source.result()
         return Provenance(
             manifest=self._manifest.identity,
-            chunk_count=self._settings.chunk_count,
+            chunk_count=self._settings.chunk.chunk_count,
             model=source.name,
             model_revision=source.revision,
             weights=source.weights,
             dtype=self._model.dtype.result(),
             preprocessing=PREPROCESSING_VERSION,
-            rotation=self._settings.rotate,
+            rotation=self._settings.manifest.rotate,
             sources=",".join(self._manifest.sources),
         )
 
@@ -199,7 +200,7 @@ class _ChunkJob:
 
     def _wait(self, pipeline: Pipeline, collector: Collector) -> None:
         before, settled = pipeline.times.snapshot(), collector.settled
-        while not pipeline.wait(self._settings.progress_seconds):
+        while not pipeline.wait(self._settings.chunk.progress_seconds):
             before, settled = self._log_progress(pipeline, collector, since=before, settled=settled)
         now, _ = self._log_progress(pipeline, collector)
         stage, share = pipeline.times.waiting_on(now)

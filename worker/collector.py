@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from common.chunk_file import NORM_TOLERANCE, Chunk, Failure
-from common.reasons import Reason
-from worker.vector_file import StoredVectors
+from common.format.chunk_file import NORM_TOLERANCE, Chunk, Failure
+from common.format.reasons import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from common.provenance import Provenance
-    from worker.manifest import ManifestChunk
+    from common.format.chunk_file import Rows
+    from common.format.provenance import Provenance
+    from worker.manifest.manifest import ManifestChunk
     from worker.rows import ImageFailed
-    from worker.vector_file import VectorFile
+
+
+class Vectors(Protocol):
+    """Where a chunk's vectors wait until the chunk is whole."""
+
+    def write(self, rows: NDArray[np.intp], vectors: NDArray[np.float32], /) -> None:
+        """Keep `vectors`, (len(rows), dimensions), as those of `rows`. Raises ResourceExhausted."""
+
+    def flush(self) -> None:
+        """Return once all vectors are on the disk. Raises ResourceExhausted."""
+
+    def of(self, rows: NDArray[np.intp], /, *, dimensions: int) -> Rows:
+        """Return the vectors of `rows`, in ascending order, (len(rows), dimensions); a slice is read on demand."""
 
 
 class Collector:
@@ -29,7 +41,7 @@ class Collector:
     Vectors go to `vectors`, a new file.
     """
 
-    def __init__(self, chunk: ManifestChunk, vectors: VectorFile) -> None:
+    def __init__(self, chunk: ManifestChunk, vectors: Vectors) -> None:
         self._rows = {row.position: row for row in chunk.rows}
         self.requested = len(chunk.rows) + len(chunk.failures)
         self._failures = {failure.row: failure for failure in chunk.failures}
@@ -89,7 +101,7 @@ class Collector:
             index=index,
             urls=[row.url for row in rows],
             ids=[row.id for row in rows] if has_ids else None,
-            embeddings=StoredVectors(self._vectors, embedded, dimensions=dimensions),
+            embeddings=self._vectors.of(embedded, dimensions=dimensions),
             failures=[self._failures[position] for position in sorted(self._failures)],
             provenance=provenance,
         )

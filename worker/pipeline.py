@@ -13,10 +13,10 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common import program
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
-from common.reasons import Reason
-from worker.fetch import ImageFetcher
+from common.format.reasons import Reason
+from common.process import program
+from worker.fetch.image_fetcher import ImageFetcher
 from worker.rows import ImageFailed, LargeImage
 from worker.stage_times import StageTimes
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from worker.batches import Batch, Batches
     from worker.collector import Collector
-    from worker.decoders import Decoders
-    from worker.encoder import Encoder
-    from worker.manifest import Manifest, ManifestChunk
+    from worker.decode.decoders import Decoders
+    from worker.encode.batches import Batch, Batches
+    from worker.encode.encoder import Encoder
+    from worker.manifest.manifest import Manifest, ManifestChunk
     from worker.rows import Row
     from worker.settings import WorkerSettings
 
@@ -137,9 +137,14 @@ class Pipeline:
                 loop.call_soon_threadsafe(self._has_batches.set)
 
         self._batches.add_done_callback(tell)
-        ahead = asyncio.Semaphore(self._settings.fetch_concurrency * ROWS_AHEAD)
+        ahead = asyncio.Semaphore(self._settings.fetch.fetch_concurrency * ROWS_AHEAD)
         self._fetcher = ImageFetcher(
-            self._settings, sources=self._manifest.sources, folder=self._manifest.folder, times=self.times
+            self._settings.fetch,
+            self._settings.http,
+            inflight_bytes=self._settings.decode.inflight_bytes,
+            sources=self._manifest.sources,
+            folder=self._manifest.folder,
+            times=self.times,
         )
         self.times.watch_loop()
         try:
@@ -179,9 +184,9 @@ class Pipeline:
             with self.times.measure("decode_worked"):
                 square = await decoder.square(
                     data,
-                    rotation=row.rotation if self._settings.rotate else 0,
+                    rotation=row.rotation,
                     size=batches.image_size,
-                    max_pixels=self._settings.max_image_pixels,
+                    max_pixels=self._settings.decode.max_image_pixels,
                     may_be_large=may_be_large,
                 )
             with self.times.measure("decode_waited"):
@@ -218,7 +223,7 @@ class Pipeline:
 
     def _check_failures(self) -> None:
         failed, requested = self._collector.failed, self._collector.requested
-        if failed > self._settings.max_failure_ratio * requested:
+        if failed > self._settings.chunk.max_failure_ratio * requested:
             raise self._too_many_failures()
 
     def _too_many_failures(self) -> EmbedderError:
@@ -228,6 +233,6 @@ class Pipeline:
             return SourceUnavailable(f"no source answered for any of {self._collector.failed} images ({reasons})")
         return TooManyFailures(
             f"{self._collector.failed} of {self._collector.requested} images failed so far, the limit is "
-            f"{self._settings.max_failure_ratio:.0%}: {reasons}; look at the manifest and its sources, or raise "
+            f"{self._settings.chunk.max_failure_ratio:.0%}: {reasons}; look at the manifest and its sources, or raise "
             "EMBEDDER_MAX_FAILURE_RATIO"
         )

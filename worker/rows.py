@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from common.reasons import Reason
+    from common.format.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)

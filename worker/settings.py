@@ -1,14 +1,15 @@
-"""The worker's settings. Each is read from the environment once; see common.settings for how names map."""
+"""The worker's settings, one section for each of its parts. See common.settings for how names map."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from common.indexes import parse_indexes
-from common.settings import RunSettings
+from common.settings import RunSettings, Section
 
 INFLIGHT_BYTES_PER_DECODER = 32 << 20
 
@@ -19,7 +20,9 @@ images a second, at the same CPU for each."""
 SOURCES = ("mirror", "thumbnail", "original", "url")
 
 
-class WorkerSettings(RunSettings):
+class ChunkSettings(RunSettings):
+    """Which chunk is computed, and when it counts as failed."""
+
     job_completion_index: int | None = Field(default=None, ge=0, validation_alias="JOB_COMPLETION_INDEX")
     """Which pod of the Indexed Job this is, from 0. Kubernetes sets it. Without EMBEDDER_CHUNK_INDEXES it is the
     index of the chunk."""
@@ -27,7 +30,49 @@ class WorkerSettings(RunSettings):
     chunk_indexes: str = ""
     """The chunks of a rerun, as in `3,7-9`: pod i computes the i-th of them. Empty: pod i computes chunk i."""
 
-    # The manifest
+    max_failure_ratio: float = Field(default=0.2, ge=0, le=1)
+    """Share of a chunk's rows that may fail. Above it the chunk ends with exit code 65 and uploads nothing: so many
+    failures mean a wrong list or a source that is down. 2 to 5 % of Open Images' photos are gone."""
+
+    progress_seconds: float = Field(default=10, gt=0)
+    """Between two lines of progress in the log."""
+
+    metrics_port: int = Field(default=0, ge=0, le=65_535)
+    """Port at which Prometheus metrics are served: images, failures by reason, seconds each stage worked and waited.
+    0: none."""
+
+    @field_validator("chunk_indexes")
+    @classmethod
+    def _are_indexes(cls, text: str) -> str:
+        parse_indexes(text)
+        return text
+
+    @model_validator(mode="after")
+    def _index_is_within(self) -> Self:
+        if self.job_completion_index is None:
+            raise ValueError("JOB_COMPLETION_INDEX is not set; it is the index of the chunk, from 0")
+        chunks = parse_indexes(self.chunk_indexes) or range(self.chunk_count)
+        if self.job_completion_index >= len(chunks):
+            raise ValueError(
+                f"JOB_COMPLETION_INDEX is {self.job_completion_index}, but there are {len(chunks)} chunks "
+                f"({'EMBEDDER_CHUNK_INDEXES' if self.chunk_indexes else 'EMBEDDER_CHUNK_COUNT'}), the first is 0"
+            )
+        if chunks[-1] >= self.chunk_count:
+            raise ValueError(
+                f"EMBEDDER_CHUNK_INDEXES names chunk {chunks[-1]}, but the last of EMBEDDER_CHUNK_COUNT "
+                f"{self.chunk_count} is {self.chunk_count - 1}"
+            )
+        return self
+
+    @property
+    def chunk_index(self) -> int:
+        """Return the chunk that this pod computes."""
+        chunks = parse_indexes(self.chunk_indexes) or range(self.chunk_count)
+        return chunks[self.job_completion_index or 0]
+
+
+class ManifestSettings(Section):
+    """The list of images, and which of its columns mean what."""
 
     manifest_uri: str = Field(min_length=1)
     """The list of images: a path, or an http(s):// or s3:// URL, of a CSV, TSV, Parquet, JSONL, TXT or JSON file."""
@@ -48,19 +93,46 @@ class WorkerSettings(RunSettings):
     """Bytes of the longest URL that is taken; a longer one is a ledger row, since one absurd URL would widen every
     row of the result. 2,048 is what browsers and proxies agree on."""
 
-    # The sources
-
     sources: str = "auto"
     """Where an image is looked for, in order: of `mirror`, `thumbnail`, `original` and `url`, comma-separated. `auto`:
     `mirror,thumbnail,original` for Open Images' own files, `url` for other manifests."""
 
-    mirror_url: str = "https://open-images-dataset.s3.amazonaws.com"
-    """Where the mirror's `<subset>/<id>.jpg` lie: the public bucket by default, or a copy of it (http, https or s3)."""
-
     rotate: bool = True
     """Apply the manifest's rotation (Open Images: degrees counter-clockwise) before the preprocessing."""
 
-    # Fetching
+    @field_validator("sources")
+    @classmethod
+    def _are_sources(cls, text: str) -> str:
+        names = [name.strip() for name in text.split(",")]
+        wrong = [name for name in names if name not in SOURCES]
+        if text != "auto" and wrong:
+            raise ValueError(f"{wrong[0]!r} is no source; choose from {', '.join(SOURCES)}, or auto")
+        if len(set(names)) < len(names):
+            raise ValueError("a source is named twice")
+        return ",".join(names)
+
+
+class HttpSettings(Section):
+    """How HTTP servers are asked, for the manifest as for images."""
+
+    connect_timeout_seconds: float = Field(default=10, gt=0)
+    """For a connection to be made, name resolution and TLS included."""
+
+    read_timeout_seconds: float = Field(default=20, gt=0)
+    """Between two pieces of an answer."""
+
+    retry_after_limit_seconds: float = Field(default=60, ge=0)
+    """The longest Retry-After that is waited for; a longer one counts as this."""
+
+    user_agent: str = "embedder/{version} (batch image embedding job)"
+    """What the sources are told; `{version}` is the program's. Say here how to reach you."""
+
+
+class FetchSettings(Section):
+    """From a row to an image's bytes."""
+
+    mirror_url: str = "https://open-images-dataset.s3.amazonaws.com"
+    """Where the mirror's `<subset>/<id>.jpg` lie: the public bucket by default, or a copy of it (http, https or s3)."""
 
     fetch_concurrency: int = Field(default=64, ge=1, le=4096)
     """Requests in flight. Bounded by politeness to the source, not by this machine: 64 keep one GPU fed at 20 ms
@@ -69,20 +141,11 @@ class WorkerSettings(RunSettings):
     fetch_concurrency_per_host: int = Field(default=48, ge=1, le=4096)
     """Requests in flight to one host, below `fetch_concurrency` so that one slow host leaves room for the others."""
 
-    connect_timeout_seconds: float = Field(default=10, gt=0)
-    """For a connection to be made, name resolution and TLS included."""
-
-    read_timeout_seconds: float = Field(default=20, gt=0)
-    """Between two pieces of an answer."""
-
     fetch_timeout_seconds: float = Field(default=60, gt=0)
     """For one whole request, so that a host that drips bytes is given up."""
 
     fetch_attempts: int = Field(default=6, ge=1, le=20)
     """Requests for one image from one source, where what went wrong may pass (429, 5xx, resets, timeouts)."""
-
-    retry_after_limit_seconds: float = Field(default=60, ge=0)
-    """The longest Retry-After that is waited for; a longer one counts as this."""
 
     source_patience_seconds: float = Field(default=90, gt=0)
     """How long a host that fails is tried for before its images fail without being asked for. When nobody has answered
@@ -91,31 +154,45 @@ class WorkerSettings(RunSettings):
     max_image_bytes: int = Field(default=64 << 20, ge=1024)
     """Bytes of the largest image taken. Open Images' largest original has about 30 MB."""
 
-    max_inflight_bytes: int = Field(default=0, ge=0)
-    """Bytes of images fetched and not yet decoded, all together: what bounds the memory whatever the images' sizes. 0:
-    32 MiB for each decoder but the spare one, which is a quarter of a second of its work on photos of 200 KB."""
-
     allow_private_hosts: bool = False
     """Fetch from private, loopback and link-local addresses and from any port too. A list from the internet must not
     reach into the cluster, so this is off; the operator's own manifest, mirror and S3 endpoint are always allowed."""
 
-    user_agent: str = "embedder/{version} (batch image embedding job)"
-    """What the sources are told; `{version}` is the program's. Say here how to reach you."""
 
-    # Preprocessing
-
-    max_image_pixels: int = Field(default=178_956_970, ge=1)
-    """Pixels of the largest image decoded, checked in the header. The default is where Pillow too sees a
-    decompression bomb: 512 MiB of RGB."""
-
-    decode_timeout_seconds: float = Field(default=30, gt=0)
-    """CPU seconds for decoding and resizing one image; the largest take five. By the clock twenty times as much."""
+class DecodeSettings(Section):
+    """From bytes to a square."""
 
     decode_threads: int = Field(default=0, ge=0, le=256)
     """Decoders, which decode and resize; they scale with cores (one does about 500 images a second). 0: one for each
     core this process may use. One more is started, which works while another is handed its next image."""
 
-    # Encoding
+    decode_timeout_seconds: float = Field(default=30, gt=0)
+    """CPU seconds for decoding and resizing one image; the largest take five. By the clock twenty times as much."""
+
+    max_image_pixels: int = Field(default=178_956_970, ge=1)
+    """Pixels of the largest image decoded, checked in the header. The default is where Pillow too sees a
+    decompression bomb: 512 MiB of RGB."""
+
+    max_inflight_bytes: int = Field(default=0, ge=0)
+    """Bytes of images fetched and not yet decoded, all together: what bounds the memory whatever the images' sizes. 0:
+    32 MiB for each decoder but the spare one, which is a quarter of a second of its work on photos of 200 KB."""
+
+    @property
+    def decoder_count(self) -> int:
+        """Return how many decoders there are to be."""
+        return self._cores_to_decode + SPARE_DECODERS
+
+    @property
+    def inflight_bytes(self) -> int:
+        return self.max_inflight_bytes or INFLIGHT_BYTES_PER_DECODER * self._cores_to_decode
+
+    @property
+    def _cores_to_decode(self) -> int:
+        return self.decode_threads or len(os.sched_getaffinity(0))
+
+
+class EncodeSettings(Section):
+    """From squares to vectors."""
 
     model: str = "openai/clip-vit-base-patch32"
     """A CLIP model: hub id, folder, or `untrained` for a ViT-B/32 with seeded random weights (whose vectors mean
@@ -135,68 +212,12 @@ class WorkerSettings(RunSettings):
     """Images in one forward pass. 0: 256 on CUDA, on CPUs 32 for each core and at most 256, from where on more is
     no faster."""
 
-    # The chunk
 
-    max_failure_ratio: float = Field(default=0.2, ge=0, le=1)
-    """Share of a chunk's rows that may fail. Above it the chunk ends with exit code 65 and uploads nothing: so many
-    failures mean a wrong list or a source that is down. 2 to 5 % of Open Images' photos are gone."""
-
-    progress_seconds: float = Field(default=10, gt=0)
-    """Between two lines of progress in the log."""
-
-    metrics_port: int = Field(default=0, ge=0, le=65_535)
-    """Port at which Prometheus metrics are served: images, failures by reason, seconds each stage worked and waited.
-    0: none."""
-
-    @field_validator("chunk_indexes")
-    @classmethod
-    def _are_indexes(cls, text: str) -> str:
-        parse_indexes(text)
-        return text
-
-    @field_validator("sources")
-    @classmethod
-    def _are_sources(cls, text: str) -> str:
-        names = [name.strip() for name in text.split(",")]
-        wrong = [name for name in names if name not in SOURCES]
-        if text != "auto" and wrong:
-            raise ValueError(f"{wrong[0]!r} is no source; choose from {', '.join(SOURCES)}, or auto")
-        if len(set(names)) < len(names):
-            raise ValueError("a source is named twice")
-        return ",".join(names)
-
-    @model_validator(mode="after")
-    def _index_is_within(self) -> Self:
-        if self.job_completion_index is None:
-            raise ValueError("JOB_COMPLETION_INDEX is not set; it is the index of the chunk, from 0")
-        chunks = parse_indexes(self.chunk_indexes) or range(self.chunk_count)
-        if self.job_completion_index >= len(chunks):
-            raise ValueError(
-                f"JOB_COMPLETION_INDEX is {self.job_completion_index}, but there are {len(chunks)} chunks "
-                f"({'EMBEDDER_CHUNK_INDEXES' if self.chunk_indexes else 'EMBEDDER_CHUNK_COUNT'}), the first is 0"
-            )
-        if chunks[-1] >= self.chunk_count:
-            raise ValueError(
-                f"EMBEDDER_CHUNK_INDEXES names chunk {chunks[-1]}, but the last of EMBEDDER_CHUNK_COUNT "
-                f"{self.chunk_count} is {self.chunk_count - 1}"
-            )
-        return self
-
-    @property
-    def decoder_count(self) -> int:
-        """Return how many decoders there are to be."""
-        return self._cores_to_decode + SPARE_DECODERS
-
-    @property
-    def inflight_bytes(self) -> int:
-        return self.max_inflight_bytes or INFLIGHT_BYTES_PER_DECODER * self._cores_to_decode
-
-    @property
-    def _cores_to_decode(self) -> int:
-        return self.decode_threads or len(os.sched_getaffinity(0))
-
-    @property
-    def chunk_index(self) -> int:
-        """Return the chunk that this pod computes."""
-        chunks = parse_indexes(self.chunk_indexes) or range(self.chunk_count)
-        return chunks[self.job_completion_index or 0]
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    chunk: ChunkSettings
+    manifest: ManifestSettings
+    http: HttpSettings
+    fetch: FetchSettings
+    decode: DecodeSettings
+    encode: EncodeSettings

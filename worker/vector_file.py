@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from common.errors import ResourceExhausted
-from common.resources import temporary_file, written_file
+from common.process.resources import temporary_file, written_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +60,10 @@ class VectorFile:
                     raise ResourceExhausted(f"{self._place}: a file of this program was cut short by another")
                 data, offset = data[got:], offset + got
         return vectors
+
+    def of(self, rows: NDArray[np.intp], *, dimensions: int) -> StoredVectors:
+        """Return the vectors of `rows`, in ascending order, (len(rows), dimensions); a slice is read on demand."""
+        return StoredVectors(self, rows, dimensions=dimensions)
 
     def flush(self) -> None:
         """Have all vectors on the disk, since one at the other end of a network may find out late that it is full."""

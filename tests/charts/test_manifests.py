@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from tests.charts.manifests import MANIFESTS, NAMESPACE, rendered
+from tools.manifests import MANIFESTS, NAMESPACE, rendered
 
 
 def test_the_manifests_are_what_the_chart_renders_today() -> None:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 import yaml
 
-from common.settings import ENV_PREFIX, RunSettings, read_settings, setting_name
+from common.settings import ENV_PREFIX, read_settings, sections_of, settings_of
 from merger.settings import MergerSettings
 from tests.charts.helm import CHART, render
 from tests.charts.objects import Object, containers, environment, named
-from tests.charts.values_reference import VALUES, documented_values, value_at
+from tools.values_reference import VALUES, documented_values, value_at
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-GROUPS: dict[type[RunSettings], str] = {WorkerSettings: "worker", MergerSettings: "merge"}
+GROUPS: dict[type[object], str] = {WorkerSettings: "worker", MergerSettings: "merge"}
 
 ELSEWHERE = {
     "run_uri": "run.uri",
@@ -53,15 +53,15 @@ SAMPLES: dict[str, Any] = {
     "max_inflight_bytes": 2_147_483_648,
 }
 
-FIELDS = [(kind, field) for kind in GROUPS for field in kind.model_fields if field not in NO_VALUE]
+FIELDS = [(kind, field) for kind in GROUPS for field in settings_of(kind) if field not in NO_VALUE]
 
 
-def value_path(kind: type[RunSettings], field: str) -> str:
+def value_path(kind: type[object], field: str) -> str:
     first, *others = field.split("_")
     return ELSEWHERE.get(field, f"{GROUPS[kind]}.{first}{''.join(word.title() for word in others)}")
 
 
-def program(objects: list[Object], kind: type[RunSettings]) -> Object:
+def program(objects: list[Object], kind: type[object]) -> Object:
     """Return the variables of the worker's or the merger's container, as the program would find them."""
     container = containers(named(objects, "Job", f"embedder-{GROUPS[kind]}"))[-1]
     # Kubernetes reads $$ as $.
@@ -71,9 +71,9 @@ def program(objects: list[Object], kind: type[RunSettings]) -> Object:
     }
 
 
-def sample(kind: type[RunSettings], field: str) -> Any:  # noqa: ANN401 - of the field's type
+def sample(kind: type[object], field: str) -> Any:  # noqa: ANN401 - of the field's type
     """Return a valid value of the field that is not its default."""
-    info = kind.model_fields[field]
+    info = settings_of(kind)[field].field
     if field in SAMPLES:
         return SAMPLES[field]
     if choices := get_args(info.annotation):
@@ -84,12 +84,12 @@ def sample(kind: type[RunSettings], field: str) -> Any:  # noqa: ANN401 - of the
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_a_setting_has_a_value_that_the_schema_holds_to_the_same_limits(kind: type[RunSettings], field: str) -> None:
+def test_a_setting_has_a_value_that_the_schema_holds_to_the_same_limits(kind: type[object], field: str) -> None:
     path = value_path(kind, field)
     assert value_at(yaml.safe_load(VALUES.read_text()), path) in (None, "")
     schema = json.loads((CHART / "values.schema.json").read_text())
     found = value_at(schema, "properties." + path.replace(".", ".properties."))
-    expected = kind.model_json_schema(by_alias=False)["properties"][field]
+    expected = settings_of(kind)[field].section.model_json_schema(by_alias=False)["properties"][field]
     kinds = found["type"] if isinstance(found["type"], list) else [found["type"]]
     assert kinds[0] == expected["type"]
     for limit in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
@@ -98,9 +98,9 @@ def test_a_setting_has_a_value_that_the_schema_holds_to_the_same_limits(kind: ty
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_the_comment_names_the_programs_default(kind: type[RunSettings], field: str) -> None:
+def test_the_comment_names_the_programs_default(kind: type[object], field: str) -> None:
     (description,) = (value.description for value in documented_values() if value.path == value_path(kind, field))
-    default = kind.model_fields[field]
+    default = settings_of(kind)[field].field
     if default.is_required():
         assert description.startswith("(required)")
         return
@@ -111,7 +111,7 @@ def test_the_comment_names_the_programs_default(kind: type[RunSettings], field: 
 
 @pytest.mark.parametrize("kind", GROUPS)
 def test_a_value_that_is_given_arrives_at_the_program(
-    kind: type[RunSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = {field: sample(kind, field) for of, field in FIELDS if of is kind}
     values: Object = {}
@@ -121,21 +121,25 @@ def test_a_value_that_is_given_arrives_at_the_program(
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
     told = program(render(files=(tmp_path / "values.yaml",)), kind)
     for field in expected:
-        monkeypatch.setenv(setting_name(kind, field), told[setting_name(kind, field)])
+        variable = settings_of(kind)[field].variable
+        monkeypatch.setenv(variable, told[variable])
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
-    assert read_settings(kind).model_dump(include=set(expected)) == expected
+    read = read_settings(kind)
+    sections: list[Any] = [getattr(read, name) if name else read for name in sections_of(kind)]
+    found = {field: value for section in sections for field, value in section.model_dump().items()}
+    assert {field: found[field] for field in expected} == expected
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_what_is_not_given_is_left_to_the_program(kind: type[RunSettings]) -> None:
+def test_what_is_not_given_is_left_to_the_program(kind: type[object]) -> None:
     told = {name for name in program(render(), kind) if name.startswith(ENV_PREFIX)}
-    assert told == {setting_name(kind, field) for field in SET_BY_THE_CHART if field in kind.model_fields}
+    assert told == {settings_of(kind)[field].variable for field in SET_BY_THE_CHART if field in settings_of(kind)}
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_the_chart_sets_no_variable_that_no_program_reads(kind: type[RunSettings]) -> None:
+def test_the_chart_sets_no_variable_that_no_program_reads(kind: type[object]) -> None:
     objects = render("metrics.enabled=true", "merge.onFailedChunks=partial")
-    known = {setting_name(kind, field) for field in kind.model_fields} | {"EMBEDDER_METRICS_PORT"}
+    known = {setting.variable for setting in settings_of(kind).values()} | {"EMBEDDER_METRICS_PORT"}
     assert {name for name in program(objects, kind) if name.startswith(ENV_PREFIX)} <= known
 
 

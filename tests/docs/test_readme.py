@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from tests.docs.settings_reference import README, with_tables
+from tools.settings_reference import README, with_tables
 
 ROOT = README.parent
 TEXT = README.read_text("utf-8")
@@ -31,7 +31,7 @@ def test_every_file_that_is_linked_exists() -> None:
 def test_every_option_of_embedder_that_is_shown_exists() -> None:
     import typer.main  # noqa: PLC0415
 
-    from k8s.cli import app  # noqa: PLC0415
+    from embedder.cli import app  # noqa: PLC0415
 
     group = typer.main.get_command(app)
     shown = [line for code in _code() for line in code.replace("\\\n", " ").splitlines() if "embedder " in line]

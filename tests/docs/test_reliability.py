@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 
-from tests.docs.settings_reference import README
+from tools.settings_reference import README
 
 ROOT = README.parent
 TEXT = (ROOT / "docs" / "reliability.md").read_text("utf-8")

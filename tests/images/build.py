@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common.provenance import program_version
-from tests.worker.models import TINY_VISION, save_vision_tower
+from common.format.provenance import program_version
+from tests.worker.encode.models import TINY_VISION, save_vision_tower
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from common.provenance import program_version
-from worker.settings import WorkerSettings
+from common.format.provenance import program_version
+from worker.settings import EncodeSettings
 
 ROOT = Path(__file__).parents[2]
 WORKER, MERGE = ((ROOT / f"Dockerfile.{kind}").read_text() for kind in ("gpu", "merge"))
@@ -34,7 +34,7 @@ def test_an_image_carries_the_version_of_the_program(text: str) -> None:
 
 
 def test_the_weights_baked_in_are_those_that_the_worker_uses_by_default() -> None:
-    fields = WorkerSettings.model_fields
+    fields = EncodeSettings.model_fields
     assert default("WEIGHTS_REVISION", WORKER) == fields["model_revision"].default
     assert default("WEIGHTS", (ROOT / "Makefile").read_text()) == fields["model"].default
     assert default("WEIGHTS", WORKER) == ""

@@ -11,13 +11,13 @@ import h5py
 import numpy as np
 import pytest
 
-from common.keys import RESULT_KEY, chunk_key
+from common.run.keys import RESULT_KEY, chunk_key
 from common.store import open_store
 from tests.image_server import image_server
 from tests.images.build import MODEL, PLAIN_BASE, TORCH_BASE, Image, bases, build, mounted, reason_to_skip
 from tests.images.container import RUN_SECONDS, run, start
 from tests.worker.worker_process import PHOTOS
-from worker import plain_jpeg
+from worker.decode.plain_jpeg import square as plain_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ def test_workers_and_merge_make_a_result_read_only_and_under_any_uid(
 
 def test_the_worker_has_the_compiled_decoder(worker_image: Image, tmp_path: Path) -> None:
     assert len(list((worker_image.root / "opt/program/worker").glob("_plain_jpeg*.so"))) == 1
-    command = ["python", "-c", "from worker import plain_jpeg; print(plain_jpeg.is_there())"]
+    command = ["python", "-c", "from worker.decode.plain_jpeg import square; print(square.is_there())"]
     asked = run(worker_image, tmp_path, command=command, environment={})
     assert asked.log.split() == [str(plain_jpeg.is_there())]
 
@@ -193,8 +193,8 @@ print(stale)
 def test_every_module_that_the_programs_import_is_there_as_bytecode(
     worker_image: Image, merge_image: Image, tmp_path: Path
 ) -> None:
-    worker = ["worker.chunk_job", "worker.encoder", "transformers.models.clip.modeling_clip"]
-    merge = ["merger.merge", "k8s.gate", "k8s.gate_report"]
+    worker = ["worker.chunk_job", "worker.encode.encoder", "transformers.models.clip.modeling_clip"]
+    merge = ["merger.merge", "k8s.gate", "k8s.gate.report"]
     for image, modules in ((worker_image, worker), (merge_image, merge)):
         code = IMPORT_AND_CHECK.format(modules=modules)
         ended = run(image, tmp_path, command=["python", "-c", code])

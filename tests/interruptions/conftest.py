@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.worker.models import TINY_VISION, save_clip  # noqa: PLC0415 - imports torch
+    from tests.worker.encode.models import TINY_VISION, save_clip  # noqa: PLC0415 - imports torch
 
     return save_clip(tmp_path_factory.mktemp("models") / "wide", vision=TINY_VISION, projection_dim=512)
 

@@ -7,7 +7,7 @@ import csv
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
 from tests.image_server import answer
 from tests.merger.runs import read_result, read_summary, run_merger
 from tests.worker.images import PHOTOS, encoded, noise
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from common.store import Store
+    from common.store.contract import Store
     from tests.image_server import Behaviour, ImageServer
     from tests.interruptions.killing import Reaper
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from tests.interruptions.killing import Moment, asks, killed, says
 from tests.interruptions.runs import RunOfImages, assert_same, ended

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.logs import parse_line
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from merger.progress import Step
 from tests.interruptions.killing import asks, says

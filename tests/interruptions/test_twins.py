@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from tests.image_server import answer, first, held
 from tests.interruptions.killing import asks
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from subprocess import Popen
 
-    from common.store import Store
+    from common.store.contract import Store
     from tests.image_server import ImageServer
     from tests.s3_proxy import Reaction, Request
     from tests.s3_server import S3Server

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import NotInCluster, RunUnfinished, SettingsError
+from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault
-from tests.k8s.command_line import embedder
 from tests.k8s.release_objects import NOT_SCHEDULED, ended, pod_of, running, worker_job
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(cluster: ClusterDouble) -> No
     cluster.put("jobs", job)
     put_pod(cluster, pod_of(job, 0, **ended(0)), *["a line of a log that is longer than a pipe holds"] * 5000)
     program = subprocess.Popen(
-        [sys.executable, "-c", "from k8s.cli import main; main()", "logs", "0", "-n", NAMESPACE],
+        [sys.executable, "-c", "from embedder.cli import main; main()", "logs", "0", "-n", NAMESPACE],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

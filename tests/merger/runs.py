@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import h5py
 import numpy as np
 
-from common.chunk_file import Chunk, Failure, write_chunk
-from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
-from common.provenance import Provenance
-from common.reasons import Reason
-from common.seal import SEAL_BYTES, seal
+from common.format.chunk_file import Chunk, Failure, write_chunk
+from common.format.provenance import Provenance
+from common.format.reasons import Reason
+from common.format.seal import SEAL_BYTES, seal
+from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from merger.settings import MergerSettings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from common.store import Store
+    from common.store.contract import Store
 
 DIMENSIONS = 512
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from common.keys import RESULT_KEY
-from common.store import PartLimits, open_store
+from common.run.keys import RESULT_KEY
+from common.store import open_store
+from common.store.contract import PartLimits
 from merger.assemble import assemble
 from merger.chunks import read_inputs
 from merger.layout import compute_layout, result_attributes

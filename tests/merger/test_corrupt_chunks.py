@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
-from common.chunk_file import DIGEST, read_header, sha256
 from common.errors import ChunkInvalid
-from common.keys import RESULT_KEY, chunk_key
+from common.format.chunk_file import DIGEST, read_header, sha256
+from common.format.seal import SEAL_BYTES
 from common.logs import CHUNK_REFUSED, configure_logs, parse_line
-from common.seal import SEAL_BYTES
+from common.run.keys import RESULT_KEY, chunk_key
 from common.store import open_store
 from merger.merge import merge
 from tests.merger.runs import assert_merged, edit, make_chunk, put_chunk, put_run, settings_for
@@ -22,8 +22,8 @@ from tests.merger.runs import assert_merged, edit, make_chunk, put_chunk, put_ru
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from common.chunk_file import Chunk
-    from common.store import Store
+    from common.format.chunk_file import Chunk
+    from common.store.contract import Store
 
 SIZES = [6, 9, 7]
 DAMAGED = 1

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import StoreUnavailable
-from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
-from common.s3 import clear_clients
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
+from common.store.s3.client import clear_clients
 from merger.merge import merge
 from tests.merger.runs import DIMENSIONS, assert_merged, put_run, read_summary, settings_for
 from tests.s3_proxy import NOT_IMPLEMENTED, Answer, CopiedRange, Intervention, Request, s3_proxy, wrong_copy
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from common.store import Store
+    from common.store.contract import Store
     from tests.s3_server import S3Server
 
 SIZES = [2700, 2700, 10]

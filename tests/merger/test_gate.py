@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from common.chunk_file import DIGEST, write_chunk
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
-from common.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.format.chunk_file import DIGEST, write_chunk
+from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from merger.merge import merge
 from tests.merger.runs import (
@@ -28,7 +28,7 @@ from tests.merger.runs import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from common.store import Store
+    from common.store.contract import Store
 
 SIZES = [30, 20, 0, 25]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
-from common.store import Store, open_store
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.store import open_store
 from merger.merge import merge
 from tests.merger.runs import assert_merged, put_run, read_summary, run_merger, settings_for
 from tests.s3_proxy import Answer, Request, s3_proxy
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from common.chunk_file import Chunk
+    from common.format.chunk_file import Chunk
+    from common.store.contract import Store
     from tests.s3_server import S3Server
 
 SIZES = [2600, 0, 40, 2700]

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.chunk_file import ChunkHeader, DatasetSpan
+from common.format.chunk_file import ChunkHeader, DatasetSpan
 from merger.layout import ALIGNMENT, METADATA, SMALL_BYTES, Layout, compute_layout, result_attributes
 from tests.merger.runs import provenance
 

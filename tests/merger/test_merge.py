@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 import pytest
 
-from common.chunk_file import Failure, read_provenance
-from common.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
-from common.reasons import Reason
+from common.format.chunk_file import Failure, read_provenance
+from common.format.reasons import Reason
+from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from merger.merge import merge
 from tests.merger.runs import (
@@ -34,7 +34,7 @@ from tests.merger.runs import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from common.store import Store
+    from common.store.contract import Store
     from tests.s3_server import S3Server
 
 

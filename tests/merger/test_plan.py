@@ -7,8 +7,8 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
-from common.s3_assembly import S3_PART_LIMITS
-from common.store import PartLimits
+from common.store.contract import PartLimits
+from common.store.s3.assembly import S3_PART_LIMITS
 from merger.layout import EMBEDDINGS, Column, Layout
 from merger.plan import CopyPart, Part, PartSizes, UploadPart, plan_parts
 

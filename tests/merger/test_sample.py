@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.keys import RESULT_KEY
-from common.s3 import clear_clients
+from common.run.keys import RESULT_KEY
 from common.store import open_store
+from common.store.s3.client import clear_clients
 from merger.assemble import read_parts
 from merger.chunks import read_inputs
 from merger.layout import EMBEDDINGS, Column, Layout, compute_layout
@@ -27,7 +27,7 @@ from tests.s3_proxy import s3_proxy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from common.store import Store
+    from common.store.contract import Store
     from tests.s3_server import S3Server
 
 SIZES = [3, 0, 400, 1, 250]

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
-from common.s3 import clear_clients
-from common.s3_store import S3Store
+from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
 from common.store import open_store
+from common.store.s3.client import clear_clients
+from common.store.s3.store import S3Store
 from merger.merge import merge
 from tests.merger.runs import assert_merged, put_run, read_summary, run_merger, settings_for
 from tests.s3_proxy import (
@@ -38,7 +38,7 @@ from tests.s3_proxy import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from common.chunk_file import Chunk
+    from common.format.chunk_file import Chunk
     from tests.s3_server import S3Server
 
 SIZES = [2600, 0, 40, 2700]
@@ -87,7 +87,7 @@ def assert_finished(store: S3Store, chunks: list[Chunk]) -> None:
     assert_merged(store, chunks)
     assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
     assert read_summary(store)["rows_failed"] == sum(len(chunk.failures) for chunk in chunks)
-    assert "Uploads" not in store.client.list_multipart_uploads(Bucket=store.bucket)
+    assert "Uploads" not in store.prefix.client.list_multipart_uploads(Bucket=store.prefix.bucket)
 
 
 @pytest.mark.slow

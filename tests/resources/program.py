@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 WORKER, MERGER = ["-m", "worker"], ["-m", "merger"]
-EMBEDDER = ["-c", "from k8s.cli import main; main()"]
+EMBEDDER = ["-c", "from embedder.cli import main; main()"]
 
 SECONDS = 240
 """Far more than any of these programs takes."""

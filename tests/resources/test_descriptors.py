@@ -22,7 +22,7 @@ from tests.worker.worker_process import (
     worker_environment,
     write_manifest,
 )
-from worker.model import find_model
+from worker.encode.model import find_model
 
 if TYPE_CHECKING:
     import subprocess

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.chunk_file import write_chunk
 from common.errors import ExitCode, TemporaryError
-from common.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
-from common.resources import temporary_folder
+from common.format.chunk_file import write_chunk
+from common.process.resources import temporary_folder
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
-from tests.k8s.test_local_run import PROGRAMS
+from tests.embedder.local.test_local_run import PROGRAMS
 from tests.merger.runs import assert_merged, make_chunk, merger_environment, put_run, read_result
 from tests.resources.program import EMBEDDER, MERGER, WORKER, run
 from tests.resources.small_disk import PAGE_BYTES, SmallDisk, small_disk

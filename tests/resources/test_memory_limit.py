@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from common.chunk_file import Chunk
-    from common.store import Store
+    from common.format.chunk_file import Chunk
+    from common.store.contract import Store
 
 KILLED = 137
 

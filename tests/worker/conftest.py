@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole CLIP model of 32 x 32 pixels and 16 dimensions."""
-    from tests.worker.models import TINY_VISION, save_clip  # noqa: PLC0415 - imports torch, which few tests need
+    from tests.worker.encode.models import TINY_VISION, save_clip  # noqa: PLC0415 - imports torch, which few tests need
 
     return save_clip(tmp_path_factory.mktemp("models") / "tiny", vision=TINY_VISION, projection_dim=16)
 
@@ -21,7 +21,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def wide_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vision tower as wide as ViT-B/32, of one layer."""
-    from tests.worker.models import WIDE_VISION, save_vision_tower  # noqa: PLC0415
+    from tests.worker.encode.models import WIDE_VISION, save_vision_tower  # noqa: PLC0415
 
     return save_vision_tower(tmp_path_factory.mktemp("models") / "wide", vision=WIDE_VISION, projection_dim=512)
 
@@ -29,6 +29,6 @@ def wide_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP model with the vision tower of ViT-B/32 at its full size."""
-    from tests.worker.models import VIT_B_32, save_clip  # noqa: PLC0415
+    from tests.worker.encode.models import VIT_B_32, save_clip  # noqa: PLC0415
 
     return save_clip(tmp_path_factory.mktemp("models") / "base", vision=VIT_B_32, projection_dim=512)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.chunk_file import Chunk, Failure, check_rows, write_chunk
-from common.provenance import Provenance
-from common.reasons import Reason
+from common.format.chunk_file import Chunk, Failure, check_rows, write_chunk
+from common.format.provenance import Provenance
+from common.format.reasons import Reason
 from worker.collector import Collector
-from worker.manifest import ManifestChunk
+from worker.manifest.manifest import ManifestChunk
 from worker.rows import ImageFailed, Row
 from worker.vector_file import VectorFile
 

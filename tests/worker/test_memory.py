@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import ctypes, tempfile, threading
 from pathlib import Path
-from common import program
+from common.process import program
 from worker.__main__ import before_threads
 
 def heaps():

@@ -8,9 +8,9 @@ import pytest
 from yarl import URL
 
 from common.errors import SettingsError
-from common.reasons import Reason
+from common.format.reasons import Reason
 from tests.image_server import ImageServer, answer, image_server
-from tests.worker.fetching import PICTURE, fetch
+from tests.worker.fetch.fetching import PICTURE, fetch
 from worker.proxy import EnvironmentProxies
 
 if TYPE_CHECKING:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from tests.worker.fetching import worker_settings
+from tests.worker.fetch.fetching import worker_settings
 
 
 def test_one_decoder_more_is_started_than_works_at_a_time() -> None:
-    assert worker_settings(decode_threads=3).decoder_count == 4
-    assert worker_settings(decode_threads=0).decoder_count == len(os.sched_getaffinity(0)) + 1
+    assert worker_settings(decode_threads=3).decode.decoder_count == 4
+    assert worker_settings(decode_threads=0).decode.decoder_count == len(os.sched_getaffinity(0)) + 1
 
 
 def test_the_spare_decoder_takes_no_more_bytes_into_memory() -> None:
-    assert worker_settings(decode_threads=3).inflight_bytes == 3 * 32 << 20
-    assert worker_settings(decode_threads=3, max_inflight_bytes=1).inflight_bytes == 1
+    assert worker_settings(decode_threads=3).decode.inflight_bytes == 3 * 32 << 20
+    assert worker_settings(decode_threads=3, max_inflight_bytes=1).decode.inflight_bytes == 1

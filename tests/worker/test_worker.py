@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 
-from common.store import Store, open_store
+from common.store import open_store
 from merger.merge import merge
 from merger.settings import MergerSettings
 from tests.image_server import answer, chunked, first, held, image_server, partly, redirect, stall
@@ -32,6 +32,7 @@ from tests.worker.worker_process import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from common.store.contract import Store
     from tests.image_server import ImageServer
 
 MANIFEST = ROOT / "examples" / "manifest.csv"

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import h5py
 
-from common.chunk_file import read_header
-from common.keys import chunk_key
+from common.format.chunk_file import read_header
 from common.logs import LogLine, parse_line
-from common.store import Store, open_store
+from common.run.keys import chunk_key
+from common.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from common.store.contract import Store
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = sorted(path for path in (ROOT / "examples" / "photos").iterdir() if path.suffix != ".md")

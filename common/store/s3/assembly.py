@@ -1,0 +1,174 @@
+"""An S3 object put together by a multipart upload, whose parts S3 can take from ranges of other objects."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from common.errors import EmbedderError, StoreUnavailable
+from common.logs import log
+from common.store.contract import AssemblyGone, ObjectAbsent, ObjectExists, ObjectStat, PartLimits
+from common.store.s3.client import PATIENCE_SECONDS, StoreFault, ask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, MultipartUploadTypeDef
+
+    from common.store.s3.conditions import ConditionalWrites
+    from common.store.s3.prefix import S3Prefix
+
+S3_PART_LIMITS = PartLimits(min_bytes=5 << 20, max_bytes=5 << 30, max_count=10_000)
+"""S3's limits on multipart uploads (Amazon S3 User Guide, "Amazon S3 multipart upload limits")."""
+
+ABORT_SECONDS = 3
+"""How long the abort of an assembly that failed, or was told to stop, is tried."""
+
+
+class S3Assembly:
+    is_readable = False
+
+    def __init__(
+        self,
+        prefix: S3Prefix,
+        key: str,
+        upload_id: str,
+        *,
+        conditions: ConditionalWrites,
+        replacing: ObjectStat | None,
+    ) -> None:
+        self._prefix, self._key, self._upload_id, self._replacing = prefix, key, upload_id, replacing
+        self._conditions = conditions
+        self._location = prefix.location(key)
+        self._etags: dict[int, str] = {}
+
+    def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:  # noqa: ARG002 - parts are in order
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+
+        def send() -> str:
+            answer = self._prefix.client.upload_part(
+                Bucket=self._location.bucket,
+                Key=self._location.key,
+                UploadId=self._upload_id,
+                PartNumber=number,
+                Body=data,  # type: ignore[arg-type]  # the SDK takes a bytearray
+                ContentLength=len(data),
+                ContentMD5=base64.b64encode(md5).decode(),
+            )
+            return answer["ETag"]
+
+        self._etags[number] = ask(self._location, send)
+
+    def copy(self, number: int, offset: int, source: ObjectStat, start: int, length: int) -> None:  # noqa: ARG002
+        name = self._prefix.location(source.key)
+
+        def send() -> str:
+            answer = self._prefix.client.upload_part_copy(
+                Bucket=self._location.bucket,
+                Key=self._location.key,
+                UploadId=self._upload_id,
+                PartNumber=number,
+                CopySource={"Bucket": name.bucket, "Key": name.key},
+                CopySourceRange=f"bytes={start}-{start + length - 1}",
+                CopySourceIfMatch=f'"{source.version}"',
+            )
+            if not (etag := answer.get("CopyPartResult", {}).get("ETag")):
+                raise StoreFault(f"{self._location}: the store answered a copy of part {number} with no ETag")
+            return etag
+
+        try:
+            self._etags[number] = ask(name, send)
+        except (ObjectAbsent, ObjectExists) as error:
+            raise StoreUnavailable(f"{name} was replaced or deleted while it was copied") from error
+
+    def read(self, start: int, length: int) -> bytes:
+        raise NotImplementedError("a multipart upload can be read once it is published")
+
+    def publish(self) -> ObjectStat:
+        parts: list[CompletedPartTypeDef] = [
+            {"PartNumber": number, "ETag": etag} for number, etag in sorted(self._etags.items())
+        ]
+
+        def complete(condition: Mapping[str, str]) -> None:
+            ask(
+                self._location,
+                lambda: self._prefix.client.complete_multipart_upload(
+                    Bucket=self._location.bucket,
+                    Key=self._location.key,
+                    UploadId=self._upload_id,
+                    MultipartUpload={"Parts": parts},
+                    **condition,  # type: ignore[arg-type]
+                ),
+            )
+
+        try:
+            self._conditions.write(self._key, complete, replacing=self._replacing)
+        except ObjectAbsent as absent:  # what was to be replaced is gone
+            raise ObjectExists(str(self._location)) from absent
+        published = self._prefix.stat(self._key)
+        if published is None:
+            raise StoreUnavailable(f"{self._location} vanished right after it was published")
+        return published
+
+    def abort(self) -> None:
+        _abort(self._prefix, self._key, self._upload_id)
+
+
+@contextmanager
+def multipart_upload(
+    prefix: S3Prefix, key: str, *, conditions: ConditionalWrites, replacing: ObjectStat | None
+) -> Iterator[S3Assembly]:
+    """Begin a multipart upload; whatever ends the block before `publish` was done aborts it."""
+    upload_id = ask(
+        prefix.location(key),
+        lambda: prefix.client.create_multipart_upload(Bucket=prefix.bucket, Key=prefix.full_key(key))["UploadId"],
+    )
+    try:
+        yield S3Assembly(prefix, key, upload_id, conditions=conditions, replacing=replacing)
+    except BaseException:
+        _abort_in_passing(prefix, key, upload_id)
+        raise
+
+
+def _abort(prefix: S3Prefix, key: str, upload_id: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    ask(
+        prefix.location(key),
+        lambda: prefix.client.abort_multipart_upload(
+            Bucket=prefix.bucket, Key=prefix.full_key(key), UploadId=upload_id
+        ),
+        patience_seconds=patience_seconds,
+    )
+
+
+def _abort_in_passing(prefix: S3Prefix, key: str, upload_id: str) -> None:
+    # What ends the block is the news, and does not wait long: an upload that cannot be aborted is left to the next
+    # merge, which looks for it.
+    try:
+        _abort(prefix, key, upload_id, patience_seconds=ABORT_SECONDS)
+    except (AssemblyGone, ObjectAbsent):
+        return
+    except EmbedderError as error:
+        log.warning("upload_not_aborted", object=prefix.location(key), error=str(error))
+
+
+def abort_uploads(prefix: S3Prefix, key: str, *, begun_before: datetime | None = None) -> int:
+    """Abort the multipart uploads of exactly `key`, all or those begun before a time; return how many there were."""
+    full_key = prefix.full_key(key)
+
+    def look() -> list[MultipartUploadTypeDef]:
+        pages = prefix.client.get_paginator("list_multipart_uploads").paginate(Bucket=prefix.bucket, Prefix=full_key)
+        return [upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == full_key]
+
+    aborted = 0
+    for upload in ask(prefix.location(key), look):
+        if begun_before is not None and upload["Initiated"] >= begun_before:
+            continue
+        try:
+            _abort(prefix, key, upload["UploadId"])
+        except (AssemblyGone, ObjectAbsent):
+            continue
+        aborted += 1
+    return aborted

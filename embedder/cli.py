@@ -1,0 +1,83 @@
+"""The console script `embedder`: one command for each thing that people do with a run.
+
+A command is a function in a module of its own, put under its name here; heavy libraries are imported when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from common.errors import EmbedderError, ExitCode, Stopped
+from common.format.provenance import program_version
+from common.logs import configure_logs, log, redact_urls
+from common.process.resources import exhausted
+from common.process.stop import install_stop_handlers
+from embedder.local import command as run_command
+from embedder.local.local_run import Programs
+from k8s import logs
+from k8s.api.options import IN_CLUSTER
+from k8s.rerun import command as rerun
+from k8s.status import command as status
+
+HERE = "On this machine"
+
+_STOPS = {ExitCode.STOPPED, ExitCode.INTERRUPTED}
+
+app = typer.Typer(
+    name="embedder",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run", rich_help_panel=HERE, epilog=run_command.EPILOG)(run_command.run)
+app.command("status", rich_help_panel=IN_CLUSTER, epilog=status.EPILOG)(status.status)
+app.command("logs", rich_help_panel=IN_CLUSTER, epilog=logs.EPILOG)(logs.logs)
+app.command("rerun", rich_help_panel=IN_CLUSTER, epilog=rerun.EPILOG)(rerun.rerun)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(program_version())
+        raise typer.Exit
+
+
+@app.callback()
+def embedder(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Turn millions of images into CLIP embeddings: from a list of images to one Images_Embedded.h5."""
+
+
+def main(programs: Programs | None = None) -> NoReturn:
+    """Run the command line and end with its exit code; what is foreseen to go wrong is one sentence, no traceback.
+
+    `programs` are what `embedder run` starts, by default the worker and the merger that are installed beside it.
+    """
+    configure_logs()
+    install_stop_handlers()
+    try:
+        app(obj=programs or Programs())
+    except (EmbedderError, Stopped) as end:
+        _end(str(end), end.exit_code)
+    except (OSError, MemoryError) as error:
+        _end(str(exhausted(error) or error), ExitCode.TEMPORARY_FAILURE)
+    raise AssertionError("unreachable: the app ends by SystemExit")
+
+
+def _end(message: str, exit_code: ExitCode) -> NoReturn:
+    message = redact_urls(message)
+    if sys.stderr.isatty():
+        word = Text("" if exit_code in _STOPS else "error: ", style="bold red")
+        Console(stderr=True, soft_wrap=True).print(word.append(message, "default not bold"))
+    else:
+        log.error("stopped" if exit_code in _STOPS else "failed", exit_code=int(exit_code), message=message)
+    sys.exit(exit_code)

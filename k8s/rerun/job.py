@@ -1,0 +1,136 @@
+"""The Job of a rerun, made from the live worker Job: the same pods, for some of its chunks only."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import TYPE_CHECKING
+
+from common.errors import SettingsError
+from common.indexes import format_indexes
+from k8s.release import CHUNK_COUNT, CHUNK_INDEXES, COMPONENT_LABEL, RUN_URI, Component
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from k8s.api.cluster import Object
+
+GENERATED_LABELS = {
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-name",
+    "controller-uid",
+    "job-name",
+}
+"""The API put them on the worker Job's template, and puts others on the rerun's."""
+
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+
+RUN_VARIABLES = {CHUNK_INDEXES, CHUNK_COUNT, RUN_URI, "JOB_COMPLETION_INDEX"}
+"""What makes the rerun a part of this run."""
+
+_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?)?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+def make_rerun(
+    worker: Object,
+    *,
+    name: str,
+    chunks: Collection[int],
+    owners: Iterable[Object],
+    environment: Mapping[str, str],
+    memory: str = "",
+    cpu: str = "",
+    parallelism: int | None = None,
+) -> Object:
+    """Return the Job `name` that computes the chunks as `worker` would, with these changes.
+
+    It is deleted with the last of its owners, as by `helm uninstall`. The worker Job alone may be deleted earlier, by
+    its ttlSecondsAfterFinished.
+    """
+    spec = copy.deepcopy(worker["spec"])
+    for field in ("selector", "manualSelector", "suspend"):
+        spec.pop(field, None)
+    spec["completions"] = len(chunks)
+    spec["parallelism"] = min(parallelism or max(1, int(spec.get("parallelism") or 1)), len(chunks))
+    if int(spec.get("maxFailedIndexes") or 0) > len(chunks):  # the API refuses more than there are
+        del spec["maxFailedIndexes"]
+    template = spec["template"]
+    template["metadata"] = _template_metadata(template.get("metadata") or {})
+    containers = template["spec"]["containers"]
+    container = next((each for each in containers if each["name"] == "worker"), containers[0])
+    variables = dict(environment) | {CHUNK_INDEXES: format_indexes(chunks)}
+    kept = [each for each in container.get("env") or [] if each["name"] not in variables]
+    # Kubernetes reads $ in a value as the start of a reference, and $$ as itself.
+    container["env"] = kept + [{"name": key, "value": value.replace("$", "$$")} for key, value in variables.items()]
+    _set_resources(container, memory=memory, cpu=cpu)
+    labels = dict(worker["metadata"].get("labels") or {})
+    labels |= {COMPONENT_LABEL: str(Component.RERUN), MANAGED_BY_LABEL: "embedder"}
+    metadata = {"name": name, "labels": labels, "ownerReferences": [_reference(each) for each in owners]}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
+    """Return the variables of `NAME=VALUE`s. Raises SettingsError for what is none, or would change the run."""
+    environment = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not _VARIABLE.fullmatch(name):
+            raise SettingsError(f"--set-env {name!r} is no assignment; write it as in EMBEDDER_BATCH_SIZE=64")
+        if name in RUN_VARIABLES:
+            raise SettingsError(f"--set-env {name} would make it another run's chunks; leave it out")
+        environment[name] = value
+    return environment
+
+
+def check_quantity(option: str, quantity: str) -> None:
+    """Raise SettingsError unless Kubernetes could read the quantity; "" is none."""
+    if quantity and not _QUANTITY.fullmatch(quantity):
+        raise SettingsError(f"{option} {quantity} is no quantity; write it as in 16Gi, 500m or 2")
+
+
+def next_name(prefix: str, names: Collection[str]) -> str:
+    """Return `<prefix>-rerun-<n>`, n one more than the highest there is."""
+    pattern = re.compile(re.escape(prefix) + r"-rerun-([1-9][0-9]{0,8})")
+    numbers = [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
+    return f"{prefix}-rerun-{max(numbers, default=0) + 1}"
+
+
+def _template_metadata(metadata: Object) -> Object:
+    """Return the template's metadata without what the API, or Kueue when it let the Job start, put there."""
+    kept = {
+        kind: {key: value for key, value in (metadata.get(kind) or {}).items() if not key.startswith("kueue.x-k8s.io/")}
+        for kind in ("labels", "annotations")
+    }
+    labels = {key: value for key, value in kept["labels"].items() if key not in GENERATED_LABELS}
+    return {"labels": labels | {COMPONENT_LABEL: str(Component.RERUN)}, "annotations": kept["annotations"]}
+
+
+def _set_resources(container: Object, *, memory: str, cpu: str) -> None:
+    resources = container.setdefault("resources", {})
+    if memory:
+        # Both, so that the pod is not evicted for using what it may.
+        for kind in ("requests", "limits"):
+            resources[kind] = (resources.get(kind) or {}) | {"memory": memory}
+    if cpu:
+        resources["requests"] = (resources.get("requests") or {}) | {"cpu": cpu}
+        if "cpu" in (resources.get("limits") or {}):
+            resources["limits"]["cpu"] = cpu
+
+
+def _reference(owner: Object) -> Object:
+    metadata = owner["metadata"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+
+
+def doubled(quantity: str) -> str:
+    """Return twice a quantity of memory, as in 16Gi for 8Gi; "" where it cannot be told."""
+    match = re.fullmatch(r"([0-9]+)(\D*)", quantity)
+    return f"{2 * int(match[1])}{match[2]}" if match else ""
+
+
+def memory_of(worker: Object) -> str:
+    """Return the memory limit of the worker's container, "" for none."""
+    containers: Sequence[Object] = worker["spec"]["template"]["spec"]["containers"]
+    resources = containers[0].get("resources") or {}
+    return str((resources.get("limits") or {}).get("memory") or "")

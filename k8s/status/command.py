@@ -1,0 +1,111 @@
+"""`embedder status`: how a run in the cluster stands, on one screen."""
+
+from __future__ import annotations
+
+import sys
+import time
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from common.errors import ClusterUnavailable
+from common.logs import redact_urls
+from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
+from k8s.release import Release
+from k8s.status.screen import as_json, as_screen
+from k8s.status.source import read_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from k8s.status.view import Status
+
+EPILOG = "\n\n".join(
+    [
+        "[bold]Examples[/bold]",
+        "[cyan]embedder status --watch[/cyan]",
+        "[cyan]embedder status -n photos --output json[/cyan]",
+    ]
+)
+
+WATCH_SECONDS = 5.0
+
+PIPE_WIDTH = 200
+"""Columns where there is no terminal to ask."""
+
+
+class Output(StrEnum):
+    SCREEN = "screen"
+    JSON = "json"
+
+
+def status(
+    *,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", metavar=" ", help="Show it again and again, until the merge has ended.")
+    ] = False,
+    output: Annotated[Output, typer.Option("--output", "-o", help="For people, or one JSON object a line.")] = (
+        Output.SCREEN
+    ),
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store",
+            metavar=" ",
+            help="Look into the run's store too, with this machine's credentials: it knows chunks whose Jobs are gone.",
+        ),
+    ] = False,
+    release: ReleaseOption = "embedder",
+    namespace: NamespaceOption = "",
+    context: ContextOption = "",
+) -> None:
+    """Show how a run in the cluster stands: its chunks, images, rate, failures, the merge, and what to do next."""
+
+    cluster = open_cluster(namespace=namespace, context=context)
+
+    def read() -> Status:
+        return read_status(Release(cluster, release), look_into_store=store)
+
+    if watch:
+        _watch(read, output)
+        return
+    _print(read(), output)
+
+
+def _print(status: Status, output: Output) -> None:
+    if output is Output.JSON:
+        typer.echo(as_json(status))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(as_screen(status))
+
+
+def _watch(read: Callable[[], Status], output: Output) -> None:
+    """Show the status until the merge has ended. A cluster that does not answer for once is asked again."""
+    current = read()
+    if output is Output.JSON or not sys.stdout.isatty():
+        while True:
+            _print(current, output)
+            sys.stdout.flush()
+            if current.has_ended:
+                return
+            time.sleep(WATCH_SECONDS)
+            current = _read_again(read, current)
+    with Live(as_screen(current), console=Console(highlight=False), auto_refresh=False, screen=False) as live:
+        while not current.has_ended:
+            time.sleep(WATCH_SECONDS)
+            current = _read_again(read, current)
+            live.update(as_screen(current), refresh=True)
+
+
+def _read_again(read: Callable[[], Status], before: Status) -> Status:
+    try:
+        return read()
+    except ClusterUnavailable as error:
+        typer.secho(redact_urls(str(error)), err=True)
+        return before

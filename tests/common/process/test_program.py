@@ -1,0 +1,245 @@
+"""How programs end: the exit code, the last word, and what a signal does."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def start(body: str) -> subprocess.Popen[str]:
+    program = "import sys\nfrom common import errors\nfrom common.process import program, stop\n"
+    program += f"def main():\n{textwrap.indent(textwrap.dedent(body), '    ')}\nprogram.run(main)\n"
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end_of(body: str) -> tuple[int, str]:
+    with start(body) as process:
+        _, log = process.communicate(timeout=60)
+        return process.returncode, log
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "word"),
+    [
+        ("return 'all is well'", 0, "all is well"),
+        ("raise errors.TooManyFailures('5 of 6 failed')", 65, "5 of 6 failed"),
+        ("raise errors.StoreUnavailable('no answer')", 75, "no answer"),
+        ("raise errors.SettingsError('EMBEDDER_X is wrong')", 78, "EMBEDDER_X is wrong"),
+        ("raise MemoryError", 75, "out of memory"),
+        ("import errno; raise OSError(errno.ENOSPC, 'No space left', '/tmp/x')", 75, "/tmp/x: No space left"),
+        # The interpreter's own words where it was refused memory and could not even say so.
+        ("raise SystemError('<function f> returned NULL without setting an exception')", 75, "Cannot allocate memory"),
+        (
+            "program.start_thread(lambda: bytearray(1 << 62), name='x'); __import__('time').sleep(60)",
+            75,
+            "out of memory",
+        ),
+        (
+            "program.start_thread(lambda: 1 / 0, name='x'); __import__('time').sleep(60)",
+            1,
+            "ZeroDivisionError: division",
+        ),
+        ("raise ZeroDivisionError('oops')", 1, "a bug in the embedder: ZeroDivisionError: oops"),
+    ],
+)
+def test_every_end_has_its_exit_code_and_its_last_word(body: str, code: int, word: str) -> None:
+    found, log = end_of(body)
+    assert found == code
+    assert word in log.splitlines()[-1]
+    assert f"exit_code={code}" in log.splitlines()[-1]
+    assert ("Traceback" in log) == (code == 1)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_program_though_a_thread_hangs(number: signal.Signals, code: int) -> None:
+    body = """
+        import threading, time
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        print("ready", flush=True)
+        try:
+            time.sleep(600)
+        except Exception:
+            time.sleep(600)
+    """
+    with start(body) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == code
+        assert "stopped" in log
+
+
+SIGNAL_WITHIN_AN_IMPORT = """
+import os, signal, sys
+
+calls = 0
+
+def profile(frame, event, _):
+    global calls
+    handled = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if event == "call" and frame.f_code.co_name == "__set_name__" and handled:
+        calls += 1
+        if calls == {call}:
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.setprofile(profile)
+"""
+
+
+@pytest.mark.parametrize("call", range(10, 121, 10))
+def test_a_signal_that_an_import_turns_into_another_error_stops_the_program(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SIGNAL_WITHIN_AN_IMPORT.format(call=call), "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code, log = end_of("import argparse, asyncio, decimal, http, ssl, tarfile; raise ZeroDivisionError")
+    assert code == 143, log
+    assert "stopped by SIGTERM" in log.splitlines()[-1]
+
+
+STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def stop_when_ready(body: str, number: signal.Signals = signal.SIGTERM) -> tuple[int, list[str], float]:
+    """Return the exit code, the log's lines, and the seconds that it took."""
+    with start(body) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        begun = time.monotonic()
+        _, log = process.communicate(timeout=60)
+        return process.returncode, log.splitlines(), time.monotonic() - begun
+
+
+@pytest.mark.parametrize("number", STOPPED)
+@pytest.mark.parametrize(
+    "body",
+    [
+        # A callback's exceptions go nowhere.
+        """
+        import time
+        class Swallowing:
+            def __del__(self):
+                print("ready", flush=True)
+                time.sleep(3)
+        Swallowing()
+        return "all is well"
+        """,
+        """
+        import time
+        try:
+            print("ready", flush=True)
+            time.sleep(3)
+        except BaseException:
+            raise errors.TooManyFailures("none came through") from None
+        """,
+        """
+        import time
+        try:
+            print("ready", flush=True)
+            time.sleep(3)
+        except:
+            raise ZeroDivisionError
+        """,
+    ],
+    ids=["swallowed", "taken for bad data", "taken for a bug"],
+)
+def test_a_signal_that_a_library_swallowed_ends_the_program_all_the_same(body: str, number: signal.Signals) -> None:
+    code, log, _ = stop_when_ready(body, number)
+    assert code == STOPPED[number]
+    assert f"stopped by {number.name}" in log[-1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # A lock that this thread has already: no signal wakes it.
+        """
+        import ctypes, threading
+        libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+        libc.pthread_mutex_lock(mutex)
+        threading.Timer(0.5, print, ("ready",), {"flush": True}).start()
+        libc.pthread_mutex_lock(mutex)
+        """,
+        """
+        import time
+        try:
+            print("ready", flush=True)
+            time.sleep(600)
+        finally:
+            time.sleep(600)
+        """,
+    ],
+    ids=["native code", "clearing up"],
+)
+def test_what_holds_a_stopped_program_up_is_left_after_a_while(body: str) -> None:
+    how_far = "program.on_stop(lambda: print('halfway', file=sys.stderr))\n"
+    code, log, seconds = stop_when_ready(how_far + textwrap.dedent(body))
+    assert code == 143
+    assert log[-2] == "halfway"
+    assert "was left" in log[-1]
+    assert seconds < 30
+
+
+def test_a_program_that_is_stopped_says_how_far_it_was() -> None:
+    body = """
+        import time
+        program.on_stop(lambda: print("halfway", file=sys.stderr))
+        print("ready", flush=True)
+        time.sleep(600)
+    """
+    code, log, _ = stop_when_ready(body)
+    assert code == 143
+    assert log[0] == "halfway"
+    assert "stopped by SIGTERM" in log[1]
+    assert len(log) == 2
+
+
+def test_a_child_process_that_is_told_to_stop_does_not_stop_its_parent() -> None:
+    body = """
+        import os, signal, time
+        child = os.fork()
+        if not child:
+            time.sleep(600)
+        time.sleep(0.5)
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        time.sleep(stop.CLEAR_UP_SECONDS + 1)
+        return "all is well"
+    """
+    code, log = end_of(body)
+    assert code == 0, log
+    assert "all is well" in log
+
+
+def test_secrets_are_not_in_the_last_word() -> None:
+    _, log = end_of("raise errors.StoreUnavailable('https://user:hunter2@host/a broke off')")
+    assert "hunter2" not in log
+
+
+@pytest.mark.parametrize(("code", "error"), [(75, "errors.StoreUnavailable"), (1, "AttributeError")])
+def test_the_last_word_tells_no_secret_and_steers_no_terminal_wherever_it_goes(
+    code: int, error: str, tmp_path: Path
+) -> None:
+    said = "no answer of https://ann:hunter1@host/a?sig=hunter2\x1b[31m\udcff"
+    place = tmp_path / "termination-log"
+    place.touch()
+    body = f"from pathlib import Path\nprogram.TERMINATION_LOG = Path({str(place)!r})\nraise {error}({said!r})"
+    found, log = end_of(body)
+    assert found == code
+    word = place.read_text("utf-8")
+    for text in (log, word):
+        assert "no answer of https://***@host/a?sig=***" in text
+        assert "hunter" not in text
+        assert "\x1b" not in text

@@ -1,0 +1,112 @@
+"""What is asked of S3, and what is done where a store of its kind does less."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.store import open_store
+from common.store.contract import ObjectExists, ObjectStat, Store
+from common.store.s3.client import clear_clients
+from tests.s3_proxy import Answer, Request, has_condition, refuse_conditions, s3_proxy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+    from tests.s3_server import S3Server
+
+
+def test_a_probe_that_a_killed_program_left_is_aborted_once_it_is_old(
+    s3: S3Server, s3_api: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(key: str) -> str:
+        return s3_api.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+
+    def uploads() -> set[str]:
+        return {upload["UploadId"] for upload in s3_api.list_multipart_uploads(Bucket=bucket).get("Uploads", [])}
+
+    old, new, other = begin("run/.access"), begin("run/.access"), begin("run/.accessible")
+
+    def say_that_one_is_old(request: Request) -> Answer | None:
+        if request.method != "GET" or "uploads" not in request.path:
+            return None
+        listed = "".join(
+            f"<Upload><Key>{key}</Key><UploadId>{upload}</UploadId><Initiated>{begun}</Initiated></Upload>"
+            for key, upload, begun in (
+                ("run/.access", old, "2026-01-01T00:00:00.000Z"),
+                ("run/.access", new, datetime.now(UTC).isoformat()),
+                ("run/.accessible", other, "2026-01-01T00:00:00.000Z"),
+            )
+        )
+        return Answer(200, f"<ListMultipartUploadsResult>{listed}</ListMultipartUploadsResult>".encode())
+
+    with s3_proxy(s3, say_that_one_is_old) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.environment["AWS_ENDPOINT_URL"])
+        clear_clients()
+        open_store(f"s3://{bucket}/run").check_access()
+    assert uploads() == {new, other}
+
+
+def test_whoever_may_not_list_uploads_has_access_all_the_same(
+    s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = Answer(403, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+
+    def deny(request: Request) -> Answer | None:
+        return denied if request.method == "GET" and "uploads" in request.path else None
+
+    with s3_proxy(s3, deny) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.environment["AWS_ENDPOINT_URL"])
+        clear_clients()
+        open_store(f"s3://{bucket}/run").check_access()
+        assert any(deny(request) for request in proxy.requests), "nobody asked for the uploads"
+
+
+def assemble(store: Store, key: str, data: bytes, *, replacing: ObjectStat | None) -> None:
+    with store.assemble(key, size=len(data), replacing=replacing) as assembly:
+        assembly.upload(1, 0, data)
+        assembly.publish()
+
+
+@pytest.mark.parametrize("code", ["NotImplemented", "InvalidArgument"])
+def test_a_store_that_knows_no_conditions_is_written_to_without_them_after_a_look(
+    s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    (tmp_path / "one").write_bytes(b"one")
+    with s3_proxy(s3, refuse_conditions(code)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.environment["AWS_ENDPOINT_URL"])
+        clear_clients()
+        store = open_store(f"s3://{bucket}/run")
+        for key in ("a", "b"):
+            store.put_file(key, tmp_path / "one", overwrite=False)
+            assert store.read(key) == b"one"
+        seen = store.put_bytes("a", b"seen")
+        with pytest.raises(ObjectExists):
+            store.put_file("a", tmp_path / "one", overwrite=False)
+        for replacing in (None, seen._replace(version="0" * 32)):
+            with pytest.raises(ObjectExists):
+                assemble(store, "a", b"new", replacing=replacing)
+        assert store.read("a") == b"seen"
+        assemble(store, "a", b"new", replacing=seen)
+        assert store.read("a") == b"new"
+        # Told once, it does not ask for conditions again.
+        assert sum(has_condition(request) for request in proxy.requests) == 1
+
+
+def test_a_store_may_know_conditions_of_puts_and_none_of_assemblies(
+    s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one").write_bytes(b"one")
+    refuse = refuse_conditions("NotImplemented")
+    with s3_proxy(s3, lambda request: refuse(request) if request.method == "POST" else None) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.environment["AWS_ENDPOINT_URL"])
+        clear_clients()
+        store = open_store(f"s3://{bucket}/run")
+        store.put_file("a", tmp_path / "one", overwrite=False)
+        assemble(store, "b", b"new", replacing=None)
+        assert store.read("b") == b"new"
+        assert sum(has_condition(request) for request in proxy.requests) == 2

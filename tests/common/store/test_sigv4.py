@@ -1,0 +1,37 @@
+"""Signed URLs have the SDK's parameters and signatures."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
+
+from common.store.s3.sigv4 import Key, presigned_url
+
+
+@pytest.mark.parametrize("token", [None, "FwoGZXIvYXdzE+/=="])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://photos.s3.eu-central-1.amazonaws.com/a/b.jpg",
+        "http://127.0.0.1:9000/photos/a%20b/%C3%BC%2Bc%26d%3De.jpg",
+        "https://Store.example:443/under/a/path/~tilde/%28x%29%27.jpg",
+        "http://[::1]:8333/photos/a//b.jpg",
+        "http://store.example:80/photos/%25.jpg",
+        "HTTP://store.example:80/photos/a.jpg",
+    ],
+)
+def test_a_url_is_signed_as_the_sdk_signs_it(url: str, token: str | None) -> None:
+    request = AWSRequest(method="GET", url=url)
+    credentials = ReadOnlyCredentials("AKIDEXAMPLE", "wJalr/secret+KEY", token)
+    S3SigV4QueryAuth(credentials, "s3", "eu-central-1", expires=3600).add_auth(request)
+    expected = parse_qs(urlsplit(str(request.url)).query)
+    now = datetime.strptime(expected["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+    key = Key("AKIDEXAMPLE", "wJalr/secret+KEY", token)
+    signed = presigned_url(url, key, region="eu-central-1", expires_seconds=3600, now=now)
+    assert signed.startswith(f"{url}?")
+    assert parse_qs(urlsplit(signed).query) == expected

@@ -1,0 +1,176 @@
+"""How far a run is, and how it is shown on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from common.durations import format_duration
+from common.logs import LogLine, parse_line
+from embedder.local.display import LineDisplay, TerminalDisplay, open_display
+from embedder.local.progress import Phase, RunProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def line(text: str) -> LogLine:
+    parsed = parse_line(f"2026-11-23T15:20:25.123Z info {text}")
+    assert parsed is not None
+    return parsed
+
+
+def test_before_any_worker_has_said_how_many_images_it_has_nothing_is_known(clock: Clock) -> None:
+    progress = RunProgress(range(3), clock=clock)
+    progress.start(0)
+    assert (progress.settled, progress.total, progress.rate_per_second, progress.eta_seconds) == (0, None, None, None)
+    assert [progress.chunks(phase) for phase in Phase] == [2, 1, 0, 0]
+
+
+def test_chunks_not_yet_counted_are_taken_to_be_as_large_as_the_others(clock: Clock) -> None:
+    progress = RunProgress(range(4), clock=clock)
+    progress.start(0)
+    progress.observe(0, line("started chunk=0 of=4 rows=100"))
+    assert (progress.total, progress.is_total_known) == (400, False)
+    progress.start(1)
+    progress.observe(1, line("started chunk=1 of=4 rows=50"))
+    assert progress.total == 300
+
+
+def test_rate_and_eta_follow_from_the_images_settled_here_and_now(clock: Clock) -> None:
+    progress = RunProgress(range(3), clock=clock)
+    progress.finish(2, rows=1000)  # by an earlier run
+    progress.start(0)
+    progress.observe(0, line("started chunk=0 of=3 rows=1000"))
+    clock.now += 10
+    progress.observe(0, line("embedded chunk=0 images=500 of=1000 failed=2 rate_per_s=81.2 waiting_on=fetch"))
+    assert progress.settled == 1500
+    assert progress.rate_per_second == 50
+    assert progress.eta_seconds == (500 + 1000) / 50
+    assert progress.waiting_on == "fetch"
+
+
+def test_the_rate_is_that_of_late(clock: Clock) -> None:
+    progress = RunProgress([0], clock=clock)
+    progress.start(0)
+    progress.observe(0, line("started chunk=0 of=1 rows=100000"))
+    settled = 0
+    for rate in [1000] * 20 + [10] * 20:
+        clock.now += 10
+        settled += 10 * rate
+        progress.observe(0, line(f"embedded chunk=0 images={settled} of=1000000"))
+    assert progress.rate_per_second == 10
+
+
+def test_an_attempt_that_came_to_nothing_gives_its_images_back(clock: Clock) -> None:
+    progress = RunProgress([0, 1], clock=clock)
+    progress.start(0)
+    progress.observe(0, line("embedded chunk=0 images=70 of=100"))
+    progress.wait(0)
+    assert progress.settled == 0
+    assert progress.chunks(Phase.WAITING) == 2
+
+
+def test_a_failed_chunk_is_not_waited_for(clock: Clock) -> None:
+    progress = RunProgress([0, 1], clock=clock)
+    for index in (0, 1):
+        progress.start(index)
+        progress.observe(index, line(f"started chunk={index} of=2 rows=100"))
+    clock.now += 10
+    progress.observe(0, line("embedded chunk=0 images=100 of=100"))
+    progress.finish(0)
+    progress.fail(1)
+    assert progress.eta_seconds == 0
+    assert progress.chunks(Phase.FAILED) == 1
+
+
+def test_a_chunk_found_finished_by_its_worker_adds_nothing_to_be_done(clock: Clock) -> None:
+    progress = RunProgress([0], clock=clock)
+    progress.start(0)
+    progress.finish(0)
+    assert (progress.total, progress.eta_seconds, progress.is_total_known) == (0, None, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["embedded chunk=0", "embedded images=x of=-1", "started rows=١٢", "library of=3 images=2", "hello"]
+)
+def test_lines_that_say_nothing_of_progress_change_nothing(clock: Clock, text: str) -> None:
+    progress = RunProgress([0], clock=clock)
+    progress.start(0)
+    progress.observe(0, line(text))
+    assert (progress.settled, progress.total) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59.6, "1m 00s"), (184, "3m 04s"), (7500, "2h 05m"), (273_600, "3d 04h")]
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.fixture
+def halfway(clock: Clock) -> RunProgress:
+    progress = RunProgress(range(4), clock=clock)
+    progress.start(0)
+    progress.observe(0, line("started chunk=0 of=4 rows=10000"))
+    clock.now += 10
+    progress.observe(0, line("embedded chunk=0 images=10000 of=10000"))
+    progress.finish(0)
+    progress.start(1)
+    clock.now += 10
+    progress.observe(1, line("embedded chunk=1 images=2000 of=10000 waiting_on=fetch"))
+    return progress
+
+
+def shown_on_terminal(progress: RunProgress, *, width: int, act: Callable[[TerminalDisplay], None]) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None, highlight=False)
+    with console.capture() as capture, TerminalDisplay(progress, console) as display:
+        act(display)
+    return capture.get()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_tells_images_rate_eta_and_chunks_within_the_terminal(halfway: RunProgress, width: int) -> None:
+    shown = shown_on_terminal(halfway, width=width, act=TerminalDisplay.tick)
+    assert "12,000 of about 40,000 images · 600/s · 47s left" in shown
+    assert "1 of 4 chunks done · 1 running · waiting on fetch" in shown
+    assert "━━━" in shown
+
+
+def test_a_long_merger_line_stays_one_line(halfway: RunProgress) -> None:
+    halfway.merge_note = "merging " + "parts_done=3 " * 40
+    shown = shown_on_terminal(halfway, width=80, act=TerminalDisplay.tick)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "\n").split("\n")
+    assert max(len(each) for each in lines) == 80
+
+
+def test_events_on_a_terminal_are_sentences_and_markup_in_them_is_text(halfway: RunProgress) -> None:
+    def say(display: TerminalDisplay) -> None:
+        display.say("error", "failed", "a [bold]strange[/bold] URL", chunk=3, exit_code=65)
+        display.forward("2026-11-23T15:20:25.123Z warning slow_source chunk=3 host=[red]x")
+
+    shown = shown_on_terminal(halfway, width=120, act=say)
+    assert "chunk 3 failed  a [bold]strange[/bold] URL (exit code 65)" in shown
+    assert "warning slow_source chunk=3 host=[red]x" in shown
+    assert "2026-11-23" not in shown
+
+
+def test_a_stream_that_is_no_terminal_gets_lines(halfway: RunProgress) -> None:
+    assert isinstance(open_display(halfway, io.StringIO()), LineDisplay)

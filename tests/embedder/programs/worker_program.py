@@ -1,0 +1,126 @@
+"""A worker as `embedder run` sees one: its environment, log lines, exit codes and chunk files, without a model.
+
+TEST_FOLDER has the journal of all attempts. TEST_BEHAVIOURS says what each attempt of a chunk does, as JSON:
+{"3": ["75", "SIGKILL"], "4": ["78 while hanging 5"], "5": ["hang"]}; attempts beyond the list succeed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.errors import ConfigError, DataError, TemporaryError
+from common.format.chunk_file import Chunk, read_header, write_chunk
+from common.format.provenance import Provenance
+from common.logs import configure_logs, log
+from common.process import program
+from common.run.keys import RESULT_KEY, chunk_key
+from common.store import open_store
+
+if TYPE_CHECKING:
+    from common.store.contract import Store
+
+ROWS = 10
+INDEX = int(os.environ["JOB_COMPLETION_INDEX"])
+FOLDER = Path(os.environ["TEST_FOLDER"])
+
+
+def main() -> str:
+    behaviours = json.loads(os.environ.get("TEST_BEHAVIOURS", "{}")).get(str(INDEX), [])
+    before = len(list(FOLDER.glob(f"worker-{INDEX}-*")))
+    (FOLDER / f"worker-{INDEX}-{before}").write_text(
+        json.dumps({"pid": os.getpid(), "environment": dict(os.environ), "time": time.time_ns()})
+    )
+    behave(behaviours[before] if before < len(behaviours) else "succeed")
+    return embed(open_store(os.environ["EMBEDDER_RUN_URI"]))
+
+
+ENDINGS = {
+    "65": DataError("3 of 10 images failed, the limit is 2; look at the sources"),
+    "75": TemporaryError("the store does not answer"),
+    "78": ConfigError("EMBEDDER_DTYPE is 'float8': choose float32"),
+}
+
+
+def behave(behaviour: str) -> None:
+    word, _, other = behaviour.partition(" while hanging ")
+    while other and not (FOLDER / f"hanging-{other}").exists():
+        time.sleep(0.01)
+    if word in ENDINGS:
+        raise ENDINGS[word]
+    match word:
+        case "crash":
+            sys.stderr.write("Fatal: \x1b[31mno such instruction\n")
+            sys.stderr.flush()
+            os._exit(1)
+        case "warn":
+            log.warning("slow_source", host="example.org", wait_s=30)
+        case "flood":
+            sys.stdout.write("x" * 3_000_000)
+        case "hang" | "ignore":
+            hang(word)
+        case signal_name if signal_name.startswith("SIG"):
+            os.kill(os.getpid(), signal.Signals[signal_name])
+
+
+def hang(behaviour: str) -> None:
+    if behaviour == "ignore":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    log.info("started", of=int(os.environ["EMBEDDER_CHUNK_COUNT"]), rows=ROWS)
+    (FOLDER / f"hanging-{INDEX}").touch()
+    log.warning("hanging")
+    while True:
+        signal.pause()
+
+
+def provenance() -> Provenance:
+    return Provenance(
+        manifest=os.environ["EMBEDDER_MANIFEST_URI"],
+        chunk_count=int(os.environ["EMBEDDER_CHUNK_COUNT"]),
+        model=os.environ.get("EMBEDDER_MODEL", "some/model"),
+        model_revision="",
+        weights=os.environ.get("EMBEDDER_MODEL", "some/model"),
+        dtype="float32",
+        preprocessing="1",
+        rotation=True,
+        sources="url",
+    )
+
+
+def embed(store: Store) -> str:
+    found = store.stat(chunk_key(INDEX))
+    if found is not None:
+        with store.open(found.key, found.size) as file:
+            provenance().check_same(read_header(file, name=found.key).provenance, name=found.key)
+        return f"{found.key} is in the store already"
+    if store.stat(RESULT_KEY) is not None:
+        if store.read(RESULT_KEY).decode() != provenance().fingerprint:
+            raise ConfigError(f"{RESULT_KEY} was made with another model")
+        return f"{RESULT_KEY} is in the store already"
+    log.info("started", of=int(os.environ["EMBEDDER_CHUNK_COUNT"]), rows=ROWS)
+    embeddings = np.eye(ROWS, 512, dtype=np.float32)
+    chunk = Chunk(
+        index=INDEX,
+        urls=[f"https://example.org/{INDEX}/{row}.jpg" for row in range(ROWS)],
+        ids=None,
+        embeddings=embeddings,
+        failures=[],
+        provenance=provenance(),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_chunk(Path(folder) / "chunk.h5", chunk)
+        store.put_file(chunk_key(INDEX), Path(folder) / "chunk.h5", overwrite=False)
+    log.info("embedded", images=ROWS, of=ROWS, failed=0, rate_per_s=81.2, waiting_on="fetch")
+    return f"{ROWS} images embedded"
+
+
+configure_logs(chunk=INDEX)
+program.run(main)

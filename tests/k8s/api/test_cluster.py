@@ -1,0 +1,90 @@
+"""The door to the API: tokens, and which requests are made again."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import subprocess
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from common.errors import ClusterAccessDenied, ClusterUnavailable
+from k8s.api.cluster import Cluster, connect, in_pod_configuration
+from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, cluster_double
+from tests.k8s.release_objects import worker_job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is needed to make a certificate")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=cluster -days 1"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "ca.crt"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    return tmp_path / "ca.crt"
+
+
+def test_in_a_pod_the_token_is_read_again_as_it_is_rotated(certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    token = certificate.with_name("token")
+    with cluster_double(tls=context) as double:
+        double.put("jobs", worker_job(3))
+        address = urlsplit(double.url)
+        token.write_text("the first token\n")
+        double.tokens = {"the first token"}
+        configuration = in_pod_configuration(
+            token=token,
+            certificate=certificate,
+            environment={"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(address.port)},
+        )
+        cluster = Cluster(configuration, namespace=NAMESPACE, attempts=1)
+        assert cluster.job("embedder-worker")[0] is not None
+        double.tokens = {"the second token"}
+        with pytest.raises(ClusterAccessDenied, match="401"):
+            cluster.job("embedder-worker")
+        token.write_text("the second token")
+        assert cluster.job("embedder-worker")[0] is not None
+        token.unlink()
+        with pytest.raises(ClusterAccessDenied, match="No such file"):
+            cluster.job("embedder-worker")
+
+
+def test_outside_of_pods_and_without_a_kubeconfig_there_is_no_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ClusterAccessDenied, match="there is no kubeconfig"):
+        connect()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
+    with pytest.raises(ClusterAccessDenied, match="this pod cannot speak to its cluster"):
+        connect()
+
+
+def test_a_create_is_made_again_only_where_it_was_refused_unread(cluster: ClusterDouble) -> None:
+    cluster.faults = [("create", Fault(429, {"Retry-After": "1"}))]
+    connect().create_job(worker_job(1, name="one") | {"spec": {"template": {"metadata": {}}}})
+    assert cluster.count("create", "jobs") == 2
+    cluster.faults = [("create", Fault(0))]
+    with pytest.raises(ClusterUnavailable):
+        connect().create_job(worker_job(1, name="two") | {"spec": {"template": {"metadata": {}}}})
+    assert cluster.count("create", "jobs") == 3
+
+
+def test_a_redirect_is_not_followed_with_the_token(cluster: ClusterDouble) -> None:
+    with cluster_double() as other:
+        cluster.faults = [("list", Fault(307, {"Location": f"{other.url}/api/v1/namespaces/{NAMESPACE}/pods"}))]
+        with pytest.raises(ClusterUnavailable):
+            list(connect().pods(labels="a=b"))
+        assert not other.requests

@@ -1,0 +1,400 @@
+"""`embedder status` against a cluster that is made up at the protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from common.errors import ClusterAccessDenied, ClusterUnavailable, ExitCode, NotInCluster
+from common.logs import parse_line
+from common.run.keys import chunk_key
+from common.store import open_store
+from tests.embedder.command_line import embedder
+from tests.k8s.cluster_double import NAMESPACE, TOKEN, ClusterDouble, Fault, Request, cluster_double
+from tests.k8s.release_objects import NOT_SCHEDULED, ended, merge_job, pod_of, running, waiting, worker_job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STORED = "finished: chunk {0} is in the store: s3://b/c_{0}.h5, 99 bytes, {1} images of {2}, {3} failed, not_found {3}"
+EMBEDDED = "2026-11-23T12:00:00.000Z info embedded chunk={0} images={1} of=1000 failed=2 rate_per_s={2} waiting_on={3}"
+
+
+def status(*options: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(embedder("status", "--output", "json", *options).out)
+    return found
+
+
+def put_mixed_run(cluster: ClusterDouble) -> None:
+    """Ten chunks: 0-3 done, 4-5 running, 6 pending, 7-8 failed, 9 without a pod."""
+    job = worker_job(10, completed="0-3", failed="7-8", active=3)
+    cluster.put("jobs", job)
+    cluster.put("jobs", merge_job())
+    for chunk in range(4):
+        cluster.put("pods", pod_of(job, chunk, **ended(0, STORED.format(chunk, 990, 1000, 10))))
+    for chunk, rate in ((4, 100), (5, 150)):
+        pod = cluster.put("pods", pod_of(job, chunk, **running()))["metadata"]["name"]
+        cluster.append_log(pod, "worker", EMBEDDED.format(chunk, 500, rate, "fetch"))
+        cluster.append_log(pod, "worker", "2026-11-23T12:00:01.000Z warning library message=whatever")
+    cluster.put("pods", pod_of(job, 6, **NOT_SCHEDULED))
+    cluster.put("pods", pod_of(job, 7, 0, **ended(75, "failed: the store does not answer")))
+    cluster.put("pods", pod_of(job, 7, 1, **ended(65, "failed: chunk 7: 400 of 1000 images failed")))
+    cluster.put("pods", pod_of(job, 8, **ended(137, reason="OOMKilled")))
+    merge = cluster.put("pods", pod_of(merge_job(), None, **running("gate")))["metadata"]["name"]
+    line = '2026-11-23T12:00:00.000Z warning waiting in_store=4 message="Job embedder-worker is running"'
+    cluster.append_log(merge, "gate", line)
+
+
+def test_the_chunks_are_sorted_by_how_they_stand(cluster: ClusterDouble) -> None:
+    put_mixed_run(cluster)
+    chunks = status()["chunks"]
+    assert chunks.pop("count") == 10
+    assert {state: found["indexes"] for state, found in chunks.items()} == {
+        "done": "0-3",
+        "running": "4-5",
+        "waiting": "6,9",
+        "failed": "7-8",
+    }
+
+
+def test_images_and_the_time_left_come_from_the_last_words_and_the_last_lines(cluster: ClusterDouble) -> None:
+    put_mixed_run(cluster)
+    assert status()["images"] == {
+        "settled": 5000,
+        "failed": 44,
+        "total": 10_000,
+        "is_estimate": True,
+        "rate_per_s": 250.0,
+        "eta_seconds": 12.0,  # 500 + 500 of the running, 1000 + 1000 of those that wait
+        "waiting_on": "fetch",
+    }
+
+
+def test_failures_have_their_reasons_and_the_commands_that_help(cluster: ClusterDouble) -> None:
+    put_mixed_run(cluster)
+    found = status()
+    assert [(group["chunks"], group["reason"]) for group in found["failures"]] == [
+        ("7", "exit code 65: 400 of 1000 images failed"),
+        ("8", "ran out of memory (OOMKilled, exit code 137)"),
+    ]
+    flags = f"--release embedder -n {NAMESPACE}"
+    assert found["next"][:2] == [f"embedder logs 7 {flags}", f"embedder rerun {flags} --memory 12Gi"]
+    assert found["retries"] == 1
+
+
+def test_it_says_why_pods_are_pending_and_what_the_merge_waits_for(cluster: ClusterDouble) -> None:
+    put_mixed_run(cluster)
+    found = status()
+    assert found["pending"][0]["reason"] == "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    assert found["merge"] == "waits: Job embedder-worker is running"
+
+
+def test_the_screen_says_it_to_people(cluster: ClusterDouble) -> None:
+    put_mixed_run(cluster)
+    screen = embedder("status").out
+    for words in (
+        "40 % of 10",
+        "2 waiting",
+        "6,9",
+        "about 5,000 of about 10,000 · 250/s · 12s left · 44 failed · waiting on fetch",
+        "1 pod: Unschedulable",
+        "chunk 8: ran out of memory",
+        "waits: Job embedder-worker is running",
+        f"  embedder rerun --release embedder -n {NAMESPACE} --memory 12Gi\n",
+    ):
+        assert words in screen
+
+
+@pytest.mark.parametrize("reason", ["ImagePullBackOff", "ErrImagePull", "CreateContainerConfigError"])
+def test_containers_that_cannot_start_say_why(cluster: ClusterDouble, reason: str) -> None:
+    job = worker_job(2, active=2)
+    cluster.put("jobs", job)
+    for index in range(2):
+        cluster.put("pods", pod_of(job, index, **waiting(reason, "no such image")))
+    (group,) = status()["pending"]
+    assert (group["count"], group["reason"]) == (2, f"{reason}: no such image")
+
+
+def test_pods_of_a_node_that_is_down_are_told_of_and_not_asked(cluster: ClusterDouble) -> None:
+    job = worker_job(2, active=2)
+    cluster.put("jobs", job)
+    not_ready = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
+    pods = [pod_of(job, 0, **running() | {"conditions": [not_ready]}), pod_of(job, 1, **running())]
+    pods[1]["metadata"]["deletionTimestamp"] = "2026-11-23T12:30:00Z"
+    for pod in pods:
+        pod["spec"]["nodeName"] = "node-3"
+        cluster.put("pods", pod)
+    assert {group["reason"] for group in status()["pending"]} == {
+        "NodeNotReady: its node node-3 does not answer",
+        "Terminating: it is replaced once its node node-3 says that it has ended",
+    }
+    assert cluster.count("log", "pods") == 0
+
+
+def test_a_rerun_that_ran_out_of_memory_is_given_more_than_it_had(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(10, completed="0-8", failed="9", ended="Failed"))
+    embedder("rerun", "--memory", "12Gi")
+    rerun = cluster.objects["jobs"]["embedder-rerun-1"]
+    rerun["status"] = {
+        "failedIndexes": "0",
+        "conditions": [{"type": "Failed", "status": "True", "reason": "FailedIndexes"}],
+    }
+    cluster.put("pods", pod_of(rerun, 0, **ended(137, reason="OOMKilled")))
+    assert status()["next"][1].endswith("--memory 24Gi")
+
+
+def test_a_container_that_is_being_created_is_no_trouble(cluster: ClusterDouble) -> None:
+    job = worker_job(1, active=1)
+    cluster.put("jobs", job)
+    cluster.put("pods", pod_of(job, 0, **waiting("ContainerCreating", "")))
+    assert status()["pending"] == []
+
+
+def put_refusal(cluster: ClusterDouble, message: str, *, last: str) -> None:
+    event = {
+        "metadata": {"name": f"event-{last}"},
+        "involvedObject": {"kind": "Job", "name": "embedder-worker"},
+        "reason": "FailedCreate",
+        "type": "Warning",
+        "message": message,
+        "lastTimestamp": last,
+    }
+    cluster.put("events", event)
+
+
+def test_a_quota_that_refuses_pods_is_told_by_its_last_event(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(3, active=1))
+    put_refusal(cluster, "exceeded quota: old", last="2026-11-23T12:00:00Z")
+    put_refusal(cluster, "exceeded quota: gpus, used: 1, limited: 1", last="2026-11-23T12:05:00Z")
+    (group,) = status()["pending"]
+    assert group["reason"] == "FailedCreate: exceeded quota: gpus, used: 1, limited: 1"
+    assert group["count"] == 2
+
+
+def test_events_that_may_not_be_read_are_a_note(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(3))
+    cluster.is_allowed = lambda request: request.resource != "events"
+    found = status()
+    assert "not allowed to list events" in found["notes"][0]
+    assert found["chunks"]["waiting"]["indexes"] == "0-2"
+
+
+def test_a_suspended_job_says_so(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(3, suspended=True))
+    assert "is suspended" in status()["pending"][0]["reason"]
+
+
+def test_a_rerun_counts_for_its_chunks(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(10, completed="0-2,4-6", failed="3,7-9", ended="Failed"))
+    rerun = worker_job(
+        3, name="embedder-rerun-1", component="rerun", of=10, chunks="3,7-8", completed="0", failed="2", active=1
+    )
+    cluster.put("jobs", rerun)
+    cluster.put("pods", pod_of(rerun, 1, **running()))
+    cluster.put("pods", pod_of(rerun, 2, **ended(1)))
+    found = status()
+    states = {state: each["indexes"] for state, each in found["chunks"].items() if state != "count"}
+    assert states == {"done": "0-6", "running": "7", "waiting": "", "failed": "8-9"}
+    reasons = {group["chunks"]: group["reason"] for group in found["failures"]}
+    assert reasons["8"] == "ended with exit code 1 and without a last word"
+    assert reasons["9"].startswith("given up (FailedIndexes")
+
+
+def test_a_rerun_of_an_earlier_run_counts_for_nothing(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(10, failed="3", active=9))
+    of_other_count = worker_job(1, name="embedder-rerun-1", component="rerun", of=20, chunks="3", completed="0")
+    of_other_run = worker_job(
+        1, name="embedder-rerun-2", component="rerun", of=10, chunks="3", completed="0", run_uri="s3://other/run"
+    )
+    cluster.put("jobs", of_other_count)
+    cluster.put("jobs", of_other_run)
+    assert status()["chunks"]["done"]["count"] == 0
+
+
+def test_a_failed_job_leaves_chunks_that_were_never_computed(cluster: ClusterDouble) -> None:
+    message = "Container worker for pod photos/x failed with exit code 78 matching FailJob rule at index 1"
+    job = worker_job(5, completed="0", failed="", ended="Failed", reason="PodFailurePolicy", message=message)
+    cluster.put("jobs", job)
+    cluster.put("pods", pod_of(job, 1, **ended(78, "failed: EMBEDDER_MODEL is no model")))
+    found = status()
+    reasons = {group["chunks"]: group["reason"] for group in found["failures"]}
+    assert reasons["1"] == "exit code 78: EMBEDDER_MODEL is no model"
+    assert reasons["2-4"] == f"not computed: Job embedder-worker ended (PodFailurePolicy: {message})"
+    assert found["next"][1].endswith("--set-env NAME=VALUE")
+
+
+def test_evictions_and_preemptions_are_named(cluster: ClusterDouble) -> None:
+    job = worker_job(2, failed="0-1", ended="Failed")
+    cluster.put("jobs", job)
+    cluster.put(
+        "pods", pod_of(job, 0, phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
+    )
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    cluster.put("pods", pod_of(job, 1, **ended(143, "stopped: stopped by SIGTERM", conditions=[condition])))
+    reasons = [group["reason"] for group in status()["failures"]]
+    assert reasons == [
+        "Evicted: The node was low on resource: memory.",
+        "PreemptionByScheduler, exit code 143: stopped by SIGTERM",
+    ]
+
+
+def test_a_container_that_could_not_start_is_named(cluster: ClusterDouble) -> None:
+    job = worker_job(1, failed="0", ended="Failed")
+    cluster.put("jobs", job)
+    cluster.put("pods", pod_of(job, 0, **ended(128, "exec: python: no such file", reason="StartError")))
+    assert status()["failures"][0]["reason"] == "StartError, exit code 128: exec: python: no such file"
+
+
+def test_a_last_word_that_a_kubelet_took_from_a_log_tells_no_secret_and_steers_no_terminal(
+    cluster: ClusterDouble,
+) -> None:
+    job = worker_job(1, failed="0", ended="Failed")
+    cluster.put("jobs", job)
+    said = "\x1b[2Jfailed at https://user:hunter1@example.com/x?sig=hunter2"
+    cluster.put("pods", pod_of(job, 0, **ended(1, said)))
+    shown = "".join(embedder("status")) + json.dumps(status(), ensure_ascii=False)
+    assert "https://***@example.com/x?sig=***" in shown
+    assert "hunter" not in shown
+    assert "\x1b" not in shown
+
+
+def test_a_pod_without_a_last_word_is_told_by_its_last_log_line(cluster: ClusterDouble) -> None:
+    job = worker_job(1, failed="0", ended="Failed")
+    cluster.put("jobs", job)
+    pod = cluster.put("pods", pod_of(job, 0, **ended(139)))["metadata"]["name"]
+    cluster.append_log(pod, "worker", "Fatal error at https://user:secret@example.com/x?token=abc")
+    (group,) = status()["failures"]
+    assert "killed by SIGSEGV" in group["reason"]
+    assert "its last line: Fatal error at https://***@example.com/x?token=***" in group["reason"]
+
+
+def test_a_large_run_costs_few_requests(cluster: ClusterDouble) -> None:
+    job = worker_job(900, completed="0-699", active=200)
+    cluster.put("jobs", job)
+    for index in range(700):
+        cluster.put("pods", pod_of(job, index, **ended(0, STORED.format(index, 1000, 1000, 0))))
+    for index in range(700, 900):
+        pod = cluster.put("pods", pod_of(job, index, **running()))["metadata"]["name"]
+        cluster.append_log(pod, "worker", EMBEDDED.format(index, 100, 10, "encode"))
+    found = status()
+    assert found["images"]["rate_per_s"] == 2000  # of 200 pods, 50 of which were asked
+    assert found["images"]["settled"] == 700 * 1000 + 200 * 100
+    assert (cluster.count("list", "pods"), cluster.count("log", "pods")) == (2, 50)
+    assert len(cluster.requests) < 60
+
+
+def test_pages_that_expire_are_gone_on_with(cluster: ClusterDouble) -> None:
+    cluster.page_limit = 3
+    cluster.expire_pages()
+    put_mixed_run(cluster)
+    assert status()["chunks"]["done"]["indexes"] == "0-3"
+
+
+@pytest.mark.parametrize("fault", [Fault(429, {"Retry-After": "1"}), Fault(503), Fault(0)])
+def test_a_fault_that_passes_is_not_noticed(cluster: ClusterDouble, fault: Fault) -> None:
+    put_mixed_run(cluster)
+    cluster.faults = [("list", fault)]
+    assert status()["chunks"]["count"] == 10
+    assert not cluster.faults
+
+
+def test_the_store_knows_chunks_whose_jobs_are_gone(cluster: ClusterDouble, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    store.put_bytes(chunk_key(1), b"a chunk")
+    cluster.put("jobs", worker_job(3, completed="0", failed="1-2", ended="Failed", run_uri=store.uri))
+    assert status()["chunks"]["failed"]["indexes"] == "1-2"
+    assert status("--store")["chunks"]["failed"]["indexes"] == "2"
+
+
+def test_secrets_in_the_runs_address_are_not_shown(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(1, run_uri="s3://key:secret@bucket/run"))
+    assert "secret" not in "".join(embedder("status")) + json.dumps(status())
+
+
+def test_watching_ends_with_the_merge(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(2, completed="0-1", ended="Complete"))
+    cluster.put("jobs", merge_job(ended="Complete"))
+    found = json.loads(embedder("status", "--watch", "--output", "json").out)
+    assert found["is_finished"]
+    assert found["next"] == ["aws s3 cp s3://my-bucket/embedded/Images_Embedded.h5 ."]
+
+
+def test_no_such_release(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(1))
+    with pytest.raises(NotInCluster, match=f"no release other in namespace {NAMESPACE}"):
+        status("--release", "other")
+
+
+def test_a_worker_job_that_is_gone(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", merge_job())
+    with pytest.raises(NotInCluster, match="has no worker Job any more, only embedder-merge"):
+        status()
+
+
+def test_a_forbidden_verb(cluster: ClusterDouble) -> None:
+    def no_pods(request: Request) -> bool:
+        return request.resource != "pods"
+
+    cluster.put("jobs", worker_job(1))
+    cluster.is_allowed = no_pods
+    with pytest.raises(ClusterAccessDenied, match=f"not allowed to list pods in namespace {NAMESPACE}"):
+        status()
+
+
+def test_a_token_that_is_not_accepted(cluster: ClusterDouble, tmp_path: Path) -> None:
+    cluster.write_kubeconfig(tmp_path / "kubeconfig", token="an-old-token")
+    with pytest.raises(ClusterAccessDenied, match=r"does not accept these credentials \(401\); log in again"):
+        status()
+
+
+def test_contexts_choose_the_cluster(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(1))
+    assert status("--context", "double")["namespace"] == NAMESPACE
+    with pytest.raises(ClusterUnavailable, match="does not answer"):
+        status("--context", "elsewhere")
+    with pytest.raises(ClusterAccessDenied, match="has no context nowhere, it has: double, elsewhere"):
+        status("--context", "nowhere")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "contexts: 3", "current-context: x\ncontexts: []"])
+@pytest.mark.usefixtures("cluster")
+def test_a_kubeconfig_that_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "kubeconfig").write_text(content)
+    with pytest.raises(ClusterAccessDenied, match="cannot be used"):
+        status()
+
+
+def test_a_job_that_was_changed_by_hand_is_not_guessed_at(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(3, completed="0-99"))
+    with pytest.raises(ClusterUnavailable, match="Job embedder-worker cannot be read"):
+        status()
+
+
+@pytest.mark.parametrize(
+    ("kubeconfig", "exit_code", "words"),
+    [("missing", ExitCode.CONFIG_ERROR, "there is no kubeconfig"), ("gone", ExitCode.TEMPORARY_FAILURE, "not answer")],
+)
+def test_the_program_ends_with_one_sentence_and_the_exit_code(
+    tmp_path: Path, kubeconfig: str, exit_code: ExitCode, words: str
+) -> None:
+    path = tmp_path / "kubeconfig"
+    if kubeconfig == "gone":
+        with cluster_double() as double:
+            double.write_kubeconfig(path, token=TOKEN)
+    ended = subprocess.run(
+        [sys.executable, "-c", "from embedder.cli import main; main()", "status"],
+        env=os.environ | {"KUBECONFIG": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (line,) = map(parse_line, ended.stderr.splitlines())
+    assert line is not None
+    assert words in line.values["message"]
+    assert ended.returncode == exit_code
+    assert TOKEN not in ended.stderr

@@ -1,0 +1,72 @@
+"""CLIP models with seeded random weights, saved as folders the way the hub lays them out."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from worker.encode.model import OPENAI_MEAN, OPENAI_STD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY_VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+TINY_TEXT: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "vocab_size": 64,
+    "max_position_embeddings": 8,
+}
+WIDE_VISION: dict[str, Any] = {"num_hidden_layers": 1}
+"""One layer of ViT-B/32: its matrices have the real sizes, by which the CPU's kernels are chosen."""
+
+VIT_B_32: dict[str, Any] = {}
+"""The vision tower of clip-vit-base-patch32, at its full size: transformers' default."""
+
+
+def save_clip(folder: Path, *, vision: dict[str, Any], projection_dim: int, seed: int = 1) -> Path:
+    """Save a whole CLIP model, text tower included, with its preprocessor's configuration; return the folder."""
+    torch.manual_seed(seed)
+    config = transformers.CLIPConfig(
+        vision_config=vision | {"projection_dim": projection_dim},
+        text_config=TINY_TEXT | {"projection_dim": projection_dim},
+        projection_dim=projection_dim,
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    save_preprocessor(folder, mean=OPENAI_MEAN, std=OPENAI_STD)
+    return folder
+
+
+def save_vision_tower(folder: Path, *, vision: dict[str, Any], projection_dim: int, seed: int = 1) -> Path:
+    """Save a vision tower with its projection alone, and no preprocessor's configuration; return the folder."""
+    torch.manual_seed(seed)
+    config = transformers.CLIPVisionConfig(**vision, projection_dim=projection_dim)
+    transformers.CLIPVisionModelWithProjection(config).save_pretrained(folder)
+    return folder
+
+
+def save_preprocessor(folder: Path, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    settings = {"image_mean": mean, "image_std": std, "image_processor_type": "CLIPImageProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), "utf-8")
+
+
+def as_pickled_weights(folder: Path) -> Path:
+    """Replace the folder's model.safetensors by a pytorch_model.bin of the same weights; return the folder."""
+    from safetensors.torch import load_file  # noqa: PLC0415 - used by this maker alone
+
+    safe = folder / "model.safetensors"
+    torch.save(load_file(safe), folder / "pytorch_model.bin")
+    safe.unlink()
+    return folder

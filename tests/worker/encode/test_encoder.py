@@ -1,0 +1,297 @@
+"""Vectors against transformers' own, and that nothing but an image's pixels decides its vector."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from common.errors import DeviceUnavailable, ResourceExhausted
+from tests.worker.encode.models import TINY_VISION, save_clip, save_preprocessor, save_vision_tower
+from tests.worker.images import PHOTOS
+from worker.decode.preprocess import image_square
+from worker.encode.encoder import Encoder, choose_batch_size, choose_device, choose_dtype, load_vision_tower
+from worker.encode.model import UNTRAINED, find_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+CPU = torch.device("cpu")
+DTYPES = [torch.float32, torch.bfloat16]
+COSINE_BOUNDS = {torch.float32: 0.999999, torch.bfloat16: 0.999}
+
+
+def encoder_of(folder: Path, dtype: torch.dtype = torch.float32, *, threads: int = 1) -> Encoder:
+    source = find_model(str(folder), revision="")
+    return Encoder(load_vision_tower(source), source, device=CPU, dtype=dtype, threads=threads)
+
+
+def noise(rows: int, size: int) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (rows, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(rows)
+    )
+
+
+def transformers_vectors(folder: Path, pixels: torch.Tensor) -> NDArray[np.float64]:
+    """Return what CLIPModel makes of `pixels`, uint8 (rows, size, size, 3), normalised as its processor does."""
+    source = find_model(str(folder), revision="")
+    mean, std = torch.tensor(source.mean).view(3, 1, 1), torch.tensor(source.std).view(3, 1, 1)
+    model = transformers.CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        features: Any = model.get_image_features(pixel_values=(pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
+    # transformers 5 returns an output object, older ones the tensor.
+    vectors = (features if isinstance(features, torch.Tensor) else features.pooler_output).double().numpy()
+    normalised: NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normalised
+
+
+def cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    result: NDArray[np.float64] = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return result
+
+
+@pytest.fixture(scope="module")
+def photos() -> torch.Tensor:
+    """Every example photo's square, (photos, 224, 224, 3)."""
+    return torch.stack([image_square(path.read_bytes(), max_pixels=10**9) for path in PHOTOS])
+
+
+@pytest.fixture(scope="module")
+def expected(base_clip: Path, photos: torch.Tensor) -> NDArray[np.float64]:
+    return transformers_vectors(base_clip, photos)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_photos_vector_is_that_of_transformers_and_alone_as_among_others(
+    dtype: torch.dtype, base_clip: Path, photos: torch.Tensor, expected: NDArray[np.float64]
+) -> None:
+    encoder = encoder_of(base_clip, dtype)
+    vectors = encoder.start(photos)()
+    assert vectors.shape == (len(PHOTOS), 512)
+    assert vectors.dtype == np.float32
+    assert cosines(vectors, expected).min() >= COSINE_BOUNDS[dtype]
+    assert np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max() < 1e-6
+    # Different photos are further apart than the bound, or it would show nothing.
+    apart = cosines(np.roll(vectors, 1, axis=0), expected)
+    assert apart.max() < COSINE_BOUNDS[dtype]
+    for start, stop in ((0, 1), (1, 6)):
+        assert np.array_equal(encoder.start(photos[start:stop])(), vectors[start:stop])
+
+
+def test_all_tokens_but_the_class_token_are_left_out_of_the_last_layer(base_clip: Path) -> None:
+    source = find_model(str(base_clip), revision="")
+    tower = load_vision_tower(source)
+    encoder = Encoder(tower, source, device=CPU, dtype=torch.float32)
+    shapes = []
+    for layer in tower.vision_model.encoder.layers:
+        layer.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
+    encoder.start(noise(1, source.image_size))()
+    assert shapes == [50] * 11 + [1]
+
+
+def test_a_tower_that_was_loaded_can_be_saved_as_it_was(tiny_clip: Path, tmp_path: Path) -> None:
+    load_vision_tower(find_model(str(tiny_clip), revision="")).save_pretrained(tmp_path)
+    pixels = noise(3, find_model(str(tiny_clip), revision="").image_size)
+    assert np.array_equal(encoder_of(tmp_path).start(pixels)(), encoder_of(tiny_clip).start(pixels)())
+
+
+def test_a_last_layer_that_computes_otherwise_stays_as_it_is(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = transformers.models.clip.modeling_clip.CLIPAttention
+    right = attention.forward
+
+    def doubled(self: Any, *given: Any, **named: Any) -> tuple[torch.Tensor, None]:  # noqa: ANN401
+        return 2 * right(self, *given, **named)[0], None
+
+    monkeypatch.setattr(attention, "forward", doubled)
+    pixels = noise(3, find_model(str(tiny_clip), revision="").image_size)
+    assert cosines(encoder_of(tiny_clip).start(pixels)(), transformers_vectors(tiny_clip, pixels)).min() > 0.999999
+
+
+def test_a_tower_without_layers_is_encoded_as_it_is(tmp_path: Path) -> None:
+    folder = save_clip(tmp_path / "m", vision=TINY_VISION | {"num_hidden_layers": 0}, projection_dim=16)
+    pixels = noise(3, find_model(str(folder), revision="").image_size)
+    assert cosines(encoder_of(folder).start(pixels)(), transformers_vectors(folder, pixels)).min() > 0.999999
+
+
+def _as_336(folder: Path) -> Path:
+    """Save a vision tower of 336 x 336 pixels, as L/14@336 has."""
+    return save_vision_tower(folder, vision=TINY_VISION | {"image_size": 336, "patch_size": 56}, projection_dim=24)
+
+
+def _as_large(folder: Path) -> Path:
+    """Save a model shaped as L/14: patches of 14, its projection narrower than its tower."""
+    vision = TINY_VISION | {"hidden_size": 64, "num_hidden_layers": 3, "image_size": 56, "patch_size": 14}
+    return save_clip(folder, vision=vision, projection_dim=48)
+
+
+def _with_another_mean(folder: Path) -> Path:
+    save_clip(folder, vision=TINY_VISION, projection_dim=16)
+    save_preprocessor(folder, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return folder
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("make", [_as_large, _with_another_mean])
+def test_other_models_follow_their_own_configuration(
+    make: Callable[[Path], Path], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "m")
+    encoder = encoder_of(folder, dtype)
+    pixels = noise(5, encoder.image_size)
+    vectors, own = encoder.start(pixels)(), transformers_vectors(folder, pixels)
+    assert vectors.shape == own.shape == (5, encoder.dimensions)
+    assert cosines(vectors, own).min() >= COSINE_BOUNDS[dtype]
+
+
+def test_a_vision_tower_alone_of_another_image_size_is_encoded(tmp_path: Path) -> None:
+    folder = _as_336(tmp_path / "m")
+    encoder = encoder_of(folder)
+    assert (encoder.image_size, encoder.dimensions) == (336, 24)
+    pixels = noise(3, 336)
+    tower = transformers.CLIPVisionModelWithProjection.from_pretrained(folder).eval()
+    source = find_model(str(folder), revision="")
+    mean, std = torch.tensor(source.mean).view(3, 1, 1), torch.tensor(source.std).view(3, 1, 1)
+    with torch.inference_mode():
+        own = tower(pixel_values=(pixels.permute(0, 3, 1, 2) / 255 - mean) / std).image_embeds.numpy()
+    assert cosines(encoder.start(pixels)(), own).min() >= COSINE_BOUNDS[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_vector_does_not_depend_on_its_batch_to_the_bit(dtype: torch.dtype, wide_tower: Path) -> None:
+    # At the real widths: the kernels of a far narrower tower add up in an order that depends on the rows.
+    encoder = encoder_of(wide_tower, dtype)
+    pixels = noise(17, encoder.image_size)
+    whole = encoder.start(pixels)()
+    for size in range(1, 17):
+        assert np.array_equal(encoder.start(pixels[-size:])(), whole[-size:]), size
+    for threads in (2, 3, 5):
+        assert np.array_equal(encoder_of(wide_tower, dtype, threads=threads).start(pixels)(), whole), threads
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(3))
+    assert np.array_equal(encoder.start(pixels[order])(), whole[order.numpy()])
+
+
+def test_the_untrained_model_is_the_same_each_time() -> None:
+    source = find_model(UNTRAINED, revision="")
+    one, other = load_vision_tower(source).state_dict(), load_vision_tower(source).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert one["visual_projection.weight"].shape == (512, 768)
+
+
+class SmallMemory(torch.nn.Module):
+    """A vision tower on a device whose memory holds `rows` images: it runs out as torch does, above them."""
+
+    def __init__(self, tower: torch.nn.Module, *, rows: int) -> None:
+        super().__init__()
+        self.tower, self.rows, self.config = tower, rows, tower.config
+        self.seen: list[int] = []
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:  # noqa: ANN401 - transformers' output
+        self.seen.append(len(pixel_values))
+        if len(pixel_values) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.tower(pixel_values=pixel_values)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_so_are_all_after_it(tiny_clip: Path) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    pixels = noise(50, source.image_size)
+    expected = encoder_of(tiny_clip).start(pixels)()
+    memory = SmallMemory(load_vision_tower(source), rows=16)
+    encoder = Encoder(memory, source, device=CPU, dtype=torch.float32)
+    assert cosines(encoder.start(pixels)(), expected).min() >= COSINE_BOUNDS[torch.float32]
+    assert memory.seen[:3] == [56, 32, 16]  # filled up to multiples of 8
+    memory.seen.clear()
+    assert cosines(encoder.start(pixels)(), expected).min() >= COSINE_BOUNDS[torch.float32]
+    assert max(memory.seen) <= 16
+
+
+class Crowd(torch.nn.Module):
+    """A vision tower that lets nobody out before as many threads are in it at once."""
+
+    def __init__(self, tower: torch.nn.Module, *, threads: int) -> None:
+        super().__init__()
+        self.tower, self.config = tower, tower.config
+        self.rows: list[int] = []
+        self.inner_threads: list[int] = []
+        self._all_in = threading.Barrier(threads)
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:  # noqa: ANN401 - transformers' output
+        self.rows.append(len(pixel_values))
+        self.inner_threads.append(torch.get_num_threads())
+        self._all_in.wait(timeout=60)
+        return self.tower(pixel_values=pixel_values)
+
+
+@pytest.mark.parametrize(("rows", "threads", "seen"), [(64, 2, [32, 32]), (33, 2, [24, 16]), (17, 3, [8, 8, 8])])
+def test_each_thread_of_a_cpu_computes_a_part_of_the_batch_by_itself(
+    rows: int, threads: int, seen: list[int], tiny_clip: Path
+) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    crowd = Crowd(load_vision_tower(source), threads=threads)
+    encoder = Encoder(crowd, source, device=CPU, dtype=torch.float32, threads=threads)
+    pixels = noise(rows, source.image_size)
+    assert cosines(encoder.start(pixels)(), encoder_of(tiny_clip).start(pixels)()).min() >= 0.999999
+    assert sorted(crowd.rows, reverse=True) == seen
+    assert set(crowd.inner_threads) == {1}
+
+
+def test_a_batch_is_begun_while_another_is_computed(tiny_clip: Path) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    encoder = Encoder(Crowd(load_vision_tower(source), threads=2), source, device=CPU, dtype=torch.float32, threads=2)
+    batches = [noise(8, source.image_size), noise(7, source.image_size)]  # each of them work for one thread
+    expected = [encoder_of(tiny_clip).start(batch)() for batch in batches]
+    for vectors, own in zip([encoder.start(batch) for batch in batches], expected, strict=True):
+        assert cosines(vectors(), own).min() >= 0.999999
+
+
+def test_a_default_batch_has_work_for_each_thread() -> None:
+    assert [choose_batch_size(CPU, threads=threads) for threads in (1, 2, 8, 64)] == [32, 64, 256, 256]
+    assert choose_batch_size(torch.device("cuda"), threads=2) == 256
+
+
+def test_memory_that_does_not_hold_one_image_is_exhausted(tiny_clip: Path) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    memory = SmallMemory(load_vision_tower(source), rows=0)
+    encoder = Encoder(memory, source, device=CPU, dtype=torch.float32)
+    with pytest.raises(ResourceExhausted, match="one image"):
+        encoder.start(noise(6, source.image_size))()
+
+
+def test_output_that_is_not_finite_is_not_dressed_up(tiny_clip: Path) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    tower = load_vision_tower(source)
+    with torch.no_grad():
+        tower.visual_projection.weight.fill_(float("inf"))
+    vectors = Encoder(tower, source, device=CPU, dtype=torch.float32).start(noise(2, source.image_size))()
+    assert not np.isfinite(vectors).all(axis=1).any()
+
+
+def test_output_without_length_is_not_finite(tiny_clip: Path) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    tower = load_vision_tower(source)
+    with torch.no_grad():
+        tower.visual_projection.weight.zero_()
+    vectors = Encoder(tower, source, device=CPU, dtype=torch.float32).start(noise(2, source.image_size))()
+    assert not np.isfinite(vectors).any()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none_is_said_to_be_missing() -> None:
+    with pytest.raises(DeviceUnavailable, match="does the pod ask for a GPU"):
+        choose_device("cuda")
+    assert choose_device("auto") == choose_device("cpu") == CPU
+
+
+def test_a_named_dtype_is_that_one_and_auto_is_right_for_the_device() -> None:
+    for name in ("float32", "bfloat16", "float16"):
+        assert choose_dtype(name, CPU) == getattr(torch, name)
+    assert choose_dtype("auto", torch.device("cuda")) == torch.float16
+    assert choose_dtype("auto", CPU) in {torch.float32, torch.bfloat16}

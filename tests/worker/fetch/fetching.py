@@ -1,0 +1,115 @@
+"""Fetching in one call, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from common.settings import read_settings
+from tests.image_server import answer, image_server
+from worker.fetch.image_fetcher import ImageFetcher
+from worker.rows import ImageFailed, Row
+from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from aiohttp.abc import AbstractResolver
+
+    from common.format.reasons import Reason
+    from worker.fetch.circuit_breaker import CircuitBreaker
+
+PICTURE = os.urandom(200_000)
+
+
+def worker_settings(**changed: Any) -> WorkerSettings:  # noqa: ANN401 - the settings' own types
+    """Return settings that allow a server on loopback and one attempt, unless they are changed."""
+    values: dict[str, Any] = {
+        "run_uri": "out",
+        "chunk_count": 1,
+        "manifest_uri": "images.csv",
+        "JOB_COMPLETION_INDEX": 0,
+        "allow_private_hosts": True,
+        "fetch_attempts": 1,
+    }
+    return read_settings(WorkerSettings, **(values | changed))
+
+
+def image_fetcher(
+    settings: WorkerSettings,
+    *,
+    sources: tuple[str, ...] = ("url",),
+    folder: Path | None = None,
+    resolver: AbstractResolver | None = None,
+    breaker: CircuitBreaker | None = None,
+) -> ImageFetcher:
+    """Return a fetcher with the sections of a worker's settings that it needs."""
+    return ImageFetcher(
+        settings.fetch,
+        settings.http,
+        inflight_bytes=settings.decode.inflight_bytes,
+        sources=sources,
+        folder=folder,
+        resolver=resolver,
+        breaker=breaker,
+    )
+
+
+async def get(fetcher: ImageFetcher, image: str | Row) -> bytes | Reason:
+    """Return the image, or the reason why there is none."""
+    row = image if isinstance(image, Row) else Row(position=0, url=image)
+    try:
+        async with fetcher.image(row) as data:
+            return bytes(data)
+    except ImageFailed as failed:
+        return failed.reason
+
+
+@asynccontextmanager
+async def fetcher_among_others(*, sources: tuple[str, ...] = ("url",), **changed: Any) -> AsyncIterator[ImageFetcher]:  # noqa: ANN401 - as above
+    """Give a fetcher to whom somebody else answers: what fails is then to blame itself, and not the network."""
+    settings = worker_settings(**changed)
+    with image_server() as elsewhere:
+        async with image_fetcher(settings, sources=sources) as fetcher:
+            if settings.fetch.allow_private_hosts:
+                await get(fetcher, Row(position=0, url=(url := elsewhere.on("/", answer())), thumbnail=url))
+            yield fetcher
+
+
+def fetch(*images: str | Row, sources: tuple[str, ...] = ("url",), **changed: Any) -> list[bytes | Reason]:  # noqa: ANN401 - as above
+    """Fetch the images one after the other with one fetcher."""
+
+    async def run() -> list[bytes | Reason]:
+        async with fetcher_among_others(sources=sources, **changed) as fetcher:
+            return [await get(fetcher, image) for image in images]
+
+    return asyncio.run(run())
+
+
+def fetch_together(*images: str | Row, **changed: Any) -> list[bytes | Reason]:  # noqa: ANN401 - as above
+    """Fetch the images at the same time with one fetcher."""
+
+    async def run() -> list[bytes | Reason]:
+        async with fetcher_among_others(**changed) as fetcher:
+            return await asyncio.gather(*(get(fetcher, image) for image in images))
+
+    return asyncio.run(run())
+
+
+def failure(image: str | Row, *, sources: tuple[str, ...] = ("url",), **changed: Any) -> ImageFailed:  # noqa: ANN401 - as above
+    """Return how an image that cannot be had fails."""
+    row = image if isinstance(image, Row) else Row(position=0, url=image)
+
+    async def run() -> ImageFailed:
+        async with fetcher_among_others(sources=sources, **changed) as fetcher:
+            with pytest.raises(ImageFailed) as caught:
+                async with fetcher.image(row):
+                    pass
+            return caught.value
+
+    return asyncio.run(run())

@@ -1,0 +1,270 @@
+"""The compiled decoder: to the bit what libjpeg-turbo and torch make of a file, or nothing for them to look into."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.worker.images import PHOTOS, cut_points, encoded, every_kind, mutations, noise, photo
+from worker.decode.geometry import square_geometry
+from worker.decode.plain_jpeg import square as plain_jpeg
+from worker.decode.plain_jpeg.tests.plain_jpegs import (
+    PLAIN_KINDS,
+    compiled_square,
+    library_square,
+    plain_files,
+    plain_jpeg_of,
+)
+from worker.decode.preprocess import image_square
+
+needs_compiled = pytest.mark.skipif(not plain_jpeg.is_there(), reason="no C compiler at installation, or no AVX2")
+
+SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0", "grey")
+
+
+def test_it_is_there_wherever_it_can_be() -> None:
+    flags = Path("/proc/cpuinfo").read_text("utf-8")
+    can_be = platform.machine() == "x86_64" and "avx2" in flags and shutil.which("gcc") is not None
+    assert plain_jpeg.is_there() or not can_be
+
+
+@needs_compiled
+@pytest.mark.parametrize("size", [224, 336])
+@pytest.mark.parametrize("path", [path for path in PHOTOS if path.suffix == ".jpg"], ids=lambda path: path.name)
+def test_every_photo_has_the_libraries_pixels_or_is_left_to_them(path: Path, size: int) -> None:
+    data = path.read_bytes()
+    compiled = compiled_square(data, size=size)
+    with Image.open(path) as image:
+        is_plain = image.mode in {"RGB", "L"} and "progressive" not in image.info
+    assert (compiled is not None) == is_plain
+    if compiled is not None:
+        assert np.array_equal(compiled, library_square(data, size=size))
+
+
+@needs_compiled
+@given(
+    width=st.integers(16, 400),
+    height=st.integers(16, 400),
+    subsampling=st.sampled_from(SUBSAMPLINGS),
+    quality=st.integers(1, 100),
+    restart_blocks=st.sampled_from([0, 0, 1, 7]),
+    is_smooth=st.booleans(),
+    is_optimized=st.booleans(),
+    size=st.sampled_from([32, 100, 224]),
+)
+@settings(deadline=None, max_examples=300)
+def test_any_plain_file_has_the_libraries_pixels(
+    *,
+    width: int,
+    height: int,
+    subsampling: str,
+    quality: int,
+    restart_blocks: int,
+    is_smooth: bool,
+    is_optimized: bool,
+    size: int,
+) -> None:
+    picture = photo().resize((width, height)) if is_smooth else noise("RGB", width, height)
+    optimize = is_optimized and is_smooth  # Pillow has no room for noise with codes of its own
+    data = plain_jpeg_of(picture, subsampling, quality=quality, optimize=optimize, restart_marker_blocks=restart_blocks)
+    compiled = compiled_square(data, size=size)
+    assert compiled is not None
+    assert np.array_equal(compiled, library_square(data, size=size))
+
+
+@needs_compiled
+@pytest.mark.parametrize(
+    ("width", "height"), [(6600, 4900), (700, 2700), (2800, 710), (5000, 17), (17, 5000), (16, 16)]
+)
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+def test_extremes_of_shape_have_the_libraries_pixels(width: int, height: int, subsampling: str) -> None:
+    data = plain_jpeg_of(photo().resize((width, height), Image.Resampling.BILINEAR), subsampling)
+    compiled = compiled_square(data)
+    assert compiled is not None
+    assert np.array_equal(compiled, library_square(data))
+
+
+@needs_compiled
+def test_weights_have_no_more_bits_behind_the_point_than_torchs() -> None:
+    data = plain_jpeg_of(photo().resize((5000, 5200), Image.Resampling.BILINEAR), "4:2:0")
+    for size in (8, 16, 24):  # scales of 625, 312 and 208, on both sides of where the largest weight would have more
+        compiled = compiled_square(data, size=size)
+        assert compiled is not None
+        assert np.array_equal(compiled, library_square(data, size=size))
+
+
+@needs_compiled
+def test_only_plain_files_are_taken() -> None:
+    pixels = np.asarray(photo())
+    files = {kind: data for kind, data in every_kind(photo()).items() if kind.startswith("JPEG")}
+    files |= {
+        f"JPEG {sampling}": simplejpeg.encode_jpeg(pixels, colorsubsampling=sampling)
+        for sampling in ("440", "411", "422", "420", "444")
+    }
+    files["JPEG of 15 x 100"] = encoded(photo().resize((15, 100)), "JPEG")
+    taken = {kind for kind, data in files.items() if compiled_square(data) is not None}
+    assert taken == PLAIN_KINDS | {"JPEG 422", "JPEG 420", "JPEG 444"}
+
+
+def _grey_file(*, dc: bytes, ac: bytes) -> bytes:
+    """Return a grey JPEG of 32 x 32 pixels whose 16 blocks are two bits 0 each, by these two Huffman tables."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body
+
+    return b"".join(
+        [
+            b"\xff\xd8",
+            segment(0xDB, bytes(1) + b"\1" * 64),
+            segment(0xC0, bytes([8, 0, 32, 0, 32, 1, 1, 0x11, 0])),
+            segment(0xC4, b"\x00" + dc),
+            segment(0xC4, b"\x10" + ac),
+            segment(0xDA, bytes([1, 1, 0, 0, 63, 0])),
+            bytes(4),
+            b"\xff\xd9",
+        ]
+    )
+
+
+def _table(counts: list[int]) -> bytes:
+    """Return a Huffman table with so many codes of 1, 2, ... bits, for the symbols 0, 1, ..."""
+    return bytes(counts + [0] * (16 - len(counts))) + bytes(range(sum(counts)))
+
+
+LONGEST = [1] * 15
+"""Codes of 1 to 15 bits; two of 16 bits are then all that can follow."""
+
+
+@needs_compiled
+@pytest.mark.parametrize("counts", [[1], [1, 1], [1, 0, 3], [*LONGEST, 1]], ids=str)
+def test_a_huffman_table_without_a_code_of_all_ones_is_taken(counts: list[int]) -> None:
+    dc = _table(counts[:9])
+    data = _grey_file(dc=dc, ac=_table(counts))
+    compiled = compiled_square(data)
+    assert compiled is not None
+    assert np.array_equal(compiled, library_square(data))
+
+
+@needs_compiled
+@pytest.mark.parametrize("counts", [[2], [1, 2], [1, 0, 4], [*LONGEST, 2], [3], [1, 5]], ids=str)
+def test_a_huffman_table_with_a_code_of_all_ones_is_left_to_the_libraries(counts: list[int]) -> None:
+    files = [_grey_file(dc=_table([1]), ac=_table(counts))]
+    if sum(counts) <= 12:
+        files.append(_grey_file(dc=_table(counts), ac=_table([1])))
+    for data in files:
+        assert compiled_square(data) is None
+        with pytest.raises(ValueError, match="Huffman"):
+            library_square(data)
+
+
+@needs_compiled
+@pytest.mark.parametrize("version", [0, 2])
+def test_another_version_of_jfif_is_left_to_the_libraries(version: int) -> None:
+    data = bytearray(plain_files()["JPEG"])
+    data[data.index(b"JFIF\0") + 5] = version
+    assert compiled_square(bytes(data), height=144, width=216) is None
+
+
+@needs_compiled
+@pytest.mark.parametrize("sampling", [0x00, 0x10, 0x01, 0x55])
+def test_sampling_that_there_is_not_is_left_to_the_libraries(sampling: int) -> None:
+    data = bytearray(plain_files()["JPEG grey"])
+    data[data.index(b"\xff\xc0") + 11] = sampling
+    assert compiled_square(bytes(data), height=144, width=216) is None
+
+
+@needs_compiled
+def test_a_cut_file_is_left_to_the_libraries() -> None:
+    for kind, data in plain_files().items():
+        for end in cut_points(len(data), count=50):
+            assert compiled_square(data[:end], height=144, width=216) is None, (kind, end)
+
+
+@needs_compiled
+def test_a_header_that_another_reader_reads_otherwise_is_left_to_it() -> None:
+    data = plain_files()["JPEG"]
+    assert compiled_square(data, height=144, width=216) is not None
+    assert compiled_square(data, height=145, width=216) is None
+    assert compiled_square(data, height=144, width=215) is None
+
+
+@needs_compiled
+@pytest.mark.parametrize("kind", sorted(plain_files()))
+def test_a_damaged_file_has_the_libraries_pixels_where_they_find_nothing_wrong_and_else_none(kind: str) -> None:
+    taken = 0
+    for data in mutations(plain_files()[kind], count=1500, seed=7):
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        except ValueError:
+            continue
+        if height * width > 10**6 or max(height, width) > 8 * min(height, width):
+            continue
+        compiled = compiled_square(data, height=height, width=width)
+        if compiled is not None:
+            taken += 1
+            assert np.array_equal(compiled, library_square(data))  # which raises for a damaged file
+    assert taken > 20
+
+
+def test_without_it_the_libraries_make_the_same_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    squares = [image_square(data, max_pixels=10**6) for data in plain_files().values()]
+    monkeypatch.setattr(plain_jpeg, "_library", None)
+    assert not plain_jpeg.is_there()
+    for square, data in zip(squares, plain_files().values(), strict=True):
+        assert torch.equal(square, image_square(data, max_pixels=10**6))
+
+
+@needs_compiled
+def test_it_keeps_to_the_memory_that_it_asks_for() -> None:
+    given_out: list[tuple[bytearray, int]] = []
+
+    def buffer(size: int) -> bytearray:
+        given_out.append((bytearray(b"\xa5" * (size + 4096)), size))
+        return given_out[-1][0]
+
+    for width, height in ((16, 16), (1024, 683), (3000, 2000), (60, 1000), (5000, 40)):
+        for subsampling in ("4:4:4", "4:2:0"):
+            data = plain_jpeg_of(photo().resize((width, height)), subsampling)
+            geometry = square_geometry(height=height, width=width, size=224)
+            square = plain_jpeg.plain_square(data, height=height, width=width, geometry=geometry, buffer=buffer)
+            assert square is not None
+    for memory, size in given_out:
+        assert memory[size:] == b"\xa5" * 4096
+    with pytest.raises(ValueError, match="are not enough"):
+        plain_jpeg.plain_square(data, height=40, width=5000, geometry=geometry, buffer=lambda size: bytearray(size - 1))
+
+
+@needs_compiled
+@pytest.mark.timeout(600)
+def test_no_damaged_file_makes_it_read_or_write_where_it_must_not(tmp_path: Path) -> None:
+    """Under GCC's sanitizers of addresses and of undefined behaviour, whose first finding ends the process."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc here")
+    library = tmp_path / "sanitized.so"
+    source = Path(plain_jpeg.__file__).with_suffix(".c")
+    flags = ["-O1", "-g", "-shared", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    compiling = subprocess.run(
+        [compiler, *flags, str(source), "-o", str(library)], capture_output=True, text=True, check=False
+    )
+    if compiling.returncode:
+        pytest.skip(f"no sanitizers here: {compiling.stderr[-200:]}")
+    runtime = subprocess.check_output([compiler, "-print-file-name=libasan.so"], text=True).strip()
+    environment = os.environ | {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
+    command = [sys.executable, "-m", "worker.decode.plain_jpeg.tests.plain_jpegs", str(library)]
+    root = Path(__file__).parents[4]
+    fuzzing = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert fuzzing.returncode == 0, fuzzing.stderr[-3000:]
+    assert "5000 files" in fuzzing.stdout

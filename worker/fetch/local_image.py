@@ -1,0 +1,63 @@
+"""Images that a local manifest names by path or file:// URL."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from common.format.reasons import Reason
+from worker.rows import ImageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def local_path(url: str, folder: Path) -> Path:
+    """Return the file that a path, relative to `folder`, or a file:// URL names. Raises ImageFailed (invalid_url)."""
+    if not url.lower().startswith("file:"):
+        return folder / url
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc not in {"", "localhost"} or not path.startswith("/") or "\0" in path:
+        raise ImageFailed(Reason.INVALID_URL, "a file:// URL has an absolute path and no host")
+    return Path(path)
+
+
+def image_size(path: Path) -> int:
+    """Return the file's bytes. Raises ImageFailed when it is absent, no regular file or may not be read."""
+    with _opened(path) as descriptor:
+        return os.fstat(descriptor).st_size
+
+
+def read_image(path: Path, size: int) -> bytes:
+    """Return the file's first `size` bytes, fewer when it has become shorter. Raises ImageFailed as `image_size`."""
+    with _opened(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
+        return file.read(size)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    try:
+        # Without O_NONBLOCK opening a FIFO waits for a writer, for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageFailed(Reason.NOT_FOUND, "there is no such file") from error
+    except PermissionError as error:
+        raise ImageFailed(Reason.ACCESS_DENIED, "the file may not be read") from error
+    except OSError as error:
+        if error.errno in {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}:
+            raise ImageFailed(Reason.INVALID_URL, f"no file can have this name: {error.strerror}") from error
+        if error.errno == errno.ENXIO:
+            raise ImageFailed(Reason.NOT_FOUND, "it is no regular file") from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ImageFailed(Reason.NOT_FOUND, "it is no regular file")
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,59 @@
+"""Rows of JSON arrays: one of URLs, and beside it maybe one of their ids. Neither can be read in part."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from common.errors import ManifestError
+from common.logs import log
+from worker.manifest.raw_rows import Fields, RawRow, chunk_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.manifest.byte_source import ByteSource
+
+LARGE_BYTES = 256 << 20
+"""From here on reading it all in every pod costs more than converting it once."""
+
+
+class JsonRows:
+    columns = None
+
+    def __init__(self, urls: ByteSource, ids: ByteSource | None) -> None:
+        self._urls = urls
+        self._ids = ids
+        self.has_ids = ids is not None
+
+    def read(self, index: int, count: int) -> Iterator[RawRow]:
+        urls = _read_array(self._urls)
+        ids = None if self._ids is None else _read_array(self._ids)
+        if ids is not None and self._ids is not None and len(ids) != len(urls):
+            raise ManifestError(
+                f"{self._ids.name} has {len(ids)} ids and {self._urls.name} {len(urls)} URLs; the two arrays must run "
+                "in parallel"
+            )
+        if not urls:
+            raise ManifestError(f"{self._urls.name} has no rows")
+        for row in chunk_range(len(urls), index=index, count=count):
+            yield RawRow(f"row {row} (the first is 0)", Fields(urls[row], None if ids is None else ids[row]))
+
+
+def _read_array(source: ByteSource) -> list[object]:
+    if source.size > LARGE_BYTES:
+        log.warning(
+            "manifest_read_whole",
+            manifest=source.name,
+            bytes=source.size,
+            message="every pod reads a JSON array to its end; as Parquet, CSV or JSONL it would be read in parts",
+        )
+    try:
+        value = json.loads(source.read(0, source.size).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(
+            f"{source.name} is no JSON array ({error}); if each line is a value, set EMBEDDER_MANIFEST_FORMAT=jsonl"
+        ) from error
+    if not isinstance(value, list):
+        raise ManifestError(f"{source.name} is a JSON {type(value).__name__}, expected an array of texts")
+    return value

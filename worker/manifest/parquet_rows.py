@@ -1,0 +1,145 @@
+"""Rows of a Parquet file: of the row groups that overlap a chunk, only the columns that are needed."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import contextmanager
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from common.errors import ManifestError
+from worker.manifest.columns import find_columns
+from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow, chunk_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.manifest.byte_source import ByteSource
+    from worker.settings import ManifestSettings
+
+BATCH_ROWS = 8192
+"""Rows decoded at a time."""
+
+PIECE_BYTES = 4 << 20
+"""Of one column in one request, so that memory does not depend on how large a row group is."""
+
+# pyarrow's own pool keeps what it once had: 35 MB on large row groups, for the rest of the chunk.
+pa.set_memory_pool(pa.system_memory_pool())
+
+
+class ParquetRows:
+    def __init__(self, source: ByteSource, settings: ManifestSettings) -> None:
+        self._source = source
+        with _parquet_errors(source):
+            file = self._open()
+            self._metadata = file.metadata
+            schema = file.schema_arrow
+        self.columns = find_columns(schema.names, settings, name=source.name)
+        self.has_ids = self.columns.id is not None
+        for name in self.columns.present:
+            if schema.names.count(name) > 1:
+                raise ManifestError(f"{source.name} has {schema.names.count(name)} columns {name}; rename all but one")
+        url_type = schema.field(self.columns.url).type
+        if not _is_text(url_type):
+            raise ManifestError(
+                f"{source.name}: the column {self.columns.url} is {url_type}, expected text; name the one with the "
+                "URLs in EMBEDDER_URL_COLUMN"
+            )
+        if not self._metadata.num_rows:
+            raise ManifestError(f"{source.name} has no rows")
+
+    def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
+        share = chunk_range(self._metadata.num_rows, index=index, count=count)
+        first = 0
+        for group in range(self._metadata.num_row_groups):
+            rows = self._metadata.row_group(group).num_rows
+            start, stop = max(share.start, first), min(share.stop, first + rows)
+            if start < stop:
+                for row, values in enumerate(self._read_group(group, start - first, stop - first), start):
+                    yield RawRow(f"row {row} (the first is 0)", values)
+            first += rows
+
+    def _read_group(self, group: int, start: int, stop: int) -> Iterator[Fields]:
+        """Yield the fields of rows [start, stop) of a row group."""
+        names = self.columns.present
+        with _parquet_errors(self._source):
+            file = self._open(metadata=self._metadata)
+            first = 0
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
+                low, high = max(start - first, 0), min(stop - first, batch.num_rows)
+                if low < high:
+                    columns = dict(zip(batch.schema.names, batch.slice(low, high - low).columns, strict=True))
+                    values = [
+                        [None] * (high - low) if name is None else _values(columns[name])
+                        for name in astuple(self.columns)
+                    ]
+                    yield from map(Fields, *values)
+                first += batch.num_rows
+                if first >= stop:
+                    return
+
+    def _open(self, **options: Any) -> parquet.ParquetFile:  # noqa: ANN401 - pyarrow's own options
+        # pyarrow's pre_buffer would hold all of a row group, and fetch it from threads of its own.
+        file = pa.PythonFile(_SourceFile(self._source), mode="r")
+        return parquet.ParquetFile(file, pre_buffer=False, buffer_size=PIECE_BYTES, **options)
+
+
+class _SourceFile(io.RawIOBase):
+    """A byte source as the file that pyarrow reads."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        rest = max(0, self._source.size - self._position)
+        data = self._source.read(self._position, rest if size < 0 else min(size, rest))
+        self._position += len(data)
+        return data
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in (*tests, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    # Parquet files may hold bytes that are no UTF-8 in columns of text; as bytes they cost their own row only.
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    elif pa.types.is_string_view(column.type):
+        column = column.cast(pa.binary_view())
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+@contextmanager
+def _parquet_errors(source: ByteSource) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:  # pyarrow's is an ArrowException too
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ManifestError(f"{source.name} is no Parquet file, or damaged: {' '.join(str(error).split())}") from error
