@@ -1,4 +1,4 @@
-"""Every setting of the programs has its value in the chart, and arrives as it was given."""
+"""Every setting of the programs has a value in the chart, and the program receives what the value says."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ ELSEWHERE = {
     "url_column": "manifest.urlColumn",
     "id_column": "manifest.idColumn",
 }
-"""The values that do not stand in their program's own group."""
+"""Path of the value, for settings whose value is in another group than that of their program."""
 
 NO_VALUE = {
     "job_completion_index",  # Kubernetes sets it
-    "chunk_indexes",  # rerun.chunks, of a Job of its own
-    "on_missing_chunks",  # follows from merge.onFailedChunks
-    "metrics_port",  # metrics.enabled and metrics.port
+    "chunk_indexes",  # rerun.chunks sets it, in the Job of the rerun
+    "on_missing_chunks",  # merge.onFailedChunks sets it
+    "metrics_port",  # metrics.enabled and metrics.port set it
 }
+"""Settings without a value of their own."""
 
 SET_BY_THE_CHART = {"run_uri", "chunk_count", "manifest_uri", "model", "device", "decode_threads"}
-"""In a default render; the others are left to the program."""
+"""Settings that a default render sets; all others keep the program's default."""
 
 SAMPLES: dict[str, Any] = {
     "run_uri": "s3://other-bucket/other",
@@ -52,6 +53,7 @@ SAMPLES: dict[str, Any] = {
     "max_failure_ratio": 0.05,
     "max_inflight_bytes": 2_147_483_648,
 }
+"""Valid values of the fields for which `sample` cannot make one."""
 
 FIELDS = [(kind, field) for kind in GROUPS for field in kind.model_fields if field not in NO_VALUE]
 
@@ -62,7 +64,7 @@ def value_path(kind: type[RunSettings], field: str) -> str:
 
 
 def program(objects: list[Object], kind: type[RunSettings]) -> Object:
-    """Return the variables of the worker's or the merger's container, as the program would find them."""
+    """Return the environment variables of the worker's or the merger's container, as the program sees them."""
     container = containers(named(objects, "Job", f"embedder-{GROUPS[kind]}"))[-1]
     # Kubernetes reads $$ as $.
     return {
@@ -72,7 +74,7 @@ def program(objects: list[Object], kind: type[RunSettings]) -> Object:
 
 
 def sample(kind: type[RunSettings], field: str) -> Any:  # noqa: ANN401 - of the field's type
-    """Return a valid value of the field that is not its default."""
+    """Return a valid value of the field, other than its default."""
     info = kind.model_fields[field]
     if field in SAMPLES:
         return SAMPLES[field]
@@ -84,7 +86,7 @@ def sample(kind: type[RunSettings], field: str) -> Any:  # noqa: ANN401 - of the
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_a_setting_has_a_value_that_the_schema_holds_to_the_same_limits(kind: type[RunSettings], field: str) -> None:
+def test_the_schema_of_a_value_has_the_type_and_limits_of_its_setting(kind: type[RunSettings], field: str) -> None:
     path = value_path(kind, field)
     assert value_at(yaml.safe_load(VALUES.read_text()), path) in (None, "")
     schema = json.loads((CHART / "values.schema.json").read_text())
@@ -98,7 +100,7 @@ def test_a_setting_has_a_value_that_the_schema_holds_to_the_same_limits(kind: ty
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_the_comment_names_the_programs_default(kind: type[RunSettings], field: str) -> None:
+def test_the_comment_states_the_programs_default(kind: type[RunSettings], field: str) -> None:
     (description,) = (value.description for value in documented_values() if value.path == value_path(kind, field))
     default = kind.model_fields[field]
     if default.is_required():
@@ -110,7 +112,7 @@ def test_the_comment_names_the_programs_default(kind: type[RunSettings], field: 
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_a_value_that_is_given_arrives_at_the_program(
+def test_the_program_receives_a_value_that_is_set(
     kind: type[RunSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = {field: sample(kind, field) for of, field in FIELDS if of is kind}
@@ -127,25 +129,25 @@ def test_a_value_that_is_given_arrives_at_the_program(
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_what_is_not_given_is_left_to_the_program(kind: type[RunSettings]) -> None:
+def test_a_value_that_is_not_set_sets_no_variable(kind: type[RunSettings]) -> None:
     told = {name for name in program(render(), kind) if name.startswith(ENV_PREFIX)}
     assert told == {setting_name(kind, field) for field in SET_BY_THE_CHART if field in kind.model_fields}
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_the_chart_sets_no_variable_that_no_program_reads(kind: type[RunSettings]) -> None:
+def test_the_chart_sets_no_variable_that_the_program_does_not_read(kind: type[RunSettings]) -> None:
     objects = render("metrics.enabled=true", "merge.onFailedChunks=partial")
     known = {setting_name(kind, field) for field in kind.model_fields} | {"EMBEDDER_METRICS_PORT"}
     assert {name for name in program(objects, kind) if name.startswith(ENV_PREFIX)} <= known
 
 
-def test_a_gpu_is_used_or_missed_but_never_replaced_by_the_cpu_unnoticed() -> None:
+def test_a_worker_with_a_gpu_runs_on_cuda_unless_told_otherwise() -> None:
     assert program(render(), WorkerSettings)["EMBEDDER_DEVICE"] == "cuda"
     assert "EMBEDDER_DEVICE" not in program(render("gpu.count=0"), WorkerSettings)
     assert program(render("worker.device=auto"), WorkerSettings)["EMBEDDER_DEVICE"] == "auto"
 
 
-def test_variables_of_ones_own_win_over_the_charts() -> None:
+def test_extra_variables_take_precedence_over_those_of_the_chart() -> None:
     told = program(
         render("worker.batchSize=512", "worker.extraEnv[0].name=EMBEDDER_BATCH_SIZE", "worker.extraEnv[0].value=7"),
         WorkerSettings,
@@ -162,7 +164,7 @@ def test_variables_of_ones_own_win_over_the_charts() -> None:
         (("s3.endpointUrl=http://minio:9000", "s3.region=home"), "home"),
     ],
 )
-def test_the_store_is_found_by_the_sdks_own_variables(assignments: tuple[str, ...], region: str | None) -> None:
+def test_the_store_is_configured_by_the_sdks_own_variables(assignments: tuple[str, ...], region: str | None) -> None:
     objects = render(*assignments)
     for kind in GROUPS:
         told = program(objects, kind)
