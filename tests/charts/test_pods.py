@@ -79,12 +79,12 @@ def test_the_merge_waits_at_its_gate_without_a_gpu_and_with_a_small_request() ->
     assert gate["image"] == merger["image"] == "embedder-merge:0.1.0"
     assert gate["resources"]["requests"]["cpu"] == "10m"
     assert merger["resources"]["requests"] == {"cpu": "100m", "memory": "512Mi"}
-    told = environment(gate)
-    assert told["EMBEDDER_WORKER_JOB"] == "embedder-worker"
-    assert told["EMBEDDER_RELEASE"] == "embedder"
-    assert told["POD_NAMESPACE"] == {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
+    variables = environment(gate)
+    assert variables["EMBEDDER_WORKER_JOB"] == "embedder-worker"
+    assert variables["EMBEDDER_RELEASE"] == "embedder"
+    assert variables["POD_NAMESPACE"] == {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
     for name in ("EMBEDDER_RUN_URI", "EMBEDDER_CHUNK_COUNT"):
-        assert told[name] == environment(merger)[name]
+        assert variables[name] == environment(merger)[name]
 
 
 def test_a_worker_requests_its_gpus_and_tolerates_their_taint() -> None:
@@ -170,9 +170,9 @@ def test_only_weights_source_hub_uses_the_hub(
     model: str | None,
     offline: bool,
 ) -> None:
-    told = workers_environment(render(*assignments))
-    assert told.get("EMBEDDER_MODEL") == model
-    assert ("HF_HUB_OFFLINE" in told) == offline
+    variables = workers_environment(render(*assignments))
+    assert variables.get("EMBEDDER_MODEL") == model
+    assert ("HF_HUB_OFFLINE" in variables) == offline
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,12 @@ def test_a_rerun_is_the_worker_job_for_some_chunks() -> None:
     assert rerun["spec"].pop("parallelism") == 2
     del worker["spec"]["completions"], worker["spec"]["parallelism"]
     ours, theirs = containers(rerun)[0], containers(worker)[0]
-    told = environment(ours)
-    assert told.pop("EMBEDDER_CHUNK_INDEXES") == chunks
-    assert told.pop("EMBEDDER_FETCH_CONCURRENCY") == "8"
+    variables = environment(ours)
+    assert variables.pop("EMBEDDER_CHUNK_INDEXES") == chunks
+    assert variables.pop("EMBEDDER_FETCH_CONCURRENCY") == "8"
     expected = environment(theirs)
     assert expected.pop("EMBEDDER_FETCH_CONCURRENCY") == "32"
-    assert told == expected
+    assert variables == expected
     assert ours["resources"]["requests"].pop("memory") == ours["resources"]["limits"].pop("memory") == "16Gi"
     assert theirs["resources"]["requests"].pop("memory") == theirs["resources"]["limits"].pop("memory") == "6Gi"
     ours["env"] = theirs["env"]

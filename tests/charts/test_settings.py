@@ -121,17 +121,17 @@ def test_the_program_receives_a_value_that_is_set(
         group, name = value_path(kind, field).split(".")
         values.setdefault(group, {})[name] = value
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    told = program(render(files=(tmp_path / "values.yaml",)), kind)
+    variables = program(render(files=(tmp_path / "values.yaml",)), kind)
     for field in expected:
-        monkeypatch.setenv(setting_name(kind, field), told[setting_name(kind, field)])
+        monkeypatch.setenv(setting_name(kind, field), variables[setting_name(kind, field)])
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
     assert read_settings(kind).model_dump(include=set(expected)) == expected
 
 
 @pytest.mark.parametrize("kind", GROUPS)
 def test_a_value_that_is_not_set_sets_no_variable(kind: type[RunSettings]) -> None:
-    told = {name for name in program(render(), kind) if name.startswith(ENV_PREFIX)}
-    assert told == {setting_name(kind, field) for field in SET_BY_THE_CHART if field in kind.model_fields}
+    variables = {name for name in program(render(), kind) if name.startswith(ENV_PREFIX)}
+    assert variables == {setting_name(kind, field) for field in SET_BY_THE_CHART if field in kind.model_fields}
 
 
 @pytest.mark.parametrize("kind", GROUPS)
@@ -148,11 +148,11 @@ def test_a_worker_with_a_gpu_runs_on_cuda_unless_told_otherwise() -> None:
 
 
 def test_extra_variables_take_precedence_over_those_of_the_chart() -> None:
-    told = program(
+    variables = program(
         render("worker.batchSize=512", "worker.extraEnv[0].name=EMBEDDER_BATCH_SIZE", "worker.extraEnv[0].value=7"),
         WorkerSettings,
     )
-    assert told["EMBEDDER_BATCH_SIZE"] == "7"
+    assert variables["EMBEDDER_BATCH_SIZE"] == "7"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,6 @@ def test_extra_variables_take_precedence_over_those_of_the_chart() -> None:
 def test_the_store_is_configured_by_the_sdks_own_variables(assignments: tuple[str, ...], region: str | None) -> None:
     objects = render(*assignments)
     for kind in GROUPS:
-        told = program(objects, kind)
-        assert told.get("AWS_REGION") == region
-        assert ("AWS_ENDPOINT_URL" in told) == any("endpoint" in assignment for assignment in assignments)
+        variables = program(objects, kind)
+        assert variables.get("AWS_REGION") == region
+        assert ("AWS_ENDPOINT_URL" in variables) == any("endpoint" in assignment for assignment in assignments)

@@ -148,11 +148,16 @@ def test_an_image_without_settings_says_which_it_needs(worker_image: Image, merg
 
 
 def test_the_merge_image_has_no_package_that_only_the_worker_needs(merge_image: Image, tmp_path: Path) -> None:
-    heavy = ["torch", "transformers", "simplejpeg", "PIL", "pyarrow", "worker"]
+    heavy = ["torch", "transformers", "simplejpeg", "PIL", "pyarrow", "worker", "embedder", "rich", "typer"]
     code = f"import importlib.util; print([name for name in {heavy} if importlib.util.find_spec(name)])"
     found = run(merge_image, tmp_path, command=["python", "-c", code])
     assert found.log.strip() == "[]"
     assert not [path for path in merge_image.root.rglob("*") if path.name in {"torch", "libtorch_cpu.so"}]
+
+
+def test_the_worker_image_has_no_kubernetes_client(worker_image: Image, tmp_path: Path) -> None:
+    code = "import importlib.util; print(importlib.util.find_spec('kubernetes'))"
+    assert run(worker_image, tmp_path, command=["python", "-c", code]).log.strip() == "None"
 
 
 def test_an_image_has_only_the_packages_of_the_program_that_it_runs(worker_image: Image, merge_image: Image) -> None:
