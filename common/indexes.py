@@ -1,4 +1,4 @@
-"""Sets of chunk indexes in Kubernetes' notation, "1,3-5,7", as Jobs report completed and failed indexes."""
+"""Sets of chunk indexes in Kubernetes' notation, "1,3-5,7", as in a Job's completedIndexes and failedIndexes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ if TYPE_CHECKING:
 
 
 def format_indexes(indexes: Iterable[int]) -> str:
-    """Return the indexes sorted, once each, with runs of two or more as ranges: {1, 3, 4, 5, 7} is "1,3-5,7"."""
-    ranges: list[list[int]] = []
+    """Return the indexes sorted, once each, in Kubernetes' notation: three or more in a row become a range.
+
+    {1, 2, 4, 5, 6, 8} is "1,2,4-6,8".
+    """
+    runs: list[list[int]] = []
     for index in sorted(set(indexes)):
-        if ranges and index == ranges[-1][1] + 1:
-            ranges[-1][1] = index
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
         else:
-            ranges.append([index, index])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+            runs.append([index])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
 def parse_indexes(text: str) -> list[int]:
-    """Return the indexes that `text` names, ascending. Raises ValueError when it is not of the form "1,3-5,7"."""
+    """Return the indexes that `text` names, ascending; a range of two, "1-2", is accepted too.
+
+    Raises ValueError when the text does not have the form "1,3-5,7".
+    """
     indexes: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         first, dash, last = part.partition("-")
@@ -36,7 +42,7 @@ def parse_indexes(text: str) -> list[int]:
 
 
 MAX_INDEXES = 1_000_000
-"""No Indexed Job is anywhere near so large; a typo must not fill the memory."""
+"""The most indexes in one range, so that a typo does not fill the memory. Kubernetes allows an Indexed Job 100,000."""
 
 
 def _is_index(text: str) -> bool:

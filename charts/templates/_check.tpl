@@ -1,21 +1,21 @@
-{{/* What a schema cannot say in a sentence that helps. */}}
+{{/* Checks that a schema cannot make, or cannot explain. Each failure says what was found and what to do. */}}
 {{- define "embedder.check" -}}
 {{- $values := .Values }}
-{{- $_ := required "manifest.uri is not set; it is the list of images, as in --set manifest.uri=s3://bucket/list.csv" $values.manifest.uri }}
-{{- $_ := required "run.uri is not set; it is where chunks and result go, as in --set run.uri=s3://bucket/run" $values.run.uri }}
-{{- $_ := required "chunks.count is not set; it is how many chunks the manifest is divided into, as in --set chunks.count=900" $values.chunks.count }}
+{{- $_ := required "manifest.uri is not set; it is the list of images, for example --set manifest.uri=s3://bucket/list.csv" $values.manifest.uri }}
+{{- $_ := required "run.uri is not set; it is where the chunks and the result are written, for example --set run.uri=s3://bucket/run" $values.run.uri }}
+{{- $_ := required "chunks.count is not set; it is the number of chunks that the manifest is divided into, for example --set chunks.count=900" $values.chunks.count }}
 {{- if not (regexMatch "^(s3://[^/]+|https?://[^/]+/|/).*$" $values.manifest.uri) }}
-{{- fail (printf "manifest.uri %s is neither an s3://, https:// or http:// URL nor an absolute path" $values.manifest.uri) }}
+{{- fail (printf "manifest.uri is %s; it must be an s3://, https:// or http:// URL, or an absolute path" $values.manifest.uri) }}
 {{- end }}
 {{- if not (regexMatch "^(s3://[^/]+|/).*$" $values.run.uri) }}
-{{- fail (printf "run.uri %s is neither s3://bucket/prefix nor an absolute path" $values.run.uri) }}
+{{- fail (printf "run.uri is %s; it must be s3://bucket/prefix or an absolute path" $values.run.uri) }}
 {{- end }}
 {{- if hasPrefix "/" $values.run.uri }}
 {{- if not (or $values.run.pvc.claimName $values.worker.extraVolumeMounts) }}
-{{- fail (printf "run.uri is the folder %s, which would be lost with each pod; set run.pvc.claimName to a claim that all pods can write to, or use s3://" $values.run.uri) }}
+{{- fail (printf "run.uri is the folder %s inside the container, which is deleted with each pod; set run.pvc.claimName to a claim that all pods can write to, or use s3://" $values.run.uri) }}
 {{- end }}
 {{- if and $values.run.pvc.claimName (not (hasPrefix (printf "%s/" (trimSuffix "/" $values.run.pvc.mountPath)) (printf "%s/" $values.run.uri))) }}
-{{- fail (printf "run.uri %s does not lie on the claim, which is mounted at run.pvc.mountPath %s" $values.run.uri $values.run.pvc.mountPath) }}
+{{- fail (printf "run.uri is %s, but the claim is mounted at run.pvc.mountPath %s; choose a folder below the mount path" $values.run.uri $values.run.pvc.mountPath) }}
 {{- end }}
 {{- end }}
 {{- if and $values.s3.existingSecret $values.s3.accessKeyId }}
@@ -25,26 +25,26 @@
 {{- fail "s3.accessKeyId and s3.secretAccessKey belong together; set both or neither" }}
 {{- end }}
 {{- if and (eq $values.weights.source "pvc") (not $values.weights.pvc.claimName) }}
-{{- fail "weights.source is pvc; set weights.pvc.claimName to the claim with the weights" }}
+{{- fail "weights.source is pvc, but weights.pvc.claimName is not set; set it to the claim that holds the weights" }}
 {{- end }}
 {{- if and (eq $values.weights.source "imageVolume") (not $values.weights.imageVolume.reference) }}
-{{- fail "weights.source is imageVolume; set weights.imageVolume.reference to the image with the weights" }}
+{{- fail "weights.source is imageVolume, but weights.imageVolume.reference is not set; set it to the image that holds the weights" }}
 {{- end }}
 {{- if and $values.metrics.podMonitor.enabled (not $values.metrics.enabled) }}
-{{- fail "metrics.podMonitor.enabled needs metrics.enabled, else there is nothing to scrape" }}
+{{- fail "metrics.podMonitor.enabled is true, but metrics.enabled is false; set metrics.enabled=true, so that there are metrics to scrape" }}
 {{- end }}
 {{- end -}}
 
-{{/* The rerun's chunks as text; --set makes a number of a single one. */}}
+{{/* The chunks of a rerun as text. --set turns a single chunk into a number. */}}
 {{- define "embedder.rerun.chunks" -}}
 {{ include "embedder.string" .Values.rerun.chunks }}
 {{- end -}}
 
-{{/* How many chunks a rerun computes. Refuses lists that run backwards, name a chunk twice or one that is not there. */}}
+{{/* The number of chunks that a rerun computes. The list must be ascending, and every chunk must exist. */}}
 {{- define "embedder.rerun.completions" -}}
 {{- $text := include "embedder.rerun.chunks" . }}
 {{- if not (regexMatch "^(0|[1-9][0-9]{0,5})(-(0|[1-9][0-9]{0,5}))?(,(0|[1-9][0-9]{0,5})(-(0|[1-9][0-9]{0,5}))?)*$" $text) }}
-{{- fail (printf "rerun.chunks %s is no list of chunks; write it as in 3,7-9" $text) }}
+{{- fail (printf "rerun.chunks is %s, which is not a list of chunks; write it like 3,7-9" $text) }}
 {{- end }}
 {{- $count := 0 }}
 {{- $previous := -1 }}
@@ -52,13 +52,13 @@
 {{- $first := splitList "-" $range | first | int }}
 {{- $last := splitList "-" $range | last | int }}
 {{- if or (le $first $previous) (lt $last $first) }}
-{{- fail (printf "rerun.chunks %s is not ascending at %s; write each chunk once, as in 3,7-9" $text $range) }}
+{{- fail (printf "rerun.chunks is %s, which is not ascending at %s; write each chunk once and in order, like 3,7-9" $text $range) }}
 {{- end }}
 {{- $count = add $count 1 (sub $last $first) }}
 {{- $previous = $last }}
 {{- end }}
 {{- if ge $previous (int .Values.chunks.count) }}
-{{- fail (printf "rerun.chunks names chunk %d, but the last of chunks.count %d is %d" $previous (int .Values.chunks.count) (sub (int .Values.chunks.count) 1)) }}
+{{- fail (printf "rerun.chunks names chunk %d, but chunks.count is %d and the last chunk is %d" $previous (int .Values.chunks.count) (sub (int .Values.chunks.count) 1)) }}
 {{- end }}
 {{- $count }}
 {{- end -}}

@@ -1,4 +1,5 @@
-{{/* A value as a program reads it. Helm holds numbers of files as floats, and would print 67108864 as 6.7108864e+07. */}}
+{{/* A value as text that the programs can read. Helm reads numbers of a values file as floats, and would print 67108864
+as 6.7108864e+07. */}}
 {{- define "embedder.string" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) -}}
 {{ printf "%.0f" . }}
@@ -7,8 +8,8 @@
 {{- end -}}
 {{- end -}}
 
-{{/* One variable, or none for null and "". Takes name and value. Kubernetes reads $ in a value as the start of a
-reference, and $$ as itself. */}}
+{{/* One environment variable; nothing if the value is null or "". Takes name and value. In a value, Kubernetes reads $( as
+the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- define "embedder.env.variable" -}}
 {{- if not (or (kindIs "invalid" .value) (eq (toString .value) "")) }}
 - name: {{ .name }}
@@ -16,7 +17,7 @@ reference, and $$ as itself. */}}
 {{- end }}
 {{- end -}}
 
-{{/* Settings whose names map mechanically: batchSize is EMBEDDER_BATCH_SIZE. Takes values and names. */}}
+{{/* Environment variables named after the values: batchSize becomes EMBEDDER_BATCH_SIZE. Takes values and names. */}}
 {{- define "embedder.env.settings" -}}
 {{- $values := .values }}
 {{- range .names }}
@@ -24,7 +25,7 @@ reference, and $$ as itself. */}}
 {{- end }}
 {{- end -}}
 
-{{/* What every container of ours is told: the run, the store, and that only /tmp may be written to. */}}
+{{/* The variables of every container: the run, the store, and /tmp as home, since the rest of the root is read-only. */}}
 {{- define "embedder.env.common" -}}
 - name: HOME
   value: /tmp
@@ -36,7 +37,7 @@ reference, and $$ as itself. */}}
 {{- include "embedder.env.variable" (dict "name" "AWS_REGION" "value" (.Values.s3.region | default $region)) }}
 {{- end -}}
 
-{{/* Takes root, and chunks: the indexes of a rerun, else "". */}}
+{{/* The variables of the worker. Takes root, and chunks: the indexes of a rerun, or "" for the worker Job. */}}
 {{- define "embedder.env.worker" -}}
 {{- $ := .root }}
 {{- $worker := $.Values.worker }}
@@ -80,6 +81,7 @@ reference, and $$ as itself. */}}
 {{- end }}
 {{- end -}}
 
+{{/* The variables of the merger. Takes the root. */}}
 {{- define "embedder.env.merger" -}}
 {{- include "embedder.env.common" . }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_ON_MISSING_CHUNKS" "value" (ternary "partial" "" (eq .Values.merge.onFailedChunks "partial"))) }}
@@ -87,7 +89,7 @@ reference, and $$ as itself. */}}
   "keepChunks" "verify" "verifyRows" "assembly" "mergeConcurrency" "progressSeconds")) }}
 {{- end -}}
 
-{{/* The gate reads the worker Job by this name, in this namespace. */}}
+{{/* The variables of the gate, with the name and the namespace of the worker Job that it reads. Takes the root. */}}
 {{- define "embedder.env.gate" -}}
 {{- include "embedder.env.common" . }}
 - name: EMBEDDER_RELEASE
@@ -103,8 +105,8 @@ reference, and $$ as itself. */}}
       fieldPath: metadata.namespace
 {{- end -}}
 
-{{/* Variables of which the last of a name wins: server-side apply takes no name twice. Takes a list. --set makes numbers
-of values, which Kubernetes would refuse. */}}
+{{/* The list of variables without repeated names, which server-side apply refuses; the last variable of a name is kept.
+Takes a list. Numbers become text, since --set makes numbers of values and Kubernetes accepts only text. */}}
 {{- define "embedder.env.merged" -}}
 {{- $seen := list }}
 {{- $kept := list }}
@@ -121,7 +123,7 @@ of values, which Kubernetes would refuse. */}}
 {{- toYaml $kept }}
 {{- end -}}
 
-{{/* Takes root and extra, a list of envFrom entries. */}}
+{{/* The envFrom entries of a container: the Secret of the S3 key, then those of extra. Takes root and extra (a list). */}}
 {{- define "embedder.envFrom" -}}
 {{- with include "embedder.s3.secretName" .root }}
 - secretRef:

@@ -1,3 +1,4 @@
+{{/* The pod template of the merge Job: the gate as init container, then the merger. Takes the root. */}}
 {{- define "embedder.mergePodTemplate" -}}
 {{- $merge := .Values.merge -}}
 metadata:
@@ -35,7 +36,7 @@ spec:
         {{- include "embedder.mergeMounts" . | nindent 8 }}
 {{- end -}}
 
-{{/* The gate, as the merge's init container and as what `helm test` runs. Takes root and command. */}}
+{{/* The gate's container: the init container of the merge, and the container of `helm test`. Takes root and command. */}}
 {{- define "embedder.gateContainer" -}}
 - name: gate
   {{- include "embedder.mergeContainerCommon" (dict "root" .root "env" (include "embedder.env.gate" .root | fromYamlArray)) | nindent 2 }}
@@ -49,13 +50,13 @@ spec:
       readOnly: true
 {{- end -}}
 
-{{/* What pods of the merge's image have in common, with their volumes. */}}
+{{/* The part of the pod spec that the merge Job and `helm test` share, volumes included. Takes the root. */}}
 {{- define "embedder.mergePodCommon" -}}
 {{- $merge := .Values.merge -}}
 serviceAccountName: {{ include "embedder.merge.serviceAccountName" . }}
-# The gate alone mounts a token, below.
+# Only the gate gets a token: it mounts the volume api-token.
 automountServiceAccountToken: false
-# The variables of Services (EMBEDDER_… for one of that name) would be read as settings.
+# A Service named embedder would set EMBEDDER_… variables, which the programs would read as settings.
 enableServiceLinks: false
 securityContext:
   {{- toYaml $merge.podSecurityContext | nindent 2 }}
@@ -98,7 +99,7 @@ volumes:
   {{- end }}
 {{- end -}}
 
-{{/* Takes root and env, a list. */}}
+{{/* The part of a container that the gate and the merger share. Takes root and env (a list). */}}
 {{- define "embedder.mergeContainerCommon" -}}
 {{- $ := .root -}}
 image: {{ include "embedder.image" (dict "root" $ "image" $.Values.image.merge) }}
@@ -113,6 +114,7 @@ securityContext:
   {{- toYaml $.Values.merge.securityContext | nindent 2 }}
 {{- end -}}
 
+{{/* The volume mounts that the gate and the merger share. Takes the root. */}}
 {{- define "embedder.mergeMounts" -}}
 - name: tmp
   mountPath: /tmp

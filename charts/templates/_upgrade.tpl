@@ -1,10 +1,10 @@
-{{/* The hash of what cannot change of a Job, whose comments and order do not count. Takes YAML. */}}
+{{/* The hash of the part of a Job that cannot change. Comments and the order of keys do not affect it. Takes YAML. */}}
 {{- define "embedder.checksum" -}}
 {{ fromYaml . | toJson | sha256sum }}
 {{- end -}}
 
-{{/* Say in one sentence what the API server would say in a page: the pods of a Job cannot change. Takes the root.
-`helm template` looks nothing up, so nothing is refused there. */}}
+{{/* Fail if an upgrade would change the pods of an existing Job, with a shorter message than the API server's. Takes the
+root. Without a connection to a cluster, as in `helm template`, no Job is found and nothing fails. */}}
 {{- define "embedder.refuseChangedJobs" -}}
 {{- $checksums := dict
   (include "embedder.worker.name" .) (include "embedder.worker.fixed" . | include "embedder.checksum")
@@ -19,6 +19,6 @@
 {{- end }}
 {{- end }}
 {{- if $changed }}
-{{- fail (printf "this would change the pods of Job %s, which Kubernetes does not allow; either keep the values and images of the run, or end it (kubectl delete job %s --namespace %s) and upgrade again: chunks in the store are kept and not computed again" (join " and Job " $changed) (join " " $changed) $namespace) }}
+{{- fail (printf "this would change the pods of Job %s, which Kubernetes does not allow; either keep the values and images of the run, or delete what would change (kubectl delete job %s --namespace %s) and upgrade again: chunks that are in the store are kept and not computed again" (join " and Job " $changed) (join " " $changed) $namespace) }}
 {{- end }}
 {{- end -}}

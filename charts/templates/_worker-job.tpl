@@ -1,25 +1,25 @@
-{{/* What of the worker Job or a rerun cannot change once it is there. Takes what embedder.workerPodTemplate takes, and
-completions. */}}
+{{/* The part of the spec of the worker Job or a rerun that cannot change once the Job exists. Takes completions, and
+everything that embedder.workerPodTemplate takes. */}}
 {{- define "embedder.workerJobFixed" -}}
 completionMode: Indexed
 completions: {{ .completions }}
 backoffLimitPerIndex: {{ int .root.Values.worker.backoffLimitPerIndex }}
-# A pod is replaced once it has ended, never while it may still write.
+# Replace a pod only once it has ended: until then it may still write.
 podReplacementPolicy: Failed
 podFailurePolicy:
   rules:
-    # The cluster took the pod away (drain, preemption, spot): no fault of the chunk.
+    # The cluster removed the pod (drain, preemption, spot node): do not count it as a failure.
     - action: Ignore
       onPodConditions:
         - type: DisruptionTarget
           status: "True"
-    # 78: every pod would fail so.
+    # 78: every pod would fail in the same way.
     - action: FailJob
       onExitCodes:
         containerName: worker
         operator: In
         values: [78]
-    # 65: this chunk cannot succeed as it is.
+    # 65: this chunk cannot succeed.
     - action: FailIndex
       onExitCodes:
         containerName: worker
@@ -29,12 +29,12 @@ template:
   {{- include "embedder.workerPodTemplate" . | nindent 2 }}
 {{- end -}}
 
-{{/* The same for the worker Job. */}}
+{{/* The same part for the worker Job. Takes the root. */}}
 {{- define "embedder.worker.fixed" -}}
 {{ include "embedder.workerJobFixed" (dict "root" . "component" "worker" "completions" (int .Values.chunks.count) "chunks" "" "memory" "" "extraEnv" list) }}
 {{- end -}}
 
-{{/* What of it can. Takes root and parallelism. */}}
+{{/* The part of the spec that can change while the Job exists. Takes root and parallelism. */}}
 {{- define "embedder.workerJobMutable" -}}
 parallelism: {{ int .parallelism }}
 {{- $worker := .root.Values.worker }}
@@ -44,7 +44,7 @@ maxFailedIndexes: {{ int $worker.maxFailedIndexes }}
 {{- include "embedder.jobTimes" $worker }}
 {{- end -}}
 
-{{/* Takes a component's values. */}}
+{{/* The deadline of a Job and the time after which it is deleted. Takes .Values.worker or .Values.merge. */}}
 {{- define "embedder.jobTimes" -}}
 {{- if not (kindIs "invalid" .activeDeadlineSeconds) }}
 activeDeadlineSeconds: {{ int .activeDeadlineSeconds }}

@@ -1,5 +1,5 @@
-{{/* The pod template of the worker Job and of a rerun. Takes root, component, chunks ("" or a rerun's), memory ("" or a
-rerun's) and extraEnv (a list). */}}
+{{/* The pod template of the worker Job and of a rerun. Takes root, component, extraEnv (a list), and for a rerun chunks and
+memory, which are "" for the worker Job. */}}
 {{- define "embedder.workerPodTemplate" -}}
 {{- $ := .root -}}
 {{- $worker := $.Values.worker -}}
@@ -22,7 +22,7 @@ spec:
   terminationGracePeriodSeconds: {{ int $worker.terminationGracePeriodSeconds }}
   serviceAccountName: {{ include "embedder.worker.serviceAccountName" $ }}
   automountServiceAccountToken: false
-  # The variables of Services (EMBEDDER_… for one of that name) would be read as settings.
+  # A Service named embedder would set EMBEDDER_… variables, which the program would read as settings.
   enableServiceLinks: false
   securityContext:
     {{- toYaml $worker.podSecurityContext | nindent 4 }}
@@ -134,7 +134,7 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* Takes a component's tmp values. */}}
+{{/* The volume of /tmp. Takes .Values.worker.tmp or .Values.merge.tmp. */}}
 {{- define "embedder.tmp.volume" -}}
 - name: tmp
 {{- if .sizeLimit }}
@@ -145,6 +145,7 @@ spec:
 {{- end }}
 {{- end -}}
 
+{{/* The mount and the volume of run.pvc; empty if there is no claim. Take the root. */}}
 {{- define "embedder.run.mount" -}}
 {{- if .Values.run.pvc.claimName -}}
 - name: run

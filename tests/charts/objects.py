@@ -1,4 +1,4 @@
-"""What tests ask of rendered objects."""
+"""Helpers to read rendered objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Object = dict[str, Any]
 
 
 def named(objects: list[Object], kind: str, name: str) -> Object:
-    """Return the one object of that kind and name. Raises ValueError where there is none, or more."""
+    """Return the object of that kind and name. Raises ValueError unless there is exactly one."""
     (found,) = [each for each in objects if each["kind"] == kind and each["metadata"]["name"] == name]
     return found
 
@@ -18,7 +18,7 @@ def of_kind(objects: list[Object], kind: str) -> list[Object]:
 
 
 def pod_spec(workload: Object) -> Object:
-    """Return the pod's spec of a Job or a Pod."""
+    """Return the pod spec of a Job or a Pod."""
     spec: Object = workload["spec"]
     if workload["kind"] == "Job":
         spec = spec["template"]["spec"]
@@ -32,7 +32,7 @@ def containers(workload: Object) -> list[Object]:
 
 
 def environment(container: Object) -> Object:
-    """Return the variables by name: their value, or the mapping they are taken from."""
+    """Return the variables by name: their value, or their valueFrom."""
     return {each["name"]: each.get("value", each.get("valueFrom")) for each in container["env"]}
 
 

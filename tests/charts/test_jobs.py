@@ -1,13 +1,14 @@
-"""What the Jobs and the objects beside them ask of Kubernetes."""
+"""The Jobs and the other objects that the chart renders."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from common.errors import ExitCode
-from tests.charts.helm import render, value_sets
+from tests.charts.helm import render, template, value_sets
 from tests.charts.objects import (
     containers,
     environment,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 EVERY_SET = pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
 
 
-def test_an_install_is_two_jobs_and_what_they_need_and_no_more() -> None:
+def test_an_install_creates_two_jobs_and_only_the_objects_that_they_need() -> None:
     objects = render("kueue.queueName=")
     assert sorted((each["kind"], each["metadata"]["name"]) for each in objects) == [
         ("Job", "embedder-merge"),
@@ -55,7 +56,18 @@ def test_every_object_carries_the_standard_labels(values: Path) -> None:
 
 
 @EVERY_SET
-def test_a_pod_template_carries_what_it_is_found_by_and_nothing_that_changes_with_the_chart(values: Path) -> None:
+def test_every_template_holds_one_object_and_is_named_after_its_component_and_kind(values: Path) -> None:
+    sources = re.findall(r"^# Source: embedder/templates/(.+)$", template(files=(values,)), re.MULTILINE)
+    found = {
+        f"{each['metadata']['labels']['app.kubernetes.io/component']}-{each['kind'].lower()}.yaml"
+        for each in render(files=(values,))
+    }
+    assert {source.removeprefix("tests/") for source in sources} == found
+    assert len(sources) == len(found)
+
+
+@EVERY_SET
+def test_a_pod_template_carries_the_selector_labels_and_no_label_that_changes_with_the_chart(values: Path) -> None:
     for job in of_kind(render(files=(values,)), "Job"):
         labels = job["spec"]["template"]["metadata"]["labels"]
         for name in ("name", "instance", "component"):
@@ -73,7 +85,7 @@ def test_the_worker_job_has_a_pod_for_each_chunk() -> None:
     assert not {"maxFailedIndexes", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "suspend"} & spec.keys()
 
 
-def test_limits_of_zero_are_limits() -> None:
+def test_a_limit_of_zero_is_rendered() -> None:
     spec = named(
         render(
             "worker.maxFailedIndexes=0",
@@ -89,16 +101,16 @@ def test_limits_of_zero_are_limits() -> None:
 
 
 def exit_code_rules(job: dict[str, Any]) -> list[tuple[str, list[int]]]:
-    """Return the rules in their order, with the exit codes of each; [] for the one that goes by a condition."""
+    """Return each rule's action and exit codes, in order; a rule about a pod condition has no exit codes."""
     rules = job["spec"]["podFailurePolicy"]["rules"]
     return [(rule["action"], rule.get("onExitCodes", {}).get("values", [])) for rule in rules]
 
 
-def test_exit_codes_mean_to_kubernetes_what_the_programs_mean_by_them() -> None:
+def test_the_pod_failure_policy_matches_the_exit_codes_of_the_programs() -> None:
     objects = render("rerun.chunks=3")
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     for job in of_kind(objects, "Job"):
-        # First, since a pod that was taken away may have ended with any code.
+        # This rule comes first, since a pod that the cluster removes may end with any exit code.
         assert job["spec"]["podFailurePolicy"]["rules"][0] == disrupted
         if job["metadata"]["labels"]["app.kubernetes.io/component"] == "merge":
             assert exit_code_rules(job)[1:] == [("FailJob", [ExitCode.DATA_ERROR, ExitCode.CONFIG_ERROR])]
@@ -109,7 +121,7 @@ def test_exit_codes_mean_to_kubernetes_what_the_programs_mean_by_them() -> None:
             ]
 
 
-def test_the_role_allows_to_read_the_worker_job_and_nothing_else() -> None:
+def test_the_role_allows_reading_the_worker_job_only() -> None:
     objects = render()
     assert named(objects, "Role", "embedder-merge")["rules"] == [
         {
@@ -135,7 +147,7 @@ def test_the_test_pod_asks_the_gate_for_a_report() -> None:
     assert [each["command"] for each in containers(pod)] == [["python", "-m", "k8s.gate", "report"]]
 
 
-def test_kueue_is_told_by_a_label_on_the_jobs_and_suspends_them_itself() -> None:
+def test_the_jobs_name_their_kueue_queue_and_the_chart_does_not_suspend_them() -> None:
     jobs = of_kind(render("kueue.queueName=batch", "rerun.chunks=1"), "Job")
     assert [job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for job in jobs] == ["batch"] * 3
     assert all("suspend" not in job["spec"] for job in jobs)
@@ -154,7 +166,7 @@ def test_names_come_from_the_release_and_fit_into_host_names(release: str) -> No
         assert {"foo-worker", "foo-merge"} < {job["metadata"]["name"] for job in jobs}
 
 
-def test_long_releases_that_begin_alike_have_different_names() -> None:
+def test_long_release_names_with_the_same_start_give_different_job_names() -> None:
     one, other = (
         {job["metadata"]["name"] for job in of_kind(render(release="r" * 50 + end), "Job")} for end in ("a", "b")
     )

@@ -1,4 +1,4 @@
-"""Every set of values renders to objects that Kubernetes' own schemas take, in every version the chart supports."""
+"""The rendered objects are valid against Kubernetes' own schemas, in every version that the chart supports."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FLOOR = 31
-"""The chart's kubeVersion, as 1.x."""
+"""The minor version of the oldest Kubernetes 1.x that the chart supports."""
 
 CUSTOM = {"PodMonitor"}
-"""Of the Prometheus operator: no schema of Kubernetes."""
+"""Kinds of the Prometheus operator, for which Kubernetes has no schema."""
 
 
 def versions() -> list[str]:
@@ -28,7 +28,7 @@ def versions() -> list[str]:
     return [f"1.{minor}" for minor in range(FLOOR, newest + 1)]
 
 
-def test_the_versions_are_those_the_chart_says_it_supports() -> None:
+def test_the_tested_versions_are_those_that_the_chart_supports() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["kubeVersion"] == f">=1.{FLOOR}.0-0"
     assert versions()[0] == "1.31"
@@ -46,12 +46,12 @@ def test_the_objects_are_valid_in_every_version(values: Path) -> None:
 
 @cache
 def validate_in_every_version(text: str) -> None:
-    """Raise ValidationError where a version's schema does not take the object. Many are the same in many sets."""
+    """Raise ValidationError if the object is invalid in a version. Cached, since many sets render the same object."""
     for version in versions():
         assert kubernetes_validate.validate(json.loads(text), version, strict=True) == version
 
 
-def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
+def test_an_unknown_field_is_an_error() -> None:
     job = of_kind(render(), "Job")[0]
     wrong = json.loads(json.dumps(job).replace("podReplacementPolicy", "podReplacementPolice"))
     with pytest.raises(kubernetes_validate.ValidationError, match="podReplacementPolice"):

@@ -1,4 +1,4 @@
-"""What the pods may do, are told and have mounted."""
+"""The pods: permissions, environment variables, resources and volumes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_pod_meets_the_restricted_pod_security_standard(values: Path) -> N
 
 
 @EVERY_SET
-def test_the_gate_alone_has_a_token(values: Path) -> None:
+def test_only_the_gate_mounts_an_api_token(values: Path) -> None:
     objects = render(files=(values,))
     for account in of_kind(objects, "ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
@@ -54,14 +54,14 @@ def test_the_gate_alone_has_a_token(values: Path) -> None:
 
 
 @EVERY_SET
-def test_services_of_the_namespace_set_no_variables(values: Path) -> None:
+def test_services_of_the_namespace_set_no_environment_variables(values: Path) -> None:
     objects = render(files=(values,))
     for workload in [*of_kind(objects, "Job"), *of_kind(objects, "Pod")]:
         assert pod_spec(workload)["enableServiceLinks"] is False
 
 
 @EVERY_SET
-def test_every_mount_has_its_volume_and_no_variable_stands_twice(values: Path) -> None:
+def test_every_mount_has_its_volume_and_no_variable_appears_twice(values: Path) -> None:
     objects = render(files=(values,))
     for workload in [*of_kind(objects, "Job"), *of_kind(objects, "Pod")]:
         volumes = [volume["name"] for volume in pod_spec(workload)["volumes"]]
@@ -79,28 +79,28 @@ def test_the_merge_waits_at_its_gate_without_a_gpu_and_with_a_small_request() ->
     assert gate["image"] == merger["image"] == "embedder-merge:0.1.0"
     assert gate["resources"]["requests"]["cpu"] == "10m"
     assert merger["resources"]["requests"] == {"cpu": "100m", "memory": "512Mi"}
-    told = environment(gate)
-    assert told["EMBEDDER_WORKER_JOB"] == "embedder-worker"
-    assert told["EMBEDDER_RELEASE"] == "embedder"
-    assert told["POD_NAMESPACE"] == {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
+    variables = environment(gate)
+    assert variables["EMBEDDER_WORKER_JOB"] == "embedder-worker"
+    assert variables["EMBEDDER_RELEASE"] == "embedder"
+    assert variables["POD_NAMESPACE"] == {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}}
     for name in ("EMBEDDER_RUN_URI", "EMBEDDER_CHUNK_COUNT"):
-        assert told[name] == environment(merger)[name]
+        assert variables[name] == environment(merger)[name]
 
 
-def test_a_gpu_is_asked_for_and_its_taint_tolerated() -> None:
+def test_a_worker_requests_its_gpus_and_tolerates_their_taint() -> None:
     spec = pod_spec(named(render("gpu.count=2", "gpu.resourceName=amd.com/gpu"), "Job", "embedder-worker"))
     assert spec["containers"][0]["resources"]["limits"]["amd.com/gpu"] == "2"
     assert spec["tolerations"] == [{"key": "amd.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 
 
-def test_without_a_gpu_nothing_speaks_of_one() -> None:
+def test_with_gpu_count_0_nothing_in_the_render_mentions_a_gpu() -> None:
     text = template("--set", "gpu.count=0")
     assert "nvidia" not in text
     assert "cuda" not in text
     assert "tolerations" not in text
 
 
-def test_a_program_is_told_its_share_of_the_node() -> None:
+def test_the_cpu_limit_or_else_the_cpu_request_is_the_number_of_threads() -> None:
     by_request = workers_environment(render())
     by_limit = workers_environment(render("worker.resources.limits.cpu=4"))
     neither = workers_environment(render("worker.resources.requests.cpu=null"))
@@ -110,7 +110,7 @@ def test_a_program_is_told_its_share_of_the_node() -> None:
         assert name not in neither
 
 
-def test_workers_are_left_where_they_are_unless_told_otherwise() -> None:
+def test_autoscalers_are_asked_not_to_evict_workers_unless_this_is_turned_off() -> None:
     asked = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     for value, expected in (("true", asked.items()), ("false", {}.items())):
         job = named(render(f"worker.doNotDisrupt={value}"), "Job", "embedder-worker")
@@ -133,7 +133,7 @@ def test_images_are_named_by_registry_tag_or_digest() -> None:
     assert merge == {f"registry.example.com/team/embedder-merge@{digest}"}
 
 
-def test_an_existing_secret_reaches_every_container_and_nothing_else_does() -> None:
+def test_the_existing_secret_is_the_only_envfrom_source_of_every_container() -> None:
     objects = render("s3.existingSecret=keys")
     assert of_kind(objects, "Secret") == []
     for workload in [*of_kind(objects, "Job"), *of_kind(objects, "Pod")]:
@@ -142,7 +142,7 @@ def test_an_existing_secret_reaches_every_container_and_nothing_else_does() -> N
         )
 
 
-def test_a_key_given_as_values_stands_in_the_secret_alone() -> None:
+def test_a_key_given_as_values_appears_only_in_the_created_secret() -> None:
     secret = 'a secret with "quotes" and $(dollars)'
     objects = render(files=(next(path for path in value_sets() if path.stem == "created-secret"),))
     (found,) = of_kind(objects, "Secret")
@@ -165,14 +165,14 @@ def test_a_key_given_as_values_stands_in_the_secret_alone() -> None:
         (("worker.model=untrained",), "untrained", True),
     ],
 )
-def test_the_hub_is_asked_only_when_the_weights_come_from_it(
+def test_only_weights_source_hub_uses_the_hub(
     assignments: tuple[str, ...],
     model: str | None,
     offline: bool,
 ) -> None:
-    told = workers_environment(render(*assignments))
-    assert told.get("EMBEDDER_MODEL") == model
-    assert ("HF_HUB_OFFLINE" in told) == offline
+    variables = workers_environment(render(*assignments))
+    assert variables.get("EMBEDDER_MODEL") == model
+    assert ("HF_HUB_OFFLINE" in variables) == offline
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_the_hub_is_asked_only_when_the_weights_come_from_it(
         ),
     ],
 )
-def test_weights_are_mounted_where_the_worker_looks_and_cannot_be_written(
+def test_weights_are_mounted_read_only_where_the_worker_looks(
     assignments: tuple[str, ...], source: dict[str, Any]
 ) -> None:
     spec = pod_spec(named(render(*assignments), "Job", "embedder-worker"))
@@ -199,7 +199,7 @@ def test_weights_are_mounted_where_the_worker_looks_and_cannot_be_written(
     assert mount["readOnly"] is True
 
 
-def test_the_network_policy_holds_for_reruns_too_and_closes_private_addresses() -> None:
+def test_the_network_policy_covers_reruns_and_blocks_private_addresses() -> None:
     (policy,) = of_kind(render("networkPolicy.enabled=true"), "NetworkPolicy")
     (expression,) = policy["spec"]["podSelector"]["matchExpressions"]
     assert expression["values"] == ["worker", "rerun"]
@@ -208,7 +208,7 @@ def test_the_network_policy_holds_for_reruns_too_and_closes_private_addresses() 
     assert {"10.0.0.0/8", "169.254.0.0/16", "192.168.0.0/16"} <= set(blocks[0]["except"])
 
 
-def test_metrics_open_one_port_and_only_when_asked() -> None:
+def test_metrics_open_one_port_and_only_if_enabled() -> None:
     assert "ports" not in containers(named(render(), "Job", "embedder-worker"))[0]
     objects = render("metrics.enabled=true", "metrics.podMonitor.enabled=true", "networkPolicy.enabled=true")
     worker = containers(named(objects, "Job", "embedder-worker"))[0]
@@ -221,14 +221,14 @@ def test_metrics_open_one_port_and_only_when_asked() -> None:
     assert policy["spec"]["ingress"] == [{"ports": [{"port": 9090, "protocol": "TCP"}]}]
 
 
-def test_a_folder_on_a_claim_is_mounted_by_every_pod() -> None:
+def test_every_container_mounts_the_claim_of_the_run() -> None:
     objects = render(files=(next(path for path in value_sets() if path.stem == "shared-folder"),))
     for workload in [*of_kind(objects, "Job"), *of_kind(objects, "Pod")]:
         for container in containers(workload):
             assert {"name": "run", "mountPath": "/run-volume"} in container["volumeMounts"]
 
 
-def test_what_is_set_to_null_is_left_to_kubernetes() -> None:
+def test_groups_of_values_may_be_set_to_null() -> None:
     nothing = ("resources", "extraEnv", "podSecurityContext", "podLabels", "nodeSelector")
     assignments = [f"{group}.{name}=null" for group in ("worker", "merge") for name in nothing]
     objects = render(*assignments, "gpu.count=0", "rerun.chunks=1", "rerun.extraEnv=null")

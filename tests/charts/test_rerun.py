@@ -1,4 +1,4 @@
-"""A rerun by values: some chunks once more, under their own numbers."""
+"""A rerun by rerun.chunks: a Job that computes some chunks again, under their own numbers."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_a_rerun_is_the_worker_job_for_some_chunks() -> None:
     assert rerun["spec"].pop("parallelism") == 2
     del worker["spec"]["completions"], worker["spec"]["parallelism"]
     ours, theirs = containers(rerun)[0], containers(worker)[0]
-    told = environment(ours)
-    assert told.pop("EMBEDDER_CHUNK_INDEXES") == chunks
-    assert told.pop("EMBEDDER_FETCH_CONCURRENCY") == "8"
+    variables = environment(ours)
+    assert variables.pop("EMBEDDER_CHUNK_INDEXES") == chunks
+    assert variables.pop("EMBEDDER_FETCH_CONCURRENCY") == "8"
     expected = environment(theirs)
     assert expected.pop("EMBEDDER_FETCH_CONCURRENCY") == "32"
-    assert told == expected
+    assert variables == expected
     assert ours["resources"]["requests"].pop("memory") == ours["resources"]["limits"].pop("memory") == "16Gi"
     assert theirs["resources"]["requests"].pop("memory") == theirs["resources"]["limits"].pop("memory") == "6Gi"
     ours["env"] = theirs["env"]
@@ -46,14 +46,14 @@ def test_a_rerun_is_the_worker_job_for_some_chunks() -> None:
 
 
 @pytest.mark.parametrize("chunks", ["0", "7", "3-5", "0-899", "0,2,4-6,899"])
-def test_a_rerun_has_as_many_pods_as_its_list_has_chunks(chunks: str) -> None:
+def test_a_rerun_has_one_pod_for_each_chunk_of_its_list(chunks: str) -> None:
     jobs = of_kind(render("rerun.chunks={}".format(chunks.replace(",", "\\,"))), "Job")
     (rerun,) = [job for job in jobs if job["metadata"]["labels"]["app.kubernetes.io/component"] == "rerun"]
     assert rerun["spec"]["completions"] == len(parse_indexes(chunks))
     assert environment(containers(rerun)[0])["EMBEDDER_CHUNK_INDEXES"] == chunks
 
 
-def test_another_rerun_has_another_name_and_the_same_one_the_same() -> None:
+def test_different_reruns_have_different_names_and_the_same_rerun_keeps_its_name() -> None:
     def name(*assignments: str) -> str:
         (found,) = [
             job["metadata"]["name"]
@@ -76,6 +76,6 @@ def test_another_rerun_has_another_name_and_the_same_one_the_same() -> None:
 @pytest.mark.parametrize(
     "chunks", ["3;7", "a", "7-", "-7", "3,,4", "9-7", "3,3", "7,3", "08", "3-5,5", "900", "890-900", "3, 7"]
 )
-def test_a_list_of_chunks_that_is_none_is_refused(chunks: str) -> None:
+def test_a_wrong_list_of_chunks_is_refused(chunks: str) -> None:
     with pytest.raises(HelmError, match=r"rerun\.chunks"):
         render("rerun.chunks={}".format(chunks.replace(",", "\\,")))

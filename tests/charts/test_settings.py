@@ -1,4 +1,4 @@
-"""Every setting of the programs has its value in the chart, and arrives as it was given."""
+"""Every setting of the programs has a value in the chart, and the program receives what the value says."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ ELSEWHERE = {
     "url_column": "manifest.urlColumn",
     "id_column": "manifest.idColumn",
 }
-"""The values that do not stand in their program's own group."""
+"""Path of the value, for settings whose value is in another group than that of their program."""
 
 NO_VALUE = {
     "job_completion_index",  # Kubernetes sets it
-    "chunk_indexes",  # rerun.chunks, of a Job of its own
-    "on_missing_chunks",  # follows from merge.onFailedChunks
-    "metrics_port",  # metrics.enabled and metrics.port
+    "chunk_indexes",  # rerun.chunks sets it, in the Job of the rerun
+    "on_missing_chunks",  # merge.onFailedChunks sets it
+    "metrics_port",  # metrics.enabled and metrics.port set it
 }
+"""Settings without a value of their own."""
 
 SET_BY_THE_CHART = {"run_uri", "chunk_count", "manifest_uri", "model", "device", "decode_threads"}
-"""In a default render; the others are left to the program."""
+"""Settings that a default render sets; all others keep the program's default."""
 
 SAMPLES: dict[str, Any] = {
     "run_uri": "s3://other-bucket/other",
@@ -52,6 +53,7 @@ SAMPLES: dict[str, Any] = {
     "max_failure_ratio": 0.05,
     "max_inflight_bytes": 2_147_483_648,
 }
+"""Valid values of the fields for which `sample` cannot make one."""
 
 FIELDS = [(kind, field) for kind in GROUPS for field in settings_of(kind) if field not in NO_VALUE]
 
@@ -62,7 +64,7 @@ def value_path(kind: type[object], field: str) -> str:
 
 
 def program(objects: list[Object], kind: type[object]) -> Object:
-    """Return the variables of the worker's or the merger's container, as the program would find them."""
+    """Return the environment variables of the worker's or the merger's container, as the program sees them."""
     container = containers(named(objects, "Job", f"embedder-{GROUPS[kind]}"))[-1]
     # Kubernetes reads $$ as $.
     return {
@@ -72,7 +74,7 @@ def program(objects: list[Object], kind: type[object]) -> Object:
 
 
 def sample(kind: type[object], field: str) -> Any:  # noqa: ANN401 - of the field's type
-    """Return a valid value of the field that is not its default."""
+    """Return a valid value of the field, other than its default."""
     info = settings_of(kind)[field].field
     if field in SAMPLES:
         return SAMPLES[field]
@@ -84,7 +86,7 @@ def sample(kind: type[object], field: str) -> Any:  # noqa: ANN401 - of the fiel
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_a_setting_has_a_value_that_the_schema_holds_to_the_same_limits(kind: type[object], field: str) -> None:
+def test_the_schema_of_a_value_has_the_type_and_limits_of_its_setting(kind: type[object], field: str) -> None:
     path = value_path(kind, field)
     assert value_at(yaml.safe_load(VALUES.read_text()), path) in (None, "")
     schema = json.loads((CHART / "values.schema.json").read_text())
@@ -98,7 +100,7 @@ def test_a_setting_has_a_value_that_the_schema_holds_to_the_same_limits(kind: ty
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)
-def test_the_comment_names_the_programs_default(kind: type[object], field: str) -> None:
+def test_the_comment_states_the_programs_default(kind: type[object], field: str) -> None:
     (description,) = (value.description for value in documented_values() if value.path == value_path(kind, field))
     default = settings_of(kind)[field].field
     if default.is_required():
@@ -110,7 +112,7 @@ def test_the_comment_names_the_programs_default(kind: type[object], field: str) 
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_a_value_that_is_given_arrives_at_the_program(
+def test_the_program_receives_a_value_that_is_set(
     kind: type[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = {field: sample(kind, field) for of, field in FIELDS if of is kind}
@@ -119,10 +121,10 @@ def test_a_value_that_is_given_arrives_at_the_program(
         group, name = value_path(kind, field).split(".")
         values.setdefault(group, {})[name] = value
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    told = program(render(files=(tmp_path / "values.yaml",)), kind)
+    variables = program(render(files=(tmp_path / "values.yaml",)), kind)
     for field in expected:
         variable = settings_of(kind)[field].variable
-        monkeypatch.setenv(variable, told[variable])
+        monkeypatch.setenv(variable, variables[variable])
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
     read = read_settings(kind)
     sections: list[Any] = [getattr(read, name) if name else read for name in sections_of(kind)]
@@ -131,30 +133,30 @@ def test_a_value_that_is_given_arrives_at_the_program(
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_what_is_not_given_is_left_to_the_program(kind: type[object]) -> None:
-    told = {name for name in program(render(), kind) if name.startswith(ENV_PREFIX)}
-    assert told == {settings_of(kind)[field].variable for field in SET_BY_THE_CHART if field in settings_of(kind)}
+def test_a_value_that_is_not_set_sets_no_variable(kind: type[object]) -> None:
+    variables = {name for name in program(render(), kind) if name.startswith(ENV_PREFIX)}
+    assert variables == {settings_of(kind)[field].variable for field in SET_BY_THE_CHART if field in settings_of(kind)}
 
 
 @pytest.mark.parametrize("kind", GROUPS)
-def test_the_chart_sets_no_variable_that_no_program_reads(kind: type[object]) -> None:
+def test_the_chart_sets_no_variable_that_the_program_does_not_read(kind: type[object]) -> None:
     objects = render("metrics.enabled=true", "merge.onFailedChunks=partial")
     known = {setting.variable for setting in settings_of(kind).values()} | {"EMBEDDER_METRICS_PORT"}
     assert {name for name in program(objects, kind) if name.startswith(ENV_PREFIX)} <= known
 
 
-def test_a_gpu_is_used_or_missed_but_never_replaced_by_the_cpu_unnoticed() -> None:
+def test_a_worker_with_a_gpu_runs_on_cuda_unless_told_otherwise() -> None:
     assert program(render(), WorkerSettings)["EMBEDDER_DEVICE"] == "cuda"
     assert "EMBEDDER_DEVICE" not in program(render("gpu.count=0"), WorkerSettings)
     assert program(render("worker.device=auto"), WorkerSettings)["EMBEDDER_DEVICE"] == "auto"
 
 
-def test_variables_of_ones_own_win_over_the_charts() -> None:
-    told = program(
+def test_extra_variables_take_precedence_over_those_of_the_chart() -> None:
+    variables = program(
         render("worker.batchSize=512", "worker.extraEnv[0].name=EMBEDDER_BATCH_SIZE", "worker.extraEnv[0].value=7"),
         WorkerSettings,
     )
-    assert told["EMBEDDER_BATCH_SIZE"] == "7"
+    assert variables["EMBEDDER_BATCH_SIZE"] == "7"
 
 
 @pytest.mark.parametrize(
@@ -166,9 +168,9 @@ def test_variables_of_ones_own_win_over_the_charts() -> None:
         (("s3.endpointUrl=http://minio:9000", "s3.region=home"), "home"),
     ],
 )
-def test_the_store_is_found_by_the_sdks_own_variables(assignments: tuple[str, ...], region: str | None) -> None:
+def test_the_store_is_configured_by_the_sdks_own_variables(assignments: tuple[str, ...], region: str | None) -> None:
     objects = render(*assignments)
     for kind in GROUPS:
-        told = program(objects, kind)
-        assert told.get("AWS_REGION") == region
-        assert ("AWS_ENDPOINT_URL" in told) == any("endpoint" in assignment for assignment in assignments)
+        variables = program(objects, kind)
+        assert variables.get("AWS_REGION") == region
+        assert ("AWS_ENDPOINT_URL" in variables) == any("endpoint" in assignment for assignment in assignments)

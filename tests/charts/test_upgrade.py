@@ -1,4 +1,4 @@
-"""An upgrade over a live release: what it may change, and what it refuses before the API server would."""
+"""An upgrade of a live release: which changes the chart allows, and which it refuses before the API server does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def jobs() -> list[Object]:
-    """Return the Jobs of an install, as the API server would have them."""
+    """Return the Jobs of an install, as the API server returns them."""
     found = of_kind(render(), "Job")
     for job in found:
         job["metadata"]["namespace"] = "default"
@@ -61,7 +61,7 @@ def test_an_upgrade_that_changes_nothing_renders_the_same_as_the_install(live_ru
         "networkPolicy.enabled=true",
     ],
 )
-def test_what_a_live_job_can_take_is_let_through(live_run: str, program: str, assignment: str) -> None:
+def test_an_upgrade_that_a_live_job_can_take_is_allowed(live_run: str, program: str, assignment: str) -> None:
     assert "kind: Job" in upgrade(live_run, program, assignment)
 
 
@@ -78,17 +78,17 @@ def test_what_a_live_job_can_take_is_let_through(live_run: str, program: str, as
         ("merge.onFailedChunks=partial", "embedder-merge"),
     ],
 )
-def test_what_would_change_a_jobs_pods_is_refused_with_the_way_out(
+def test_an_upgrade_that_would_change_pods_is_refused_and_the_message_names_the_remedy(
     live_run: str, program: str, assignment: str, job: str
 ) -> None:
     deleted = job.replace(" and Job", "")
-    way_out = f"kubectl delete job {deleted} --namespace default"
-    with pytest.raises(HelmError, match=rf"would change the pods of Job {job}, .*{way_out}\) and upgrade again"):
+    remedy = f"kubectl delete job {deleted} --namespace default"
+    with pytest.raises(HelmError, match=rf"would change the pods of Job {job}, .*{remedy}\) and upgrade again"):
         upgrade(live_run, program, assignment)
 
 
 @EVERY_HELM
-def test_a_job_that_was_deleted_may_come_back_otherwise(program: str) -> None:
+def test_a_deleted_job_may_be_created_again_with_other_pods(program: str) -> None:
     with api_server([job for job in jobs() if job["metadata"]["name"] != "embedder-merge"]) as url:
         assert "partial" in upgrade(url, program, "merge.onFailedChunks=partial")
 

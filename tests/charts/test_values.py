@@ -1,4 +1,4 @@
-"""values.yaml, its comments and its schema; and what Helm says to values that are wrong."""
+"""values.yaml, its comments and its schema; Helm's errors for wrong values."""
 
 from __future__ import annotations
 
@@ -50,21 +50,27 @@ REFUSALS = [
     (["worker.resources.request.cpu=1"], "request"),
     (["worker.podLabels.team=1"], "team"),
     (["manifest.uri="], "manifest.uri is not set; it is the list of images"),
-    (["run.uri="], "run.uri is not set; it is where chunks and result go"),
-    (["chunks.count=null"], "chunks.count is not set; it is how many chunks"),
-    (["manifest.uri=list.csv"], "manifest.uri list.csv is neither"),
-    (["manifest.uri=file:///list.csv"], "manifest.uri file:///list.csv is neither"),
-    (["run.uri=gs://bucket/run"], "run.uri gs://bucket/run is neither"),
-    (["run.uri=s3://"], "run.uri s3:// is neither"),
-    (["run.uri=/data"], "would be lost with each pod"),
-    (["run.uri=/data", "run.pvc.claimName=c"], "run.uri /data does not lie on the claim"),
-    (["run.uri=/run-volumes", "run.pvc.claimName=c"], "run.uri /run-volumes does not lie on the claim"),
+    (["run.uri="], "run.uri is not set; it is where the chunks and the result are written"),
+    (["chunks.count=null"], "chunks.count is not set; it is the number of chunks"),
+    (["manifest.uri=list.csv"], "manifest.uri is list.csv; it must be an s3://, https:// or http:// URL"),
+    (["manifest.uri=file:///list.csv"], "manifest.uri is file:///list.csv; it must be"),
+    (["run.uri=gs://bucket/run"], "run.uri is gs://bucket/run; it must be s3://bucket/prefix or an absolute path"),
+    (["run.uri=s3://"], "run.uri is s3://; it must be"),
+    (["run.uri=/data"], "which is deleted with each pod; set run.pvc.claimName"),
+    (
+        ["run.uri=/data", "run.pvc.claimName=c"],
+        "run.uri is /data, but the claim is mounted at run.pvc.mountPath /run-volume",
+    ),
+    (
+        ["run.uri=/run-volumes", "run.pvc.claimName=c"],
+        "run.uri is /run-volumes, but the claim is mounted at run.pvc.mountPath /run-volume",
+    ),
     (["s3.existingSecret=a", "s3.accessKeyId=b", "s3.secretAccessKey=c"], "choose one"),
     (["s3.accessKeyId=b"], "belong together"),
     (["s3.secretAccessKey=b"], "belong together"),
     (["weights.source=pvc"], "weights.pvc.claimName"),
     (["weights.source=imageVolume"], "weights.imageVolume.reference"),
-    (["metrics.podMonitor.enabled=true"], "needs metrics.enabled"),
+    (["metrics.podMonitor.enabled=true"], "set metrics.enabled=true"),
 ]
 
 
@@ -88,11 +94,11 @@ def test_three_values_are_enough(program: str) -> None:
 
 @EVERY_HELM
 @pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
-def test_helm_lint_finds_nothing(program: str, values: Path) -> None:
+def test_helm_lint_finds_no_problem(program: str, values: Path) -> None:
     run_helm("lint", "--strict", str(CHART), "--values", str(REQUIRED), "--values", str(values), program=program)
 
 
-@pytest.mark.skipif(len(helms()) < 2, reason="Helm 3 and Helm 4 come as packages for Linux on x86-64 alone")
+@pytest.mark.skipif(len(helms()) < 2, reason="needs the packages of Helm 3 and Helm 4, for Linux on x86-64 only")
 @pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
 def test_every_helm_renders_the_same(values: Path) -> None:
     assert len({template("--skip-tests", files=(values,), program=program) for program in helms()}) == 1
@@ -101,16 +107,16 @@ def test_every_helm_renders_the_same(values: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "policy"), [(HELM_3, "before-hook-creation"), (HELM_4, "before-hook-creation,hook-succeeded")]
 )
-def test_the_test_pod_stays_where_helm_reads_its_log_too_late(package: str, policy: str) -> None:
+def test_the_test_pod_is_kept_for_a_helm_that_reads_its_log_after_the_test(package: str, policy: str) -> None:
     program = packaged_helm(package)
     if program is None:
-        pytest.skip("Helm 3 and Helm 4 come as packages for Linux on x86-64 alone")
+        pytest.skip("needs the packages of Helm 3 and Helm 4, for Linux on x86-64 only")
     (pod,) = of_kind(list(objects(template(program=program))), "Pod")
     assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == policy
 
 
 @pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
-def test_rendering_again_renders_the_same(values: Path) -> None:
+def test_rendering_twice_gives_the_same_text(values: Path) -> None:
     assert template(files=(values,)) == template.__wrapped__(files=(values,))
 
 
@@ -127,7 +133,7 @@ def test_every_value_is_explained() -> None:
         assert any(leaf == path or leaf.startswith(f"{path}.") for path in documented), leaf
 
 
-def test_every_value_stands_in_the_schema_and_every_property_in_the_values() -> None:
+def test_every_value_is_in_the_schema_and_every_property_is_in_the_values() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
 
     def properties(node: dict[str, Any], prefix: str = "") -> set[str]:
@@ -144,31 +150,11 @@ def test_every_value_stands_in_the_schema_and_every_property_in_the_values() -> 
     for leaf in in_values:
         assert any(leaf == path or leaf.startswith(f"{path}.") for path in in_schema), leaf
     for path in in_schema:
-        # Those of resources are Kubernetes' own, and few of them have a default.
+        # The properties below resources are those of Kubernetes; few have a default.
         in_resources = "esources." in path
         assert in_resources or any(leaf == path or leaf.startswith(f"{path}.") for leaf in in_values), path
 
 
-def test_the_reference_in_the_documents_is_that_of_values_yaml() -> None:
+def test_the_table_in_the_documents_is_generated_from_values_yaml() -> None:
     text = DOCUMENT.read_text()
     assert with_table(text) == text, "run `make docs`"
-
-
-@pytest.mark.skipif(packaged_helm(HELM_4) is None, reason="Helm 3 shows no notes without a cluster")
-def test_the_notes_name_the_release_and_repeat_no_signature() -> None:
-    notes = run_helm(
-        *("install", "clip", str(CHART), "--dry-run=client", "--namespace", "team", "--values", str(REQUIRED)),
-        *("--set", "manifest.uri=https://example.com/list.csv?X-Amz-Signature=abc", "--set", "worker.model=untrained"),
-        program=packaged_helm(HELM_4),
-    ).partition("NOTES:")[2]
-    for command in (
-        "embedder status --release clip -n team --watch",
-        "embedder logs 7 --release clip -n team",
-        "batch.kubernetes.io/job-name=clip-worker,batch.kubernetes.io/job-completion-index=7",
-        "embedder rerun --release clip -n team",
-        "aws s3 cp s3://my-bucket/embedded/Images_Embedded.h5 .",
-        "helm test clip -n team --logs",
-        "the vectors will mean nothing",
-    ):
-        assert command in notes
-    assert "abc" not in notes

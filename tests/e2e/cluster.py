@@ -1,4 +1,4 @@
-"""A real cluster, driven as people drive it: with kubectl and Helm."""
+"""A real cluster, used through kubectl and Helm as a person would."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
 RELEASE = "embedder"
 WORKER, MERGE = f"{RELEASE}-worker", f"{RELEASE}-merge"
 WAIT_SECONDS = 600
-"""For anything: a laptop's cluster pulls images and starts Python slowly."""
+"""Longest wait for a state of the cluster, in seconds. A cluster on a laptop pulls images and starts Python slowly."""
 
 POLL_SECONDS = 1
+"""Seconds between two looks at the cluster."""
 
 Found = TypeVar("Found")
 
 
 class Inputs(NamedTuple):
-    """What the tests are told by the environment."""
+    """The inputs of the tests, from environment variables."""
 
     kubeconfig: str
     worker_image: str
     merge_image: str
     endpoint: str
-    """Of the S3 server, as pods reach it."""
+    """URL of the S3 server for the pods."""
     local_endpoint: str
-    """Of the same server, as this machine reaches it."""
+    """URL of the same S3 server for this machine."""
     bucket: str
     access_key: str
     secret_key: str
@@ -55,36 +56,34 @@ VARIABLES = {
 
 
 def missing_inputs() -> list[str]:
-    """Return what the end-to-end tests need and do not find."""
-    missing = [name for name in VARIABLES.values() if not os.environ.get(name)]
-    if os.environ.get(VARIABLES["endpoint"]):
-        missing = [name for name in missing if name != VARIABLES["local_endpoint"]]
-    return missing + [program for program in ("kubectl",) if not shutil.which(program)]
+    """Return the variables and programs that the end-to-end tests need and that are missing."""
+    missing = [name for field, name in VARIABLES.items() if field != "local_endpoint" and not os.environ.get(name)]
+    return missing if shutil.which("kubectl") else [*missing, "kubectl"]
 
 
 def inputs() -> Inputs:
-    """Return the inputs of the environment. Raises KeyError where one is missing."""
+    """Return the inputs; one that is missing is ""."""
     values = {field: os.environ.get(name, "") for field, name in VARIABLES.items()}
     values["local_endpoint"] = values["local_endpoint"] or values["endpoint"]
     return Inputs(**values)
 
 
 class CommandError(Exception):
-    """A command failed; the message is what it printed."""
+    """A command failed; the message is the command and its output."""
 
 
 class Cluster(NamedTuple):
-    """A namespace of its own in the cluster, and the release in it."""
+    """A namespace that one test has for itself, and the release in it."""
 
     inputs: Inputs
     namespace: str
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
-        """Return what kubectl prints. Raises CommandError when it fails."""
+        """Return what kubectl prints. Raises CommandError if kubectl fails."""
         return self._run("kubectl", "--namespace", self.namespace, *arguments, stdin=stdin)
 
     def helm(self, *arguments: str) -> str:
-        """Return what Helm prints. Raises CommandError when it fails."""
+        """Return what Helm prints. Raises CommandError if Helm fails."""
         return self._run(helm(), "--namespace", self.namespace, *arguments)
 
     def install(self, values: dict[str, Any], folder: Path) -> None:
@@ -105,27 +104,27 @@ class Cluster(NamedTuple):
         return found
 
     def pods(self, index: int, job: str = WORKER) -> list[dict[str, Any]]:
-        """Return the pods that compute, or computed, an index of the Job, oldest first."""
+        """Return all pods of an index of the Job, running or ended, oldest first."""
         labels = f"batch.kubernetes.io/job-name={job},batch.kubernetes.io/job-completion-index={index}"
         items: list[dict[str, Any]] = self.get("pods", "--selector", labels)["items"]
         return sorted(items, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def condition(self, kind: str, job: str) -> dict[str, Any] | None:
-        """Return the Job's condition of that kind where it is true."""
+        """Return the Job's condition of that kind if its status is True."""
         conditions = self.status(job).get("conditions", [])
         return next((each for each in conditions if (each["type"], each["status"]) == (kind, "True")), None)
 
     def until(self, found: Callable[[], Found | None], what: str) -> Found:
-        """Return what `found` returns once it is true. Raises TimeoutError that says what was waited for."""
+        """Call `found` until its result is true, and return it. Raises TimeoutError with `what` after WAIT_SECONDS."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
             if result := found():
                 return result
             time.sleep(POLL_SECONDS)
-        raise TimeoutError(f"not within {WAIT_SECONDS} s: {what}")
+        raise TimeoutError(f"this did not happen within {WAIT_SECONDS} s: {what}")
 
     def wait_until_complete(self, job: str) -> None:
-        """Return once the Job is complete. Raises AssertionError at once when it fails."""
+        """Wait until the Job is complete. Raises AssertionError as soon as the Job has failed."""
 
         def complete() -> bool:
             failed = self.condition("Failed", job)
@@ -136,24 +135,24 @@ class Cluster(NamedTuple):
         self.until(complete, f"{job} is complete")
 
     def wait_until_failed(self, job: str) -> dict[str, Any]:
-        """Return the condition of the failed Job once it has failed."""
+        """Wait until the Job has failed, and return its condition Failed."""
         return self.until(lambda: self.condition("Failed", job), f"{job} has failed")
 
     def wait_until_started(self, index: int, *, besides: set[str]) -> str:
-        """Return the name of a pod of the index whose worker is at work, other than those of `besides`."""
+        """Wait until a pod of the index runs its worker, and return the pod's name. Pods in `besides` do not count."""
 
         def started() -> str | None:
             for pod in self.pods(index):
                 name = str(pod["metadata"]["name"])
-                at_work = pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
-                if at_work and name not in besides and " started " in self.log(f"pod/{name}", "worker"):
+                is_running = pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
+                if is_running and name not in besides and " started " in self.log(f"pod/{name}", "worker"):
                     return name
             return None
 
         return self.until(started, f"a new pod of index {index} has started")
 
     def evict(self, pod: str) -> None:
-        """Have the pod taken away as by a drain."""
+        """Evict the pod through the API, as a drain does."""
         eviction = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -163,7 +162,7 @@ class Cluster(NamedTuple):
         self.kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
 
     def log(self, target: str, container: str) -> str:
-        """Return what the container has logged; nothing where it has not started yet."""
+        """Return the container's log, "" if the container has not started yet."""
         try:
             return self.kubectl("logs", target, "--container", container, "--tail=-1")
         except CommandError:

@@ -1,6 +1,7 @@
-"""The tests here need a cluster, both images in it, and an S3 server that its pods reach; without, they are skipped.
+"""Fixtures of the end-to-end tests. They need a cluster that can pull both images, and an S3 server for its pods.
 
-EMBEDDER_E2E_S3_LOCAL_ENDPOINT says where this machine reaches the server, where that is another address.
+The variables in cluster.VARIABLES name them; if one is missing, the tests are skipped. EMBEDDER_E2E_S3_LOCAL_ENDPOINT
+is only needed if this machine reaches the S3 server at another URL than the pods.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CHUNKS = 4
 PER_CHUNK = len(PHOTOS) // CHUNKS
 ALL = range(len(PHOTOS))
 
-# Before any test: they run without the caller's variables.
+# Read at import, because each test runs without the variables of the caller.
 MISSING = missing_inputs()
 INPUTS = inputs()
 
@@ -37,11 +38,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if MISSING:
         for item in items:
             if Path(__file__).parent in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason=f"needs a cluster: {', '.join(MISSING)} not found"))
+                item.add_marker(pytest.mark.skip(reason=f"needs a cluster; missing: {', '.join(MISSING)}"))
 
 
 class Bucket(NamedTuple):
-    """A folder of the bucket: photos, a list of them, and a run."""
+    """A prefix of the bucket, with photos, a list of them, and a run."""
 
     client: S3Client
     name: str
@@ -54,7 +55,7 @@ class Bucket(NamedTuple):
     def upload_list(self) -> list[str]:
         """Upload the list of all photos, and return their URLs.
 
-        All are as long as each other, so that the quarters of the file are those of the photos.
+        All URLs have the same length, so that each quarter of the file (a chunk) lists a quarter of the photos.
         """
         urls = [f"s3://{self.name}/{self._photo(number)}" for number in range(len(PHOTOS))]
         text = io.StringIO()
@@ -63,12 +64,12 @@ class Bucket(NamedTuple):
         return urls
 
     def run_objects(self) -> set[str]:
-        """Return what lies in the run."""
+        """Return the keys of the run's objects, without the prefix."""
         listed = self.client.list_objects_v2(Bucket=self.name, Prefix=f"{self.prefix}/run/").get("Contents", [])
         return {each["Key"].removeprefix(f"{self.prefix}/run/") for each in listed}
 
     def result_urls(self) -> list[str]:
-        """Return the URLs of the result, once its vectors are found to be as many."""
+        """Return the URLs of the result, and check that it has one vector for each."""
         body = self.client.get_object(Bucket=self.name, Key=f"{self.prefix}/run/Images_Embedded.h5")["Body"].read()
         with h5py.File(io.BytesIO(body)) as file:
             assert file["embeddings"].shape == (len(file["urls"]), 512)
@@ -96,7 +97,7 @@ def bucket() -> Iterator[Bucket]:
 
 @pytest.fixture
 def values(bucket: Bucket) -> dict[str, Any]:
-    """Values of a small run without GPUs, whose list and photos are in the bucket."""
+    """The chart's values for a small run without GPUs, with its list and its photos in the bucket."""
     return {
         "manifest": {"uri": f"s3://{bucket.name}/{bucket.prefix}/list.csv"},
         "run": {"uri": f"s3://{bucket.name}/{bucket.prefix}/run"},
@@ -119,7 +120,7 @@ def values(bucket: Bucket) -> dict[str, Any]:
 
 @pytest.fixture
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A new namespace that enforces the restricted Pod Security Standard; gone afterwards."""
+    """A new namespace that enforces the Pod Security Standard "restricted"; it is deleted after the test."""
     found = Cluster(INPUTS, f"embedder-e2e-{uuid.uuid4().hex[:8]}")
     found.kubectl("create", "namespace", found.namespace)
     found.kubectl("label", "namespace", found.namespace, "pod-security.kubernetes.io/enforce=restricted")
@@ -135,7 +136,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 def image(reference: str) -> dict[str, str]:
-    """Return the chart's values for `repository:tag` or `repository@digest`."""
+    """Return the chart's values for the image `repository`, `repository:tag` or `repository@digest`."""
     repository, at, digest = reference.partition("@")
     if at:
         return {"repository": repository, "digest": digest}

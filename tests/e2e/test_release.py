@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(1800)
 
-OURS = f"app.kubernetes.io/instance={RELEASE}"
+KINDS = "jobs,pods,secrets,serviceaccounts,roles,rolebindings"
+SELECTOR = f"app.kubernetes.io/instance={RELEASE}"
 
 
 def slow(values: dict[str, Any]) -> None:
-    """Make a worker's start, which is a few seconds of one core, long enough to be interrupted."""
+    """Limit the CPU, so that a worker starts slowly enough to be interrupted. It needs a few seconds of one core."""
     values["worker"]["resources"]["limits"]["cpu"] = "200m"
 
 
@@ -35,14 +36,14 @@ def test_a_run_completes_and_can_be_followed_upgraded_tested_and_uninstalled(
     assert bucket.result_urls() == urls
     assert bucket.run_objects() == {"Images_Embedded.h5", "failures.csv", "summary.json"}
 
-    # Every line of a chunk's log names it, and kubectl alone finds them.
+    # kubectl finds the log of a chunk by labels, and every line of it names the chunk.
     labels = f"batch.kubernetes.io/job-name={WORKER},batch.kubernetes.io/job-completion-index=2"
     lines = [parse_line(line) for line in cluster.kubectl("logs", "--selector", labels, "--tail=-1").splitlines()]
     assert {line.values.get("chunk") if line else None for line in lines} == {"2"}
     assert lines[-1] is not None
     assert lines[-1].event == "finished"
 
-    # An upgrade that changes nothing leaves the Jobs as they are; one that would change their pods is refused.
+    # An upgrade without changes leaves the Jobs as they are. An upgrade that would change their pods is refused.
     before = [cluster.get("job", job)["metadata"] for job in (WORKER, MERGE)]
     cluster.upgrade()
     after = [cluster.get("job", job)["metadata"] for job in (WORKER, MERGE)]
@@ -58,8 +59,8 @@ def test_a_run_completes_and_can_be_followed_upgraded_tested_and_uninstalled(
     kept = bucket.run_objects()
     cluster.helm("uninstall", RELEASE, "--wait")
     cluster.until(
-        lambda: not cluster.get("jobs,pods,secrets,serviceaccounts,roles,rolebindings", "--selector", OURS)["items"],
-        "nothing of the release is left",
+        lambda: not cluster.get(KINDS, "--selector", SELECTOR)["items"],
+        "all objects of the release are deleted",
     )
     assert bucket.run_objects() == kept
 
@@ -74,10 +75,12 @@ def test_a_chunk_that_cannot_succeed_fails_its_index_and_a_rerun_finishes_the_ru
     cluster.install(values, tmp_path)
     assert cluster.wait_until_failed(WORKER)["reason"] == "FailedIndexes"
     status = cluster.status()
-    assert (status["failedIndexes"], status["completedIndexes"]) == ("2", "0-1,3")
+    assert (status["failedIndexes"], status["completedIndexes"]) == ("2", "0,1,3")
     assert len(cluster.pods(2)) == 1, "exit code 65 is not retried"
 
-    cluster.until(lambda: "embedder rerun" in cluster.log(f"job/{MERGE}", "gate"), "the merge says how to go on")
+    cluster.until(
+        lambda: "embedder rerun" in cluster.log(f"job/{MERGE}", "gate"), "the merge logs how to rerun the chunk"
+    )
     assert "Images_Embedded.h5" not in bucket.run_objects()
 
     bucket.upload_photos(absent)
@@ -86,7 +89,7 @@ def test_a_chunk_that_cannot_succeed_fails_its_index_and_a_rerun_finishes_the_ru
     assert bucket.result_urls() == urls
 
 
-def test_a_chunk_that_keeps_being_stopped_is_retried_by_its_limit_and_no_more(
+def test_a_chunk_whose_pods_are_deleted_is_retried_up_to_its_limit(
     cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
 ) -> None:
     bucket.upload_photos(ALL)
@@ -97,19 +100,19 @@ def test_a_chunk_that_keeps_being_stopped_is_retried_by_its_limit_and_no_more(
     stopped: set[str] = set()
     for _ in range(2):
         pod = cluster.wait_until_started(1, besides=stopped)
-        # Deleted by a person: no disruption by the cluster, so it counts.
+        # A pod that a person deletes is not disrupted by the cluster, so it counts as a failure.
         cluster.kubectl("delete", "pod", pod, "--wait=false")
         stopped.add(pod)
     assert cluster.wait_until_failed(WORKER)["reason"] == "FailedIndexes"
     status = cluster.status()
-    assert (status["failedIndexes"], status["completedIndexes"]) == ("1", "0,2-3")
+    assert (status["failedIndexes"], status["completedIndexes"]) == ("1", "0,2,3")
 
     cluster.upgrade("rerun.chunks=1")
     cluster.wait_until_complete(MERGE)
     assert bucket.result_urls() == urls
 
 
-def test_an_evicted_worker_is_replaced_and_its_retries_are_not_counted(
+def test_an_evicted_worker_is_replaced_and_the_eviction_does_not_count_as_a_failure(
     cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
 ) -> None:
     bucket.upload_photos(ALL)
@@ -156,7 +159,7 @@ def test_a_bad_setting_fails_the_whole_job_at_once(
     assert bucket.run_objects() == set()
 
 
-def test_missing_chunks_are_left_out_where_that_was_asked_for(
+def test_a_partial_merge_leaves_out_the_missing_chunks(
     cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
 ) -> None:
     bucket.upload_photos(range(2 * PER_CHUNK))
@@ -168,7 +171,7 @@ def test_missing_chunks_are_left_out_where_that_was_asked_for(
     assert bucket.result_urls() == urls[: 2 * PER_CHUNK]
 
 
-def test_without_rbac_the_merge_watches_the_store_alone(
+def test_without_rbac_the_merge_watches_only_the_store(
     cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
 ) -> None:
     bucket.upload_photos(ALL)

@@ -1,6 +1,6 @@
-"""Both images, built with buildah from a base that debootstrap makes, for where no registry of images can be reached.
+"""Builds both images with buildah from a base that debootstrap makes, so that no image registry is needed.
 
-What takes long is kept in build/images: the base, its PyTorch and buildah's layers.
+The slow parts are kept in build/images: the base, its PyTorch and buildah's layers.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FOLDER = ROOT / "build" / "images"
 SWITCH = "EMBEDDER_IMAGE_TEST"
 
 RELEASE, PYTHON = "bookworm", "3.11"
-"""Debian's release, and the Python that it brings."""
+"""The release of Debian, and its version of Python."""
 
 PINS = (ROOT / "constraints.txt").read_text().splitlines()
 TORCH = next(pin for pin in PINS if pin.startswith("torch=="))
 PLAIN_BASE = f"localhost/embedder-base:{RELEASE}"
 TORCH_BASE = f"localhost/embedder-base:{RELEASE}-{TORCH.replace('==', '-')}"
 MODEL = "/srv/tiny-clip"
-"""Where the second base has a model, to bake in."""
+"""Folder of a small model in the base with PyTorch. The worker's image is built with it as WEIGHTS."""
 
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 BUILDAH = [
@@ -42,11 +42,11 @@ BUILDAH = [
 
 
 def reason_to_skip() -> str:
-    """Return why the images cannot be built and run here, "" where they can."""
+    """Return why the images cannot be built and run on this machine; "" if they can."""
     if not os.environ.get(SWITCH):
-        return "building images takes minutes; make image-test does it"
+        return "building images takes minutes; `make image-test` builds them"
     if os.geteuid() != 0:
-        return "building and running images takes root here"
+        return "these tests build and run images as root"
     missing = [program for program in ("buildah", "debootstrap", "runc") if shutil.which(program) is None]
     return f"not installed: {', '.join(missing)}" if missing else ""
 
@@ -54,16 +54,16 @@ def reason_to_skip() -> str:
 class Image(NamedTuple):
     name: str
     root: Path
-    """Its files, mounted."""
+    """The folder at which its files are mounted."""
     config: dict[str, Any]
-    """As the OCI image specification has it: Env, Entrypoint, User, Labels."""
+    """The config of the OCI image specification: Env, Entrypoint, User, Labels."""
 
 
 def build(kind: str, *, base: str, **arguments: str) -> str:
-    """Build image `kind` (gpu or merge) by the Makefile's verb and return its name."""
+    """Build the image of `kind` (gpu or merge) with `make image-<kind>` and return its name."""
     _run(
         *("make", f"image-{kind}", f"ENGINE={' '.join(BUILDAH)}", f"BASE_IMAGE={base}"),
-        # This machine's, for the build alone: pip's settings may hold a password.
+        # Mounted during the build only, since this machine's pip settings may contain a password.
         f"BUILD_OPTIONS=--layers --volume {_pip_settings()}:/etc/pip.conf:ro --volume {CERTIFICATES}:{CERTIFICATES}:ro",
         *(f"{name}={value}" for name, value in arguments.items()),
     )
@@ -72,7 +72,7 @@ def build(kind: str, *, base: str, **arguments: str) -> str:
 
 @contextmanager
 def mounted(name: str) -> Iterator[Image]:
-    """Mount the image's files until the block ends."""
+    """Mount the files of the image until the block ends."""
     config = json.loads(_buildah("inspect", "--type", "image", name))["OCIv1"]["config"]
     container = _buildah("from", "--pull-never", name)
     try:
@@ -83,16 +83,16 @@ def mounted(name: str) -> Iterator[Image]:
 
 @contextmanager
 def bases() -> Iterator[None]:
-    """Make the two bases unless they are there: Debian with its Python, and the same with PyTorch and a small model.
+    """Make the two bases if they do not exist: Debian with its Python, and the same with PyTorch and a small model.
 
-    When the block ends nothing stays mounted, so that `make clean` can remove the folder.
+    At the end of the block everything is unmounted, so that `make clean` can remove the folder.
     """
     try:
         if not _is_there(PLAIN_BASE):
             _commit(PLAIN_BASE, "scratch", {_debian(): "/"})
         if not _is_there(TORCH_BASE):
             packages = f"/usr/local/lib/python{PYTHON}/dist-packages"
-            # It has a file that only a newer Python compiles, so that the status says nothing.
+            # The exit status is ignored: some files are for newer versions of Python and do not compile.
             compiling = f"python3 -m compileall -qq --invalidation-mode unchecked-hash {packages} || true"
             _commit(TORCH_BASE, PLAIN_BASE, {_torch(): packages, _model(): MODEL}, then=compiling)
         yield
@@ -106,8 +106,8 @@ def _debian() -> Path:
         part = _empty("debian.part")
         packages = "ca-certificates,python3,python3-pip,python3-venv"
         _run("debootstrap", "--variant=minbase", f"--include={packages}", RELEASE, str(part))
-        for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
-            shutil.rmtree(part / waste)
+        for unneeded in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
+            shutil.rmtree(part / unneeded)
         part.rename(folder)
     return folder
 
@@ -116,7 +116,7 @@ def _torch() -> Path:
     folder = FOLDER / TORCH
     if not folder.exists():
         part = _empty("torch.part")
-        # The CPU build, a twentieth of the other; PyTorch's own index has it, if pip's settings name no other place.
+        # The CPU build has a twentieth of the size. PyTorch's own index offers it, unless pip's settings name another.
         _run(
             *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--only-binary=:all:"),
             *(f"--python-version={PYTHON}", f"--target={part}", f"{TORCH}+cpu"),
@@ -166,8 +166,8 @@ def _buildah(*arguments: str) -> str:
 
 
 def _run(*command: str) -> str:
-    """Return what the command prints. Raises RuntimeError with all that it said when it fails."""
-    # Isolation by chroot works within containers and virtual machines of every kind.
+    """Return what the command prints. Raises RuntimeError with the end of its output if it fails."""
+    # Isolation by chroot also works inside containers and virtual machines.
     environment = dict(os.environ) | {"BUILDAH_ISOLATION": "chroot"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Runs an image as a pod of the chart does: read-only but for /tmp, any UID, no capability, the program as PID 1."""
+"""Runs an image like a pod of the chart: read-only except /tmp, any UID, no capabilities, the program as PID 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.images.build import Image
 
 UID = 1_000_730_000
-"""Of no user: OpenShift gives namespaces UIDs in this range."""
+"""A UID without a user. OpenShift assigns UIDs of this range to namespaces."""
 
 RUN_SECONDS = 300
 
@@ -26,11 +26,11 @@ class Container(NamedTuple):
     process: subprocess.Popen[str]
 
     def stop(self) -> None:
-        """Send the signal that a kubelet sends, to PID 1."""
+        """Send SIGTERM to PID 1, as the kubelet does."""
         subprocess.run(["runc", "kill", self.name, "TERM"], check=True)
 
     def end(self) -> Ended:
-        """Wait for the end; the log is both streams."""
+        """Wait for the program to end. The log holds both output streams."""
         log, _ = self.process.communicate(timeout=RUN_SECONDS)
         return Ended(self.process.returncode, log)
 
@@ -43,7 +43,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     uid: int = UID,
 ) -> Container:
-    """Start a container of the image in the network of this machine; `folder` keeps its description."""
+    """Start a container of the image in this machine's network; its configuration is written to `folder`."""
     name = f"embedder-{uuid.uuid4().hex[:12]}"
     bundle = folder / name
     bundle.mkdir()
@@ -84,5 +84,5 @@ def start(
 def run(
     image: Image, folder: Path, *, command: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Ended:
-    """Run a container of the image to its end."""
+    """Run a container of the image and wait for its end."""
     return start(image, folder, command=command, environment=environment).end()

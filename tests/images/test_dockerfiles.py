@@ -1,9 +1,11 @@
-"""What the Dockerfiles repeat from elsewhere is the same there."""
+"""The Dockerfiles: what they repeat from other files is equal, and what they set or leave out."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,31 +19,31 @@ WORKER, MERGE = ((ROOT / f"Dockerfile.{kind}").read_text() for kind in ("gpu", "
 
 
 def default(argument: str, text: str) -> str:
-    """Return the default of the build argument, or of the Makefile's variable."""
+    """Return the default of a build argument in a Dockerfile, or of a variable in the Makefile."""
     found = re.search(rf"^(?:ARG )?{argument} ?\??=[ \t]*(.*)$", text, re.MULTILINE)
     assert found, argument
     return found[1]
 
 
-def test_both_images_stand_on_one_base_pinned_by_its_digest() -> None:
+def test_both_images_have_the_same_base_pinned_by_its_digest() -> None:
     assert default("BASE_IMAGE", WORKER) == default("BASE_IMAGE", MERGE)
     assert re.search(r"@sha256:[0-9a-f]{64}$", default("BASE_IMAGE", WORKER))
 
 
 @pytest.mark.parametrize("text", [WORKER, MERGE])
-def test_an_image_carries_the_version_of_the_program(text: str) -> None:
+def test_an_image_has_the_version_of_the_program(text: str) -> None:
     assert default("VERSION", text) == program_version()
 
 
-def test_the_weights_baked_in_are_those_that_the_worker_uses_by_default() -> None:
+def test_the_images_weights_are_those_that_the_worker_uses_by_default() -> None:
     fields = EncodeSettings.model_fields
     assert default("WEIGHTS_REVISION", WORKER) == fields["model_revision"].default
     assert default("WEIGHTS", (ROOT / "Makefile").read_text()) == fields["model"].default
     assert default("WEIGHTS", WORKER) == ""
 
 
-def test_all_that_pytorch_needs_is_pinned_and_in_its_layer() -> None:
-    # Of torch's own dependencies, those of its CUDA build included; whatever they pin themselves needs no pin.
+def test_everything_that_pytorch_needs_is_pinned_and_in_its_layer() -> None:
+    # The dependencies of torch, including those of its CUDA build. What these pin themselves needs no pin of ours.
     needed = {"torch", "cuda-bindings", "cuda-pathfinder", "filelock", "fsspec", "jinja2", "markupsafe", "mpmath"}
     needed |= {"networkx", "nvidia-nvjitlink", "setuptools", "sympy", "typing-extensions"}
     pattern = re.search(r"grep -iE '(.*)'", WORKER)
@@ -49,3 +51,61 @@ def test_all_that_pytorch_needs_is_pinned_and_in_its_layer() -> None:
     command = ["grep", "-iE", pattern[1], "constraints.txt"]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     assert {canonicalize_name(line.partition("==")[0]) for line in lines} == needed
+
+
+def requirements(text: str, folder: Path) -> set[str]:
+    """Return the names of the packages in the requirements.txt that the Dockerfile's stage `pins` writes."""
+    command = re.search(r"python3 -c '.*?>requirements\.txt", text, re.DOTALL)
+    assert command
+    (folder / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
+    # A builder joins continued lines before the shell sees them.
+    joined = command[0].replace("\\\n", "").replace("python3", sys.executable, 1)
+    subprocess.run(["sh", "-c", joined], cwd=folder, check=True)
+    return {name(line) for line in (folder / "requirements.txt").read_text().splitlines()}
+
+
+def name(requirement: str) -> str:
+    """Return the canonical name of the package that a requirement asks for."""
+    return canonicalize_name(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "extras", "left_out"), [(WORKER, ["worker"], {"kubernetes"}), (MERGE, [], {"rich", "typer"})]
+)
+def test_an_image_installs_the_dependencies_of_its_programs(
+    text: str, extras: list[str], left_out: set[str], tmp_path: Path
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(each for extra in extras for each in project["optional-dependencies"][extra]),
+    ]
+    assert requirements(text, tmp_path) == {name(each) for each in declared} - left_out
+
+
+def test_the_gate_and_the_merger_need_neither_rich_nor_typer() -> None:
+    code = """
+import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys(("rich", "typer"))  # importing them fails
+for name in ("k8s.gate", "merger"):
+    package = importlib.import_module(name)
+    for module in pkgutil.walk_packages(getattr(package, "__path__", []), f"{name}."):
+        importlib.import_module(module.name)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_every_package_of_the_program_reaches_the_build() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"benchmarks", "tests", "tools"}
+    included = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert packages - included == set()
+
+
+def test_the_workers_image_has_the_c_library_keep_freed_memory() -> None:
+    final_stage = WORKER.rpartition("\nFROM ")[2]
+    found = dict(re.findall(r"\b(MALLOC_[A-Z_]+)=([0-9]+)", final_stage))
+    assert found == {
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # the largest threshold that glibc accepts
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    }

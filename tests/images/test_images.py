@@ -1,4 +1,4 @@
-"""Both images as they run in a cluster: built, started as pods are, and used for a whole job."""
+"""Both images, built and then started like pods; together they compute a whole run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def merge_image(_bases: None) -> Iterator[Image]:
 
 @pytest.fixture
 def run_environment(s3_environment: dict[str, str], bucket: str) -> dict[str, str]:
-    """What the chart tells every container of a run, its weights in the image."""
+    """The variables that the chart sets, for weights in the image."""
     return s3_environment | {
         "HOME": "/tmp",
         "EMBEDDER_RUN_URI": f"s3://{bucket}/run",
@@ -72,7 +72,7 @@ def run_environment(s3_environment: dict[str, str], bucket: str) -> dict[str, st
 
 @pytest.fixture
 def photo_urls(s3_api: S3Client, bucket: str) -> list[str]:
-    """The example photos in the bucket, and a manifest of them."""
+    """Upload the example photos and a manifest of them; return their URLs."""
     for photo in PHOTOS:
         s3_api.upload_file(str(photo), bucket, f"photos/{photo.name}")
     urls = [f"s3://{bucket}/photos/{photo.name}" for photo in PHOTOS]
@@ -80,7 +80,7 @@ def photo_urls(s3_api: S3Client, bucket: str) -> list[str]:
     return urls
 
 
-def test_workers_and_merge_make_a_result_read_only_and_under_any_uid(
+def test_workers_and_merge_make_a_result_with_a_read_only_root_and_any_uid(
     worker_image: Image, merge_image: Image, run_environment: dict[str, str], photo_urls: list[str], tmp_path: Path
 ) -> None:
     command = ["python", "-m", "worker"]
@@ -106,7 +106,7 @@ def test_workers_and_merge_make_a_result_read_only_and_under_any_uid(
 
 
 def test_the_worker_has_the_compiled_decoder(worker_image: Image, tmp_path: Path) -> None:
-    assert len(list((worker_image.root / "opt/program/worker").glob("_plain_jpeg*.so"))) == 1
+    assert len(list((worker_image.root / "opt/program/worker").rglob("_plain_jpeg*.so"))) == 1
     command = ["python", "-c", "from worker.decode.plain_jpeg import square; print(square.is_there())"]
     asked = run(worker_image, tmp_path, command=command, environment={})
     assert asked.log.split() == [str(plain_jpeg.is_there())]
@@ -139,7 +139,7 @@ def test_sigterm_ends_the_worker_with_143_and_nothing_in_the_store(
     assert open_store(run_environment["EMBEDDER_RUN_URI"]).stat(chunk_key(0)) is None
 
 
-def test_an_image_run_by_itself_says_what_it_needs(worker_image: Image, merge_image: Image, tmp_path: Path) -> None:
+def test_an_image_without_settings_says_which_it_needs(worker_image: Image, merge_image: Image, tmp_path: Path) -> None:
     for image in (worker_image, merge_image):
         ended = start(image, tmp_path, uid=65532).end()
         assert ended.exit_code == 78, ended.log
@@ -147,21 +147,26 @@ def test_an_image_run_by_itself_says_what_it_needs(worker_image: Image, merge_im
         assert len(ended.lines) == 1
 
 
-def test_the_merge_image_holds_nothing_that_only_the_worker_needs(merge_image: Image, tmp_path: Path) -> None:
-    heavy = ["torch", "transformers", "simplejpeg", "PIL", "pyarrow", "worker"]
+def test_the_merge_image_has_no_package_that_only_the_worker_needs(merge_image: Image, tmp_path: Path) -> None:
+    heavy = ["torch", "transformers", "simplejpeg", "PIL", "pyarrow", "worker", "embedder", "rich", "typer"]
     code = f"import importlib.util; print([name for name in {heavy} if importlib.util.find_spec(name)])"
     found = run(merge_image, tmp_path, command=["python", "-c", code])
     assert found.log.strip() == "[]"
     assert not [path for path in merge_image.root.rglob("*") if path.name in {"torch", "libtorch_cpu.so"}]
 
 
-def test_an_image_holds_the_packages_that_it_runs_and_no_others(worker_image: Image, merge_image: Image) -> None:
+def test_the_worker_image_has_no_kubernetes_client(worker_image: Image, tmp_path: Path) -> None:
+    code = "import importlib.util; print(importlib.util.find_spec('kubernetes'))"
+    assert run(worker_image, tmp_path, command=["python", "-c", code]).log.strip() == "None"
+
+
+def test_an_image_has_only_the_packages_of_the_program_that_it_runs(worker_image: Image, merge_image: Image) -> None:
     for image, packages in ((worker_image, {"common", "worker"}), (merge_image, {"common", "merger", "k8s"})):
         found = {path.name for path in (image.root / "opt" / "program").iterdir()}
         assert found == packages | {f"embedder-{image.name.rpartition(':')[2]}.dist-info"}
 
 
-def test_images_hold_no_compiler_no_cache_and_no_tests(worker_image: Image, merge_image: Image) -> None:
+def test_the_images_contain_no_compiler_no_cache_and_no_tests(worker_image: Image, merge_image: Image) -> None:
     for image in (worker_image, merge_image):
         programs = [image.root / folder / name for folder in ("usr/bin", "usr/local/bin") for name in COMPILERS]
         assert not [path for path in programs if path.exists()]
@@ -178,7 +183,7 @@ UNCHECKED_HASH = (1).to_bytes(4, "little")
 stale = []
 for module in list(sys.modules.values()):
     source, cached = getattr(module, "__file__", None), getattr(module, "__cached__", None)
-    # Frozen modules have no bytecode, nor have those that PyTorch makes up.
+    # Frozen modules, and modules that PyTorch creates in memory, have no bytecode.
     if source and cached and os.path.isabs(source):
         stat = os.stat(source)
         dated = bytes(4) + b"".join(int(each).to_bytes(4, "little") for each in (stat.st_mtime, stat.st_size))
@@ -187,10 +192,10 @@ for module in list(sys.modules.values()):
                 stale.append(source)
 print(stale)
 """
-"""Prints the modules whose bytecode Python would not take: of another date or size than the source."""
+"""Prints the modules whose bytecode Python would not use, because the source has another date or size."""
 
 
-def test_every_module_that_the_programs_import_is_there_as_bytecode(
+def test_every_module_that_the_programs_import_has_bytecode(
     worker_image: Image, merge_image: Image, tmp_path: Path
 ) -> None:
     worker = ["worker.chunk_job", "worker.encode.encoder", "transformers.models.clip.modeling_clip"]
@@ -201,7 +206,7 @@ def test_every_module_that_the_programs_import_is_there_as_bytecode(
         assert ended.log.strip() == "[]"
 
 
-def test_images_say_what_they_are_and_name_a_user_by_number(worker_image: Image, merge_image: Image) -> None:
+def test_the_images_have_labels_and_a_numeric_user(worker_image: Image, merge_image: Image) -> None:
     for image in (worker_image, merge_image):
         labels = {key.removeprefix("org.opencontainers.image."): text for key, text in image.config["Labels"].items()}
         assert labels["licenses"] == "MIT"
@@ -210,6 +215,6 @@ def test_images_say_what_they_are_and_name_a_user_by_number(worker_image: Image,
         assert image.config["User"] == "65532:65532"
 
 
-def test_the_weights_are_baked_in_with_their_origin(worker_image: Image) -> None:
+def test_the_image_contains_the_weights_and_their_origin(worker_image: Image) -> None:
     assert json.loads((worker_image.root / "models" / "origin.json").read_text())["model"] == MODEL
     assert (worker_image.root / "models" / "model.safetensors").exists()

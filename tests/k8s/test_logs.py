@@ -34,7 +34,7 @@ def job(cluster: ClusterDouble) -> Object:
     put_pod(cluster, pod_of(job, 8, 0, **ended(65)), "of another chunk")
     put_pod(cluster, pod_of(job, 7, 1, **ended(65, "failed: bad rows")), "second")
     rerun = worker_job(
-        2, name="embedder-rerun-1", component="rerun", of=10, chunks="5,7", completed="0-1", ended="Complete"
+        2, name="embedder-rerun-1", component="rerun", of=10, chunks="5,7", completed="0,1", ended="Complete"
     )
     cluster.put("jobs", rerun)
     put_pod(cluster, pod_of(rerun, 1, 0, **ended(0, "finished: chunk 7 is in the store")), "third")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,23 @@ def test_a_partial_merge_says_what_it_lacks_keeps_the_chunks_and_is_completed_la
     assert_merged(store, chunks)
     assert read_summary(store)["chunks_missing"] == ""
     assert store.stat(chunk_key(0)) is None
+
+
+def test_a_partial_run_whose_missing_chunks_are_written_as_a_range_of_two_is_finished(folder: Store) -> None:
+    # Earlier versions of the program wrote two missing chunks in a row as "1-2", in the summary and in the result.
+    for index in (0, 3):
+        put_chunk(folder, make_chunk(index, SIZES[index], chunk_count=4))
+    partial = settings_for(folder, 4, on_missing_chunks="partial")
+    merge(folder, partial)
+    result = folder.read(RESULT_KEY)
+    assert result.count(b"1,2") == 1
+    folder.put_bytes(RESULT_KEY, result.replace(b"1,2", b"1-2"))
+    summary = read_summary(folder)
+    assert summary["chunks_missing"] == "1,2"
+    folder.put_bytes(SUMMARY_KEY, json.dumps(summary | {"chunks_missing": "1-2"}).encode())
+    earlier = folder.stat(RESULT_KEY)
+    assert "this run is finished" in merge(folder, partial)
+    assert folder.stat(RESULT_KEY) == earlier
 
 
 def test_a_chunk_of_another_run_is_named_with_what_differs(store: Store) -> None:

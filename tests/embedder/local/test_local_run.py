@@ -313,7 +313,7 @@ def test_a_partial_result_does_not_vouch_for_the_chunks_that_it_lacks(bench: Ben
     with bench.store.open(chunk_key(0), bench.size(chunk_key(0))) as file:
         bench.store.put_bytes(RESULT_KEY, read_header(file, name="chunk 0").fingerprint.encode())
     summary = {"rows_requested": 10, "rows_embedded": 10, "rows_failed": 0, "failures_by_reason": {}}
-    bench.store.put_bytes(SUMMARY_KEY, json.dumps(summary | {"chunks_missing": "1-2"}).encode())
+    bench.store.put_bytes(SUMMARY_KEY, json.dumps(summary | {"chunks_missing": "1,2"}).encode())
     bench.attempts()
     bench.run(chunk_indexes="1-2", merge=False)
     assert bench.attempts() == ["1-0", "2-0"]

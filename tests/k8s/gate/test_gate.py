@@ -146,9 +146,9 @@ def test_fail_says_which_chunks_are_missing_and_why(cluster: ClusterDouble, stor
     put_chunks(store, 2)
     with pytest.raises(ChunksMissing) as raised:
         start_gate(store, on_failed_chunks="fail").end()
-    assert "1 of 4 chunks are there, missing are 0-1,3" in str(raised.value)
+    assert "1 of 4 chunks are there, missing are 0,1,3" in str(raised.value)
     assert "exit code 78" in str(raised.value)
-    assert f"embedder rerun --release embedder -n {NAMESPACE} --chunks 0-1,3" in str(raised.value)
+    assert f"embedder rerun --release embedder -n {NAMESPACE} --chunks 0,1,3" in str(raised.value)
 
 
 def test_partial_lets_through_what_is_there(cluster: ClusterDouble, store: Store) -> None:
@@ -396,12 +396,12 @@ def read_event(program: subprocess.Popen[str], event: str) -> LogLine:
 
 
 def test_the_program_waits_for_a_rerun_and_goes_on_by_itself(cluster: ClusterDouble, folder: Store) -> None:
-    cluster.put("jobs", worker_job(COUNT, completed="0-1", failed="2-3", ended="Failed"))
+    cluster.put("jobs", worker_job(COUNT, completed="0,1", failed="2,3", ended="Failed"))
     put_chunks(folder, 0, 1)
     with gate_process(folder) as program:
         waiting = read_event(program, "waiting")
-        assert (waiting.values["in_store"], waiting.values["of"], waiting.values["missing"]) == ("2", "4", "2-3")
-        assert f"embedder rerun --release embedder -n {NAMESPACE} --chunks 2-3" in waiting.values["message"]
+        assert (waiting.values["in_store"], waiting.values["of"], waiting.values["missing"]) == ("2", "4", "2,3")
+        assert f"embedder rerun --release embedder -n {NAMESPACE} --chunks 2,3" in waiting.values["message"]
         put_chunks(folder, 2, 3)
         assert read_event(program, "finished").values["exit_code"] == "0"
         assert program.wait(30) == ExitCode.OK

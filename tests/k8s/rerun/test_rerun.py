@@ -111,13 +111,13 @@ def test_what_was_asked_for_is_changed_and_nothing_else(cluster: ClusterDouble) 
 
 
 def test_a_second_rerun_has_a_name_of_its_own(cluster: ClusterDouble) -> None:
-    put_run(cluster, failed="3-4", ended="Failed")
+    put_run(cluster, failed="3,4", ended="Failed")
     embedder("rerun", "--chunks", "3")
     assert "embedder-rerun-2" in embedder("rerun", "--chunks", "4").err
 
 
 def test_a_name_that_somebody_else_took_meanwhile_is_not_insisted_on(cluster: ClusterDouble) -> None:
-    put_run(cluster, failed="3-4", ended="Failed")
+    put_run(cluster, failed="3,4", ended="Failed")
     other = worker_job(1, name="embedder-rerun-1", component="rerun", of=10, chunks="4", active=1)
 
     def other_is_first(request: Request) -> bool:
@@ -140,7 +140,7 @@ def test_a_dry_run_prints_a_job_that_kubernetes_takes_and_creates_nothing(cluste
 
 def test_chunks_that_are_still_computed_are_refused(cluster: ClusterDouble) -> None:
     put_run(cluster, completed="0-2", failed="3", active=6)
-    with pytest.raises(RerunRefused, match="Job embedder-worker still computes chunks 5-6, or will"):
+    with pytest.raises(RerunRefused, match="Job embedder-worker still computes chunks 5,6, or will"):
         embedder("rerun", "--chunks", "3,5-6")
     assert "computes chunk 3 again" in embedder("rerun").err
 

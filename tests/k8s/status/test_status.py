@@ -32,7 +32,7 @@ def status(*options: str) -> dict[str, Any]:
 
 def put_mixed_run(cluster: ClusterDouble) -> None:
     """Ten chunks: 0-3 done, 4-5 running, 6 pending, 7-8 failed, 9 without a pod."""
-    job = worker_job(10, completed="0-3", failed="7-8", active=3)
+    job = worker_job(10, completed="0-3", failed="7,8", active=3)
     cluster.put("jobs", job)
     cluster.put("jobs", merge_job())
     for chunk in range(4):
@@ -56,9 +56,9 @@ def test_the_chunks_are_sorted_by_how_they_stand(cluster: ClusterDouble) -> None
     assert chunks.pop("count") == 10
     assert {state: found["indexes"] for state, found in chunks.items()} == {
         "done": "0-3",
-        "running": "4-5",
+        "running": "4,5",
         "waiting": "6,9",
-        "failed": "7-8",
+        "failed": "7,8",
     }
 
 
@@ -192,14 +192,14 @@ def test_a_suspended_job_says_so(cluster: ClusterDouble) -> None:
 def test_a_rerun_counts_for_its_chunks(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(10, completed="0-2,4-6", failed="3,7-9", ended="Failed"))
     rerun = worker_job(
-        3, name="embedder-rerun-1", component="rerun", of=10, chunks="3,7-8", completed="0", failed="2", active=1
+        3, name="embedder-rerun-1", component="rerun", of=10, chunks="3,7,8", completed="0", failed="2", active=1
     )
     cluster.put("jobs", rerun)
     cluster.put("pods", pod_of(rerun, 1, **running()))
     cluster.put("pods", pod_of(rerun, 2, **ended(1)))
     found = status()
     states = {state: each["indexes"] for state, each in found["chunks"].items() if state != "count"}
-    assert states == {"done": "0-6", "running": "7", "waiting": "", "failed": "8-9"}
+    assert states == {"done": "0-6", "running": "7", "waiting": "", "failed": "8,9"}
     reasons = {group["chunks"]: group["reason"] for group in found["failures"]}
     assert reasons["8"] == "ended with exit code 1 and without a last word"
     assert reasons["9"].startswith("given up (FailedIndexes")
@@ -229,7 +229,7 @@ def test_a_failed_job_leaves_chunks_that_were_never_computed(cluster: ClusterDou
 
 
 def test_evictions_and_preemptions_are_named(cluster: ClusterDouble) -> None:
-    job = worker_job(2, failed="0-1", ended="Failed")
+    job = worker_job(2, failed="0,1", ended="Failed")
     cluster.put("jobs", job)
     cluster.put(
         "pods", pod_of(job, 0, phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
@@ -306,8 +306,8 @@ def test_a_fault_that_passes_is_not_noticed(cluster: ClusterDouble, fault: Fault
 def test_the_store_knows_chunks_whose_jobs_are_gone(cluster: ClusterDouble, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "run"))
     store.put_bytes(chunk_key(1), b"a chunk")
-    cluster.put("jobs", worker_job(3, completed="0", failed="1-2", ended="Failed", run_uri=store.uri))
-    assert status()["chunks"]["failed"]["indexes"] == "1-2"
+    cluster.put("jobs", worker_job(3, completed="0", failed="1,2", ended="Failed", run_uri=store.uri))
+    assert status()["chunks"]["failed"]["indexes"] == "1,2"
     assert status("--store")["chunks"]["failed"]["indexes"] == "2"
 
 
@@ -317,7 +317,7 @@ def test_secrets_in_the_runs_address_are_not_shown(cluster: ClusterDouble) -> No
 
 
 def test_watching_ends_with_the_merge(cluster: ClusterDouble) -> None:
-    cluster.put("jobs", worker_job(2, completed="0-1", ended="Complete"))
+    cluster.put("jobs", worker_job(2, completed="0,1", ended="Complete"))
     cluster.put("jobs", merge_job(ended="Complete"))
     found = json.loads(embedder("status", "--watch", "--output", "json").out)
     assert found["is_finished"]
