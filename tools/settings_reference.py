@@ -36,8 +36,9 @@ PROGRAMS: dict[str, Sequence[Section]] = {
 
 def settings_tables(sections: Sequence[Section]) -> str:
     """Return a Markdown table for each section, below its heading."""
-    return "\n\n".join(f"### {heading}\n\n{settings_table(kind)}" if heading else settings_table(kind)
-                       for heading, kind in sections)
+    return "\n\n".join(
+        f"### {heading}\n\n{settings_table(kind)}" if heading else settings_table(kind) for heading, kind in sections
+    )
 
 
 def settings_table(kind: type[BaseSettings]) -> str:

@@ -13,7 +13,7 @@ from common.settings import ENV_PREFIX, RunSettings, read_settings, setting_name
 from merger.settings import MergerSettings
 from tests.charts.helm import CHART, render
 from tests.charts.objects import Object, containers, environment, named
-from tests.charts.values_reference import VALUES, documented_values, value_at
+from tools.values_reference import VALUES, documented_values, value_at
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:

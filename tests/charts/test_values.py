@@ -22,7 +22,7 @@ from tests.charts.helm import (
     value_sets,
 )
 from tests.charts.objects import of_kind
-from tests.charts.values_reference import DOCUMENT, VALUES, documented_values, leaves, with_table
+from tools.values_reference import DOCUMENT, VALUES, documented_values, leaves, with_table
 
 if TYPE_CHECKING:
     from pathlib import Path
