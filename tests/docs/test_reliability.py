@@ -32,12 +32,13 @@ def module(path: Path) -> ast.Module:
 
 @cache
 def functions_by_name() -> dict[str, list[ast.FunctionDef]]:
-    """Return all test functions below tests/ by their names."""
+    """Return all test functions by their names, those that lie beside the code they test included."""
     found: dict[str, list[ast.FunctionDef]] = {}
-    for path in (ROOT / "tests").rglob("test_*.py"):
-        for node in module(path).body:
-            if isinstance(node, ast.FunctionDef):
-                found.setdefault(node.name, []).append(node)
+    for folder in ("tests", *PACKAGES):
+        for path in (ROOT / folder).rglob("test_*.py"):
+            for node in module(path).body:
+                if isinstance(node, ast.FunctionDef):
+                    found.setdefault(node.name, []).append(node)
     return found
 
 
