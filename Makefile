@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.installed
 HELM := $(VENV)/.helm
 HNSWLIB := $(VENV)/.hnswlib
+ZENSICAL := $(VENV)/.zensical
 MODEL := models/clip-vit-base-patch32
 MODEL_CHOICE := models/.choice
 
@@ -20,7 +21,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 2>/dev/null)
 BUILD_IMAGE = $(ENGINE) build $(BUILD_OPTIONS) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_URL=$(SOURCE_URL)
 
-.PHONY: help setup run test lint types format bench bench-merge manifests docs images image-gpu image-merge image-test clean
+.PHONY: help setup run test lint types format bench bench-merge manifests docs site images image-gpu image-merge image-test clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -80,6 +81,15 @@ docs: $(SETUP) ## Write the generated tables into the documents
 	$(BIN)/python -m tools.settings_reference
 	$(BIN)/python -m tools.values_reference
 
+# What builds the site, which no other verb needs.
+$(ZENSICAL): $(SETUP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+site: $(ZENSICAL) ## Build the documents to a site in site/; a broken link is an error
+	$(BIN)/python -m tools.site
+	$(BIN)/zensical build --strict --clean
+
 images: image-gpu image-merge ## Build both images with docker, podman or buildah
 
 image-gpu:
@@ -92,5 +102,5 @@ image-test: $(SETUP) ## Build both images from a base made here and run a whole 
 	EMBEDDER_IMAGE_TEST=1 $(BIN)/pytest tests/images $(ARGS)
 
 clean: ## Remove what the other verbs made
-	rm -rf $(VENV) out models build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) out models build site .cache *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

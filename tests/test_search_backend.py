@@ -1,4 +1,4 @@
-"""The result as its consumer loads it, and the README's examples, over a whole run of the example photos."""
+"""The result as its consumer loads it, and the documents' examples, over a whole run of the example photos."""
 
 from __future__ import annotations
 
@@ -63,13 +63,14 @@ def test_the_run_adds_up(folder: Path) -> None:
     assert not list((folder / "out").glob("chunks/*"))
 
 
-def test_the_readmes_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documents_examples_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    assert len(blocks) >= 3
+    text = "".join((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/result.md"))
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 4
     for block in blocks:
         if "hnswlib" in block and not HAS_HNSWLIB:
             continue
-        exec(block, names)  # noqa: S102 - the README's own code
+        exec(block, names)  # noqa: S102 - the documents' own code
     assert np.array_equal(np.asarray(names["mapped"]), np.asarray(names["vectors"]))

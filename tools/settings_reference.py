@@ -1,76 +1,91 @@
-"""The README's tables of settings and of reasons, generated from the code. `make docs` writes them."""
+"""Generates the tables of settings and of failure reasons from the code. `make docs` writes them into the documents."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.format.reasons import REASON_HELP
-from common.settings import RunSettings, Setting, settings_of
+from common.settings import RunSettings, Section, Setting, settings_of
 from embedder.local.settings import LocalRunSettings
 from k8s.gate.settings import GateSettings
 from merger.settings import MergerSettings
-from worker.settings import WorkerSettings
+from tools.documents import ROOT, replaced
+from worker.settings import (
+    ChunkSettings,
+    DecodeSettings,
+    EncodeSettings,
+    FetchSettings,
+    HttpSettings,
+    ManifestSettings,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pydantic.fields import FieldInfo
 
-README = Path(__file__).parents[1] / "README.md"
+SETTINGS = ROOT / "docs" / "settings.md"
+RESULT = ROOT / "docs" / "result.md"
 
-TABLES: dict[str, type[object]] = {
-    "of every program": RunSettings,
-    "of the worker": WorkerSettings,
-    "of the merger": MergerSettings,
-    "of the gate": GateSettings,
-    "of embedder run": LocalRunSettings,
+Table = tuple[str, type[Section]]
+"""A heading and a section of settings. An empty heading gives a table without one."""
+
+PROGRAMS: dict[str, Sequence[Table]] = {
+    "of every program": [("", RunSettings)],
+    "of the worker": [
+        ("The chunk", ChunkSettings),
+        ("The manifest", ManifestSettings),
+        ("HTTP", HttpSettings),
+        ("Fetching", FetchSettings),
+        ("Decoding", DecodeSettings),
+        ("Encoding", EncodeSettings),
+    ],
+    "of the merger": [("", MergerSettings)],
+    "of the gate": [("", GateSettings)],
+    "of embedder run": [("", LocalRunSettings)],
 }
+"""The tables of each pair of markers in the document, in the order in which they are shown."""
 
 
-def settings_table(kind: type[object]) -> str:
-    """Return the Markdown table of the settings that `kind` has of its own."""
+def settings_tables(tables: Sequence[Table]) -> str:
+    """Return the Markdown tables, each below its heading."""
+    return "\n\n".join(
+        f"### {heading}\n\n{settings_table(kind)}" if heading else settings_table(kind) for heading, kind in tables
+    )
+
+
+def settings_table(kind: type[Section]) -> str:
+    """Return the Markdown table of the settings of `kind`, without those that it only inherits from RunSettings."""
     lines = ["| variable | default | what it is |", "| --- | --- | --- |"]
     for setting in _own_settings(kind):
-        field = setting.field
-        description = " ".join((field.description or "").split()).replace("|", "\\|")
-        lines.append(f"| `{setting.variable}` | {_default(field)} | {description} |")
+        description = " ".join((setting.field.description or "").split()).replace("|", "\\|")
+        lines.append(f"| `{setting.variable}` | {_default(setting.field)} | {description} |")
     return "\n".join(lines)
 
 
 def reasons_table() -> str:
+    """Return the Markdown table of the reasons why an image is in the ledger."""
     lines = ["| reason | what it means |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| `{reason}` | {meaning} |" for reason, meaning in REASON_HELP.items())])
 
 
-def with_tables(text: str) -> str:
-    """Return the document's text with what stands between the markers made anew. Raises ValueError without them."""
-    for name, kind in TABLES.items():
-        text = _replaced(text, f"settings {name}", settings_table(kind))
-    return _replaced(text, "reasons", reasons_table())
+def with_settings(text: str) -> str:
+    """Return `text` with the tables of settings between their markers. Raises ValueError if a marker is missing."""
+    for name, tables in PROGRAMS.items():
+        text = replaced(text, f"settings {name}", settings_tables(tables))
+    return text
 
 
-def _replaced(text: str, name: str, table: str) -> str:
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    head, found_begin, rest = text.partition(begin)
-    _, found_end, tail = rest.partition(end)
-    if not (found_begin and found_end):
-        raise ValueError(f"the document lacks {begin} or {end}")
-    return f"{head}{begin}\n{table}\n{end}{tail}"
+def with_reasons(text: str) -> str:
+    """Return `text` with the table of reasons between its markers. Raises ValueError if a marker is missing."""
+    return replaced(text, "reasons", reasons_table())
 
 
-def _own_settings(kind: type[object]) -> Iterator[Setting]:
+def _own_settings(kind: type[Section]) -> Iterator[Setting]:
     for name, setting in settings_of(kind).items():
-        if (
-            kind is RunSettings
-            or name not in RunSettings.model_fields
-            or setting.field.default != _shared_default(name)
-        ):
+        shared = RunSettings.model_fields.get(name)
+        if kind is RunSettings or shared is None or setting.field.default != shared.default:
             yield setting
-
-
-def _shared_default(name: str) -> object:
-    return RunSettings.model_fields[name].default
 
 
 def _default(field: FieldInfo) -> str:
@@ -82,4 +97,5 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
+    SETTINGS.write_text(with_settings(SETTINGS.read_text("utf-8")), "utf-8")
+    RESULT.write_text(with_reasons(RESULT.read_text("utf-8")), "utf-8")

@@ -1,4 +1,4 @@
-"""The reference of the chart's values, generated from values.yaml. `make docs` writes it into its document."""
+"""Generates the table of the chart's values from values.yaml. `make docs` writes it into charts/README.md."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from tests.charts.helm import CHART, ROOT
+from tools.documents import ROOT, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VALUES = CHART / "values.yaml"
-DOCUMENT = ROOT / "README.md"
-BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
+VALUES = ROOT / "charts" / "values.yaml"
+DOCUMENT = ROOT / "charts" / "README.md"
 
 _KEY = re.compile(r"( *)([A-Za-z0-9]+):")
 
 
 class Value(NamedTuple):
     path: str
-    """With dots, as --set takes it."""
+    """The value's name with dots between its parts, as --set takes it."""
     description: str
     default: Any
 
 
 def documented_values(text: str | None = None) -> list[Value]:
     """Return the values that have a `# --` comment, in the file's order."""
-    text = VALUES.read_text() if text is None else text
+    text = VALUES.read_text("utf-8") if text is None else text
     defaults = yaml.safe_load(text)
     values: list[Value] = []
     parents: list[tuple[int, str]] = []
@@ -51,7 +50,7 @@ def documented_values(text: str | None = None) -> list[Value]:
 
 
 def value_at(values: dict[str, Any], path: str) -> Any:  # noqa: ANN401 - any YAML
-    """Return what stands at the dotted path. Raises KeyError where there is nothing."""
+    """Return the value at the dotted path. Raises KeyError if there is none."""
     found: Any = values
     for name in path.split("."):
         found = found[name]
@@ -59,7 +58,7 @@ def value_at(values: dict[str, Any], path: str) -> Any:  # noqa: ANN401 - any YA
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted path of everything that is no mapping, and of every empty mapping."""
+    """Yield the dotted path of every value that is not a mapping, and of every empty mapping."""
     for name, value in values.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{prefix}{name}.")
@@ -72,14 +71,12 @@ def table() -> str:
     rows = [
         f"| `{value.path}` | {_default(value.default)} | {_cell(value.description)} |" for value in documented_values()
     ]
-    return "\n".join(["| value | default | |", "|---|---|---|", *rows])
+    return "\n".join(["| value | default | what it is |", "| --- | --- | --- |", *rows])
 
 
 def with_table(text: str) -> str:
-    """Return `text` with the table of today between its two marks."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table()}\n{END}{tail}"
+    """Return `text` with the table between its markers. Raises ValueError if a marker is missing."""
+    return replaced(text, "values", table())
 
 
 def _default(value: object) -> str:
@@ -91,4 +88,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(with_table(DOCUMENT.read_text()))
+    DOCUMENT.write_text(with_table(DOCUMENT.read_text("utf-8")), "utf-8")
