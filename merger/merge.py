@@ -15,8 +15,9 @@ from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch, Stor
 from common.indexes import format_indexes
 from common.logs import log
 from common.process import program
-from common.run.finished_run import FinishedRun, find_finished
 from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.state import FinishedRun, find_finished
+from common.run.summary import write_summary
 from common.store.contract import AssemblyGone, ObjectExists
 from merger.assemble import CopyFailed, assemble
 from merger.chunks import describe_problems, list_chunks, read_header_of, read_inputs
@@ -27,12 +28,13 @@ from merger.plan import plan_parts
 from merger.progress import Progress, Step, Traffic
 from merger.sample import KeptRows, Sample, choose_rows, stretches
 from merger.sources import DigestDiffers, Sources, column_is_damaged
-from merger.summary import result_provenance, write_summary
-from merger.verify import Result, ResultDiffers, Verification, verify_full, verify_metadata, verify_sample
+from merger.summary import result_provenance, summarise
+from merger.verify import Result, ResultDiffers, verify_full, verify_metadata, verify_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from common.run.summary import Verification
     from common.store.contract import ObjectStat, Store
     from merger.plan import Part
     from merger.settings import MergerSettings
@@ -95,8 +97,8 @@ def _usable(store: Store, settings: MergerSettings) -> FinishedRun | None:
             f"{store.location(RESULT_KEY)} was made of {finished.provenance.chunk_count} chunks, EMBEDDER_CHUNK_COUNT "
             f"is {settings.chunk_count}; choose another EMBEDDER_RUN_URI or the same settings"
         )
-    if finished.missing and (
-        settings.on_missing_chunks == "refuse" or list_chunks(store).keys() & set(finished.missing)
+    if finished.header.missing and (
+        settings.on_missing_chunks == "refuse" or list_chunks(store).keys() & set(finished.header.missing)
     ):
         return None
     return finished
@@ -109,11 +111,11 @@ def _say_finished(store: Store, finished: FinishedRun, settings: MergerSettings)
         with suppress(ChunkInvalid):  # nobody can use it any more
             made_by = read_header_of(store, stat, Traffic()).provenance
             finished.provenance.check_same(made_by, name=store.location(stat.key))
-    _clear_up(store, settings, leftovers, keep_chunks=settings.keep_chunks or bool(finished.missing))
-    missing = f", without chunks {format_indexes(finished.missing)}" if finished.missing else ""
+    _clear_up(store, settings, leftovers, keep_chunks=settings.keep_chunks or bool(finished.header.missing))
+    missing = f", without chunks {format_indexes(finished.header.missing)}" if finished.header.missing else ""
     return (
-        f"this run is finished: {store.location(RESULT_KEY)} has {finished.embedded} images, "
-        f"{finished.failed} failed{missing}"
+        f"this run is finished: {store.location(RESULT_KEY)} has {finished.header.embedded} images, "
+        f"{finished.header.failed} failed{missing}"
     )
 
 
@@ -172,18 +174,16 @@ class _Merge:
         except ChunkInvalid as error:
             raise ChunkInvalid(describe_problems([str(error)], store=self._store)) from error
         self._progress.step = Step.SUMMARY
-        write_summary(
-            self._store,
+        summary = summarise(
             self._inputs,
             layout,
-            attributes=self._attributes,
             failures_by_reason=ledger.by_reason,
             verification=verification,
             assembly=assembly,
             traffic=self._traffic,
             seconds=time.monotonic() - self._started,
-            replacing=self._seen(SUMMARY_KEY),
         )
+        write_summary(self._store, summary, replacing=self._seen(SUMMARY_KEY))
         self._progress.step = Step.CLEARING_UP
         keep_chunks = self._settings.keep_chunks or bool(self._inputs.missing)
         _clear_up(self._store, self._settings, (chunk.header.index for chunk in chunks), keep_chunks=keep_chunks)

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.errors import ChunkInvalid
 from common.format.chunk_file import check_norms
+from common.run.summary import Verification
 from merger.layout import EMBEDDINGS, Piece
 from merger.parallel import ordered
 from merger.sample import stretches
@@ -31,11 +32,6 @@ AHEAD_BYTES = 16 << 20
 
 class ResultDiffers(Exception):
     """The result is not what the chunks make."""
-
-
-class Verification(NamedTuple):
-    mode: str
-    rows_compared: int
 
 
 class Result(NamedTuple):
@@ -92,7 +88,9 @@ def verify_sample(result: Result, sample: Sample, *, kept: KeptRows, concurrency
                 compared += piece.rows
         return compared
 
-    return Verification("sample", sum(ordered(compare, stretches(sources.layout, sample), concurrency=concurrency)))
+    return Verification(
+        mode="sample", rows_compared=sum(ordered(compare, stretches(sources.layout, sample), concurrency=concurrency))
+    )
 
 
 def verify_full(result: Result, *, concurrency: int) -> Verification:
@@ -124,7 +122,7 @@ def verify_full(result: Result, *, concurrency: int) -> Verification:
             # Whose fault is it? Where the result has the chunk's bytes, it is the chunk's.
             _compare_vectors(result, piece.chunk)
             raise
-    return Verification("full", sources.layout.rows)
+    return Verification(mode="full", rows_compared=sources.layout.rows)
 
 
 def _compare_vectors(result: Result, chunk: int) -> None:

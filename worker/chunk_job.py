@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.errors import ChunkInvalid, FingerprintMismatch, SettingsError, StoreUnavailable
-from common.format.chunk_file import read_header, read_result, verify_chunk, write_chunk
+from common.format.chunk_file import read_header, verify_chunk, write_chunk
 from common.format.provenance import Provenance
+from common.format.result_file import read_result
 from common.logs import log
 from common.process import program
 from common.process.resources import temporary_folder
-from common.run.finished_run import find_finished
 from common.run.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_key
 from common.run.keys import chunk_index as index_of
+from common.run.state import find_finished
 from common.store import open_store
 from common.store.contract import ObjectExists, ObjectReplaced
 from worker.collector import Collector

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.format.reasons import Reason
-from common.process import program
 from worker.fetch.image_fetcher import ImageFetcher
 from worker.rows import ImageFailed, LargeImage
 from worker.stage_times import StageTimes
@@ -78,7 +77,7 @@ class Pipeline:
     def start(self) -> None:
         """Begin; `wait` tells when it is over."""
         for stage in (self._fetch_and_decode, self._encode):
-            program.start_thread(partial(self._run, stage), name=stage.__name__)
+            threading.Thread(target=partial(self._run, stage), name=stage.__name__, daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
         """Wait at most so long, and return whether every row is settled. Raises what ended the pipeline early."""

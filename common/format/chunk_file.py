@@ -25,10 +25,9 @@ import h5py
 import numpy as np
 
 from common.errors import ChunkInvalid, StoreUnavailable
-from common.format.hdf5 import Dataset, lay_out, open_hdf5
+from common.format.hdf5 import Dataset, lay_out
 from common.format.provenance import Provenance, program_version
 from common.format.seal import SEAL_BYTES, open_sealed, seal
-from common.indexes import parse_indexes
 from common.process.resources import exhausted, sentence, written_file
 
 if TYPE_CHECKING:
@@ -243,23 +242,6 @@ def _damage(what: str) -> Iterator[None]:
     except READ_ERRORS as error:
         # What is imported only now, a codec for one, may find no open file left: that is no damage.
         raise exhausted(error) or ChunkInvalid(f"{what}: {error}") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultHeader:
-    """What the result says of the run."""
-
-    provenance: Provenance
-    missing: list[int]
-    """Chunks that a partial merge went without."""
-
-
-def read_result(file: BinaryIO, *, name: str) -> ResultHeader:
-    """Return what an open result says. Raises ChunkInvalid, with `name`, when it is none."""
-    with _damage(f"{name} is no result of this program, or damaged"), open_hdf5(file, name=name) as result:
-        return ResultHeader(
-            provenance=read_provenance(result), missing=parse_indexes(str(result.attrs["chunks_missing"]))
-        )
 
 
 def _header(file: h5py.File, *, size: int) -> ChunkHeader:

@@ -1,167 +1,104 @@
-"""How every program of the project starts and ends: signals, exit codes, the last word."""
+"""How a program begins and ends: the signals it listens to, its exit code, and its last word."""
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
-import time
 import traceback
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import EmbedderError, ExitCode, Stopped
+from common.logs import configure_logs, log, printable, redact_urls
 from common.process import stop
+from common.process.last_word import LastWord
+from common.process.resources import exhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-TERMINATION_LOG = Path("/dev/termination-log")
-"""Where a kubelet picks up a container's last word; absent outside a pod."""
 
-TERMINATION_LOG_BYTES = 4096
-"""What a kubelet keeps of it."""
+@dataclass(frozen=True)
+class Finished:
+    """What a program says when it has done its work."""
+
+    message: str
+    """One sentence."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Numbers for other programs; see LastWord."""
 
 
 class _Running:
-    """The program that runs."""
+    """The program of this process."""
 
-    how_far: Callable[[], object] | None = None
-    """Logs how far it is."""
-    has_logs = False
+    log_progress: Callable[[], object] | None = None
 
 
-def on_stop(say: Callable[[], object]) -> None:
-    """Have `say`, which logs how far the program is, called before the last word when it is stopped."""
-    _Running.how_far = say
+def on_stop(log_progress: Callable[[], object]) -> None:
+    """Have `log_progress` called before the last word when a signal stops the program."""
+    _Running.log_progress = log_progress
 
 
-def run(
-    program: Callable[[], str],
-    *,
-    before_threads: Callable[[], object] = lambda: None,
-    at_first: Callable[[], object] | None = None,
-) -> NoReturn:
-    """Call `program`, log the sentence it returns as the last word, and end the process with the right exit code.
+def run(program: Callable[[], Finished], *, on_early_stop: Callable[[], object] | None = None) -> NoReturn:
+    """Call `program`, say its last word, and end the process with the right exit code.
 
-    `before_threads` is called before it, while the process has one thread. `at_first` is what to call on a stop until
-    `on_stop` says otherwise.
+    `on_early_stop` is called on a stop until the program calls `on_stop`.
 
-    Ends by os._exit once everything is flushed: a thread may sit in a native decoder or a socket for longer than the
-    grace period of a pod.
+    The process ends by os._exit once everything is flushed: a thread may be inside a native decoder or a socket for
+    longer than the grace period of a pod.
     """
-    _Running.how_far = at_first
-    try:
-        code = end(program, before_threads=before_threads)
-    except (MemoryError, SystemError):  # what the last word imports was refused memory too
-        code = _say_out_of_memory()
+    _Running.log_progress = on_early_stop
+    code = end(program)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # a full disk, or a pipe that nobody reads
+        with suppress(OSError):  # a full disk, or a pipe without a reader
             stream.flush()
     os._exit(code)
 
 
-def start_thread(work: Callable[[], object], *, name: str) -> None:
-    """Start a daemon thread for `work`, which hands over its own errors; what it raises nevertheless ends the program.
+def end(program: Callable[[], Finished]) -> int:
+    """Call `program`, say its last word, and return its exit code.
 
-    So it is where memory is refused while an error is handed over, for which others would wait for ever.
-    """
-    threading.Thread(target=_do_or_end, args=(work,), name=name, daemon=True).start()
-
-
-def _do_or_end(work: Callable[[], object]) -> None:
-    try:
-        work()
-    except BaseException as error:  # noqa: BLE001 - another border of the program
-        code = int(ExitCode.TEMPORARY_FAILURE)
-        try:
-            code = _last_word(*_failure(error))
-            sys.stderr.flush()
-        except (MemoryError, SystemError):
-            code = _say_out_of_memory()
-        finally:
-            os._exit(code)
-
-
-def end(program: Callable[[], str], *, before_threads: Callable[[], object] = lambda: None) -> int:
-    """Call `program` and return its exit code; the last word goes to the log and to the termination log.
-
-    Once a signal has told it to stop that is how it ends, whatever it returns or raises.
+    A program that a signal has stopped ends as stopped, whatever it returns or raises.
     """
     try:
-        event, message, code = _outcome(program, before_threads)
+        word, code = _outcome(program)
     except Stopped as stopped:
         return _say_stopped(stopped)
-    return _last_word(event, message, code)
+    word.say(exit_code=code)
+    return code
 
 
-def _outcome(program: Callable[[], str], before_threads: Callable[[], object]) -> tuple[str, str, int]:
+def _outcome(program: Callable[[], Finished]) -> tuple[LastWord, int]:
+    configure_logs()
     stop.install_stop_handlers()
     try:
-        before_threads()
         stop.end_by_force_if_late(_say_stopped)
-        _prepare_last_word()
-        message = program()
+        finished = program()
     except Exception as error:  # noqa: BLE001 - the border of the program
-        # Python wraps what a signal raises within __set_name__ in a RuntimeError, an enum's import for one.
+        # Python turns what a signal raises within __set_name__, as while an enum is imported, into a RuntimeError.
         stop.ignore_stops()
         return _failure(error)
     stop.ignore_stops()
-    return "finished", message, ExitCode.OK
+    return LastWord(event="finished", message=finished.message, counts=finished.counts), ExitCode.OK
 
 
-def _failure(error: BaseException) -> tuple[str, str, int]:
-    _prepare_last_word()
-    from common.logs import printable, redact_urls  # noqa: PLC0415
-    from common.process.resources import exhausted  # noqa: PLC0415
-
+def _failure(error: Exception) -> tuple[LastWord, int]:
     foreseen = error if isinstance(error, EmbedderError) else exhausted(error)
     if foreseen is not None:
-        return "failed", str(foreseen), foreseen.exit_code
-    # Exit code 1 stands in no policy, so Kubernetes retries within the backoff limit.
+        return LastWord(event="failed", message=str(foreseen)), foreseen.exit_code
     with suppress(OSError):
         trace = redact_urls("".join(traceback.format_exception(error)))
         sys.stderr.write("".join(f"{printable(line)}\n" for line in trace.split("\n")))
-    return "failed", f"a bug in the embedder: {type(error).__name__}: {error}", 1
-
-
-def _say_out_of_memory() -> int:
-    """Say so as a log line that needs nothing imported."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
-    words = "out of memory while the program began or ended; raise the memory limit"
-    os.write(2, f'{now} error failed exit_code={int(ExitCode.TEMPORARY_FAILURE)} message="{words}"\n'.encode())
-    return int(ExitCode.TEMPORARY_FAILURE)
-
-
-def _prepare_last_word() -> None:
-    # Imported only now: a signal is to find its handlers from the first moment on. And before the program, which may
-    # end for want of memory or of open files.
-    import common.process.resources  # noqa: F401, PLC0415
-    from common.logs import configure_logs  # noqa: PLC0415
-
-    if not _Running.has_logs:
-        configure_logs()
-        _Running.has_logs = True
+    # Exit code 1 stands in no rule of the Job, so Kubernetes retries within the backoff limit.
+    return LastWord(event="failed", message=f"a bug in the embedder: {type(error).__name__}: {error}"), 1
 
 
 def _say_stopped(stopped: Stopped) -> int:
-    _prepare_last_word()
-    if _Running.how_far is not None:
-        with suppress(Exception):  # the exit code matters more
-            _Running.how_far()
-    return _last_word("stopped", str(stopped), stopped.exit_code)
-
-
-def _last_word(event: str, message: str, code: int) -> int:
-    from common.logs import log, printable, redact_urls  # noqa: PLC0415
-
-    message = redact_urls(message)
-    emit = log.info if code == ExitCode.OK else log.error
-    emit(event, exit_code=int(code), message=message)
-    if TERMINATION_LOG.exists():
+    if _Running.log_progress is not None:
         try:
-            TERMINATION_LOG.write_bytes(f"{event}: {printable(message)}".encode()[:TERMINATION_LOG_BYTES])
-        except OSError as error:
-            log.warning("no_termination_log", error=str(error))
-    return int(code)
+            _Running.log_progress()
+        except Exception as error:  # noqa: BLE001 - the exit code matters more than the progress
+            log.warning("no_progress", error=f"{type(error).__name__}: {error}")
+    LastWord(event="stopped", message=str(stopped)).say(exit_code=int(stopped.exit_code))
+    return int(stopped.exit_code)

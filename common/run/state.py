@@ -1,30 +1,91 @@
-"""How far a run is, as its store tells."""
+"""How far a run is, as its store tells. The one definition of a finished run is `find_finished`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ChunkInvalid
 from common.run.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_index
-from common.run.summary import read_summary
+from common.run.summary import Summary, read_summary
 
 if TYPE_CHECKING:
-    from common.store.contract import Store
+    from common.format.provenance import Provenance
+    from common.format.result_file import ResultHeader
+    from common.store.contract import ObjectStat, Store
+
+
+class FinishedRun(NamedTuple):
+    """A result, and the summary that belongs to it."""
+
+    result: ObjectStat
+    header: ResultHeader
+    summary: Summary
+
+    @property
+    def provenance(self) -> Provenance:
+        return self.header.provenance
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the result holds every chunk of the run."""
+        return not self.header.missing
+
+    def holds(self, chunk: int) -> bool:
+        return chunk not in self.header.missing
+
+
+def find_finished(store: Store) -> FinishedRun | None:
+    """Return the finished run in the store, None where there is none.
+
+    A run is finished when a result and a summary that belongs to it are there: the summary is written last, so the
+    result has been verified. What is not readable, or does not belong together, is not finished: a merge replaces it.
+
+    The result's version is not compared: two pods that merge the same chunks write the same bytes, and the pod that
+    publishes later must not make the other pod's summary wrong.
+    """
+    try:
+        summary = read_summary(store)
+        result = store.stat(RESULT_KEY)
+        if summary is None or result is None:
+            return None
+        header = _read_header(store, result)
+    except ChunkInvalid:
+        return None
+    return FinishedRun(result, header, summary) if _belong_together(result, header, summary) else None
 
 
 def find_missing(store: Store, chunk_count: int) -> set[int]:
     """Return the chunks that are neither in the store nor in a finished result."""
-    there = {chunk_index(stat.key) for stat in store.list(CHUNKS_PREFIX)}
-    missing = set(range(chunk_count)) - there
-    # A merge deletes the chunks of a finished result. One that went without some keeps all there are.
-    return set() if missing and _is_complete(store) else missing
+    present = {chunk_index(stat.key) for stat in store.list(CHUNKS_PREFIX)}
+    missing = set(range(chunk_count)) - present
+    if not missing or (finished := find_finished(store)) is None:
+        return missing
+    # A complete merge deletes the chunk files. A partial merge keeps the files that it has.
+    return set() if finished.is_complete else missing
 
 
-def _is_complete(store: Store) -> bool:
-    if store.stat(RESULT_KEY) is None:
-        return False
-    try:
-        summary = read_summary(store)
-    except ChunkInvalid:
-        return False  # not what a merge writes: merging again replaces it
-    return summary is not None and not summary.chunks_missing
+def _read_header(store: Store, result: ObjectStat) -> ResultHeader:
+    # A gate waits for days and needs no HDF5 before a summary is there.
+    from common.format.result_file import read_result  # noqa: PLC0415
+
+    with store.open(RESULT_KEY, result.size) as file:
+        return read_result(file, name=store.location(RESULT_KEY))
+
+
+def _belong_together(result: ObjectStat, header: ResultHeader, summary: Summary) -> bool:
+    of_summary = (
+        summary.result_bytes,
+        summary.fingerprint,
+        summary.rows_requested,
+        summary.rows_embedded,
+        summary.rows_failed,
+        summary.chunks_missing,
+    )
+    return of_summary == (
+        result.size,
+        header.provenance.fingerprint,
+        header.requested,
+        header.embedded,
+        header.failed,
+        header.chunks_missing,
+    )

@@ -1,33 +1,91 @@
-"""summary.json of a finished merge, as far as the control side reads it."""
+"""summary.json: what a merge says about the run it has finished. It is written last."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from common.errors import ChunkInvalid
+from common.errors import ChunkInvalid, StoreUnavailable
+from common.format.provenance import Provenance
+from common.indexes import parse_indexes
 from common.run.keys import SUMMARY_KEY
 
 if TYPE_CHECKING:
-    from common.store.contract import Store
+    from common.store.contract import ObjectStat, Store
 
 
-class RunSummary(BaseModel):
+class Verification(BaseModel):
+    """How the result was compared with the chunks."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mode: str
+    """`sample` or `full`."""
+    rows_compared: int
+
+
+class Summary(BaseModel):
+    """The fields of summary.json, in their order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fingerprint: str
     rows_requested: int
     rows_embedded: int
     rows_failed: int
-    failures_by_reason: dict[str, int]
     chunks_missing: str
     """The chunks that a partial merge went without, as in `3,7-9`."""
+    result_bytes: int
+    failures_by_reason: dict[str, int]
+    dimensions: int
+    chunk_count: int
+    chunks_merged: str
+    provenance: Provenance
+    embedded_by: list[str]
+    """The versions of the program that computed the chunks."""
+    merged_by: str
+    """The version of the program that merged them."""
+    created_at: str
+    """Time in UTC, in ISO 8601."""
+    assembly: str
+    """How the vectors got into the result: `server-side`, `streaming`, or `found` where it was there already."""
+    verification: Verification
+    bytes_copied_by_store: int
+    bytes_uploaded: int
+    bytes_read: int
+    seconds: float
+    """Duration of the merge."""
+
+    @field_validator("chunks_missing", "chunks_merged")
+    @classmethod
+    def _are_indexes(cls, text: str) -> str:
+        parse_indexes(text)
+        return text
+
+    @property
+    def missing(self) -> list[int]:
+        return parse_indexes(self.chunks_missing)
 
 
-def read_summary(store: Store) -> RunSummary | None:
+def read_summary(store: Store) -> Summary | None:
     """Return the run's summary, None where there is none. Raises ChunkInvalid when it is not what a merge writes."""
     if store.stat(SUMMARY_KEY) is None:
         return None
     try:
-        return RunSummary.model_validate_json(store.read(SUMMARY_KEY))
+        return Summary.model_validate_json(store.read(SUMMARY_KEY))
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise ChunkInvalid(f"{store.location(SUMMARY_KEY)} is no summary of a merge: {details}") from error
+        raise ChunkInvalid(f"{store.location(SUMMARY_KEY)} is not a summary of a merge: {details}") from error
+
+
+def write_summary(store: Store, summary: Summary, *, replacing: ObjectStat | None) -> None:
+    """Write summary.json.
+
+    Raises ObjectExists where an object other than `replacing` is there, and StoreUnavailable where the store does not
+    keep what was written.
+    """
+    data = (json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+    if store.put_bytes(SUMMARY_KEY, data, overwrite=False, replacing=replacing).size != len(data):
+        raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is not what was written")

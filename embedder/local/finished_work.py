@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from common.errors import ChunkInvalid
 from common.format.chunk_file import read_header
-from common.run.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_index
-from common.run.summary import read_summary
+from common.run.keys import CHUNKS_PREFIX, chunk_index
+from common.run.state import find_finished
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -60,16 +60,8 @@ def find_finished_work(store: Store) -> FinishedWork:
         chunk = _finished_chunk(store, found, index) if index is not None else None
         if index is not None and chunk is not None:
             chunks[index] = chunk
-    return FinishedWork(chunks, has_result=_is_merged(store))
-
-
-def _is_merged(store: Store) -> bool:
-    # The summary is written last: a result without one may yet be withdrawn.
-    try:
-        summary = read_summary(store)
-    except ChunkInvalid:
-        return False
-    return summary is not None and not summary.chunks_missing and store.stat(RESULT_KEY) is not None
+    finished = find_finished(store)
+    return FinishedWork(chunks, has_result=finished is not None and finished.is_complete)
 
 
 def _finished_chunk(store: Store, found: ObjectStat, index: int) -> FinishedChunk | None:

@@ -17,23 +17,22 @@ from k8s.gate.settings import GateSettings
 from k8s.gate.watch import WorkerWatch
 
 
-def main() -> str:
+def main() -> program.Finished:
     settings = read_settings(GateSettings)
     configure_logs(settings.log_level)
     store = open_store(settings.run_uri)
     watch = WorkerWatch(settings)
     match sys.argv[1:]:
         case []:
-            return Gate(settings, store, watch).wait()
+            return program.Finished(Gate(settings, store, watch).wait())
         case ["report"]:
             # A gate waits for days: it need not hold HDF5 and NumPy in its memory.
             from k8s.gate.report import report  # noqa: PLC0415
 
-            return report(store, settings, watch)
+            return program.Finished(report(store, settings, watch))
         case other:
             raise SettingsError(f"python -m k8s.gate takes report or nothing, not {' '.join(other)}")
 
 
 if __name__ == "__main__":
-    configure_logs()
     program.run(main)

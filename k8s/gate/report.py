@@ -15,7 +15,7 @@ from common.run.summary import read_summary
 from k8s.release import brief_indexes
 
 if TYPE_CHECKING:
-    from common.run.summary import RunSummary
+    from common.run.summary import Summary
     from common.store.contract import ObjectStat, Store
     from k8s.gate.settings import GateSettings
     from k8s.gate.watch import WorkerWatch
@@ -45,7 +45,7 @@ def report(store: Store, settings: GateSettings, watch: WorkerWatch) -> str:
     raise RunUnfinished(f"there is no result yet: {far}, {state}")
 
 
-def _check_result(store: Store, stat: ObjectStat, summary: RunSummary) -> str:
+def _check_result(store: Store, stat: ObjectStat, summary: Summary) -> str:
     name = store.location(RESULT_KEY)
     try:
         with store.open(RESULT_KEY, stat.size) as opened, open_hdf5(opened, name=name) as file:

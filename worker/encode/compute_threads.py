@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from concurrent.futures import Future
 from functools import partial
@@ -9,8 +10,6 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-
-from common.process import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +29,7 @@ class ComputeThreads:
         self.count = count
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         for number in range(count):
-            program.start_thread(partial(_compute, self._tasks), name=f"compute {number}")
+            threading.Thread(target=partial(_compute, self._tasks), name=f"compute {number}", daemon=True).start()
         weakref.finalize(self, _dismiss, self._tasks, count)
 
     def submit(self, compute: Callable[[], T]) -> Future[T]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from common.process import program
 from worker.encode.model import find_model
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class ModelLoading:
         self._in_background(self._load, self.dtype, self.batches, self.encoder)
 
     def _in_background(self, work: Callable[[], None], *promises: Future[Any]) -> None:
-        program.start_thread(partial(_keep, work, promises), name=work.__name__)
+        threading.Thread(target=partial(_keep, work, promises), name=work.__name__, daemon=True).start()
 
     def _find(self) -> None:
         self.source.set_result(find_model(self._settings.model, revision=self._settings.model_revision))

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from common.errors import SourceUnavailable
-from common.logs import configure_logs, log
+from common.logs import log
 from common.process import program
 from worker.encode.model import ORIGIN_FILE, ModelSource, find_model
 from worker.settings import EncodeSettings
@@ -21,7 +21,7 @@ PROBE_SECONDS = 10
 """For the hub to say that it is there; without the question its client retries for half a minute."""
 
 
-def main() -> str:
+def main() -> program.Finished:
     fields = EncodeSettings.model_fields
     parser = argparse.ArgumentParser(prog="python -m worker.encode.weights", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the weights are to be; left as it is if they are there")
@@ -29,13 +29,13 @@ def main() -> str:
     parser.add_argument("--revision", default=fields["model_revision"].default, help="commit (default: %(default)s)")
     wanted = parser.parse_args()
     if _is_there(wanted.folder, model=wanted.model, revision=wanted.revision):
-        return f"{wanted.folder} holds {wanted.model} at {wanted.revision} already"
+        return program.Finished(f"{wanted.folder} holds {wanted.model} at {wanted.revision} already")
     if not Path(wanted.model).is_dir():
         _probe(wanted.model, revision=wanted.revision)
     source = find_model(wanted.model, revision=wanted.revision)
     log.info("fetched", model=source.name, revision=source.revision, weights=source.weights)
     save_vision_tower(source, wanted.folder)
-    return f"{wanted.folder} holds the vision tower of {source.name} at {source.revision}"
+    return program.Finished(f"{wanted.folder} holds the vision tower of {source.name} at {source.revision}")
 
 
 def save_vision_tower(source: ModelSource, folder: Path) -> None:
@@ -76,5 +76,4 @@ def _probe(model: str, *, revision: str) -> None:
 
 
 if __name__ == "__main__":
-    configure_logs()
     program.run(main)

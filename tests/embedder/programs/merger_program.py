@@ -17,7 +17,7 @@ from common.store import open_store
 FOLDER = Path(os.environ["TEST_FOLDER"])
 
 
-def main() -> str:
+def main() -> program.Finished:
     if "JOB_COMPLETION_INDEX" in os.environ:
         raise DataError("the merger is no indexed pod")
     behaviours = json.loads(os.environ.get("TEST_BEHAVIOURS", "{}")).get("merge", [])
@@ -27,7 +27,7 @@ def main() -> str:
         raise {"65": DataError, "75": TemporaryError}[behaviours[before]]("the merge went wrong")
     store = open_store(os.environ["EMBEDDER_RUN_URI"])
     if store.stat(RESULT_KEY) is not None:
-        return "the run is finished"
+        return program.Finished("the run is finished")
     keys = [chunk_key(index) for index in range(int(os.environ["EMBEDDER_CHUNK_COUNT"]))]
     found = [store.stat(key) for key in keys]
     missing = [index for index, each in enumerate(found) if each is None]
@@ -50,7 +50,7 @@ def main() -> str:
     store.put_bytes(SUMMARY_KEY, json.dumps(summary).encode())
     if os.environ.get("EMBEDDER_KEEP_CHUNKS") != "true":
         store.delete(keys)
-    return f"{rows} rows merged"
+    return program.Finished(f"{rows} rows merged")
 
 
 configure_logs()

@@ -33,14 +33,14 @@ INDEX = int(os.environ["JOB_COMPLETION_INDEX"])
 FOLDER = Path(os.environ["TEST_FOLDER"])
 
 
-def main() -> str:
+def main() -> program.Finished:
     behaviours = json.loads(os.environ.get("TEST_BEHAVIOURS", "{}")).get(str(INDEX), [])
     before = len(list(FOLDER.glob(f"worker-{INDEX}-*")))
     (FOLDER / f"worker-{INDEX}-{before}").write_text(
         json.dumps({"pid": os.getpid(), "environment": dict(os.environ), "time": time.time_ns()})
     )
     behave(behaviours[before] if before < len(behaviours) else "succeed")
-    return embed(open_store(os.environ["EMBEDDER_RUN_URI"]))
+    return program.Finished(embed(open_store(os.environ["EMBEDDER_RUN_URI"])))
 
 
 ENDINGS = {

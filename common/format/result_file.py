@@ -1,0 +1,51 @@
+"""The result, Images_Embedded.h5, as far as its attributes describe it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from common.errors import ChunkInvalid
+from common.format.chunk_file import READ_ERRORS, read_provenance
+from common.format.hdf5 import open_hdf5
+from common.indexes import parse_indexes
+from common.process.resources import exhausted
+
+if TYPE_CHECKING:
+    from common.format.provenance import Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultHeader:
+    """What the result says about the run."""
+
+    provenance: Provenance
+    requested: int
+    """Number of rows of the manifest in the chunks that were merged."""
+    embedded: int
+    failed: int
+    chunks_missing: str
+    """The chunks that a partial merge went without, as in `3,7-9`."""
+
+    @property
+    def missing(self) -> list[int]:
+        return parse_indexes(self.chunks_missing)
+
+
+def read_result(file: BinaryIO, *, name: str) -> ResultHeader:
+    """Return what an open result says. Raises ChunkInvalid, with `name`, when the file is not a result."""
+    try:
+        with open_hdf5(file, name=name) as result:
+            header = ResultHeader(
+                provenance=read_provenance(result),
+                requested=int(result.attrs["rows_requested"]),
+                embedded=int(result.attrs["rows_embedded"]),
+                failed=int(result.attrs["rows_failed"]),
+                chunks_missing=str(result.attrs["chunks_missing"]),
+            )
+        _ = header.missing  # raises ValueError for a text that names no indexes
+    except READ_ERRORS as error:
+        raise exhausted(error) or ChunkInvalid(
+            f"{name} is not a result of this program, or damaged: {error}"
+        ) from error
+    return header
