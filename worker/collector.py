@@ -1,4 +1,4 @@
-"""Where a chunk's rows come together: vectors and failures, in whatever order they arrive, each row exactly once."""
+"""Where a chunk's rows come together: vectors and failures, in any order, each row exactly once."""
 
 from __future__ import annotations
 
@@ -36,10 +36,7 @@ class Vectors(Protocol):
 
 
 class Collector:
-    """The rows of one chunk, settled one by one. Threads may settle rows at the same time.
-
-    Vectors go to `vectors`, a new file.
-    """
+    """The rows of one chunk, settled one by one, by any threads. Their vectors go to `vectors`, which is empty."""
 
     def __init__(self, chunk: ManifestChunk, vectors: Vectors) -> None:
         self._rows = {row.position: row for row in chunk.rows}
@@ -59,14 +56,14 @@ class Collector:
         return self.embedded + self.failed
 
     def embed(self, positions: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """Settle the rows at `positions` with `vectors`, (rows, dimensions); one that is not finite has failed.
+        """Settle the rows at `positions` with `vectors`, (rows, dimensions); a row that is not finite fails.
 
-        Raises ResourceExhausted where there is no room for them.
+        Raises ResourceExhausted where the disk has no room for the vectors.
         """
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         is_sound = np.abs(norms - 1) <= NORM_TOLERANCE  # False for NaN
         places = np.asarray(positions)
-        # Before the lock, for which the event loop would wait as long as the disk takes.
+        # Outside the lock: the event loop waits for that, and must not wait for the disk.
         self._vectors.write(places[is_sound], vectors[is_sound])
         with self._lock:
             self._is_embedded[places[is_sound]] = True
@@ -87,10 +84,17 @@ class Collector:
         with self._lock:
             return Counter(failure.reason for failure in self._failures.values())
 
-    def chunk(self, *, index: int, dimensions: int, has_ids: bool, provenance: Provenance) -> Chunk:
-        """Return the whole chunk in the manifest's order. Raises RuntimeError while a row is not settled.
+    def example_failure(self) -> Failure | None:
+        """Return the first row of the manifest that failed for the most frequent reason, None where none failed."""
+        with self._lock:
+            failures = [self._failures[position] for position in sorted(self._failures)]
+        counts = Counter(failure.reason for failure in failures)
+        return max(failures, key=lambda failure: counts[failure.reason], default=None)
 
-        Its vectors are read from the file whenever they are asked for.
+    def chunk(self, *, index: int, dimensions: int, has_ids: bool, provenance: Provenance) -> Chunk:
+        """Return the whole chunk in the manifest's order; its vectors are read on demand.
+
+        Raises RuntimeError while a row is not settled.
         """
         if self.settled != self.requested:
             raise RuntimeError(f"{self.requested - self.settled} rows of {self.requested} are not settled")

@@ -1,4 +1,4 @@
-"""What Prometheus scrapes from a worker. Read from the same counters as the log, at the moment of the scrape."""
+"""The metrics that Prometheus scrapes from a worker, read at that moment from the same counters as the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ChunkMetrics(MetricsCollector):
         self._chunk = str(chunk_index)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics as they are now. Rates are for Prometheus to compute: rate(embedder_images_total[1m])."""
+        """Yield the metrics as they are now. Prometheus computes the rates: rate(embedder_images_total[1m])."""
         requested = GaugeMetricFamily(f"{NAMESPACE}_images_requested", "Rows of the chunk.", labels=["chunk"])
         requested.add_metric([self._chunk], self._collector.requested)
         yield requested
@@ -46,7 +46,7 @@ class ChunkMetrics(MetricsCollector):
         yield received
         seconds = CounterMetricFamily(
             f"{NAMESPACE}_stage_seconds",
-            "Seconds that a stage worked or waited, its requests or decoders together.",
+            "Seconds that a stage worked or waited, of all its requests or decoders together.",
             labels=["chunk", "stage", "state"],
         )
         for name, value in self._pipeline.times.snapshot()._asdict().items():
@@ -57,10 +57,12 @@ class ChunkMetrics(MetricsCollector):
 
 
 def serve_metrics(port: int, pipeline: Pipeline, collector: Collector, *, chunk_index: int) -> None:
-    """Serve the metrics at /metrics until the process ends. Raises SettingsError when the port cannot be had."""
+    """Serve the metrics at /metrics until the process ends. Raises SettingsError when the port is not available."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ChunkMetrics(pipeline, collector, chunk_index=chunk_index))
     try:
         start_http_server(port, registry=registry)
     except OSError as error:
-        raise SettingsError(f"EMBEDDER_METRICS_PORT is {port}, which cannot be served: {error.strerror}") from error
+        raise SettingsError(
+            f"EMBEDDER_METRICS_PORT is {port}, which cannot be used: {error.strerror}; choose another port"
+        ) from error

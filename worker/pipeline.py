@@ -1,7 +1,7 @@
 """The stages of a chunk, overlapping: fetch and hand over (an event loop), decode (processes), encode (a thread).
 
-Between them lie bounds: the fetcher's bytes in flight before the decoders, a fixed number of batch buffers before the
-encoder. A stage that is slow holds up the one before it, and nothing grows.
+Between the stages lie bounds: bytes in flight before the decoders, a fixed number of batch buffers before the encoder.
+A slow stage holds up the stage before it, and nothing grows.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import threading
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.format.reasons import Reason
 from worker.fetch.image_fetcher import ImageFetcher
+from worker.manifest.excerpts import shown
 from worker.rows import ImageFailed, LargeImage
 from worker.stage_times import StageTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -29,42 +31,55 @@ if TYPE_CHECKING:
     from worker.decode.decoders import Decoders
     from worker.encode.batches import Batch, Batches
     from worker.encode.encoder import Encoder
-    from worker.manifest.manifest import Manifest, ManifestChunk
     from worker.rows import Row
-    from worker.settings import WorkerSettings
+    from worker.settings import DecodeSettings, FetchSettings, HttpSettings
 
 UNANSWERED = {Reason.CONNECTION_FAILED, Reason.TIMEOUT}
-"""The reasons that may lie in this pod's network. With any other, somebody has answered."""
+"""The reasons that this pod's own network can cause. Every other reason is an answer of somebody."""
 
 ROWS_AHEAD = 16
-"""Rows under way per request in flight. Most wait, for their host or after a Retry-After, and hold nothing: so many
-of them keep the other hosts' requests going."""
+"""Number of rows under way for each request in flight. Most of them wait, for their host or for a retry, and hold
+nothing: with so many of them the other hosts' requests go on."""
+
+
+class _InFlight(NamedTuple):
+    """A batch that the device computes."""
+
+    batch: Batch
+    vectors: Callable[[], NDArray[np.float32]]
+    """Waits for the device and returns (rows, dimensions)."""
 
 
 class Pipeline:
     """Fetches, decodes and encodes the rows of one chunk into a collector.
 
-    `batches` and `encoder` are promises: the model loads while the first images are fetched.
+    `sources` are tried in their order. `folder` is where relative paths start, None for a manifest from the network.
+    `batches` and `encoder` are promises, since the model loads while the first images are fetched.
     """
 
     def __init__(
         self,
-        settings: WorkerSettings,
-        manifest: Manifest,
-        chunk: ManifestChunk,
         collector: Collector,
+        rows: Sequence[Row],
         *,
+        sources: tuple[str, ...],
+        folder: Path | None,
         decoders: Decoders,
         batches: Future[Batches],
         encoder: Future[Encoder],
+        fetch: FetchSettings,
+        http: HttpSettings,
+        decode: DecodeSettings,
+        max_failure_ratio: float,
     ) -> None:
-        self._settings = settings
-        self._manifest = manifest
-        self._rows = chunk.rows
         self._collector = collector
+        self._rows = rows
+        self._sources, self._folder = sources, folder
+        self._decoders = decoders
         self._batches = batches
         self._encoder = encoder
-        self._decoders = decoders
+        self._fetch_settings, self._http, self._decode_settings = fetch, http, decode
+        self._max_failure_ratio = max_failure_ratio
         self._large_image = asyncio.Lock()
         self._has_batches = asyncio.Event()
         self.times = StageTimes(decode_threads=decoders.count)
@@ -80,7 +95,7 @@ class Pipeline:
             threading.Thread(target=partial(self._run, stage), name=stage.__name__, daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait at most so long, and return whether every row is settled. Raises what ended the pipeline early."""
+        """Wait for that long at most, and return whether every row is settled. Raises what ended the pipeline early."""
         try:
             self._ended.result(timeout=seconds)
         except TimeoutError:
@@ -107,7 +122,7 @@ class Pipeline:
 
     def _end(self, error: BaseException | None) -> None:
         with self._ending:
-            # The first word counts: what fails after it fails because of it.
+            # The first error counts: later ones are its consequences.
             if self._ended.done():
                 return
             if error is None:
@@ -120,6 +135,8 @@ class Pipeline:
                 cancel_fetching()
         if self._batches.done() and self._batches.exception() is None:
             self._batches.result().abandon()
+
+    # Fetching and decoding, on an event loop
 
     def _fetch_and_decode(self) -> None:
         self._check_failures()
@@ -136,13 +153,13 @@ class Pipeline:
                 loop.call_soon_threadsafe(self._has_batches.set)
 
         self._batches.add_done_callback(tell)
-        ahead = asyncio.Semaphore(self._settings.fetch.fetch_concurrency * ROWS_AHEAD)
+        ahead = asyncio.Semaphore(self._fetch_settings.fetch_concurrency * ROWS_AHEAD)
         self._fetcher = ImageFetcher(
-            self._settings.fetch,
-            self._settings.http,
-            inflight_bytes=self._settings.decode.inflight_bytes,
-            sources=self._manifest.sources,
-            folder=self._manifest.folder,
+            self._fetch_settings,
+            self._http,
+            inflight_bytes=self._decode_settings.inflight_bytes,
+            sources=self._sources,
+            folder=self._folder,
             times=self.times,
         )
         self.times.watch_loop()
@@ -172,7 +189,7 @@ class Pipeline:
         try:
             await self._decode_as(row, data, may_be_large=False)
         except LargeImage:
-            # Who waits here keeps no decoder from the others.
+            # The lock is taken before a decoder is: a large image that waits for another keeps no decoder busy.
             async with self._large_image:
                 await self._decode_as(row, data, may_be_large=True)
 
@@ -185,53 +202,70 @@ class Pipeline:
                     data,
                     rotation=row.rotation,
                     size=batches.image_size,
-                    max_pixels=self._settings.decode.max_image_pixels,
+                    max_pixels=self._decode_settings.max_image_pixels,
                     may_be_large=may_be_large,
                 )
             with self.times.measure("decode_waited"):
                 await batches.put(row.position, square)
 
+    # Encoding, in a thread
+
     def _encode(self) -> None:
+        """Encode batch after batch, one behind: a batch's vectors are collected after the next batch was started.
+
+            start 1 ─ start 2 ─ collect 1 ─ start 3 ─ collect 2 ─ ...
+
+        So the device always has its next work. When no further batch is ready, nothing is lost by collecting at once.
+        """
         with self.times.measure("model_waited"):
             encoder, batches = self._encoder.result(), self._batches.result()
-        begun: tuple[Batch, Callable[[], NDArray[np.float32]]] | None = None
-
-        def finish_begun() -> None:
-            if begun is not None:
-                done, vectors = begun
-                self._collector.embed(done.positions, vectors())
-                batches.give_back(done)
-
-        while True:
+        in_flight: _InFlight | None = None
+        is_last = False
+        while not is_last:
             if not batches.is_ready:
-                # The device has work still, and so long nothing waits for a batch.
-                with self.times.measure("encode_worked"):
-                    finish_begun()
-                begun = None
+                self._collect(in_flight)
+                in_flight = None
             with self.times.measure("encode_waited"):
                 batch = batches.get()
+            is_last = batch is None
             with self.times.measure("encode_worked"):
-                following = None if batch is None else (batch, encoder.start(batch.pixels))
-                # One batch behind: the device has its next work before anybody waits for the last.
-                finish_begun()
-            begun = following
-            if batch is None:
-                break
+                started = None if batch is None else _InFlight(batch, encoder.start(batch.pixels))
+            self._collect(in_flight)
+            in_flight = started
         self._check_failures()
         self._end(None)
 
+    def _collect(self, in_flight: _InFlight | None) -> None:
+        """Wait for the batch that the device computes, if any, and settle its rows."""
+        if in_flight is None:
+            return
+        with self.times.measure("encode_worked"):
+            self._collector.embed(in_flight.batch.positions, in_flight.vectors())
+            self._batches.result().give_back(in_flight.batch)
+
+    # Failures
+
     def _check_failures(self) -> None:
         failed, requested = self._collector.failed, self._collector.requested
-        if failed > self._settings.chunk.max_failure_ratio * requested:
+        if failed > self._max_failure_ratio * requested:
             raise self._too_many_failures()
 
     def _too_many_failures(self) -> EmbedderError:
         counts = self._collector.count_by_reason()
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+        failed, requested = self._collector.failed, self._collector.requested
         if not self._fetched and counts.keys() <= UNANSWERED:
-            return SourceUnavailable(f"no source answered for any of {self._collector.failed} images ({reasons})")
+            return SourceUnavailable(f"no source answered for any of {failed} images ({reasons})")
         return TooManyFailures(
-            f"{self._collector.failed} of {self._collector.requested} images failed so far, the limit is "
-            f"{self._settings.chunk.max_failure_ratio:.0%}: {reasons}; look at the manifest and its sources, or raise "
-            "EMBEDDER_MAX_FAILURE_RATIO"
+            f"{failed} of {requested} images failed so far, the limit is {self._max_failure_ratio:.0%}: {reasons}"
+            f"{self._example()}; look at the manifest and its sources, or raise EMBEDDER_MAX_FAILURE_RATIO"
         )
+
+    def _example(self) -> str:
+        """Return an image that failed for the most frequent reason, for people."""
+        failure = self._collector.example_failure()
+        if failure is None:
+            return ""
+        url = shown(failure.url) or f"row {failure.row} of the chunk"
+        detail = f" ({shown(failure.detail)})" if failure.detail else ""
+        return f"; for example {url}: {failure.reason}{detail}"

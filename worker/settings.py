@@ -12,10 +12,11 @@ from common.indexes import parse_indexes
 from common.settings import RunSettings, Section
 
 INFLIGHT_BYTES_PER_DECODER = 32 << 20
+"""Default of max_inflight_bytes in bytes for each decoder: a quarter of a second of its work on photos of 200 KB."""
 
 SPARE_DECODERS = 1
-"""At work while another waits for its next image and for room for its pixels. Measured on two cores: 2 to 9 % more
-images a second, at the same CPU for each."""
+"""Number of decoders beyond one for each core. It works while another decoder waits for its next image or for room in a
+batch. Measured on two cores: 2 to 9 % more images a second, at the same CPU for each image."""
 
 SOURCES = ("mirror", "thumbnail", "original", "url")
 
@@ -24,22 +25,22 @@ class ChunkSettings(RunSettings):
     """Which chunk is computed, and when it counts as failed."""
 
     job_completion_index: int | None = Field(default=None, ge=0, validation_alias="JOB_COMPLETION_INDEX")
-    """Which pod of the Indexed Job this is, from 0. Kubernetes sets it. Without EMBEDDER_CHUNK_INDEXES it is the
+    """Index of this pod in the Indexed Job, from 0. Kubernetes sets it. Without EMBEDDER_CHUNK_INDEXES it is also the
     index of the chunk."""
 
     chunk_indexes: str = ""
-    """The chunks of a rerun, as in `3,7-9`: pod i computes the i-th of them. Empty: pod i computes chunk i."""
+    """Chunks of a rerun, as in `3,7-9`: pod i computes the i-th of these chunks. Empty: pod i computes chunk i."""
 
     max_failure_ratio: float = Field(default=0.2, ge=0, le=1)
-    """Share of a chunk's rows that may fail. Above it the chunk ends with exit code 65 and uploads nothing: so many
-    failures mean a wrong list or a source that is down. 2 to 5 % of Open Images' photos are gone."""
+    """Largest share of a chunk's rows that may fail. Above it the chunk ends with exit code 65 and uploads nothing:
+    so many failures mean a wrong list, or a source that is down. 2 to 5 % of Open Images' photos are gone."""
 
     progress_seconds: float = Field(default=10, gt=0)
-    """Between two lines of progress in the log."""
+    """Time between two lines of progress in the log."""
 
     metrics_port: int = Field(default=0, ge=0, le=65_535)
-    """Port at which Prometheus metrics are served: images, failures by reason, seconds each stage worked and waited.
-    0: none."""
+    """Port that serves Prometheus metrics: images, failures by reason, seconds that each stage worked and waited.
+    0: no metrics."""
 
     @field_validator("chunk_indexes")
     @classmethod
@@ -75,30 +76,32 @@ class ManifestSettings(Section):
     """The list of images, and which of its columns mean what."""
 
     manifest_uri: str = Field(min_length=1)
-    """The list of images: a path, or an http(s):// or s3:// URL, of a CSV, TSV, Parquet, JSONL, TXT or JSON file."""
+    """The list of images: a path, or an http://, https:// or s3:// URL, of a CSV, TSV, Parquet, JSONL, TXT or JSON
+    file."""
 
     ids_uri: str = ""
     """A JSON array of ids beside a JSON array of URLs (`image_ids.json` beside `image_urls.json`)."""
 
     manifest_format: Literal["auto", "csv", "tsv", "parquet", "jsonl", "txt", "json"] = "auto"
-    """The manifest's format; `auto` goes by the file name's ending."""
+    """Format of the manifest. `auto` chooses by the ending of the file name."""
 
     url_column: str = ""
-    """The column with the URL. Empty: `OriginalURL`, `url`, `image_url` or `URL`-like names, whichever is there."""
+    """Name of the column with the URLs. Empty: the first of `OriginalURL`, `url`, `image_url` and similar names that
+    exists."""
 
     id_column: str = ""
-    """The column with the id. Empty: `ImageID`, `image_id` or `id`, whichever is there."""
+    """Name of the column with the ids. Empty: the first of `ImageID`, `image_id`, `id` and `key` that exists."""
 
     max_url_bytes: int = Field(default=2048, ge=16, le=65_536)
-    """Bytes of the longest URL that is taken; a longer one is a ledger row, since one absurd URL would widen every
-    row of the result. 2,048 is what browsers and proxies agree on."""
+    """Length in bytes of the longest URL that is accepted. A longer URL becomes a row of the ledger, because one
+    absurd URL would widen every row of the result. Browsers and proxies agree on 2,048."""
 
     sources: str = "auto"
-    """Where an image is looked for, in order: of `mirror`, `thumbnail`, `original` and `url`, comma-separated. `auto`:
-    `mirror,thumbnail,original` for Open Images' own files, `url` for other manifests."""
+    """Sources of an image in the order in which they are tried, separated by commas: `mirror`, `thumbnail`, `original`,
+    `url`. `auto`: `mirror,thumbnail,original` for Open Images' own files, `url` for other manifests."""
 
     rotate: bool = True
-    """Apply the manifest's rotation (Open Images: degrees counter-clockwise) before the preprocessing."""
+    """Whether the manifest's rotation (Open Images: degrees counter-clockwise) is applied before the preprocessing."""
 
     @field_validator("sources")
     @classmethod
@@ -116,70 +119,76 @@ class HttpSettings(Section):
     """How HTTP servers are asked, for the manifest as for images."""
 
     connect_timeout_seconds: float = Field(default=10, gt=0)
-    """For a connection to be made, name resolution and TLS included."""
+    """Longest time to open a connection, name resolution and TLS included."""
 
     read_timeout_seconds: float = Field(default=20, gt=0)
-    """Between two pieces of an answer."""
+    """Longest time between two pieces of an answer."""
 
     retry_after_limit_seconds: float = Field(default=60, ge=0)
-    """The longest Retry-After that is waited for; a longer one counts as this."""
+    """Longest Retry-After that is obeyed. A longer one counts as this many seconds."""
 
     user_agent: str = "embedder/{version} (batch image embedding job)"
-    """What the sources are told; `{version}` is the program's. Say here how to reach you."""
+    """User-Agent header of every request; `{version}` stands for the version of the program. Add an address where the
+    operators of the sources can reach you."""
 
 
 class FetchSettings(Section):
     """From a row to an image's bytes."""
 
     mirror_url: str = "https://open-images-dataset.s3.amazonaws.com"
-    """Where the mirror's `<subset>/<id>.jpg` lie: the public bucket by default, or a copy of it (http, https or s3)."""
+    """URL of the mirror, which holds `<subset>/<id>.jpg`: the public bucket, or a copy of it (http, https or s3)."""
 
     fetch_concurrency: int = Field(default=64, ge=1, le=4096)
-    """Requests in flight. Bounded by politeness to the source, not by this machine: 64 keep one GPU fed at 20 ms
+    """Number of requests in flight. Politeness to the sources limits it, not this machine: 64 keep one GPU fed at 20 ms
     a GET."""
 
     fetch_concurrency_per_host: int = Field(default=48, ge=1, le=4096)
-    """Requests in flight to one host, below `fetch_concurrency` so that one slow host leaves room for the others."""
+    """Number of requests in flight to one host. It is below `fetch_concurrency`, so one slow host leaves room for the
+    other hosts."""
 
     fetch_timeout_seconds: float = Field(default=60, gt=0)
-    """For one whole request, so that a host that drips bytes is given up."""
+    """Longest time of one whole request. It ends a request to a host that sends a few bytes at a time."""
 
     fetch_attempts: int = Field(default=6, ge=1, le=20)
-    """Requests for one image from one source, where what went wrong may pass (429, 5xx, resets, timeouts)."""
+    """Number of requests for one image from one source, after faults that may pass (429, 5xx, resets, timeouts)."""
 
     source_patience_seconds: float = Field(default=90, gt=0)
-    """How long a host that fails is tried for before its images fail without being asked for. When nobody has answered
-    for so long, the chunk ends with exit code 75 and no image is blamed. A store that restarts takes a minute."""
+    """Time for which a failing host is tried. After it, the host's images fail without a request. When no host has
+    answered for that long, the chunk ends with exit code 75 and no image counts as failed. A store that restarts
+    takes a minute."""
 
     max_image_bytes: int = Field(default=64 << 20, ge=1024)
-    """Bytes of the largest image taken. Open Images' largest original has about 30 MB."""
+    """Size in bytes of the largest image that is fetched. Open Images' largest original has about 30 MB."""
 
     allow_private_hosts: bool = False
-    """Fetch from private, loopback and link-local addresses and from any port too. A list from the internet must not
-    reach into the cluster, so this is off; the operator's own manifest, mirror and S3 endpoint are always allowed."""
+    """Whether images are also fetched from private, loopback and link-local addresses and from any port. It is off, so
+    that a list from the internet cannot reach into the cluster. The operator's own manifest, mirror and S3 endpoint
+    are always allowed."""
 
 
 class DecodeSettings(Section):
     """From bytes to a square."""
 
     decode_threads: int = Field(default=0, ge=0, le=256)
-    """Decoders, which decode and resize; they scale with cores (one does about 500 images a second). 0: one for each
-    core this process may use. One more is started, which works while another is handed its next image."""
+    """Number of decoders, processes that decode and resize. They scale with cores; one does about 500 images a second.
+    0: one for each core that this process may use. One more is started, to work while another waits."""
 
     decode_timeout_seconds: float = Field(default=30, gt=0)
-    """CPU seconds for decoding and resizing one image; the largest take five. By the clock twenty times as much."""
+    """Longest CPU time to decode and resize one image. The largest images take five seconds. The limit by the clock is
+    twenty times as long."""
 
     max_image_pixels: int = Field(default=178_956_970, ge=1)
-    """Pixels of the largest image decoded, checked in the header. The default is where Pillow too sees a
-    decompression bomb: 512 MiB of RGB."""
+    """Number of pixels of the largest image that is decoded, as its header says. The default is the size from which
+    Pillow, too, warns of a decompression bomb: 512 MiB of RGB."""
 
     max_inflight_bytes: int = Field(default=0, ge=0)
-    """Bytes of images fetched and not yet decoded, all together: what bounds the memory whatever the images' sizes. 0:
-    32 MiB for each decoder but the spare one, which is a quarter of a second of its work on photos of 200 KB."""
+    """Number of bytes of all images together that are fetched and not yet decoded. It bounds the memory, whatever the
+    images' sizes. 0: 32 MiB for each decoder but the spare one, a quarter of a second of its work on photos of
+    200 KB."""
 
     @property
     def decoder_count(self) -> int:
-        """Return how many decoders there are to be."""
+        """Return the number of decoders, the spare one included."""
         return self._cores_to_decode + SPARE_DECODERS
 
     @property
@@ -195,21 +204,22 @@ class EncodeSettings(Section):
     """From squares to vectors."""
 
     model: str = "openai/clip-vit-base-patch32"
-    """A CLIP model: hub id, folder, or `untrained` for a ViT-B/32 with seeded random weights (whose vectors mean
-    nothing)."""
+    """The CLIP model: an id of the hub, a folder, or `untrained` for a ViT-B/32 with seeded random weights, whose
+    vectors mean nothing."""
 
     model_revision: str = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
-    """The hub's commit of the model, used when `model` is a hub id. Pinned, so that a run has one model."""
+    """Commit of the model on the hub, used when `model` is an id of the hub. It is pinned, so that a run has one
+    model."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the model runs; `auto`: CUDA if there is a device, else the CPU."""
+    """Device that runs the model. `auto`: CUDA if there is a device, else the CPU."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The computation's type; `auto`: float16 on CUDA, bfloat16 on CPUs that have it in hardware, else float32. What
-    it is decides the vectors, so a run must not mix machines that would choose differently: name one then."""
+    """Type of the computation. `auto`: float16 on CUDA, bfloat16 on CPUs that have it in hardware, else float32. The
+    type decides the vectors, so name one where a run uses machines that would choose differently."""
 
     batch_size: int = Field(default=0, ge=0, le=8192)
-    """Images in one forward pass. 0: 256 on CUDA, on CPUs 32 for each core and at most 256, from where on more is
+    """Number of images in one forward pass. 0: 256 on CUDA; on CPUs 32 for each core, at most 256. Larger batches are
     no faster."""
 
 

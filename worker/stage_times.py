@@ -1,25 +1,31 @@
-"""Where the time goes: what each stage worked and waited, and which one the others wait for."""
+"""Where the time goes: how long each stage worked and waited, and which stage the others wait for.
+
+Several requests and several decoders work at the same time, so their seconds add up to more than the wall clock's.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-BUSY = 0.85
-"""Share of the time from which on the encoder counts as always busy; the rest is hand-over."""
+Stage = Literal["start", "fetch", "loop", "decode", "encode"]
+
+ENCODE_BUSY = 0.85
+"""Share of the time from which the encoder counts as always busy. The rest is the hand-over between batches."""
 
 DECODE_BUSY = 0.7
-"""The same of the decoders, while there is room for what they make: they share cores and interpreter with the rest."""
+"""Share of their time from which the decoders count as always busy, waiting for room in a batch left out. It is lower
+than the encoder's, since they share cores with everything else."""
 
 LOOP_BUSY = 0.85
-"""Share of a core from which on the event loop counts as full."""
+"""Share of one core from which the event loop counts as always busy."""
 
-ADVICE = {
+ADVICE: Mapping[Stage, str] = {
     "loop": "the event loop that fetches and hands over fills its core, and a worker has one: only more workers help "
     "(worker.parallelism), several to a GPU where it can be shared (time slicing, MIG)",
     "fetch": "raise worker.fetchConcurrency (EMBEDDER_FETCH_CONCURRENCY), or move the images nearer",
@@ -27,92 +33,110 @@ ADVICE = {
     "start": "the model took longer to load than the images to embed; larger chunks (a lower chunks.count) share that",
     "encode": "the encoder is the limit, as it should be; only a faster device or more pods help",
 }
+"""What to do about each bottleneck."""
 
 
 class Snapshot(NamedTuple):
-    """Seconds since the start; of all requests, all decoders, together."""
+    """Seconds since the start, of all requests together and of all decoders together."""
 
     wall: float = 0
     fetch_worked: float = 0
-    """By requests, from their start to the last byte."""
+    """Time of requests, from their start to their last byte."""
     fetch_waited: float = 0
-    """By requests, for room in memory."""
+    """Time that requests waited for room in memory."""
     loop_worked: float = 0
     """CPU time of the event loop that fetches and hands over."""
     model_waited: float = 0
-    """By the encoder's thread, for the model to be loaded."""
+    """Time that the encoder's thread waited for the model to be loaded."""
     decode_worked: float = 0
     decode_waited: float = 0
-    """For room in a batch."""
+    """Time that decoders waited for room in a batch."""
     encode_worked: float = 0
     encode_waited: float = 0
-    """For a batch."""
+    """Time that the encoder waited for a batch."""
+
+
+class Bottleneck(NamedTuple):
+    """The stage that the others waited for."""
+
+    stage: Stage
+    share: float
+    """Share of the time that they waited for it, from 0 to 1. Of the encoder: share of the time that it worked."""
 
 
 class StageTimes:
+    """Clocks that many threads start and stop.
+
+    A clock that runs n times at once gains n seconds in a second. It is kept as one sum: starting it at time s
+    subtracts s, stopping it at time t adds t, and a snapshot adds the present time once for each that still runs.
+    """
+
     def __init__(self, *, decode_threads: int) -> None:
         self._decode_threads = decode_threads
         self._started = time.monotonic()
         self._lock = threading.Lock()
-        self._seconds = dict.fromkeys(Snapshot._fields, 0.0)
-        self._open = dict.fromkeys(Snapshot._fields, 0)
+        self._sums = dict.fromkeys(Snapshot._fields, 0.0)
+        self._running = dict.fromkeys(Snapshot._fields, 0)
         self._loop_clock: int | None = None
 
     def watch_loop(self) -> None:
-        """Count the calling thread's CPU time as the event loop's, until `forget_loop`, which it must call too."""
+        """Count the calling thread's CPU time as the event loop's, until it calls `forget_loop`."""
         with self._lock:
             self._loop_clock = time.pthread_getcpuclockid(threading.get_ident())
 
     def forget_loop(self) -> None:
         with self._lock:
-            self._seconds["loop_worked"] = self._loop_seconds()
+            self._sums["loop_worked"] = self._loop_seconds()
             self._loop_clock = None
 
     def _loop_seconds(self) -> float:
         if self._loop_clock is None:
-            return self._seconds["loop_worked"]
+            return self._sums["loop_worked"]
         return time.clock_gettime(self._loop_clock)
 
     @contextmanager
     def measure(self, kind: str, *, instead_of: str | None = None) -> Iterator[None]:
-        """Add the block's duration to `kind`, a field of Snapshot; a snapshot within it has the part so far.
+        """Run the clock `kind`, a field of Snapshot, during the block.
 
-        A block that is measured around this one, as `instead_of`, is without it.
+        `instead_of` names a clock that runs around this block and stands still during it.
         """
-        self._switch(on=kind, off=instead_of)
+        self._switch(start=kind, stop=instead_of)
         try:
             yield
         finally:
-            self._switch(on=instead_of, off=kind)
+            self._switch(start=instead_of, stop=kind)
 
-    def _switch(self, *, on: str | None, off: str | None) -> None:
+    def _switch(self, *, start: str | None, stop: str | None) -> None:
         with self._lock:
             now = time.monotonic()
-            for kind, change in ((on, 1), (off, -1)):
-                if kind is not None:
-                    self._seconds[kind] -= change * now
-                    self._open[kind] += change
+            if start is not None:
+                self._sums[start] -= now
+                self._running[start] += 1
+            if stop is not None:
+                self._sums[stop] += now
+                self._running[stop] -= 1
 
     def snapshot(self) -> Snapshot:
         with self._lock:
             now = time.monotonic()
-            spent = {kind: seconds + now * self._open[kind] for kind, seconds in self._seconds.items()}
-            spent |= {"loop_worked": self._loop_seconds(), "wall": now - self._started}
-        return Snapshot(**spent)
+            seconds = {kind: total + now * self._running[kind] for kind, total in self._sums.items()}
+            seconds |= {"loop_worked": self._loop_seconds(), "wall": now - self._started}
+        return Snapshot(**seconds)
 
-    def waiting_on(self, now: Snapshot, *, since: Snapshot | None = None) -> tuple[str, float]:
-        """Return what the others waited for between two snapshots (from the start without one), and its share.
+    def bottleneck(self, now: Snapshot, *, since: Snapshot | None = None) -> Bottleneck:
+        """Return the stage that the others waited for between two snapshots, or since the start without `since`.
 
-        The encoder is to be busy all the time. While it is not, it waits for the model to load or for squares; for
-        those the decoders are to blame if they are busy themselves, else the event loop if it is, else the sources.
+        The encoder should be busy all the time. While it is not, it waits for the model to load, or for squares. For
+        missing squares the decoders are the cause if they are busy, else the event loop if it is, else the sources.
         """
         spent = Snapshot(*(after - before for after, before in zip(now, since or Snapshot(), strict=True)))
         wall = max(spent.wall, 1e-9)
         encoding = spent.encode_worked / wall
-        if encoding >= BUSY:
-            return "encode", min(1.0, encoding)
+        if encoding >= ENCODE_BUSY:
+            return Bottleneck("encode", min(1.0, encoding))
         if spent.model_waited > spent.encode_waited:
-            return "start", spent.model_waited / wall
-        is_decoding = spent.decode_worked >= DECODE_BUSY * (wall * self._decode_threads - spent.decode_waited)
-        stage = "decode" if is_decoding else "loop" if spent.loop_worked >= LOOP_BUSY * wall else "fetch"
-        return stage, spent.encode_waited / wall
+            return Bottleneck("start", spent.model_waited / wall)
+        waiting = spent.encode_waited / wall
+        if spent.decode_worked >= DECODE_BUSY * (wall * self._decode_threads - spent.decode_waited):
+            return Bottleneck("decode", waiting)
+        return Bottleneck("loop" if spent.loop_worked >= LOOP_BUSY * wall else "fetch", waiting)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class VectorFile:
-    """Room for a vector of float32 for each row of a chunk, in a file without a name; use it as a context manager.
+    """A file without a name, with room for one float32 vector a row of the chunk; use it as a context manager.
 
-    All that it does raises ResourceExhausted where the disk has no room or fails.
+    Every method raises ResourceExhausted where the disk has no room or fails.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class VectorFile:
         self._file.close()
 
     def write(self, rows: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
-        """Keep `vectors`, (len(rows), dimensions), as those of `rows`, each of which is there once."""
+        """Keep `vectors`, (len(rows), dimensions), as the vectors of `rows`, which are all different."""
         order = np.argsort(rows)
         rows, vectors = rows[order], np.ascontiguousarray(vectors[order])
         for start, stop in _runs(rows):
@@ -48,7 +48,7 @@ class VectorFile:
                 data, offset = data[written:], offset + written
 
     def read(self, rows: NDArray[np.intp], *, dimensions: int) -> NDArray[np.float32]:
-        """Return the vectors of `rows`, (len(rows), dimensions), which are in ascending order and all written."""
+        """Return the vectors of `rows`, (len(rows), dimensions). The rows are written, and in ascending order."""
         vectors = np.empty((len(rows), dimensions), dtype=np.float32)
         for start, stop in _runs(rows):
             data = vectors[start:stop].data.cast("B")
@@ -57,7 +57,7 @@ class VectorFile:
                 with written_file(self._place):
                     got = os.preadv(self._file.fileno(), [data], offset)
                 if not got:
-                    raise ResourceExhausted(f"{self._place}: a file of this program was cut short by another")
+                    raise ResourceExhausted(f"{self._place}: another program cut short a file of this program")
                 data, offset = data[got:], offset + got
         return vectors
 
@@ -66,13 +66,13 @@ class VectorFile:
         return StoredVectors(self, rows, dimensions=dimensions)
 
     def flush(self) -> None:
-        """Have all vectors on the disk, since one at the other end of a network may find out late that it is full."""
+        """Return once all vectors are on the disk: a network file system may report only now that it is full."""
         with written_file(self._place):
             os.fsync(self._file.fileno())
 
 
 class StoredVectors:
-    """The vectors of some rows, in ascending order, as an array of which every slice is read when it is asked for."""
+    """The vectors of some rows, in ascending order, as an array whose slices are read on demand."""
 
     dtype = np.dtype(np.float32)
 
@@ -85,7 +85,7 @@ class StoredVectors:
 
 
 def _runs(rows: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) within `rows`, in ascending order, of every run of consecutive numbers."""
+    """Yield (start, stop) within `rows` for every run of consecutive numbers. The rows are in ascending order."""
     edges = np.flatnonzero(np.diff(rows) != 1) + 1
     bounds = [0, *edges.tolist(), len(rows)]
     yield from ((start, stop) for start, stop in pairwise(bounds) if start < stop)

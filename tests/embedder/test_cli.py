@@ -256,7 +256,7 @@ def test_without_arguments_the_commands_are_shown(tmp_path: Path) -> None:
 
 
 def test_the_console_script_loads_neither_cluster_nor_cloud_nor_model() -> None:
-    heavy = {"kubernetes", "boto3", "torch", "transformers", "h5py", "worker.chunk_job", "merger.merge"}
+    heavy = {"kubernetes", "boto3", "torch", "transformers", "worker.pipeline", "merger.merge"}
     loaded = subprocess.run(
         [sys.executable, "-c", f"import sys, embedder.cli; print(*(set(sys.modules) & {heavy}))"],
         capture_output=True,

@@ -198,8 +198,8 @@ print(stale)
 def test_every_module_that_the_programs_import_has_bytecode(
     worker_image: Image, merge_image: Image, tmp_path: Path
 ) -> None:
-    worker = ["worker.chunk_job", "worker.encode.encoder", "transformers.models.clip.modeling_clip"]
-    merge = ["merger.merge", "k8s.gate", "k8s.gate.report"]
+    worker = ["worker.chunk_job.job", "worker.encode.encoder", "transformers.models.clip.modeling_clip"]
+    merge = ["merger.merge", "k8s.gate.gate", "k8s.gate.report"]
     for image, modules in ((worker_image, worker), (merge_image, merge)):
         code = IMPORT_AND_CHECK.format(modules=modules)
         ended = run(image, tmp_path, command=["python", "-c", code])

@@ -27,7 +27,7 @@ from worker.stage_times import ADVICE, Snapshot, StageTimes
 def test_the_stage_that_the_others_wait_for_is_named_with_its_share(
     seconds: Snapshot, stage: str, share: float
 ) -> None:
-    found, found_share = StageTimes(decode_threads=2).waiting_on(seconds)
+    found, found_share = StageTimes(decode_threads=2).bottleneck(seconds)
     assert found == stage
     assert found_share == pytest.approx(share)
     assert found in ADVICE
@@ -35,22 +35,22 @@ def test_the_stage_that_the_others_wait_for_is_named_with_its_share(
 
 def test_more_decoders_must_all_be_busy_to_be_to_blame() -> None:
     seconds = Snapshot(wall=10, encode_worked=2, encode_waited=8, decode_worked=10)
-    assert StageTimes(decode_threads=1).waiting_on(seconds)[0] == "decode"
-    assert StageTimes(decode_threads=2).waiting_on(seconds)[0] == "fetch"
+    assert StageTimes(decode_threads=1).bottleneck(seconds)[0] == "decode"
+    assert StageTimes(decode_threads=2).bottleneck(seconds)[0] == "fetch"
 
 
 def test_between_two_snapshots_only_what_happened_between_them_counts() -> None:
     times = StageTimes(decode_threads=1)
     start = Snapshot(wall=100, model_waited=90, encode_worked=5, encode_waited=5)
     now = Snapshot(wall=110, model_waited=90, encode_worked=14.5, encode_waited=5.5)
-    assert times.waiting_on(now)[0] == "start"
-    stage, share = times.waiting_on(now, since=start)
+    assert times.bottleneck(now)[0] == "start"
+    stage, share = times.bottleneck(now, since=start)
     assert stage == "encode"
     assert share == pytest.approx(0.95)
 
 
 def test_a_share_is_never_above_one() -> None:
-    assert StageTimes(decode_threads=1).waiting_on(Snapshot(wall=1, encode_worked=1.01)) == ("encode", 1.0)
+    assert StageTimes(decode_threads=1).bottleneck(Snapshot(wall=1, encode_worked=1.01)) == ("encode", 1.0)
 
 
 def test_what_is_still_being_measured_counts_so_far() -> None:

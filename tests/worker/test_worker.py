@@ -129,7 +129,9 @@ def test_too_many_failures_end_the_chunk_and_upload_nothing(store: Store, server
     urls = [server.on("/good.jpg", answer(JPEG)), server.url("/a.jpg"), server.url("/b.jpg")]
     ended = run_worker(run_uri=store.uri, manifest_uri=write_manifest(tmp_path, urls), max_failure_ratio=0.5)
     assert ended.exit_code == 65
+    assert "2 of 3 images failed so far" in ended.last_word
     assert "not_found 2" in ended.last_word
+    assert f"for example {server.url('/a.jpg')}: not_found (" in ended.last_word
     assert object_keys(store) == []
 
 

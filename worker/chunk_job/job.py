@@ -1,0 +1,186 @@
+"""One chunk from start to end: whether there is anything to do, the work, and the upload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.errors import ChunkInvalid, SettingsError
+from common.format.chunk_file import write_chunk
+from common.format.provenance import Provenance
+from common.logs import log
+from common.process import program
+from common.process.resources import temporary_folder
+from common.store import open_store
+from common.store.contract import ObjectStat
+from worker.chunk_job.chunk_in_store import ChunkInStore
+from worker.chunk_job.outcome import Stored
+from worker.collector import Collector
+from worker.decode.decoders import Decoders
+from worker.decode.geometry import PREPROCESSING_VERSION
+from worker.decode.plain_jpeg import square as plain_jpeg
+from worker.encode.model_loading import ModelLoading
+from worker.manifest.manifest import open_manifest
+from worker.metrics import serve_metrics
+from worker.pipeline import Pipeline
+from worker.stage_times import ADVICE
+from worker.vector_file import VectorFile
+
+if TYPE_CHECKING:
+    from common.store.contract import Store
+    from worker.chunk_job.outcome import Outcome
+    from worker.manifest.manifest import Manifest
+    from worker.settings import WorkerSettings
+    from worker.stage_times import Snapshot
+
+MAX_CHUNK_ROWS = 2_000_000
+"""Number of rows of the largest chunk: the file of a larger one would not fit S3's 5 GiB for one upload."""
+
+
+def embed_chunk(settings: WorkerSettings) -> Outcome:
+    """Make sure that the chunk is in the store, and return how.
+
+    Raises the errors of common.errors. Whatever is raised, the store holds the whole chunk or none.
+    """
+    return _ChunkJob(settings).run()
+
+
+class _ChunkJob:
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._index = settings.chunk.chunk_index
+        # Decoders and model take longest to start, so they come first.
+        self._decoders = Decoders(
+            settings.decode.decoder_count,
+            max_image_bytes=settings.fetch.max_image_bytes,
+            timeout_seconds=settings.decode.decode_timeout_seconds,
+        )
+        self._model = ModelLoading(settings.encode)
+        self._model.start()
+        store: Store = open_store(settings.chunk.run_uri)
+        store.check_access()
+        self._manifest: Manifest = open_manifest(settings.manifest, http=settings.http)
+        self._place = ChunkInStore(store, self._index, self._provenance)
+
+    def run(self) -> Outcome:
+        is_damaged = False
+        try:
+            if (done := self._place.find()) is not None:
+                return done
+        except ChunkInvalid as error:
+            log.warning("damaged_chunk", message=f"{error}; it is computed again")
+            is_damaged = True
+        with VectorFile() as vectors:
+            return self._compute(vectors, overwrite=is_damaged)
+
+    def _compute(self, vectors: VectorFile, *, overwrite: bool) -> Outcome:
+        chunk_count = self._settings.chunk.chunk_count
+        chunk = self._manifest.read_chunk(self._index, chunk_count)
+        collector = Collector(chunk, vectors)
+        log.info("started", of=chunk_count, rows=collector.requested, manifest=self._manifest.name)
+        if not plain_jpeg.is_there():
+            log.info(
+                "no_compiled_decoder",
+                message="the libraries decode all JPEGs, which takes half as long again; install with a C compiler",
+            )
+        if collector.requested > MAX_CHUNK_ROWS:
+            raise SettingsError(
+                f"chunk {self._index} has {collector.requested} rows, a chunk holds {MAX_CHUNK_ROWS} at most; raise "
+                "EMBEDDER_CHUNK_COUNT"
+            )
+        pipeline = Pipeline(
+            collector,
+            chunk.rows,
+            sources=self._manifest.sources,
+            folder=self._manifest.folder,
+            decoders=self._decoders,
+            batches=self._model.batches,
+            encoder=self._model.encoder,
+            fetch=self._settings.fetch,
+            http=self._settings.http,
+            decode=self._settings.decode,
+            max_failure_ratio=self._settings.chunk.max_failure_ratio,
+        )
+        pipeline.start()
+        if self._settings.chunk.metrics_port:
+            serve_metrics(self._settings.chunk.metrics_port, pipeline, collector, chunk_index=self._index)
+        program.on_stop(lambda: self._log_progress(pipeline, collector))
+        try:
+            # Before more work is wasted on a run with other settings.
+            self._place.check_peers()
+            self._wait(pipeline, collector)
+        finally:
+            pipeline.stop()
+            self._decoders.close()
+        return self._store_chunk(collector, overwrite=overwrite)
+
+    def _provenance(self) -> Provenance:
+        source = self._model.source.result()
+        return Provenance(
+            manifest=self._manifest.identity,
+            chunk_count=self._settings.chunk.chunk_count,
+            model=source.name,
+            model_revision=source.revision,
+            weights=source.weights,
+            dtype=self._model.dtype.result(),
+            preprocessing=PREPROCESSING_VERSION,
+            rotation=self._settings.manifest.rotate,
+            sources=",".join(self._manifest.sources),
+        )
+
+    def _wait(self, pipeline: Pipeline, collector: Collector) -> None:
+        before, settled = pipeline.times.snapshot(), collector.settled
+        while not pipeline.wait(self._settings.chunk.progress_seconds):
+            before, settled = self._log_progress(pipeline, collector, since=before, settled=settled)
+        now, _ = self._log_progress(pipeline, collector)
+        bottleneck = pipeline.times.bottleneck(now)
+        log.info(
+            "spent",
+            **{f"{name}_s": seconds for name, seconds in now._asdict().items()},
+            requests=pipeline.requests,
+            megabytes=pipeline.bytes_received / 1e6,
+            images_per_s=collector.settled / now.wall,
+            bottleneck=f"{bottleneck.stage} {bottleneck.share:.0%} of the time: {ADVICE[bottleneck.stage]}",
+        )
+
+    def _log_progress(
+        self, pipeline: Pipeline, collector: Collector, *, since: Snapshot | None = None, settled: int = 0
+    ) -> tuple[Snapshot, int]:
+        """Log how far the chunk is, and return what the next call needs.
+
+        Rate and bottleneck are those since `since`, when `settled` rows were settled, or since the start without it.
+        """
+        now = pipeline.times.snapshot()
+        log.info(
+            "embedded",
+            images=collector.settled,
+            of=collector.requested,
+            failed=collector.failed,
+            rate_per_s=(collector.settled - settled) / max(now.wall - (since.wall if since else 0), 1e-9),
+            waiting_on=pipeline.times.bottleneck(now, since=since).stage,
+        )
+        return now, collector.settled
+
+    def _store_chunk(self, collector: Collector, *, overwrite: bool) -> Outcome:
+        encoder = self._model.encoder.result()
+        by_reason = collector.count_by_reason()
+        chunk = collector.chunk(
+            index=self._index,
+            dimensions=encoder.dimensions,
+            has_ids=self._manifest.has_ids,
+            provenance=self._provenance(),
+        )
+        with temporary_folder("chunk") as folder:
+            path = folder / "chunk.h5"
+            write_chunk(path, chunk)
+            # Upload last: the key's existence means that the chunk is whole.
+            stored = self._place.put(path, overwrite=overwrite)
+        if not isinstance(stored, ObjectStat):
+            return stored
+        return Stored(
+            chunk=self._index,
+            location=self._place.location,
+            size=stored.size,
+            embedded=len(chunk.urls),
+            failed=len(chunk.failures),
+            failures_by_reason={str(reason): count for reason, count in by_reason.most_common()},
+        )
