@@ -21,7 +21,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 2>/dev/null)
 BUILD_IMAGE = $(ENGINE) build $(BUILD_OPTIONS) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_URL=$(SOURCE_URL)
 
-.PHONY: help setup run test lint types format bench bench-merge manifests docs site images image-gpu image-merge image-test clean
+.PHONY: help setup run test test-all coverage lint types format bench bench-merge manifests docs site images image-gpu image-merge image-test clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,13 +52,31 @@ $(HNSWLIB): $(SETUP)
 	@$(BIN)/pip install --quiet --constraint constraints.txt hnswlib || echo "hnswlib does not build here; one test takes numpy"
 	@touch $@
 
-test: $(SETUP) $(HELM) $(HNSWLIB) ## Run all tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+TEST_SETUP := $(SETUP) $(HELM) $(HNSWLIB)
+PYTEST := -m pytest --numprocesses 2
+FAST := $(PYTEST) --dist worksteal -m "not slow"
+SLOW := $(PYTEST) --dist loadfile -m slow
 
-lint: $(SETUP) ## Check style, the import law, and the pinned packages for known vulnerabilities
+test: $(TEST_SETUP) ## Run the fast tests
+	$(BIN)/python $(FAST) $(ARGS)
+
+# ARGS may choose tests of one tier only: then pytest ends with 5 for the other.
+test-all: $(TEST_SETUP) ## Run all tests: the fast ones, then whole runs that are killed, starved and disturbed
+	$(BIN)/python $(FAST) $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python $(SLOW) $(ARGS) || [ $$? -eq 5 ]
+
+# Programs that tests start are measured too.
+coverage: $(TEST_SETUP) ## Measure the branch coverage of all tests; of the fast ones with ARGS='-m "not slow"'
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run $(PYTEST) --dist loadfile $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
+
+lint: $(SETUP) ## Check style, the import law, declared packages, and known vulnerabilities of the pinned ones
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 	$(BIN)/python -m tools.dependency_audit $(AUDIT)
 
 types: $(SETUP) ## Check the types
