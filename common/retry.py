@@ -83,7 +83,11 @@ def call(
         first.raise_once()
         return send()
 
-    return tenacity.Retrying(**_options(policy, may_pass, asked_seconds, before_pause), sleep=sleep)(again)
+    retrying = tenacity.Retrying(**_options(policy, may_pass, asked_seconds, before_pause), sleep=sleep)
+    try:
+        return retrying(again)
+    finally:
+        retrying.iter_state.reset()  # see _Once.raise_once
 
 
 async def call_async(
@@ -106,7 +110,11 @@ async def call_async(
         first.raise_once()
         return await send()
 
-    return await tenacity.AsyncRetrying(**_options(policy, may_pass, asked_seconds, before_pause, counts))(again)
+    retrying = tenacity.AsyncRetrying(**_options(policy, may_pass, asked_seconds, before_pause, counts))
+    try:
+        return await retrying(again)
+    finally:
+        retrying.iter_state.reset()  # see _Once.raise_once
 
 
 class _Once:
@@ -128,8 +136,13 @@ class _Once:
 
     def raise_once(self) -> None:
         error, self._error = self._error, None
-        if error is not None:
-            raise error
+        try:
+            if error is not None:
+                raise error
+        finally:
+            # The error's traceback holds this frame, so the two form a circle. It would keep everything that the failed
+            # attempt holds (sockets, parts of answers) until the garbage collector runs. tenacity has another one.
+            del error
 
 
 def _options(

@@ -1,4 +1,4 @@
-"""A real HTTP server for manifests: ranges, ETags, a count of the bytes it sent, and misbehaviour on command."""
+"""A real HTTP server for manifests, with ranges and ETags. It counts the bytes it sends and misbehaves on command."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ SEND_BYTES = 1 << 20
 
 @dataclass
 class ManifestServer:
-    """The files it serves, by path, and how it behaves; both may be changed between requests."""
+    """The files of a server and its behaviour. A test may change both between requests."""
 
     url: str = ""
     files: dict[str, bytes | Path] = field(default_factory=dict, repr=False)
+    """The content, or the file that holds it, by path."""
 
     ranges: bool = True
     etag: bool = True
     last_modified: str = ""
     chunked: bool = False
-    """Send no Content-Length."""
+    """Send the body in chunks, without a Content-Length."""
     content_encoding: str = ""
     credentials: str = ""
-    """The Authorization header without which the answer is 401."""
+    """The Authorization header that requests must have. Other requests get status 401."""
     statuses: list[int] = field(default_factory=list)
-    """Answer the next requests with these, one each; 0 is the proper answer."""
+    """The statuses of the next answers, in order. 0 stands for the correct answer."""
     always: int = 0
-    """Answer every request with this status."""
+    """The status of every answer, if it is not 0."""
     retry_after: str = ""
     redirect_to: str = ""
     breaks: list[int] = field(default_factory=list)
-    """Drop the next connections after so many bytes of the body, one each; below 0 is never."""
+    """The numbers of bytes of the next bodies after which the connection is dropped, in order. -1 stands for never."""
     shift: int = 0
-    """Begin ranges so many bytes later than asked."""
+    """The number of bytes by which ranges begin too late."""
 
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list, repr=False)
-    """Path with query, and headers, Named-So, of every request."""
+    """The path with its query, and the headers by their names in Title-Case, of every request."""
     bytes_sent: int = 0
-    """Of bodies."""
+    """The number of bytes in all bodies that were sent."""
 
     def publish(self, name: str, content: bytes | Path) -> str:
         """Serve `content` as `/name` from now on and return its URL."""
@@ -109,7 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
         stop = end if allowed < 0 else min(end, start + allowed)
         while start < stop:
             block = _read(content, start, min(SEND_BYTES, stop - start))
-            server.bytes_sent += len(block)  # before the client can have them, and ask for the count
+            server.bytes_sent += len(
+                block
+            )  # counted first, because the client may ask for the count as soon as it has the bytes
             framed = b"%x\r\n%b\r\n" % (len(block), block) if server.chunked else block
             try:
                 self.wfile.write(framed)
@@ -130,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing; `requests` has it all."""
+        """Log nothing: `requests` holds every request."""
 
 
 def _read(content: bytes | Path, start: int, length: int) -> bytes:
@@ -152,12 +155,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Clients that go away while they are answered are part of the tests."""
+        """Ignore clients that close the connection before the end of an answer, as some tests do."""
 
 
 @contextmanager
 def manifest_server() -> Iterator[ManifestServer]:
-    """Serve on a free port of 127.0.0.1 until the block ends."""
+    """Run a server on a free port of 127.0.0.1 until the block ends."""
     behaviour = ManifestServer()
     handler = type("Handler", (_Handler,), {"behaviour": behaviour})
     with _Server(("127.0.0.1", 0), handler) as server:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 from hypothesis import given
@@ -116,3 +118,28 @@ def test_a_stop_is_not_retried() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         call(stopped, QUICK, may_pass=lambda _: True)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nothing_that_a_failed_attempt_held_stays_alive_after_the_call(*, is_async: bool) -> None:
+    held: list[weakref.ref[Sender]] = []
+
+    def send() -> str:
+        part_of_an_answer = Sender(0, MayPass())
+        held.append(weakref.ref(part_of_an_answer))
+        if len(held) < 4:
+            raise MayPass("busy")
+        return part_of_an_answer()
+
+    async def send_later() -> str:
+        return send()
+
+    gc.disable()
+    try:
+        if is_async:
+            asyncio.run(call_async(send_later, QUICK, may_pass=is_passing))
+        else:
+            call(send, QUICK, may_pass=is_passing)
+        assert [part() for part in held] == [None] * 4
+    finally:
+        gc.enable()

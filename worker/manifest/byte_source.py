@@ -1,6 +1,6 @@
-"""Where a manifest's bytes come from: a local file, an HTTP server or S3, read in ranges.
+"""The contract of the places that hold a manifest: a local file, an HTTP server or S3, each read in ranges.
 
-A source fetches its first HEAD_BYTES once, when it is opened, and answers from them whatever lies within.
+A source reads its head, the first HEAD_BYTES, when it is opened. It answers from the head without another request.
 """
 
 from __future__ import annotations
@@ -15,47 +15,53 @@ if TYPE_CHECKING:
 
 
 HEAD_BYTES = 65_536
-"""Enough for any header line that people write, and little beside a chunk."""
+"""Size of a source's head in bytes. Header lines are shorter than this, and chunks are much larger."""
 
 BLOCK_BYTES = 4 << 20
-"""One request's share of a chunk: few requests, and no more memory than this for bytes not yet parsed."""
+"""Largest number of bytes in one request. A chunk takes few requests, and few unparsed bytes lie in memory."""
+
+SMALL_BLOCK_BYTES = 65_536
+"""Number of bytes in one request beyond the end of a chunk, where only the rest of one line is needed."""
 
 SAMPLE_COUNT = 64
 SAMPLE_BYTES = 65_536
-"""What stands for a large file's content where nobody vouches for it by an ETag: 4 MiB, evenly spread."""
+"""Number and size in bytes of the samples that identify a large file: 4 MiB, evenly spread. Smaller files are hashed
+whole."""
 
 
 class ByteSource(Protocol):
     name: str
-    """Of the source, for people: without passwords and signatures."""
+    """The source's path or URL for logs and errors, without passwords and signatures."""
     size: int
-    """Bytes."""
+    """Size of the content in bytes."""
 
     @property
     def identity(self) -> str:
-        """Return what changes when the content does: the size, and an ETag, a date or a hash."""
+        """Return a text that changes when the content changes: the size, and an ETag, a date or a hash."""
 
     def read(self, start: int, length: int) -> bytes:
-        """Return exactly `length` bytes from `start`, which must lie within `size`.
+        """Return exactly `length` bytes from `start` on. The range must lie within `size`.
 
-        Raises SourceUnavailable when they cannot be had or when the content changed since the source was opened.
+        Raises SourceUnavailable when the bytes cannot be read, or when the content has changed since the source was
+        opened.
         """
 
 
 def blocks(source: ByteSource, start: int, end: int, *, overlap: int) -> Iterator[bytes]:
-    """Yield the source's bytes from `start` on, to its very end if the caller does not stop before.
+    """Yield the source's bytes from `start` to the end of the source, block by block. The caller may stop early.
 
-    Up to `end` the blocks are large, and the last of them takes in `overlap` bytes more; beyond, they are small.
+    Up to `end` the blocks are large, and the last large block extends `overlap` bytes beyond `end`. The blocks after
+    it are small.
     """
     while start < source.size:
-        wanted = min(BLOCK_BYTES, end + overlap - start) if start < end else SAMPLE_BYTES
+        wanted = min(BLOCK_BYTES, end + overlap - start) if start < end else SMALL_BLOCK_BYTES
         block = source.read(start, min(wanted, source.size - start))
         yield block
         start += len(block)
 
 
 def sampled_hash(source: ByteSource) -> str:
-    """Return the SHA-256 of the content, or of 64 KiB blocks evenly spread from first to last where it is large."""
+    """Return the SHA-256 of the content, or of evenly spread samples when the content is large."""
     digest = hashlib.sha256()
     if source.size <= SAMPLE_COUNT * SAMPLE_BYTES:
         digest.update(source.read(0, source.size))
@@ -67,7 +73,8 @@ def sampled_hash(source: ByteSource) -> str:
 
 
 def content_changed(name: str, found: object, expected: object) -> SourceUnavailable:
+    """Return the error for a source whose content is no longer what it was when the source was opened."""
     return SourceUnavailable(
-        f"{name} changed while it was read: it is {found}, and was {expected}; a run needs a manifest that stays as "
-        "it is"
+        f"{name} changed while it was read: it has {found}, and had {expected}; a run needs a manifest that does not "
+        "change"
     )

@@ -1,4 +1,4 @@
-"""The columns of a manifest: which of them mean what, and which sources they can serve."""
+"""The columns of a manifest: what each of them holds, and which sources of images they allow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
-from worker.manifest.excerpts import shown
+from worker.manifest.excerpts import excerpt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,13 +19,13 @@ SUBSET_NAMES = ("subset",)
 THUMBNAIL_NAMES = ("thumbnail300kurl",)
 ROTATION_NAMES = ("rotation",)
 
-SHOWN_COLUMNS = 20
-"""Columns that an error lists."""
+LISTED_COLUMNS = 20
+"""Largest number of columns that an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The names, as the manifest writes them; None where it has no such column."""
+    """The names of the columns that are used, as the manifest writes them; None for a column that it does not have."""
 
     url: str
     id: str | None = None
@@ -35,43 +35,44 @@ class Columns:
 
     @property
     def present(self) -> list[str]:
-        """Return the names there are, once each."""
+        """Return the names of the columns that the manifest has, each once."""
         return list(dict.fromkeys(name for name in astuple(self) if name is not None))
 
     @property
-    def are_open_images(self) -> bool:
-        """Return whether these are the columns of Open Images' own files."""
+    def is_open_images(self) -> bool:
+        """Return whether these are the columns of a list that Open Images publishes."""
         return (self.url.lower(), (self.id or "").lower(), self.subset is not None) == ("originalurl", "imageid", True)
 
 
 def find_columns(found: Iterable[str], settings: ManifestSettings, *, name: str) -> Columns:
-    """Return which of the columns `found` in manifest `name` mean what, by name, whatever their case.
+    """Return the columns to use among the columns `found` in the manifest `name`. Upper and lower case are equal.
 
-    Raises ManifestError when there is none with URLs, or not the one that a setting names.
+    Raises ManifestError when no column holds URLs, or when a column that a setting names is missing.
     """
     names = list(found)
     url, *others = (_find(names, wanted) for wanted in field_names(settings))
     if url is None:
+        missing = repr(settings.url_column) if settings.url_column else "with URLs"
         raise ManifestError(
-            f"{name} has {_missing(settings.url_column, 'with URLs')}, its columns are {_shown(names)}; name the one "
-            "with the URLs in EMBEDDER_URL_COLUMN"
+            f"{name} has no column {missing}, its columns are {_listed(names)}; name the column with the URLs in "
+            "EMBEDDER_URL_COLUMN"
         )
     if others[0] is None and settings.id_column:
         raise ManifestError(
-            f"{name} has {_missing(settings.id_column, 'with ids')}, its columns are {_shown(names)}; name the one "
-            "with the ids in EMBEDDER_ID_COLUMN, or none"
+            f"{name} has no column {settings.id_column!r}, its columns are {_listed(names)}; name the column with the "
+            "ids in EMBEDDER_ID_COLUMN, or unset it"
         )
     return Columns(url, *others)
 
 
 def field_names(settings: ManifestSettings) -> list[tuple[str, ...]]:
-    """Return for each field of Columns, in its order, the names a column may have, the likeliest first."""
+    """Return the names that a column may have, for each field of Columns in its order, the preferred name first."""
     return [
         (settings.url_column,) if settings.url_column else URL_NAMES,
         (settings.id_column,) if settings.id_column else ID_NAMES,
         SUBSET_NAMES,
         THUMBNAIL_NAMES,
-        # A column of this name may mean something else; turning the rotation off is the way to say so.
+        # A user whose column of this name holds something else turns the rotation off.
         ROTATION_NAMES if settings.rotate else (),
     ]
 
@@ -86,25 +87,22 @@ def _find(names: list[str], wanted: Iterable[str]) -> str | None:
     return None
 
 
-def _missing(wanted: str, kind: str) -> str:
-    return f"no column {wanted!r}" if wanted else f"no column {kind}"
+def _listed(names: list[str]) -> str:
+    first = ", ".join(excerpt(name) for name in names[:LISTED_COLUMNS]) or "none"
+    return first if len(names) <= LISTED_COLUMNS else f"{first} and {len(names) - LISTED_COLUMNS} more"
 
 
-def _shown(names: list[str]) -> str:
-    first = ", ".join(shown(name) for name in names[:SHOWN_COLUMNS]) or "none"
-    return first if len(names) <= SHOWN_COLUMNS else f"{first} and {len(names) - SHOWN_COLUMNS} more"
+def resolve_sources(wanted: str, columns: Columns | None, *, name: str) -> tuple[str, ...]:
+    """Return the sources of the images of the manifest `name`, in the order in which they are asked.
 
-
-def resolve_sources(asked: str, columns: Columns | None, *, name: str) -> tuple[str, ...]:
-    """Return the sources of manifest `name`: those `asked` for, comma-separated, or for `auto` all it can serve.
-
-    Raises ManifestError for one that it cannot serve.
+    `wanted` is a comma-separated list of sources, or `auto` for all sources that the columns allow. Raises
+    ManifestError when a column that a source needs is missing.
     """
-    if asked == "auto":
-        if columns is None or not columns.are_open_images:
+    if wanted == "auto":
+        if columns is None or not columns.is_open_images:
             return ("url",)
         return ("mirror", "original") if columns.thumbnail is None else ("mirror", "thumbnail", "original")
-    sources = tuple(asked.split(","))
+    sources = tuple(wanted.split(","))
     needs = {"mirror": ("id", "subset"), "thumbnail": ("thumbnail",)}
     titles = {"id": "ImageID", "subset": "Subset", "thumbnail": "Thumbnail300KURL"}
     for source in sources:

@@ -1,23 +1,22 @@
-"""What the ledger and the log show of a manifest's text."""
+"""Excerpts of a manifest's text, for the ledger, the log and errors."""
 
 from __future__ import annotations
 
 from common.logs import redact_urls
 
 EXCERPT_LENGTH = 200
-"""Characters of a bad row that its record shows."""
+"""Largest number of characters in an excerpt."""
 
-
-LOOKED_AT = 4096
-"""Characters of a bad row in which URLs are redacted."""
-
-
-def shown(text: str) -> str:
-    """Return an excerpt for the ledger and the log: without passwords and signatures of URLs."""
-    return excerpt(redact_urls(text[:LOOKED_AT]))
+REDACTED_LENGTH = 4096
+"""Number of characters in which URLs are redacted, before the excerpt is taken from them."""
 
 
 def excerpt(text: str) -> str:
-    """Return the start of `text` with control characters and lone surrogates escaped."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:EXCERPT_LENGTH])
-    return f"{shown[:EXCERPT_LENGTH]}…" if len(text) > EXCERPT_LENGTH or len(shown) > EXCERPT_LENGTH else shown
+    """Return the start of `text`, without passwords and signatures of URLs.
+
+    Control characters and lone surrogates are escaped.
+    """
+    redacted = redact_urls(text[:REDACTED_LENGTH])
+    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in redacted[:EXCERPT_LENGTH])
+    is_cut = len(redacted) > EXCERPT_LENGTH or len(escaped) > EXCERPT_LENGTH
+    return f"{escaped[:EXCERPT_LENGTH]}…" if is_cut else escaped

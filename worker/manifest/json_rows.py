@@ -1,4 +1,4 @@
-"""Rows of JSON arrays: one of URLs, and beside it maybe one of their ids. Neither can be read in part."""
+"""Rows of a JSON array of URLs, with or without an array of ids beside it. Neither file can be read in part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from worker.manifest.byte_source import ByteSource
 
 LARGE_BYTES = 256 << 20
-"""From here on reading it all in every pod costs more than converting it once."""
+"""Size in bytes above which one conversion costs less than reading the whole file in every pod."""
 
 
 class JsonRows:
@@ -31,8 +31,8 @@ class JsonRows:
         ids = None if self._ids is None else _read_array(self._ids)
         if ids is not None and self._ids is not None and len(ids) != len(urls):
             raise ManifestError(
-                f"{self._ids.name} has {len(ids)} ids and {self._urls.name} {len(urls)} URLs; the two arrays must run "
-                "in parallel"
+                f"{self._ids.name} has {len(ids)} ids and {self._urls.name} {len(urls)} URLs; the two arrays must have "
+                "the same length"
             )
         if not urls:
             raise ManifestError(f"{self._urls.name} has no rows")
@@ -46,13 +46,14 @@ def _read_array(source: ByteSource) -> list[object]:
             "manifest_read_whole",
             manifest=source.name,
             bytes=source.size,
-            message="every pod reads a JSON array to its end; as Parquet, CSV or JSONL it would be read in parts",
+            message="every pod reads the whole JSON array; convert it to Parquet, CSV or JSONL, which are read in "
+            "parts",
         )
     try:
         value = json.loads(source.read(0, source.size).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ManifestError(
-            f"{source.name} is no JSON array ({error}); if each line is a value, set EMBEDDER_MANIFEST_FORMAT=jsonl"
+            f"{source.name} is not a JSON array ({error}); if each line is a value, set EMBEDDER_MANIFEST_FORMAT=jsonl"
         ) from error
     if not isinstance(value, list):
         raise ManifestError(f"{source.name} is a JSON {type(value).__name__}, expected an array of texts")

@@ -16,13 +16,13 @@ from worker.manifest.byte_source import content_changed, sampled_hash
 def local_path(uri: str) -> Path:
     """Return the absolute path that a path or a file:// URL names.
 
-    Raises ManifestError for another host's file, and for the home of nobody.
+    Raises ManifestError for a file of another host, and for the home folder of an unknown user.
     """
     if not uri.lower().startswith("file://"):
         try:
             return Path(uri).expanduser().absolute()
         except RuntimeError as error:
-            raise ManifestError(f"{uri} names the folder of a user that this machine does not know") from error
+            raise ManifestError(f"{uri} names the home folder of a user that this machine does not know") from error
     parts = urlsplit(uri)
     if parts.netloc not in {"", "localhost"}:
         raise ManifestError(f"{redact_url(uri)} names the host {parts.hostname}; write file:///path for a local file")
@@ -33,33 +33,38 @@ class _FileVersion(NamedTuple):
     size: int
     modified_ns: int
 
+    def __str__(self) -> str:
+        return f"{self.size} bytes and the modification time {self.modified_ns / 1e9:.6f}"
+
 
 class LocalSource:
-    """A file. It is opened anew for every read, so that a network file system's cache hides no change."""
+    """A file. Every read opens it again, because the cache of a network file system can hide a change until then."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
         try:
             if not path.is_file():
-                path.stat()
-                raise ManifestError(f"{path} is no file; EMBEDDER_MANIFEST_URI takes one file")
+                path.stat()  # is_file() returns False for some errors, stat() raises them
+                raise ManifestError(f"{path} is not a file; EMBEDDER_MANIFEST_URI takes one file")
             with path.open("rb") as file:
                 self._version = _version(file.fileno())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ManifestError(
-                f"{path} does not exist; is EMBEDDER_MANIFEST_URI right, and the volume mounted?"
+                f"{path} does not exist; is EMBEDDER_MANIFEST_URI right, and is the volume mounted?"
             ) from error
         except PermissionError as error:
-            raise StoreAccessDenied(f"{path} cannot be read: {error.strerror}; give this user the file") from error
+            raise StoreAccessDenied(
+                f"{path} cannot be read: {error.strerror}; allow the worker's user to read it"
+            ) from error
         except OSError as error:
             raise SourceUnavailable(f"{path}: {error.strerror}") from error
         self.size = self._version.size
-        # The modification time says nothing here: each pod may have a copy of its own.
         self._identity: str | None = None
 
     @property
     def identity(self) -> str:
+        # Without the modification time, because each pod may have its own copy of the file.
         if self._identity is None:
             self._identity = f"{self.size} bytes sha256 {sampled_hash(self)}"
         return self._identity
@@ -73,8 +78,10 @@ class LocalSource:
                     data += block
         except OSError as error:
             raise SourceUnavailable(f"{self.name}: {error.strerror}") from error
-        if version != self._version or len(data) < length:
-            raise content_changed(self.name, f"{version.size} bytes", f"{self.size} bytes, or its date differs")
+        if version != self._version:
+            raise content_changed(self.name, version, self._version)
+        if len(data) < length:
+            raise content_changed(self.name, f"{start + len(data)} bytes", self._version)
         return bytes(data)
 
 

@@ -1,4 +1,4 @@
-"""Which source a manifest's URI names."""
+"""Opens the place that a manifest's URI names."""
 
 from __future__ import annotations
 
@@ -6,40 +6,34 @@ from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
 from common.logs import redact_url
+from worker.manifest.http_source import RETRY, HttpSource
 from worker.manifest.local_source import LocalSource, local_path
 
 if TYPE_CHECKING:
+    from common.retry import RetryPolicy
     from worker.manifest.byte_source import ByteSource
     from worker.settings import HttpSettings
 
 
-def open_source(uri: str, http: HttpSettings) -> ByteSource:
+def open_source(uri: str, http: HttpSettings, *, http_retry: RetryPolicy = RETRY) -> ByteSource:
     """Return the source at `uri`: a path, or a file://, http://, https:// or s3:// URL.
 
-    Raises ManifestError where there is none, StoreAccessDenied where it is not ours to read, and SourceUnavailable
-    where nobody can say.
+    Raises ManifestError when there is no such source, StoreAccessDenied when it may not be read, and
+    SourceUnavailable when its server does not answer.
     """
     scheme = uri.partition("://")[0].lower() if "://" in uri else "file"
     if scheme == "file":
         return LocalSource(local_path(uri))
     if scheme == "s3":
-        # boto3 takes half a second to load, which other sources need not wait for.
+        # boto3 takes 90 ms and 10 MB, which no other source needs.
         from worker.manifest.s3_source import S3Source  # noqa: PLC0415
 
         return S3Source(uri)
     if scheme in {"http", "https"}:
-        # Imported here, so that neither the local path nor S3 loads the other's client.
-        from worker.manifest.http_source import HttpSource  # noqa: PLC0415
-
-        return HttpSource(
-            uri,
-            user_agent=http.user_agent,
-            connect_timeout_seconds=http.connect_timeout_seconds,
-            read_timeout_seconds=http.read_timeout_seconds,
-            retry_after_limit_seconds=http.retry_after_limit_seconds,
-        )
-    raise ManifestError(f"{redact_url(uri)}: {scheme}:// is not read; use a path, http://, https:// or s3://")
+        return HttpSource(uri, http, retry=http_retry)
+    raise ManifestError(f"{redact_url(uri)}: {scheme}:// is not supported; use a path, http://, https:// or s3://")
 
 
 def is_remote(uri: str) -> bool:
+    """Return whether `uri` names no file of this machine."""
     return "://" in uri and not uri.lower().startswith("file://")

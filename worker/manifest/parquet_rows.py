@@ -1,4 +1,4 @@
-"""Rows of a Parquet file: of the row groups that overlap a chunk, only the columns that are needed."""
+"""Rows of a Parquet file. Of the row groups that overlap a chunk, only the needed columns are read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from worker.settings import ManifestSettings
 
 BATCH_ROWS = 8192
-"""Rows decoded at a time."""
+"""Number of rows that are decoded at a time."""
 
 PIECE_BYTES = 4 << 20
-"""Of one column in one request, so that memory does not depend on how large a row group is."""
+"""Number of bytes of one column in one request, so that memory does not grow with the size of a row group."""
 
-# pyarrow's own pool keeps what it once had: 35 MB on large row groups, for the rest of the chunk.
+# pyarrow's own pool does not return memory: on large row groups it would hold 35 MB while the chunk is computed.
 pa.set_memory_pool(pa.system_memory_pool())
 
 
@@ -46,8 +46,8 @@ class ParquetRows:
         url_type = schema.field(self.columns.url).type
         if not _is_text(url_type):
             raise ManifestError(
-                f"{source.name}: the column {self.columns.url} is {url_type}, expected text; name the one with the "
-                "URLs in EMBEDDER_URL_COLUMN"
+                f"{source.name}: the column {self.columns.url} is {url_type}, expected text; name the column with "
+                "the URLs in EMBEDDER_URL_COLUMN"
             )
         if not self._metadata.num_rows:
             raise ManifestError(f"{source.name} has no rows")
@@ -83,13 +83,13 @@ class ParquetRows:
                     return
 
     def _open(self, **options: Any) -> parquet.ParquetFile:  # noqa: ANN401 - pyarrow's own options
-        # pyarrow's pre_buffer would hold all of a row group, and fetch it from threads of its own.
+        # With pre_buffer, pyarrow would hold a whole row group and fetch it from its own threads.
         file = pa.PythonFile(_SourceFile(self._source), mode="r")
         return parquet.ParquetFile(file, pre_buffer=False, buffer_size=PIECE_BYTES, **options)
 
 
 class _SourceFile(io.RawIOBase):
-    """A byte source as the file that pyarrow reads."""
+    """A byte source as a file, with the methods that pyarrow calls."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -98,15 +98,11 @@ class _SourceFile(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:
-        return True
-
     def tell(self) -> int:
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}[whence]
-        self._position = base + offset
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}[whence]
         return self._position
 
     def read(self, size: int = -1) -> bytes:
@@ -126,7 +122,7 @@ def _is_text(kind: pa.DataType) -> bool:
 def _values(column: pa.Array) -> list[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    # Parquet files may hold bytes that are no UTF-8 in columns of text; as bytes they cost their own row only.
+    # A column of text may hold bytes that are not UTF-8. Read as bytes, they fail their own row and no other one.
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
     elif pa.types.is_string_view(column.type):
@@ -137,9 +133,12 @@ def _values(column: pa.Array) -> list[Any]:
 
 @contextmanager
 def _parquet_errors(source: ByteSource) -> Iterator[None]:
+    """Turn the errors of a file that pyarrow cannot read into ManifestError."""
     try:
         yield
-    except MemoryError:  # pyarrow's is an ArrowException too
+    except MemoryError:  # pyarrow's own MemoryError is an ArrowException too
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ManifestError(f"{source.name} is no Parquet file, or damaged: {' '.join(str(error).split())}") from error
+        raise ManifestError(
+            f"{source.name} is not a Parquet file, or is damaged: {' '.join(str(error).split())}"
+        ) from error

@@ -1,4 +1,4 @@
-"""What the readers of the formats share: the rows as a manifest holds them, before anything in them is checked."""
+"""Rows as a manifest holds them, before their values are checked, and the contract of the formats' readers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Fields(NamedTuple):
-    """A row's values in the order of Columns: None where there is none, else text or what else the format allows."""
+    """The values of a row, in the order of Columns: text, or any other value that the format allows, or None."""
 
     url: object
     id: object = None
@@ -24,33 +24,38 @@ class Fields(NamedTuple):
 
 class RawRow(NamedTuple):
     where: str
-    """As in `line at byte 4711` or `row 17 (the first is 0)`."""
+    """The row's place for the ledger: `line at byte 4711`, or `row 17 (the first is 0)`."""
     fields: Fields
     text: str = ""
-    """The row as it is written, where it is text."""
-    problem: str = ""
-    """What is wrong with the row although its values could be told apart."""
+    """The line of a text format; an empty text for other formats."""
+    is_utf8: bool = True
+    """False for a line with bytes that are not UTF-8. Lone surrogates stand for them in `text` and `fields`."""
 
 
 class UnreadableRow(NamedTuple):
+    """A row whose values cannot be told apart."""
+
     where: str
     problem: str
+    """What is wrong with the row, for the ledger's detail."""
     text: str
+    """The line."""
     reason: Reason = Reason.MALFORMED_ROW
 
 
 class RowReader(Protocol):
     @property
     def columns(self) -> Columns | None:
-        """Return None where the format has no columns."""
+        """Return the columns that are used; None when the manifest has no columns."""
 
     @property
-    def has_ids(self) -> bool: ...
+    def has_ids(self) -> bool:
+        """Return whether rows have ids."""
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
         """Yield the rows of chunk `index` of `count`, in the manifest's order."""
 
 
 def chunk_range(total: int, *, index: int, count: int) -> range:
-    """Return chunk `index`'s share of `total` rows or bytes: the shares of 0 to `count` - 1 follow without gap."""
+    """Return the part of `total` rows or bytes that chunk `index` of `count` covers. The parts follow without gaps."""
     return range(index * total // count, (index + 1) * total // count)

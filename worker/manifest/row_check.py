@@ -1,4 +1,4 @@
-"""From a raw row to a Row, or to its record in the ledger."""
+"""Checks a raw row: the result is a Row, or a failure for the ledger."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from common.format.chunk_file import Failure
 from common.format.reasons import Reason
-from worker.manifest.excerpts import shown
+from worker.manifest.excerpts import excerpt
 from worker.manifest.raw_rows import RawRow, UnreadableRow
 from worker.rows import ImageFailed, Row
 
@@ -19,26 +19,27 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 @dataclass(frozen=True, kw_only=True)
 class RowCheck:
     is_remote: bool
-    """Whether the manifest came over a network: then it must name no files of this machine."""
+    """Whether the manifest came over a network. A remote manifest must not name files of this machine."""
     max_url_bytes: int
+    """Largest size of a URL and of an id, in bytes of UTF-8."""
 
     def check(self, raw: RawRow | UnreadableRow, position: int) -> Row | Failure:
-        """Return the row at `position` of its chunk, or why it is none."""
+        """Return the row at `position` of its chunk, or the failure that takes its place."""
         if isinstance(raw, UnreadableRow):
-            return Failure(position, "", raw.reason, _detail(raw.where, raw.problem, raw.text))
+            return Failure(position, "", raw.reason, f"{raw.where}: {raw.problem}{_quote(raw.text)}")
         url = identifier = ""
         try:
             url = self._url(raw.fields.url)
             identifier = self._id(raw.fields.id)
             return self._row(raw, position, url, identifier)
         except ImageFailed as failed:
-            # What is wrong with a URL is seen in the URL; else the whole row is shown.
-            text = raw.text if failed.reason is Reason.MALFORMED_ROW else ""
-            return Failure(position, url, failed.reason, _detail(raw.where, failed.detail, text), identifier)
+            # The detail of an invalid URL shows the URL. For other problems it shows the row.
+            quote = _quote(raw.text) if failed.reason is Reason.MALFORMED_ROW else ""
+            return Failure(position, url, failed.reason, f"{raw.where}: {failed.detail}{quote}", identifier)
 
     def _row(self, raw: RawRow, position: int, url: str, identifier: str) -> Row:
-        if raw.problem:
-            raise ImageFailed(Reason.MALFORMED_ROW, raw.problem)
+        if not raw.is_utf8:
+            raise ImageFailed(Reason.MALFORMED_ROW, "the line is not UTF-8")
         self._check_address(url)
         thumbnail = _text(raw.fields.thumbnail, "thumbnail URL")
         if self.is_remote and _is_file_url(thumbnail):
@@ -52,19 +53,19 @@ class RowCheck:
             raise ImageFailed(Reason.MALFORMED_ROW, "the row has no URL")
         size = len(url.encode())
         if size > self.max_url_bytes:
-            limit = f"the URL has {size} bytes, EMBEDDER_MAX_URL_BYTES is {self.max_url_bytes}: {shown(url)}"
+            limit = f"the URL has {size} bytes, EMBEDDER_MAX_URL_BYTES is {self.max_url_bytes}: {excerpt(url)}"
             raise ImageFailed(Reason.URL_TOO_LONG, limit)
         return url
 
     def _check_address(self, url: str) -> None:
         if _CONTROL.search(url):
-            raise ImageFailed(Reason.INVALID_URL, f"the URL has control characters in it: {shown(url)}")
+            raise ImageFailed(Reason.INVALID_URL, f"the URL has control characters in it: {excerpt(url)}")
         if not self.is_remote:
             return
         if _is_file_url(url):
             raise _file_elsewhere(url)
         if not _SCHEME.match(url):
-            raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {shown(url)}")
+            raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
 
     def _id(self, value: object) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
@@ -72,7 +73,7 @@ class RowCheck:
         identifier = _text(value, "id")
         size = len(identifier.encode())
         if size > self.max_url_bytes:
-            # As wide as the widest id is every row of the result.
+            # Every row of the result is as wide as the widest id.
             raise ImageFailed(
                 Reason.MALFORMED_ROW, f"the id has {size} bytes, EMBEDDER_MAX_URL_BYTES is {self.max_url_bytes}"
             )
@@ -80,27 +81,30 @@ class RowCheck:
 
 
 def _text(value: object, what: str) -> str:
-    """Return the value without surrounding whitespace, "" for None. Raises ImageFailed unless it is Unicode text."""
+    """Return the value without surrounding whitespace; None is an empty text.
+
+    Raises ImageFailed, which calls the value `what`, when the value is not Unicode text.
+    """
     if value is None:
         return ""
     if isinstance(value, bytes):
         try:
             value = value.decode()
         except UnicodeDecodeError as error:
-            raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not UTF-8: {shown(repr(value))}") from error
+            raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not UTF-8: {excerpt(repr(value))}") from error
     if not isinstance(value, str):
         raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is {type(value).__name__}, expected text")
     if "\0" in value:
-        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} has a NUL character: {shown(value)}")
+        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} has a NUL character: {excerpt(value)}")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not Unicode text: {shown(value)}")
+        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not Unicode text: {excerpt(value)}")
     return value.strip()
 
 
 def _file_elsewhere(url: str) -> ImageFailed:
-    # The list of somebody else must not name files of this machine; one row of it must not end the run either.
+    # Such a row fails alone, because the author of a remote list must not be able to end the run.
     return ImageFailed(
-        Reason.INVALID_URL, f"files can be named only in a manifest that is itself a file, not {shown(url)}"
+        Reason.INVALID_URL, f"files can be named only in a manifest that is itself a file, not {excerpt(url)}"
     )
 
 
@@ -109,20 +113,19 @@ def _is_file_url(text: str) -> bool:
 
 
 def _rotation(value: object) -> int:
-    """Return the degrees, 0 to 270, that a value such as `90.0`, `-90` or nothing means."""
+    """Return the rotation in degrees, 0 to 270. The value is a multiple of 90 such as `90.0` or `-90`, or empty."""
     if isinstance(value, bytes | str):
         value = _text(value, "rotation")
     if value is None or value == "":
         return 0
-    problem = f"the rotation is {shown(str(value))}, expected a multiple of 90"
     try:
         degrees = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         degrees = math.nan
     if not math.isfinite(degrees) or degrees % 90:
-        raise ImageFailed(Reason.MALFORMED_ROW, problem)
+        raise ImageFailed(Reason.MALFORMED_ROW, f"the rotation is {excerpt(str(value))}, expected a multiple of 90")
     return int(degrees) % 360
 
 
-def _detail(where: str, problem: str, text: str) -> str:
-    return f"{where}: {problem}, in {shown(text)}" if text else f"{where}: {problem}"
+def _quote(text: str) -> str:
+    return f", in {excerpt(text)}" if text else ""

@@ -14,8 +14,8 @@ class S3Source:
         self.name = str(self._location)
         if not self._location.key:
             raise ManifestError(f"{self.name} names a bucket; EMBEDDER_MANIFEST_URI takes an object, s3://bucket/key")
-        first = self._read(0, HEAD_BYTES)
-        self._head, self.size, self._etag = first.data, first.size, first.etag
+        head = self._read(0, HEAD_BYTES)
+        self._head, self.size, self._etag = head.data, head.size, head.etag
 
     @property
     def identity(self) -> str:

@@ -1,4 +1,12 @@
-"""Lines of a text that is read in ranges: a chunk has the lines whose first byte lies in its byte range."""
+r"""Lines of a text that is read in ranges.
+
+A line belongs to the chunk in whose byte range its first byte lies. A chunk needs to know nothing of the other chunks:
+
+    bytes of chunk 0       bytes of chunk 1
+    line 4\nline 5 is lo | ng\nline 6\nline 7
+
+Line 5 begins in chunk 0, which reads beyond its end to complete the line. Chunk 1 begins with line 6.
+"""
 
 from __future__ import annotations
 
@@ -12,78 +20,82 @@ if TYPE_CHECKING:
     from worker.manifest.byte_source import ByteSource
 
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is no row that anybody wrote; it is not kept in memory."""
+"""Size in bytes of the longest line that is kept in memory whole. A longer line is a row of the ledger."""
 
 KEPT_BYTES = 1000
-"""Of a line that is too long: enough for the excerpt in its record."""
+"""Number of bytes that are kept of a longer line, for the excerpt in the ledger."""
 
 OVERLAP_BYTES = 4096
-"""Read beyond a chunk at once, since its last line usually ends there."""
+"""Number of bytes read beyond the end of a chunk in the chunk's last request. The last line usually ends there."""
 
 BOM = b"\xef\xbb\xbf"
+"""UTF-8's byte order mark."""
 
 
 class Line(NamedTuple):
     offset: int
-    """Of its first byte in the manifest."""
+    """Offset of the line's first byte in the manifest."""
     data: bytes
-    """Without the line break."""
+    """The line without its line break, or the start of a line that is not whole."""
     is_whole: bool
-    """False for a line of more than MAX_LINE_BYTES, of which `data` is the start."""
+    """False for a line of more than MAX_LINE_BYTES."""
     end: int
-    """Offset of what follows a whole line."""
+    """Offset of the byte after the line break."""
 
     @property
     def where(self) -> str:
+        """Return the line's place, for the ledger."""
         return f"line at byte {self.offset}"
 
 
 def read_lines(source: ByteSource, *, first: int, start: int, end: int) -> Iterator[Line]:
-    """Yield the lines of the text from byte `first` on whose first byte lies in [start, end); blank lines are none."""
+    """Yield the lines whose first byte lies in [start, end), without blank lines. The text begins at byte `first`."""
     start = max(start, first)
     if start >= end:
         return
-    # The byte before tells whether a line begins at `start`; what comes before the first line break is not ours.
-    is_ours = start == first
-    line_start = position = start if is_ours else start - 1
-    pending = b""
-    dropped = 0  # bytes of the line in `pending` that are no longer there
+    # Reading begins one byte early: a line begins at `start` only if a line break lies before it. Everything up to the
+    # first line break belongs to the chunk before.
+    is_own = start == first
+    line_start = position = start if is_own else start - 1
+    pending = b""  # the bytes of the line at `line_start` so far
+    dropped_bytes = 0  # number of bytes of this line that are not kept in `pending`
     for block in blocks(source, position, end, overlap=OVERLAP_BYTES):
         position += len(block)
         pieces = (pending + block).split(b"\n")
         pending = pieces.pop()
         for piece in pieces:
-            if is_ours and (line := _line(line_start, piece, dropped)):
+            if is_own and (line := _line(line_start, piece, dropped_bytes)):
                 yield line
-            is_ours = True
-            line_start += dropped + len(piece) + 1
-            dropped = 0
+            is_own = True
+            line_start += dropped_bytes + len(piece) + 1
+            dropped_bytes = 0
             if line_start >= end:
                 return
-        if len(pending) + dropped > MAX_LINE_BYTES:
-            dropped += len(pending[KEPT_BYTES:])
+        if len(pending) + dropped_bytes > MAX_LINE_BYTES:
+            dropped_bytes += len(pending[KEPT_BYTES:])
             pending = pending[:KEPT_BYTES]
             if position >= end:
-                break  # wherever this line ends, the next one is another chunk's
-        elif not is_ours and position >= end:
+                break  # the next line begins in another chunk, wherever this one ends
+        elif not is_own and position >= end:
             return
-    if is_ours and (line := _line(line_start, pending, dropped)):
+    if is_own and (line := _line(line_start, pending, dropped_bytes)):
         yield line
 
 
-def _line(offset: int, data: bytes, dropped: int) -> Line | None:
-    end = offset + len(data) + dropped + 1
-    if len(data) + dropped > MAX_LINE_BYTES:
+def _line(offset: int, data: bytes, dropped_bytes: int) -> Line | None:
+    """Return the line, None for a blank one."""
+    end = offset + len(data) + dropped_bytes + 1
+    if len(data) + dropped_bytes > MAX_LINE_BYTES:
         return Line(offset, data[:KEPT_BYTES], is_whole=False, end=end)
     return Line(offset, data.rstrip(b"\r"), is_whole=True, end=end) if data.strip() else None
 
 
 def text_start(source: ByteSource) -> int:
-    """Return where the text begins: after a byte order mark."""
+    """Return the offset of the text's first byte: a byte order mark is skipped."""
     return len(BOM) if source.read(0, min(len(BOM), source.size)) == BOM else 0
 
 
 def head_lines(source: ByteSource) -> Iterator[Line]:
-    """Yield the lines that begin in the part of the text that a source has at hand."""
+    """Yield the lines that begin in the source's head."""
     first = text_start(source)
     return read_lines(source, first=first, start=first, end=min(source.size, HEAD_BYTES - OVERLAP_BYTES))

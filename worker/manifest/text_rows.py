@@ -1,7 +1,7 @@
-"""Rows of the line-based formats: CSV, TSV, JSONL and TXT.
+"""Rows of the formats in which a line is a row: CSV, TSV, JSONL and TXT.
 
-A line is a row, so that a chunk is found by bytes alone. A quoted field therefore cannot hold a line break: such rows
-are malformed, and always the same ones however many chunks there are.
+A chunk is found by bytes alone, without reading the chunks before it. So a quoted field cannot hold a line break: the
+lines of such a field are malformed rows, and they are the same rows whatever the number of chunks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from common.errors import ManifestError
 from common.format.reasons import Reason
 from worker.manifest.byte_source import HEAD_BYTES
 from worker.manifest.columns import Columns, field_names, find_columns
-from worker.manifest.excerpts import shown
+from worker.manifest.excerpts import excerpt
 from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow, chunk_range
 from worker.manifest.text_lines import MAX_LINE_BYTES, Line, head_lines, read_lines, text_start
 
@@ -26,14 +26,13 @@ if TYPE_CHECKING:
     from worker.settings import ManifestSettings
 
 TOO_LONG = f"the line has more than {MAX_LINE_BYTES} bytes"
-NOT_UTF8 = "the line is not UTF-8"
 
-# A field may be as long as a line, and lines are limited.
+# A field may be as long as a line.
 csv.field_size_limit(MAX_LINE_BYTES)
 
 
 class DelimitedRows:
-    """CSV and TSV: a header line, and rows of as many fields."""
+    """CSV and TSV: a header line, and rows with the same number of fields."""
 
     def __init__(self, source: ByteSource, settings: ManifestSettings, *, delimiter: str) -> None:
         self._source = source
@@ -50,7 +49,7 @@ class DelimitedRows:
         except (csv.Error, ValueError) as error:
             raise ManifestError(
                 f"{source.name} has no header that can be read as UTF-8 text ({error}): "
-                f"{shown(header.data.decode(errors='replace'))}"
+                f"{excerpt(header.data.decode(errors='replace'))}"
             ) from error
         self._first = header.end
         self._width = len(names)
@@ -60,12 +59,10 @@ class DelimitedRows:
         _check_has_rows(source, self._first)
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
-        share = chunk_range(self._source.size, index=index, count=count)
-        for line in read_lines(self._source, first=self._first, start=share.start, end=share.stop):
-            yield self._parse(line)
+        return map(self._parse, _chunk_lines(self._source, self._first, index=index, count=count))
 
     def _parse(self, line: Line) -> RawRow | UnreadableRow:
-        text, problem = _decode(line)
+        text, is_utf8 = _decode(line)
         if not line.is_whole:
             return UnreadableRow(line.where, TOO_LONG, text)
         try:
@@ -75,7 +72,7 @@ class DelimitedRows:
         if len(fields) != self._width:
             return UnreadableRow(line.where, f"expected {self._width} columns, found {len(fields)}", text)
         values = [None if place is None else fields[place] for place in self._places]
-        return RawRow(line.where, Fields(*values), text, problem)
+        return RawRow(line.where, Fields(*values), text, is_utf8)
 
     def _fields(self, text: str) -> list[str]:
         if "\0" in text:
@@ -84,7 +81,7 @@ class DelimitedRows:
 
 
 class JsonLinesRows:
-    """JSONL: in every line an object with a URL, or a string that is the URL."""
+    """JSONL: each line is an object with a URL, or a string that is the URL."""
 
     def __init__(self, source: ByteSource, settings: ManifestSettings) -> None:
         self._source = source
@@ -99,14 +96,14 @@ class JsonLinesRows:
         _check_has_rows(source, self._first)
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
-        share = chunk_range(self._source.size, index=index, count=count)
-        for line in read_lines(self._source, first=self._first, start=share.start, end=share.stop):
-            yield self._parse(line)
+        return map(self._parse, _chunk_lines(self._source, self._first, index=index, count=count))
 
     def _parse(self, line: Line) -> RawRow | UnreadableRow:
-        text, problem = _decode(line)
-        if problem or not line.is_whole:
-            return UnreadableRow(line.where, problem if line.is_whole else TOO_LONG, text)
+        text, is_utf8 = _decode(line)
+        if not line.is_whole:
+            return UnreadableRow(line.where, TOO_LONG, text)
+        if not is_utf8:
+            return UnreadableRow(line.where, "the line is not UTF-8", text)
         value = _json(text)
         if isinstance(value, str):
             return RawRow(line.where, Fields(value), text)
@@ -118,7 +115,7 @@ class JsonLinesRows:
 
 
 class TextRows:
-    """TXT: a URL in every line."""
+    """TXT: each line is a URL."""
 
     columns = None
     has_ids = False
@@ -129,25 +126,31 @@ class TextRows:
         _check_has_rows(source, self._first)
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
-        share = chunk_range(self._source.size, index=index, count=count)
-        for line in read_lines(self._source, first=self._first, start=share.start, end=share.stop):
-            text, problem = _decode(line)
-            if line.is_whole:
-                yield RawRow(line.where, Fields(text), text, problem)
-            else:
-                yield UnreadableRow(line.where, TOO_LONG, text, Reason.URL_TOO_LONG)
+        return map(self._parse, _chunk_lines(self._source, self._first, index=index, count=count))
+
+    def _parse(self, line: Line) -> RawRow | UnreadableRow:
+        text, is_utf8 = _decode(line)
+        if not line.is_whole:
+            return UnreadableRow(line.where, TOO_LONG, text, Reason.URL_TOO_LONG)
+        return RawRow(line.where, Fields(text), text, is_utf8)
 
 
-def _decode(line: Line) -> tuple[str, str]:
-    """Return the line as text, and what is wrong with that: stray bytes become lone surrogates."""
+def _chunk_lines(source: ByteSource, first: int, *, index: int, count: int) -> Iterator[Line]:
+    """Return the lines of a chunk. The rows begin at byte `first`; the chunks divide all bytes of the source."""
+    share = chunk_range(source.size, index=index, count=count)
+    return read_lines(source, first=first, start=share.start, end=share.stop)
+
+
+def _decode(line: Line) -> tuple[str, bool]:
+    """Return the line as text, and whether it is UTF-8. Lone surrogates stand for the bytes that are not."""
     try:
-        return line.data.decode(), ""
+        return line.data.decode(), True
     except UnicodeDecodeError:
-        return line.data.decode(errors="surrogateescape"), NOT_UTF8
+        return line.data.decode(errors="surrogateescape"), False
 
 
 def _json(text: str) -> object:
-    """Return the value, None where the text is no JSON."""
+    """Return the JSON value, None when the text is not JSON."""
     try:
         value: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -156,7 +159,7 @@ def _json(text: str) -> object:
 
 
 def _check_has_rows(source: ByteSource, first: int) -> None:
-    # A text larger than its head is not searched for a line: it would be read to its end to tell that it has none.
+    # A text larger than its head is taken to have rows: the search for one could read the whole text.
     if source.size > max(first, HEAD_BYTES):
         return
     if next(read_lines(source, first=first, start=first, end=source.size), None) is None:

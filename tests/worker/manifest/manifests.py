@@ -1,10 +1,12 @@
-"""What the tests of the manifest share."""
+"""Settings, files and readers that the tests of the manifest share."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from common.retry import RetryPolicy
 from common.settings import read_settings
+from worker.manifest.http_source import RETRY
 from worker.manifest.manifest import Manifest, open_manifest
 from worker.settings import WorkerSettings
 
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from worker.rows import Row
 
 
+QUICK_RETRY = RetryPolicy(first_pause_seconds=0.001, longest_pause_seconds=0.001, attempts=RETRY.attempts)
+"""The attempts of the real policy, almost without pauses."""
+
+
 def settings_for(uri: str | Path, **changes: Any) -> WorkerSettings:  # noqa: ANN401 - any setting
     """Return the settings of a worker with this manifest."""
     values = {"run_uri": "/nowhere", "chunk_count": 1, "JOB_COMPLETION_INDEX": 0, "manifest_uri": str(uri), **changes}
@@ -22,33 +28,35 @@ def settings_for(uri: str | Path, **changes: Any) -> WorkerSettings:  # noqa: AN
 
 
 def opened(uri: str | Path, **changes: Any) -> Manifest:  # noqa: ANN401 - any setting
+    """Return the manifest, opened with these settings and almost without pauses between attempts."""
     settings = settings_for(uri, **changes)
-    return open_manifest(settings.manifest, http=settings.http)
+    return open_manifest(settings.manifest, http=settings.http, http_retry=QUICK_RETRY)
 
 
 def written(path: Path, content: bytes) -> Path:
+    """Write the file and return its path."""
     path.write_bytes(content)
     return path
 
 
 def rows_of(manifest: Manifest) -> list[Row]:
-    """Return all rows. Fails when one of them is malformed."""
+    """Return all rows. Fails if there is a failure among them."""
     chunk = manifest.read_chunk(0, 1)
     assert not chunk.failures
     return chunk.rows
 
 
 def failures_of(manifest: Manifest) -> list[Failure]:
-    """Return all failures. Fails when there is any other row."""
+    """Return all failures. Fails if there is a row that can be used."""
     chunk = manifest.read_chunk(0, 1)
     assert not chunk.rows
     return chunk.failures
 
 
 def everything(manifest: Manifest, *, chunks: int) -> list[tuple[object, ...]]:
-    """Return what the chunks 0 to `chunks` - 1 hold, one after the other, without positions.
+    """Return the rows and failures of the chunks 0 to `chunks` - 1, chunk by chunk, without positions.
 
-    Fails when the positions within a chunk do not number its rows.
+    Fails if the positions within a chunk do not number its rows from 0.
     """
     found: list[tuple[object, ...]] = []
     for index in range(chunks):

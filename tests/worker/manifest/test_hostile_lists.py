@@ -1,4 +1,4 @@
-"""A whole run over a list that was written to do harm."""
+"""A whole run over a list whose author wants to do harm."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HOSTILE: dict[bytes, Reason] = {
 
 
 @pytest.mark.slow
-def test_each_hostile_row_is_one_of_the_ledger_and_does_harm_nowhere(tmp_path: Path) -> None:
+def test_each_hostile_row_is_in_the_ledger_and_does_no_harm(tmp_path: Path) -> None:
     manifest, run = tmp_path / "list.jsonl", tmp_path / "run"
     with image_server() as server:
         good = server.on("/good.jpg", answer(JPEG))

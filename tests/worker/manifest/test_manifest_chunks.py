@@ -1,4 +1,4 @@
-"""Every row of a manifest falls in exactly one chunk, whatever the rows, the format, the place and the count."""
+"""Every row of a manifest is in exactly one chunk, for any rows, format, source and number of chunks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def fields_line(fields: list[str], delimiter: str) -> bytes:
 
 @st.composite
 def texts(draw: st.DrawFn, rows: st.SearchStrategy[bytes], header: bytes = b"") -> tuple[bytes, int]:
-    """A file of the given rows among blank and broken and very long lines, and how many rows it has."""
+    """Return a file of the given rows among blank, broken and very long lines, and its number of rows."""
     long_lines = st.integers(4000, 5000).map(lambda length: b"https://photos.example/" + b"x" * length)
     lines = draw(st.lists(rows | rows | blank_lines | broken_lines | long_lines, max_size=30))
     lines = [*lines, draw(rows)]
@@ -171,7 +171,7 @@ def test_the_chunks_are_the_same_from_a_path_from_http_and_from_s3(
     assert contents[0] == contents[1] == contents[2]
 
 
-def test_lines_are_found_across_blocks_and_through_lines_that_are_too_long(tmp_path: Path) -> None:
+def test_lines_are_found_across_blocks_and_after_lines_that_are_too_long(tmp_path: Path) -> None:
     lengths = [50, MAX_LINE_BYTES - 1, MAX_LINE_BYTES, MAX_LINE_BYTES + 1, 0, 3 * MAX_LINE_BYTES, 70, BLOCK_BYTES, 90]
     lines = [b"https://photos.example/" + b"x" * length for length in lengths]
     lines.insert(4, b" " * (2 * MAX_LINE_BYTES))
@@ -189,7 +189,7 @@ def test_lines_are_found_across_blocks_and_through_lines_that_are_too_long(tmp_p
 
 @given(total=st.integers(0, 10**13), count=st.integers(1, 10**5), data=st.data())
 @settings(deadline=None)
-def test_the_shares_follow_each_other_without_gap_and_differ_by_one_at_most(
+def test_the_chunks_ranges_have_no_gaps_and_their_sizes_differ_by_one_at_most(
     total: int, count: int, data: st.DataObject
 ) -> None:
     index = data.draw(st.integers(0, count - 1))

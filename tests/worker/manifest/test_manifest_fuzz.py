@@ -1,5 +1,5 @@
-"""Lists that were damaged at random: each is refused in one sentence, or its rows and failures add up, whatever the
-number of chunks."""
+"""Lists with random damage: each is refused in one sentence, or its rows and failures add up for any number of
+chunks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VARIANTS = 120
-"""Of each format."""
+"""Number of damaged lists of each format."""
 
 URLS = [f"https://photos.example/{number}/é.jpg" for number in range(12)]
 IDS = [f"id{number}" for number in range(12)]
@@ -113,7 +113,7 @@ def test_a_damaged_list_is_refused_or_adds_up(tmp_path: Path, name: str) -> None
             failed = isinstance(row[2], Reason)
             assert str(row[0]).strip() or failed
             assert "\0" not in str(row[0])
-            str(row).encode()  # nothing that cannot be stored
+            str(row).encode()  # every text can be stored
             assert not failed or str(row[3]).isprintable()
-    # Text is read around the damage; what hangs together is refused.
+    # Formats in which a line is a row are read around the damage. The other formats are refused.
     assert refused if name in {"list.json", "list.parquet"} else read > VARIANTS // 2

@@ -1,4 +1,4 @@
-"""A worker reads its own part of a manifest, and little else: the bytes that the server sent are counted."""
+"""A worker reads its own part of a manifest and little more. The server counts the bytes that it sends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_worker_reads_its_own_part_of_a_csv_and_the_head(server: ManifestServe
     assert len(server.requests) == 2
 
 
-def test_a_chunk_within_the_head_costs_no_further_request(server: ManifestServer) -> None:
+def test_a_chunk_in_the_head_takes_no_second_request(server: ManifestServer) -> None:
     manifest = opened(server.publish("list.csv", csv_list(500)))
     assert [row.url for row in manifest.read_chunk(3, 500).rows] == ["https://photos.example/3.jpg"]
     assert len(server.requests) == 1
@@ -55,7 +55,7 @@ def test_a_worker_reads_the_needed_columns_of_the_row_groups_that_overlap(
     table = pa.table(
         {
             "ImageID": [f"{row * 7919:016x}" for row in range(rows)],
-            "Title": [f"A title of {row * 104_729} words that nobody needs" for row in range(rows)],
+            "Title": [f"A title of {row * 104_729} words that no worker needs" for row in range(rows)],
             "url": [f"https://photos.example/{row}.jpg" for row in range(rows)],
         }
     )

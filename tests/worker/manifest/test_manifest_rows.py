@@ -1,4 +1,4 @@
-"""What a manifest's rows become: Row as written, or a record in the ledger that says why not."""
+"""Each row of a manifest becomes a Row, or a failure in the ledger with its reason."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def test_open_images_files_are_read_as_published() -> None:
     manifest = opened(OPEN_IMAGES)
     assert manifest.has_ids
     assert manifest.sources == ("mirror", "thumbnail", "original")
+    # The Author and the Title of the second and third row have commas and quotation marks in quoted fields.
     first, second, third = rows_of(manifest)
     assert first == Row(
         position=0,
@@ -117,12 +118,12 @@ def test_a_list_of_urls_and_a_pair_of_json_arrays_are_read(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["OriginalURL", "url", "URL", "image_url", "ImageUrl", "uri", "Link"])
-def test_columns_are_known_by_name_whatever_their_case(tmp_path: Path, name: str) -> None:
+def test_columns_are_found_by_name_in_upper_and_lower_case(tmp_path: Path, name: str) -> None:
     manifest = opened(written(tmp_path / "list.csv", f"KEY , {name} ,ROTATION\nk, https://h/1.jpg ,180\n".encode()))
     assert rows_of(manifest) == [Row(0, "https://h/1.jpg", "k", rotation=180)]
 
 
-def test_settings_name_other_columns(tmp_path: Path) -> None:
+def test_settings_can_name_other_columns(tmp_path: Path) -> None:
     content = b"id,url,Photo,Serial\n1,https://h/1.jpg,https://h/2.jpg,s\n"
     path = written(tmp_path / "list.csv", content)
     manifest = opened(path, url_column="Photo", id_column="serial")
@@ -132,7 +133,7 @@ def test_settings_name_other_columns(tmp_path: Path) -> None:
     assert rows_of(opened(lines, url_column="Photo"))[0].url == "https://h/2.jpg"
 
 
-def test_jsonl_objects_may_leave_out_what_they_do_not_have(tmp_path: Path) -> None:
+def test_jsonl_objects_may_leave_out_keys(tmp_path: Path) -> None:
     content = b'{"id": 1, "url": "https://h/1.jpg"}\n{"url": "https://h/2.jpg", "id": null, "Rotation": 90, "x": {}}\n'
     manifest = opened(written(tmp_path / "list.jsonl", content))
     assert rows_of(manifest) == [Row(0, "https://h/1.jpg", "1"), Row(1, "https://h/2.jpg", rotation=90)]
@@ -148,7 +149,7 @@ def test_rotations_are_normalised(tmp_path: Path, written_as: str, degrees: int)
 
 
 @pytest.mark.parametrize("written_as", ["45", "north", "nan", "inf", "1e400", "90.5", "0x5a"])
-def test_a_rotation_that_is_no_multiple_of_90_is_malformed_unless_it_is_turned_off(
+def test_a_rotation_that_is_not_a_multiple_of_90_is_malformed_unless_rotation_is_off(
     tmp_path: Path, written_as: str
 ) -> None:
     path = written(tmp_path / "list.csv", f"id,url,Rotation\ni,https://h/1.jpg,{written_as}\n".encode())
@@ -185,7 +186,7 @@ def test_a_csv_line_that_cannot_be_read_is_in_the_ledger_with_its_place_and_text
     assert f", in {line[:2].decode()}" in failure.detail
 
 
-def test_a_line_that_is_not_utf8_keeps_the_url_that_is(tmp_path: Path) -> None:
+def test_a_line_that_is_not_utf8_keeps_its_url(tmp_path: Path) -> None:
     (failure,) = failures_of(opened(written(tmp_path / "list.csv", b"url,author\nhttps://h/1.jpg,M\xfcller\n")))
     assert (failure.url, failure.reason) == ("https://h/1.jpg", Reason.MALFORMED_ROW)
     assert failure.detail == r"line at byte 11: the line is not UTF-8, in https://h/1.jpg,M\udcfcller"
@@ -266,7 +267,7 @@ def test_parquet_values_of_any_text_type_are_read(tmp_path: Path) -> None:
         assert failure.id == ""
 
 
-def test_a_parquet_value_that_is_not_utf8_costs_its_own_row_only(tmp_path: Path) -> None:
+def test_a_parquet_value_that_is_not_utf8_fails_only_its_own_row(tmp_path: Path) -> None:
     urls = pa.Array.from_buffers(
         pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\x0a\0\0\0\x0b\0\0\0"), pa.py_buffer(b"https://h/\xff")]
     )
@@ -276,7 +277,7 @@ def test_a_parquet_value_that_is_not_utf8_costs_its_own_row_only(tmp_path: Path)
 
 
 @pytest.mark.parametrize("url", ["file:///data/1.jpg", "FILE:/data/1.jpg"])
-def test_files_are_named_in_local_manifests_only(tmp_path: Path, server: ManifestServer, url: str) -> None:
+def test_only_local_manifests_may_name_files(tmp_path: Path, server: ManifestServer, url: str) -> None:
     content = f"https://h/0.jpg\n{url}\n".encode()
     local = opened(written(tmp_path / "list.txt", content))
     assert [row.url for row in rows_of(local)] == ["https://h/0.jpg", url]
@@ -290,14 +291,14 @@ def test_files_are_named_in_local_manifests_only(tmp_path: Path, server: Manifes
     assert "files can be named only in a manifest that is itself a file" in failure.detail
 
 
-def test_a_thumbnail_too_must_be_no_file_in_a_remote_manifest(server: ManifestServer) -> None:
+def test_a_thumbnail_in_a_remote_manifest_must_not_be_a_file(server: ManifestServer) -> None:
     manifest = opened(server.publish("list.csv", b"url,Thumbnail300KURL\nhttps://h/,file:///etc/passwd\n"))
     (failure,) = failures_of(manifest)
     assert (failure.reason, failure.url) == (Reason.INVALID_URL, "https://h/")
 
 
 @pytest.mark.parametrize("url", ["N/A", "-", "//h/1.jpg", "/data/1.jpg", "../1.jpg", "1.png"])
-def test_a_remote_value_that_is_no_url_is_in_the_ledger(server: ManifestServer, url: str) -> None:
+def test_a_value_that_is_not_a_url_in_a_remote_manifest_is_in_the_ledger(server: ManifestServer, url: str) -> None:
     (failure,) = failures_of(opened(server.publish("list.txt", url.encode())))
     assert (failure.reason, failure.url) == (Reason.INVALID_URL, url)
 
