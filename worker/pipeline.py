@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.format.reasons import Reason
 from worker.fetch.image_fetcher import ImageFetcher
-from worker.manifest.excerpts import shown
+from worker.manifest.excerpts import excerpt
 from worker.rows import ImageFailed, LargeImage
 from worker.stage_times import StageTimes
 
@@ -266,6 +266,6 @@ class Pipeline:
         failure = self._collector.example_failure()
         if failure is None:
             return ""
-        url = shown(failure.url) or f"row {failure.row} of the chunk"
-        detail = f" ({shown(failure.detail)})" if failure.detail else ""
+        url = excerpt(failure.url) or f"row {failure.row} of the chunk"
+        detail = f" ({excerpt(failure.detail)})" if failure.detail else ""
         return f"; for example {url}: {failure.reason}{detail}"

@@ -125,7 +125,7 @@ class HttpSettings(Section):
     """Longest time between two pieces of an answer."""
 
     retry_after_limit_seconds: float = Field(default=60, ge=0)
-    """Longest Retry-After that is obeyed. A longer one counts as this many seconds."""
+    """Longest Retry-After that is obeyed, before the pause of every retry. A longer one counts as this many seconds."""
 
     user_agent: str = "embedder/{version} (batch image embedding job)"
     """User-Agent header of every request; `{version}` stands for the version of the program. Add an address where the
