@@ -93,10 +93,28 @@ def _value(value: object) -> str:
 
 
 class LogLine(NamedTuple):
+    """A log line that was read back."""
+
     time: str
     level: str
     event: str
     values: dict[str, str]
+    """The text of each value, by key."""
+
+    def count(self, key: str) -> int | None:
+        """Return a value as a whole number from 0, None when it is absent or not such a number."""
+        text = self.values.get(key, "")
+        return int(text) if _COUNT.fullmatch(text) else None
+
+    def number(self, key: str) -> float | None:
+        """Return a value as a number from 0, None when it is absent or not such a number."""
+        text = self.values.get(key, "")
+        return float(text) if _NUMBER.fullmatch(text) else None
+
+
+_COUNT = re.compile(r"[0-9]{1,15}")
+_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?(?:e[+-]?[0-9]{1,2})?")
+"""A number as `configure_logs` writes it: `812`, `81.23` or `1.5e-05`. Its length is bounded, as no log is trusted."""
 
 
 def parse_line(line: str) -> LogLine | None:
