@@ -15,7 +15,9 @@ from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
 from common.store import open_store
 from common.store.contract import ObjectExists, Store
 from common.store.folder import FolderStore
-from common.store.s3.client import Presigner, S3Location, clear_clients, parse_s3_uri
+from common.store.s3.client import clear_clients
+from common.store.s3.location import S3Location, parse_s3_uri
+from common.store.s3.presigner import Presigner
 
 if TYPE_CHECKING:
     from pathlib import Path
