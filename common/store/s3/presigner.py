@@ -29,9 +29,7 @@ class Presigner:
             key = self._credentials.key()
         if key is None:
             return url
-        return presigned_url(
-            url, key, region=self._region, expires_seconds=self._expires_seconds, now=time.time()
-        )
+        return presigned_url(url, key, region=self._region, expires_seconds=self._expires_seconds, now=time.time())
 
     @property
     def may_block(self) -> bool:

@@ -14,12 +14,12 @@ from common.format.chunk_file import (
     Chunk,
     Failure,
     read_header,
-    sha256,
     verify_chunk,
     write_chunk,
 )
 from common.format.provenance import Provenance
 from common.format.reasons import REASON_HELP, Reason
+from common.format.rows import sha256
 from tests.merger.runs import seal_again
 
 if TYPE_CHECKING:

@@ -51,7 +51,10 @@ def test_a_message_that_is_too_long_is_cut_and_the_counts_stay(letter: str, coun
     [
         ("", ""),
         ("panic: runtime error", "panic: runtime error"),
-        ("Traceback (most recent call last):\n  File\nMemoryError\n", "Traceback (most recent call last): File MemoryError"),
+        (
+            "Traceback (most recent call last):\n  File\nMemoryError\n",
+            "Traceback (most recent call last): File MemoryError",
+        ),
         ("unfinished: no", "unfinished: no"),
         ("exec: images=5: not found", "exec: images=5: not found"),
     ],
