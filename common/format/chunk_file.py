@@ -158,7 +158,7 @@ def check_rows(chunk: Chunk) -> None:
 
 
 def read_header(file: BinaryIO, *, name: str) -> ChunkHeader:
-    """Return the header of an open chunk file. Raises ChunkInvalid, with `name`, when the file is damaged or another."""
+    """Return the header of an open chunk file. Raises ChunkInvalid, with `name`, when it is damaged or another file."""
     with _damage(name), open_sealed(file, name=name) as chunk:
         return _header(chunk, size=file.seek(0, 2))
 

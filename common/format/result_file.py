@@ -33,7 +33,7 @@ class ResultHeader:
 
 
 def read_result(file: BinaryIO, *, name: str) -> ResultHeader:
-    """Return what an open result says about the run. Raises ChunkInvalid, with `name`, when the file is not a result."""
+    """Return what an open result says about the run. Raises ChunkInvalid, with `name`, when it is not a result."""
     try:
         with open_hdf5(file, name=name) as result:
             header = ResultHeader(

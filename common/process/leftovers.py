@@ -1,7 +1,8 @@
 """Temporary files that killed programs left, and how another program tells them from files in use.
 
 The program that uses a file holds a lock on it. The system frees the lock when the process ends, also when it is
-killed; other machines see the lock on a network file system. On a file system without locks no file counts as left over.
+killed. On a network file system other machines see the lock. On a file system without locks no file counts as left
+over.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def held(new: Callable[[], Path]) -> Iterator[Path]:
-    """Give a file or folder that `new` makes, under another name each time. It counts as in use until the block ends."""
+    """Give a file or folder that `new` makes, each time with another name. It is in use until the block ends."""
     path, descriptor = _make_and_lock(new)
     try:
         yield path

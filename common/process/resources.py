@@ -1,4 +1,4 @@
-"""The resources of this machine: disk, open files, memory. Which errors say that one of them ran out, and what helps."""
+"""The resources of this machine: disk, open files, memory. Errors that say that one ran out, and what helps."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Store(Protocol):
     part_limits: PartLimits
 
     def assemble(self, key: str, *, size: int, replacing: ObjectStat | None) -> AbstractContextManager[Assembly]:
-        """Begin to put together an object of `size` bytes that replaces `replacing`. An exception in the block aborts it."""
+        """Begin an object of `size` bytes that replaces `replacing`. An exception in the block aborts it."""
 
     def abort_assemblies(self, key: str) -> int:
         """Abort all assemblies of `key`, also those whose program died. Return their number."""

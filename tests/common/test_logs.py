@@ -56,7 +56,7 @@ def test_values_are_read_back_as_counts_and_numbers() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1_000", "\u0663", " 1", "nan", "inf", "1e999", "9" * 16, "9" * 10_000])
-def test_what_no_program_logs_as_a_number_is_read_as_none(text: str) -> None:
+def test_a_value_that_is_not_a_number_is_read_as_none(text: str) -> None:
     line = LogLine("2026-11-23T15:20:25.123Z", "info", "embedded", {"images": text})
     assert line.count("images") is None
     assert line.number("images") is None
@@ -106,7 +106,7 @@ def test_a_url_is_redacted_where_it_may_hold_a_secret(url: str, redacted: str) -
 
 
 @given(st.text())
-def test_any_text_is_parsed_or_is_none(text: str) -> None:
+def test_any_text_is_parsed_or_gives_none(text: str) -> None:
     parse_line(text)
     parse_line(f"2026-11-23T15:20:25.123Z info embedded {text}")
 
@@ -114,12 +114,12 @@ def test_any_text_is_parsed_or_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     "hostile", ["a" * 1_000_000, "http://" + "a" * 1_000_000, "http://a/?" + "key" * 300_000, "://" * 300_000]
 )
-def test_a_hostile_text_of_a_megabyte_takes_no_time_to_speak_of(hostile: str) -> None:
+def test_a_hostile_text_of_a_megabyte_is_redacted_quickly(hostile: str) -> None:
     redact_urls(hostile)
 
 
 @pytest.mark.parametrize("hostile", ["\x1b[31mred", "a\rb\nc", "\u202egnp.exe", "\ud800", "\x9b31m", "\x00", "\u2028"])
-def test_nothing_that_steers_a_terminal_or_ends_a_line_reaches_the_log(hostile: str) -> None:
+def test_no_control_character_and_no_line_end_reaches_the_log(hostile: str) -> None:
     shown = printable(hostile)
     assert shown.isprintable()
     shown.encode()

@@ -196,9 +196,6 @@ def _client_error(error: ClientError, what: object) -> Exception:
     code = str(error.response.get("Error", {}).get("Code", ""))
     message = str(error.response.get("Error", {}).get("Message", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    said = f"{what}: {code or status} {message}".rstrip()
-    if status == 416:
-        return RangeBeyondEnd(said)
     if code in _ABSENT:
         return ObjectAbsent(str(what))
     if code in {"NoSuchUpload", "InvalidPart"}:
@@ -210,8 +207,11 @@ def _client_error(error: ClientError, what: object) -> Exception:
             f"{what}: {code}{': ' if message else ''}{message}; check the bucket's name, the "
             "credentials and their permission to list, read, write and delete"
         )
-    if status == 501 or code in _UNSUPPORTED:
-        return RequestUnsupported(said)
-    if status >= 500 or status in _PASSING_STATUSES or code in PASSING_CODES:
-        return StoreFault(said)
-    return StoreUnavailable(said)
+    kind: type[StoreUnavailable] = StoreUnavailable
+    if status == 416:
+        kind = RangeBeyondEnd
+    elif status == 501 or code in _UNSUPPORTED:
+        kind = RequestUnsupported
+    elif status >= 500 or status in _PASSING_STATUSES or code in PASSING_CODES:
+        kind = StoreFault
+    return kind(f"{what}: {code or status} {message}".rstrip())

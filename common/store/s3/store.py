@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from common.store.s3.assembly import S3Assembly
 
 MAX_PUT_BYTES = 5 * 1024**3
-"""The largest size of one PUT in bytes, a limit of S3. A chunk file takes 20 MB per 10,000 images, so 2.5 million fit."""
+"""The largest size of one PUT in bytes, a limit of S3. A chunk file takes 2 kB an image, so 2.5 million fit."""
 
 DELETE_BATCH = 1000
 """The largest number of keys in one DeleteObjects request, a limit of S3."""
