@@ -12,7 +12,8 @@ import re
 import shlex
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote, urlsplit
 
 import structlog
@@ -92,7 +93,8 @@ def _value(value: object) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-class LogLine(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LogLine:
     """A log line that was read back."""
 
     time: str

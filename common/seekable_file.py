@@ -1,4 +1,4 @@
-"""A read-only file at whose every position bytes can be read: the base of files that are no files of this machine."""
+"""The base of read-only files whose bytes come from elsewhere: from a store, over a network, or from memory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 
 
 class SeekableFile(io.RawIOBase):
-    """A raw file of `size` bytes. A subclass says in `read_at` which bytes it holds; wrap it in `io.BufferedReader`."""
+    """A raw file of `size` bytes; wrap it in `io.BufferedReader`. The bytes come from the subclass's `read_at`."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._position = 0
 
     def read_at(self, start: int, length: int) -> bytes | memoryview:
-        """Return at least 1 and at most `length` bytes from `start`. The file holds them all, and `length` is not 0."""
+        """Return 1 to `length` bytes from `start`. The range lies within the file, and `length` is at least 1."""
         raise NotImplementedError
 
     def readable(self) -> bool:

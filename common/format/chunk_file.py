@@ -45,6 +45,9 @@ DIGEST = "sha256"
 METADATA_BYTES = READ_BYTES
 """The number of bytes to read for everything but the rows. Usual metadata takes 8.8 KiB, long texts take more."""
 
+FAILURE_TEXTS = ("url", "id", "reason", "detail")
+"""The fields of a failure that are texts."""
+
 BLOCK_BYTES = 4 << 20
 """The number of bytes of rows that are read and checked at a time."""
 
@@ -141,10 +144,6 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
         os.fsync(file.fileno())
 
 
-FAILURE_TEXTS = ("url", "id", "reason", "detail")
-"""The fields of a failure that are texts."""
-
-
 def check_rows(chunk: Chunk) -> None:
     """Raise ChunkInvalid when the numbers of rows differ, or a vector does not have norm 1."""
     name = f"chunk {chunk.index}"
@@ -166,7 +165,7 @@ def read_header(file: BinaryIO, *, name: str) -> ChunkHeader:
 def verify_chunk(file: BinaryIO, *, name: str) -> ChunkHeader:
     """Read a whole open chunk file, and return its header when every byte is as the worker wrote it.
 
-    Raises ChunkInvalid, with `name`, when a byte is not, or when a row does not have norm 1.
+    Raises ChunkInvalid, with `name`, when a byte differs, or when a row does not have norm 1.
     """
     header = read_header(file, name=name)
     try:
@@ -210,7 +209,7 @@ def _damage(name: str) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
-        # Too many open files, for example, are no damage.
+        # An error such as "too many open files" says nothing about the file.
         raise exhausted(error) or ChunkInvalid(f"{name} is not a chunk file, or damaged: {error}") from error
 
 
@@ -244,8 +243,6 @@ def _header(file: h5py.File, *, size: int) -> ChunkHeader:
         raise ValueError(
             f"{header.requested} rows requested are not {header.embedded} rows embedded + {header.failed} failed"
         )
-    if header.fingerprint != provenance.fingerprint:
-        raise ValueError("its fingerprint does not belong to its provenance")
     return header
 
 

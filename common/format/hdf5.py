@@ -114,10 +114,10 @@ def lay_out(
     rows = sorted((offsets[name], offsets[name] + dataset.size) for name, dataset in datasets.items() if dataset.size)
     starts = [0, *(end for _, end in rows)]
     ends = [*(start for start, _ in rows), pass_2.size]
-    between = {
+    metadata = {
         start: pass_2.read_at(start, end - start) for start, end in zip(starts, ends, strict=True) if end > start
     }
-    return Skeleton(pass_2.size, offsets, between)
+    return Skeleton(pass_2.size, offsets, metadata)
 
 
 def _reserve(dataset: h5py.Dataset) -> int:

@@ -49,14 +49,14 @@ def run(program: Callable[[], Finished], *, on_early_stop: Callable[[], object] 
     than the grace period of a pod.
     """
     _Running.log_progress = on_early_stop
-    code = end(program)
+    code = _end(program)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk, or a pipe without a reader
             stream.flush()
     os._exit(code)
 
 
-def end(program: Callable[[], Finished]) -> int:
+def _end(program: Callable[[], Finished]) -> int:
     """Call `program`, write its last word, and return its exit code.
 
     A program that a signal stops ends as stopped, whatever it returns or raises.

@@ -25,7 +25,7 @@ class ObjectRange(NamedTuple):
 
 
 def read_object(location: S3Location, *, start: int = 0, length: int | None = None) -> ObjectRange:
-    """Return `length` bytes of the object from `start`, or all from there; fewer where the object ends before.
+    """Return `length` bytes of the object from `start`, or all from there. Fewer bytes when the object ends first.
 
     Raises ObjectAbsent when there is no such object. The object is read again when an answer breaks off, or when its
     bytes do not have the checksum that the store sends with them.

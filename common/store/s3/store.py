@@ -40,7 +40,7 @@ PROBE_KEY = ".access"
 """The key of the upload that shows the permission to write. It is aborted at once and never becomes an object."""
 
 PROBE_AGE = timedelta(minutes=1)
-"""The age of such an upload from which on its program must have died."""
+"""The age of a probe's upload that shows that its program has died."""
 
 
 class S3Store:

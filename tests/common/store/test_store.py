@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
 
@@ -229,8 +230,6 @@ def test_an_s3_uri_without_a_bucket_is_a_settings_error() -> None:
 
 
 def test_a_signed_url_is_fetched_by_any_http_client(bucket: str, s3_api: S3Client) -> None:
-    from urllib.request import urlopen  # noqa: PLC0415
-
     for key in ("plain.jpg", "a b/ü+c&d=e.jpg", "~tilde/(x)'.jpg"):
         s3_api.put_object(Bucket=bucket, Key=key, Body=key.encode())
         with urlopen(Presigner().sign(S3Location(bucket, key)), timeout=10) as answer:  # noqa: S310 - loopback
