@@ -1,27 +1,27 @@
-"""What can go wrong, and what each outcome is called to Kubernetes.
+"""What can go wrong, and the exit code that tells it to Kubernetes.
 
 EmbedderError
-├── ConfigError              78  every pod would fail so: the whole Job fails
+├── ConfigError              78  every pod would fail alike: the whole Job fails
 │   ├── SettingsError            a setting is missing or out of range
 │   ├── ManifestError            the list of images cannot be used as it is
 │   ├── ModelError               no such model, or weights that do not fit
 │   ├── StoreAccessDenied        no bucket, no credentials, no permission
 │   ├── FingerprintMismatch      the store holds a run made with other settings
-│   ├── ClusterAccessDenied      no cluster to speak to, or it does not let us
-│   ├── NotInCluster             no such release, Job or pod
-│   └── RerunRefused             these chunks cannot be computed again now
-├── DataError                65  this chunk cannot succeed as it is: its index fails
+│   ├── ClusterAccessDenied      no cluster is configured, or it refuses access
+│   ├── NotInCluster             the cluster has no such release, Job or pod
+│   └── RerunRefused             these chunks cannot be computed again at this time
+├── DataError                65  this chunk cannot succeed: its index fails
 │   ├── TooManyFailures          more images failed than the limit allows
 │   ├── ChunkInvalid             a chunk file breaks an invariant
 │   └── ChunksMissing            the merge lacks chunks
 └── TemporaryError           75  a fault that may pass: the index is retried
-    ├── StoreUnavailable         the store does not answer, or not sensibly
-    ├── SourceUnavailable        the manifest or every image source does not answer
-    ├── ClusterUnavailable       the cluster's API does not answer, or not sensibly
-    ├── RunUnfinished            there is no result to check yet
-    ├── DeviceUnavailable        the GPU that was asked for is not there
-    └── ResourceExhausted        no disk, memory or descriptors left
-Stopped                     143  asked to stop by SIGTERM, or 130 by SIGINT; nothing is half-written
+    ├── StoreUnavailable         the store does not answer, or its answer is not valid
+    ├── SourceUnavailable        the manifest or all image sources do not answer
+    ├── ClusterUnavailable       the cluster's API does not answer, or its answer is not valid
+    ├── RunUnfinished            the run has no result to check yet
+    ├── DeviceUnavailable        the GPU that the settings ask for is absent
+    └── ResourceExhausted        the disk, the memory or the open files are used up
+Stopped                     143  stopped by SIGTERM (130 by SIGINT); nothing is half-written
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
 
 
 class EmbedderError(Exception):
-    """Any foreseen end of a program that is not success. The message is one sentence: found, expected, remedy."""
+    """A foreseen failure of a program. Its message is one sentence: what was found, what was expected, what helps."""
 
     exit_code: ExitCode
 
@@ -129,7 +129,7 @@ class ResourceExhausted(TemporaryError):
 class Stopped(BaseException):
     """Raised in the main thread by the handlers that `program.run` installs for SIGTERM and SIGINT.
 
-    Like KeyboardInterrupt no Exception: libraries catch and retry those.
+    Like KeyboardInterrupt it is not an Exception: libraries catch an Exception and try again.
     """
 
     def __init__(self, message: str, *, exit_code: ExitCode = ExitCode.STOPPED) -> None:

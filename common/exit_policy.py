@@ -1,4 +1,4 @@
-"""What a Job does about a pod's exit code: the chart's podFailurePolicy, as `embedder run` plays it."""
+"""What follows from a pod's exit code: the rules of the chart's podFailurePolicy, which `embedder run` follows too."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from common.errors import ExitCode
 class Action(Enum):
     SUCCEED = auto()
     FAIL_INDEX = auto()
-    """This index cannot succeed; the others go on."""
+    """This index cannot succeed. The others continue."""
     FAIL_JOB = auto()
-    """Every index would end so; the whole Job ends."""
+    """Every index would end alike, so the whole Job ends."""
     RETRY = auto()
-    """It may pass: again, within the limit per index."""
+    """The fault may pass: the index is tried again, within its limit of retries."""
 
 
 def action_for(exit_code: int) -> Action:
-    """Return what follows from an exit code. What stands in no rule (1, 137, 143, …) is retried, as Kubernetes does."""
+    """Return what follows from an exit code. A code without a rule (1, 137, 143, …) is retried, as in Kubernetes."""
     return _RULES.get(exit_code, Action.RETRY)
 
 
@@ -32,12 +32,12 @@ _RULES: dict[int, Action] = {
 
 
 def container_exit_code(return_code: int) -> int:
-    """Return a process's return code as a container runtime reports it: -9, killed by SIGKILL, is 137."""
+    """Return the exit code that a container runtime reports for a return code: 137 for -9, a kill by SIGKILL."""
     return return_code if return_code >= 0 else 128 - return_code
 
 
 def explain_exit_code(exit_code: int) -> str:
-    """Return in a few words what an exit code says of a program that left no last word."""
+    """Return what an exit code says about a program that left no last word, in a few words for people."""
     if exit_code > 128:
         try:
             name = signal.Signals(exit_code - 128).name
@@ -48,9 +48,6 @@ def explain_exit_code(exit_code: int) -> str:
 
 
 def backoff_seconds(failures: int, *, first: float, limit: float = 60) -> float:
-    """Return the wait after the given number of failures: `first`, doubled each time up to `limit`, less up to half.
-
-    The jitter keeps workers that one fault felled together from coming back together.
-    """
+    """Return the pause after a number of failures: `first`, doubled each time up to `limit`, less up to a half."""
     doubled = first * 2.0 ** min(failures - 1, 30)
     return min(limit, doubled) * random.uniform(0.5, 1)

@@ -23,7 +23,7 @@ def format_indexes(indexes: Iterable[int]) -> str:
 
 
 def parse_indexes(text: str) -> list[int]:
-    """Return the indexes that `text` names, ascending; a range of two, "1-2", is accepted too.
+    """Return the indexes that `text` names, in ascending order. A range of two, "1-2", is accepted too.
 
     Raises ValueError when the text does not have the form "1,3-5,7".
     """

@@ -1,4 +1,4 @@
-"""Logs: one event a line, `time level event key=value …`, on standard error, the chunk among the keys.
+"""Logs: one event in each line, `time level event key=value …`, on standard error. The chunk is always among the keys.
 
     2026-11-23T15:20:25.123Z info embedded chunk=7 images=5120 of=10000 failed=12 rate_per_s=812
 
@@ -12,7 +12,8 @@ import re
 import shlex
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote, urlsplit
 
 import structlog
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 log: FilteringBoundLogger = structlog.get_logger()
 
 CHUNK_REFUSED = "chunk_refused"
-"""The event by which a merge names a chunk file that it refuses, and `embedder run` learns what to compute again."""
+"""The event with which a merge names a chunk file that it refuses. `embedder run` computes that chunk again."""
 
 
 def configure_logs(level: str = "info", **bound: Any) -> None:  # noqa: ANN401 - any value that prints
-    """Send this program's events, and other libraries' warnings, to standard error with `bound` on every line."""
+    """Send this program's events and the libraries' warnings to standard error, with `bound` in every line."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -44,7 +45,7 @@ def configure_logs(level: str = "info", **bound: Any) -> None:  # noqa: ANN401 -
 
 
 def bind_logs(**bound: Any) -> None:  # noqa: ANN401 - any value that prints
-    """Put `bound` on every further line, of every thread that is started from here on or has its own context."""
+    """Add `bound` to every further line of this process, in all threads."""
     _ALWAYS.update(bound)
 
 
@@ -52,7 +53,7 @@ _ALWAYS: dict[str, Any] = {}
 
 
 class _Lossy:
-    """A stream that may lie on a full disk, or be a pipe that nobody reads: lines are lost then, not the work."""
+    """A stream that drops what cannot be written: a full disk or a pipe without a reader must not end the work."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -92,11 +93,30 @@ def _value(value: object) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-class LogLine(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A log line that was read back."""
+
     time: str
     level: str
     event: str
     values: dict[str, str]
+    """The text of each value, by key."""
+
+    def count(self, key: str) -> int | None:
+        """Return a value as a whole number from 0, None when it is absent or not such a number."""
+        text = self.values.get(key, "")
+        return int(text) if _COUNT.fullmatch(text) else None
+
+    def number(self, key: str) -> float | None:
+        """Return a value as a number from 0, None when it is absent or not such a number."""
+        text = self.values.get(key, "")
+        return float(text) if _NUMBER.fullmatch(text) else None
+
+
+_COUNT = re.compile(r"[0-9]{1,15}")
+_NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,15})?(?:e[+-]?[0-9]{1,2})?")
+"""A number as `configure_logs` writes it: `812`, `81.23` or `1.5e-05`. Its length is bounded, as no log is trusted."""
 
 
 def parse_line(line: str) -> LogLine | None:
@@ -113,7 +133,7 @@ def parse_line(line: str) -> LogLine | None:
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-# Of bounded length, or a long text without a URL would take the square of its length.
+# The scheme's length is bounded: otherwise the time for a long text without a URL would grow with its square.
 _URL = re.compile(r"""[a-z][a-z0-9+.\-]{0,30}://[^\s"<>]+""", re.IGNORECASE)
 
 
@@ -123,7 +143,7 @@ def redact_urls(text: str) -> str:
 
 
 def redact_url(url: str) -> str:
-    """Return `url` without user information, and without what may be a secret in its query and its fragment."""
+    """Return `url` without user information, and without possible secrets in its query and its fragment."""
     try:
         urlsplit(url)
     except ValueError:
@@ -138,21 +158,21 @@ def redact_url(url: str) -> str:
     if at:
         authority = f"***@{host}"
     elif not _HOST_AND_PORT.fullmatch(authority):
-        # What stands after the colon is no port, so rather a password with a slash in it; up to where, nobody knows.
+        # The text after the colon is not a port, so it may be a password that holds a slash: its end is unknown.
         return f"{scheme}{separator}***"
     place = f"{scheme}{separator}{authority}{slash}{path}"
     return f"{place}{question_mark}{_redact_parameters(query)}{hash_sign}{_redact_parameters(fragment)}"
 
 
 _HOST_AND_PORT = re.compile(r"(?:\[[^\]]*\]|[^:]*)(?::[0-9]*)?[^\w:@]*")
-"""And what may close behind a URL: quotation marks, brackets."""
+"""A host and its port, and the punctuation that may follow a URL: quotation marks, brackets."""
 
 _SECRET_WORDS = (
     *("sign", "sig", "token", "key", "secret", "credential", "pass", "pwd", "auth", "session", "jwt", "bearer"),
     *("cookie", "access", "sas", "policy"),
 )
 _OPAQUE = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z])[\w+/=%.~\-]{24,}")
-"""What may be a secret under any name."""
+"""A value that may be a secret, whatever its name."""
 
 
 def _redact_parameters(text: str) -> str:
@@ -168,6 +188,6 @@ def _redact_parameter(parameter: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` as one line that no terminal takes for anything but text."""
+    """Return `text` as one line without characters that control a terminal."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

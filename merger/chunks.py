@@ -12,7 +12,7 @@ from common.format.chunk_file import METADATA_BYTES, ChunkHeader, read_header
 from common.indexes import format_indexes
 from common.logs import CHUNK_REFUSED, log
 from common.run.keys import CHUNKS_PREFIX, chunk_index
-from common.store.s3.object_reader import ObjectReader
+from common.store.object_reader import ObjectReader
 from merger.parallel import ordered
 
 if TYPE_CHECKING:

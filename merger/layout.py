@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from common.format.chunk_file import run_attributes
 from common.format.hdf5 import Dataset, lay_out
+from common.format.run_attributes import run_attributes
 from common.indexes import format_indexes
 
 if TYPE_CHECKING:

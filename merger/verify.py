@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from common.errors import ChunkInvalid
-from common.format.chunk_file import check_norms
+from common.format.rows import check_norms
 from common.run.summary import Verification
 from merger.layout import EMBEDDINGS, Piece
 from merger.parallel import ordered

@@ -31,7 +31,7 @@ def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _logs_to_this_test() -> None:
-    # A program that another test called may have configured them, for a stream that is closed now.
+    # Another test may have configured the logs for a stream that is closed now.
     structlog.reset_defaults()
 
 
@@ -43,7 +43,7 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """Lead this process's SDK to the test server; also the variables to give a program."""
+    """Make this process's SDK use the test server, and give the environment variables for other programs."""
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     clear_clients()
@@ -53,7 +53,7 @@ def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[di
 
 @pytest.fixture
 def s3_api(s3_environment: dict[str, str]) -> S3Client:
-    """A client that is not the program's own."""
+    """An S3 client of the test, apart from the program's own."""
     return boto3.session.Session().client("s3", endpoint_url=s3_environment["AWS_ENDPOINT_URL"])
 
 

@@ -1,10 +1,9 @@
-"""A proxy before the S3 server that can do what servers, networks and other pods do at the wrong moment.
+"""A proxy in front of the S3 server that plants the faults of servers, networks and other pods.
 
     with s3_proxy(s3, storm(seed=1, share=0.1, faults=[RESET, SLOW_DOWN, LOST])) as proxy:
         run_worker(..., **proxy.environment)
 
-`intervene` is asked about every request, and says what becomes of it: an Answer in the server's place, a Fault, or
-None for nothing.
+The proxy calls `intervene` with every request. It returns an Answer to send instead of the server's, a Fault, or None.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ if TYPE_CHECKING:
 
 class Request(NamedTuple):
     number: int
-    """From 1."""
+    """The request's number, from 1."""
     method: str
     path: str
-    """With the query."""
+    """The path with the query."""
     headers: dict[str, str]
 
     @property
@@ -45,7 +44,7 @@ class Request(NamedTuple):
 
     @property
     def operation(self) -> str:
-        """What S3 calls it."""
+        """The name of the request in the S3 API."""
         query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         if "uploads" in query:
             return "CreateMultipartUpload" if self.method == "POST" else "ListMultipartUploads"
@@ -64,20 +63,20 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     headers: Mapping[str, str] = MappingProxyType({})
-    """Beside the length."""
+    """The headers besides Content-Length."""
 
 
 class Fault(NamedTuple):
-    """What befalls a request, or the server's answer to it."""
+    """What happens to a request, or to the server's answer to it."""
 
     late_seconds: float = 0
-    """Before anything else happens."""
+    """The delay in seconds before anything else happens."""
     is_passed_on: bool = True
     """Whether the request reaches the server."""
     change: Callable[[Answer], Answer] | None = None
-    """Of the server's answer."""
+    """The change of the server's answer."""
     sent: float = 1
-    """The share of the answer's body that is sent before the connection is reset; below 0 not even the headers."""
+    """The share of the answer's body that is sent before the connection is reset. Below 0 no headers are sent."""
 
 
 def _error(status: int, code: str) -> Answer:
@@ -106,19 +105,19 @@ NOT_S3 = Answer(200, b"<html><body>Welcome to this network!<br></body></html>")
 CONFLICT = _error(409, "ConditionalRequestConflict")
 RESET = Fault(is_passed_on=False, sent=-1)
 LOST = Fault(sent=-1)
-"""The request took effect, and nobody hears of it."""
+"""The request takes effect, and its answer is lost."""
 CUT_SHORT = Fault(sent=0.5)
 FLIPPED = Fault(change=lambda answer: _flip_a_bit(answer) if answer.body else answer)
 WRONG_ETAG = Fault(change=_with_another_etag)
 
 
 def late(seconds: float) -> Fault:
-    """Return what makes an answer late."""
+    """Return the fault of a late answer."""
     return Fault(late_seconds=seconds)
 
 
 def stall(seconds: float) -> Fault:
-    """Return what leaves a request without an answer, and after so long without its connection."""
+    """Return the fault of a request that gets no answer, and whose connection is reset after `seconds`."""
     return RESET._replace(late_seconds=seconds)
 
 
@@ -148,13 +147,13 @@ class _Server(ThreadingHTTPServer):
             return request
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - as the base class has it
-        self.close_request(request)  # a shutdown before it would be an orderly end, and no reset
+        self.close_request(request)  # a shutdown before it would close the connection in order, without a reset
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
-    # Or else each answer waits 40 ms for the acknowledgement of its headers.
+    # With Nagle's algorithm each answer waits 40 ms for the acknowledgement of its headers.
     disable_nagle_algorithm = True
     wbufsize = -1
 
@@ -190,14 +189,14 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.sent < 1:
             self.reset()
 
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 - the names http.server looks for
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 - the names that http.server calls
 
     def ask_upstream(self, body: bytes) -> tuple[Answer, int]:
-        """Return the server's answer and the length that it announces, which is not the body's for HEAD."""
+        """Return the server's answer and its Content-Length, which for HEAD is not the length of the body."""
         upstream = http.client.HTTPConnection(urlsplit(self.server.upstream.endpoint).netloc, timeout=60)
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():  # the signature covers them, the host too
+            for name, value in self.headers.items():  # the signature covers them, Host included
                 if name.lower() != "expect":
                     upstream.putheader(name, value)
             upstream.endheaders(body)
@@ -233,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def s3_proxy(upstream: S3Server, intervene: Intervention) -> Iterator[S3Proxy]:
-    """Run a proxy that asks `intervene` before it passes a request on."""
+    """Run a proxy that calls `intervene` before it passes a request on."""
     server = _Server(upstream, intervene)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -248,7 +247,7 @@ def s3_proxy(upstream: S3Server, intervene: Intervention) -> Iterator[S3Proxy]:
 
 
 def storm(*, seed: int, share: float, faults: Sequence[Answer | Fault]) -> Intervention:
-    """Return what lets one of the faults befall this share of all requests."""
+    """Return what gives one of the faults to this share of all requests."""
 
     def intervene(request: Request) -> Reaction:
         drawn = random.Random(f"{seed} {request.number}")
@@ -258,14 +257,14 @@ def storm(*, seed: int, share: float, faults: Sequence[Answer | Fault]) -> Inter
 
 
 class Outage:
-    """From the first request that `begins` it on, and for so many seconds, this befalls all of them."""
+    """A fault of all requests for `seconds`, from the first request for which `begins` returns true."""
 
     def __init__(self, fault: Answer | Fault, *, seconds: float, begins: Callable[[Request], bool]) -> None:
         self._fault, self._seconds, self._begins = fault, seconds, begins
         self._lock = threading.Lock()
         self._until = 0.0
         self.struck: list[Request] = []
-        """The requests that it befell."""
+        """The requests that got the fault."""
 
     def __call__(self, request: Request) -> Reaction:
         with self._lock:
@@ -278,13 +277,13 @@ class Outage:
 
 
 class Once:
-    """The fault befalls the first request of each operation, or of those named, and no other."""
+    """A fault of the first request of each operation, or of each of the named operations."""
 
     def __init__(self, fault: Answer | Fault, *operations: str) -> None:
         self._fault, self._operations = fault, operations
         self._lock = threading.Lock()
         self.struck: set[str] = set()
-        """The operations that it befell."""
+        """The operations that got the fault."""
 
     def __call__(self, request: Request) -> Reaction:
         with self._lock:
@@ -299,13 +298,13 @@ def has_condition(request: Request) -> bool:
 
 
 def refuse_conditions(code: str) -> Intervention:
-    """Return what makes a server refuse conditional writes with this error code, as those do that know none."""
+    """Return what makes a server refuse conditional writes with this error code, as stores without them do."""
     answer = Answer(501 if code == "NotImplemented" else 400, f"<Error><Code>{code}</Code></Error>".encode())
     return lambda request: answer if has_condition(request) else None
 
 
 class CopiedRange(NamedTuple):
-    """What a server is asked to copy."""
+    """The range that a server is asked to copy."""
 
     bucket: str
     key: str
@@ -313,14 +312,14 @@ class CopiedRange(NamedTuple):
     length: int
 
     def read(self, api: S3Client, *, key: str = "", shift: int = 0) -> bytes:
-        """Return as many bytes as asked for, of another object or place where these are given."""
+        """Return the bytes of the range, or as many bytes of another object or from another place."""
         first = self.start + shift
         wanted = f"bytes={first}-{first + self.length - 1}"
         return api.get_object(Bucket=self.bucket, Key=key or self.key, Range=wanted)["Body"].read()
 
 
 def wrong_copy(api: S3Client, content: Callable[[CopiedRange], bytes]) -> Intervention:
-    """Return what makes a server put `content` where it was asked for a copy, and say that all is well."""
+    """Return what makes a server store `content` instead of a copy, and answer with success."""
 
     def intervene(request: Request) -> Answer | None:
         if not request.is_copy:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GRPC_OFFSET = 10_000
-"""SeaweedFS puts each server's gRPC port this far above its HTTP port."""
+"""The distance of each server's gRPC port from its HTTP port, chosen by SeaweedFS."""
 
 START_SECONDS = 60
+"""The longest time in seconds that the server takes to start."""
 
 
 class S3Server(NamedTuple):
@@ -31,7 +32,7 @@ class S3Server(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The SDK's variables that lead a program to this server."""
+        """The SDK's environment variables that make a program use this server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -43,7 +44,7 @@ class S3Server(NamedTuple):
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """Run an S3 server until the block ends. Raises RuntimeError with its log when it does not start."""
+    """Run an S3 server until the block ends. Raises RuntimeError with the server's log when it does not start."""
     folder = Path(tempfile.mkdtemp(prefix="embedder-s3-"))
     server = S3Server(f"http://127.0.0.1:{(ports := _free_ports())[-1]}", "test-access-key", "test-secret-key")
     identities = {
@@ -61,7 +62,7 @@ def s3_server() -> Iterator[S3Server]:
         *(str(Path(sys.executable).parent / "weed"), "-logtostderr", "server", "-s3", "-ip=127.0.0.1"),
         *(f"-dir={folder}", f"-s3.config={folder / 's3.json'}", f"-master.port={master}", f"-volume.port={volume}"),
         *(f"-filer.port={filer}", f"-s3.port={s3}", "-master.volumeSizeLimitMB=1024", "-volume.max=5000"),
-        # Both listen on fixed ports unless turned off, so that a second server would not start.
+        # Both would listen on fixed ports, and a second server would not start.
         *("-s3.port.iceberg=0", "-s3.port.lance=0"),
     ]
     with (folder / "log").open("wb") as log:
@@ -70,7 +71,7 @@ def s3_server() -> Iterator[S3Server]:
             _wait_until_ready(server, process, folder / "log")
             yield server
         finally:
-            # It waits 10 seconds before it heeds SIGTERM, and what it holds is thrown away anyway.
+            # After SIGTERM it would wait 10 seconds, and its data is not needed any more.
             process.kill()
             process.wait()
             shutil.rmtree(folder, ignore_errors=True)
@@ -94,7 +95,7 @@ def _wait_until_ready(server: S3Server, process: subprocess.Popen[bytes], log: P
 
 
 def _free_ports() -> list[int]:
-    """Return four ports that are free, as are those of their gRPC, none of which is among the four."""
+    """Return four free ports whose gRPC ports are free too. The eight ports differ."""
     ports: list[int] = []
     with ExitStack() as probes:
         for _ in range(1000):

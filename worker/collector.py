@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from common.format.chunk_file import NORM_TOLERANCE, Chunk, Failure
+from common.format.chunk_file import Chunk, Failure
 from common.format.reasons import Reason
+from common.format.rows import NORM_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from common.format.chunk_file import Rows
     from common.format.provenance import Provenance
+    from common.format.rows import Rows
     from worker.manifest.manifest import ManifestChunk
     from worker.rows import ImageFailed
 

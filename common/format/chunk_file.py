@@ -1,14 +1,15 @@
-"""The chunk file: one chunk's vectors, URLs and failures, with what made them, as HDF5.
+"""The chunk file: one chunk's vectors, URLs and failures, and what made them, as HDF5.
 
     urls        (rows,) fixed-length bytes, UTF-8     the manifest's URLs, in the manifest's order
-    ids         (rows,) fixed-length bytes, UTF-8     where the manifest has ids
-    embeddings  (rows, dimensions) float32            row r belongs to urls[r]; each of L2 norm 1
+    ids         (rows,) fixed-length bytes, UTF-8     only if the manifest has ids
+    embeddings  (rows, dimensions) float32            row r belongs to urls[r] and has L2 norm 1
     failures/   row, url, id, reason, detail          the images that did not embed, in the manifest's order
 
-Before it stands a seal (see common.format.seal), by which damage to what describes the rows is found.
+A seal at the start of the file (see common.format.seal) shows damage to the metadata. A digest of each dataset shows
+damage to its rows.
 
-Datasets are contiguous and uncompressed, so that a vector is a byte range. All metadata lies in the first 16 KiB:
-one ranged read tells everything but the rows. Where it is more, it takes another.
+The datasets are contiguous and uncompressed, so that a vector is a byte range. The metadata usually lies in the first
+16 KiB: one ranged read returns everything but the rows. Longer metadata takes a second read.
 """
 
 from __future__ import annotations
@@ -17,69 +18,51 @@ import hashlib
 import math
 import os
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
 
 import h5py
 import numpy as np
 
 from common.errors import ChunkInvalid, StoreUnavailable
-from common.format.hdf5 import Dataset, lay_out
-from common.format.provenance import Provenance, program_version
-from common.format.seal import SEAL_BYTES, open_sealed, seal
-from common.process.resources import exhausted, sentence, written_file
+from common.format.hdf5 import READ_ERRORS, Dataset, lay_out
+from common.format.rows import check_norms, pieces, sha256, slices, to_bytes_column
+from common.format.run_attributes import read_provenance, run_attributes
+from common.format.seal import READ_BYTES, SEAL_BYTES, open_sealed, seal
+from common.process.resources import describe_error, exhausted, written_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
+    from common.format.provenance import Provenance
     from common.format.reasons import Reason
-
-SCHEMA_VERSION = 1
+    from common.format.rows import Rows
 
 DIGEST = "sha256"
-"""A dataset's attribute: the digest of its bytes, by which a flipped bit is found."""
+"""The attribute of a dataset that holds the digest of its bytes. A flipped bit changes the digest."""
 
-METADATA_BYTES = 16_384
-"""What is read to know everything but the rows, which takes 8.8 KiB, or more where the texts of attributes are long."""
+METADATA_BYTES = READ_BYTES
+"""The number of bytes to read for everything but the rows. Usual metadata takes 8.8 KiB, long texts take more."""
+
+FAILURE_TEXTS = ("url", "id", "reason", "detail")
+"""The fields of a failure that are texts."""
 
 BLOCK_BYTES = 4 << 20
-"""Of rows that are read and checked together."""
-
-SLICE_BYTES = 1 << 20
-"""Of rows that are written together."""
-
-READ_ERRORS = (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What h5py and NumPy raise over files that are none of this program's."""
-
-NORM_TOLERANCE = 1e-3
-"""How far from 1 the norm of a stored row may be. float32 division by its own norm ends within 1e-6."""
+"""The number of bytes of rows that are read and checked at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
+    """An image that did not embed: a row of the ledger."""
+
     row: int
-    """Position within the chunk's rows, from 0."""
+    """The row's position within the chunk, from 0."""
     url: str
-    """The manifest's URL, "" where the row has none that can be read."""
+    """The manifest's URL, "" when the row has no readable URL."""
     reason: Reason
     detail: str
     id: str = ""
-
-
-class Rows(Protocol):
-    """An array, or what gives slices of it like one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,25 +73,26 @@ class Chunk:
     urls: Sequence[str]
     ids: Sequence[str] | None
     embeddings: Rows
-    """(len(urls), dimensions) float32, rows of L2 norm 1; read more than once, some at a time."""
+    """(len(urls), dimensions) float32, rows of L2 norm 1. They are read several times, one slice at a time."""
     failures: Sequence[Failure]
     provenance: Provenance
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpan:
-    """Where a dataset lies in its file: `rows` times `row_bytes` bytes from `offset`, which is 0 without any."""
+    """The place of a dataset in its file: `rows` times `row_bytes` bytes from `offset`."""
 
     offset: int
+    """0 for a dataset without rows."""
     rows: int
     row_bytes: int
     sha256: str
-    """Of those bytes, as the worker had them."""
+    """The digest of these bytes in the worker that wrote them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkHeader:
-    """What a chunk file says of itself, without its rows."""
+    """What a chunk file says about itself, without its rows."""
 
     index: int
     requested: int
@@ -120,13 +104,14 @@ class ChunkHeader:
     program_version: str
     created_at: str
     spans: dict[str, DatasetSpan] = field(repr=False)
-    """By name: `urls`, `embeddings`, `ids` (where there are any), `failures/url` and so on."""
+    """The datasets by name: `urls`, `embeddings`, `ids` if the manifest has ids, `failures/url` and so on."""
 
 
 def write_chunk(path: Path, chunk: Chunk) -> None:
-    """Write the chunk file, a new one.
+    """Write a new chunk file.
 
-    Raises ChunkInvalid, before anything is written, when the chunk breaks an invariant, and ResourceExhausted.
+    Raises ChunkInvalid before it writes anything when the chunk breaks an invariant, and ResourceExhausted when the
+    disk is full.
     """
     check_rows(chunk)
     columns: dict[str, Rows] = {"urls": to_bytes_column(chunk.urls)}
@@ -147,56 +132,40 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
         {name: Dataset(data.shape, data.dtype, {DIGEST: sha256(data)}) for name, data in columns.items()},
         user_block_bytes=SEAL_BYTES,
     )
-    sealed = skeleton.metadata[0][SEAL_BYTES:]
+    metadata = skeleton.metadata[0][SEAL_BYTES:]
     parts: dict[int, Iterable[bytes | memoryview]] = {offset: [data] for offset, data in skeleton.metadata.items()}
-    parts[0] = [seal(sealed, size=skeleton.size), sealed]
-    parts |= {skeleton.offsets[name]: _pieces(data) for name, data in columns.items() if math.prod(data.shape)}
+    parts[0] = [seal(metadata, size=skeleton.size), metadata]
+    parts |= {skeleton.offsets[name]: pieces(data) for name, data in columns.items() if math.prod(data.shape)}
     with written_file(path), path.open("wb") as file:
         for offset in sorted(parts):
             file.writelines(parts[offset])
         file.flush()
-        # A disk at the other end of a network may find out only now that it has no room.
+        # A network file system may report only now that its disk is full.
         os.fsync(file.fileno())
 
 
-FAILURE_TEXTS = ("url", "id", "reason", "detail")
-
-
 def check_rows(chunk: Chunk) -> None:
-    """Raise ChunkInvalid when rows, norms or failures do not add up."""
+    """Raise ChunkInvalid when the numbers of rows differ, or a vector does not have norm 1."""
     name = f"chunk {chunk.index}"
     rows = len(chunk.urls)
     if len(chunk.embeddings.shape) != 2 or chunk.embeddings.shape[0] != rows or chunk.embeddings.dtype != np.float32:
         raise ChunkInvalid(f"{name}: {rows} urls and embeddings of shape {chunk.embeddings.shape}")
     if chunk.ids is not None and len(chunk.ids) != rows:
         raise ChunkInvalid(f"{name}: {rows} urls and {len(chunk.ids)} ids")
-    for start, vectors in _slices(chunk.embeddings):
+    for start, vectors in slices(chunk.embeddings):
         check_norms(vectors, name=name, first_row=start)
 
 
-def check_norms(embeddings: NDArray[np.float32], *, name: str, first_row: int = 0) -> None:
-    """Raise ChunkInvalid, naming the first bad row, unless every row of (rows, dimensions) is finite and of norm 1.
-
-    The first of them is row `first_row` of what has that name.
-    """
-    norms = np.sqrt(np.einsum("ij,ij->i", embeddings, embeddings))
-    bad = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))  # NaN compares false
-    if bad.size:
-        raise ChunkInvalid(
-            f"{name}: {bad.size} rows are not of norm 1, the first is row {first_row + bad[0]}: {norms[bad[0]]}"
-        )
-
-
 def read_header(file: BinaryIO, *, name: str) -> ChunkHeader:
-    """Return the header of an open chunk file. Raises ChunkInvalid, with `name`, when it is none or does not add up."""
-    with _damage(f"{name} is no chunk file, or damaged"), open_sealed(file, name=name) as chunk:
+    """Return the header of an open chunk file. Raises ChunkInvalid, with `name`, when it is damaged or another file."""
+    with _damage(name), open_sealed(file, name=name) as chunk:
         return _header(chunk, size=file.seek(0, 2))
 
 
 def verify_chunk(file: BinaryIO, *, name: str) -> ChunkHeader:
-    """Return the header of an open chunk file, once its every byte is as the worker wrote it; reads the whole file.
+    """Read a whole open chunk file, and return its header when every byte is as the worker wrote it.
 
-    Raises ChunkInvalid, with `name`, when it is not, or when a row is not of norm 1.
+    Raises ChunkInvalid, with `name`, when a byte differs, or when a row does not have norm 1.
     """
     header = read_header(file, name=name)
     try:
@@ -204,7 +173,7 @@ def verify_chunk(file: BinaryIO, *, name: str) -> ChunkHeader:
         if not damaged:
             _check_all_norms(file, header, name=name)
     except OSError as error:
-        raise StoreUnavailable(sentence(error, name)) from error
+        raise StoreUnavailable(describe_error(error, name)) from error
     if damaged:
         raise ChunkInvalid(f"{name} is damaged: {', '.join(damaged)} are not the bytes that were written")
     return header
@@ -226,7 +195,7 @@ def _check_all_norms(file: BinaryIO, header: ChunkHeader, *, name: str) -> None:
 
 
 def _blocks(file: BinaryIO, span: DatasetSpan) -> Iterator[bytes]:
-    """Yield the span's rows, some at a time."""
+    """Yield the bytes of the dataset, some rows at a time."""
     file.seek(span.offset)
     left, at_once = span.rows, max(1, BLOCK_BYTES // span.row_bytes)
     while left:
@@ -236,12 +205,12 @@ def _blocks(file: BinaryIO, span: DatasetSpan) -> Iterator[bytes]:
 
 
 @contextmanager
-def _damage(what: str) -> Iterator[None]:
+def _damage(name: str) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
-        # What is imported only now, a codec for one, may find no open file left: that is no damage.
-        raise exhausted(error) or ChunkInvalid(f"{what}: {error}") from error
+        # An error such as "too many open files" says nothing about the file.
+        raise exhausted(error) or ChunkInvalid(f"{name} is not a chunk file, or damaged: {error}") from error
 
 
 def _header(file: h5py.File, *, size: int) -> ChunkHeader:
@@ -267,34 +236,34 @@ def _header(file: h5py.File, *, size: int) -> ChunkHeader:
     for name, span in spans.items():
         expected = counts.get(name, header.failed)
         if span.rows != expected:
-            raise ValueError(f"{name} has {span.rows} rows, its attributes say {expected}")
+            raise ValueError(f"{name} has {span.rows} rows, the attributes say {expected}")
         if span.offset + span.rows * span.row_bytes > size:
             raise ValueError(f"it has {size} bytes, too few for its {name}")
     if header.requested != header.embedded + header.failed:
-        raise ValueError(f"requested {header.requested} is not embedded {header.embedded} + failed {header.failed}")
-    if header.fingerprint != provenance.fingerprint:
-        raise ValueError("the fingerprint is not that of the provenance beside it")
+        raise ValueError(
+            f"{header.requested} rows requested are not {header.embedded} rows embedded + {header.failed} failed"
+        )
     return header
 
 
 def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
-    # A link of another kind could lead into any other file of this machine.
+    # A soft or external link could lead to any file of this machine.
     for each in filter(None, (name.rpartition("/")[0], name)):
         if not isinstance(file.get(each, getlink=True), h5py.HardLink):
-            raise TypeError(f"{each} is not there, or elsewhere")
+            raise TypeError(f"{each} is absent, or a link to another place")
     found = file[name]
     if not isinstance(found, h5py.Dataset):
-        raise TypeError(f"{name} is no dataset")
+        raise TypeError(f"{name} is not a dataset")
     return found
 
 
 def _span(dataset: h5py.Dataset, name: str) -> DatasetSpan:
-    kinds = {"embeddings": (np.float32, "float32"), "failures/row": (np.int64, "int64")}
-    kind, called = kinds.get(name, (np.bytes_, "fixed-length bytes"))
-    if dataset.dtype.kind != "S" if kind is np.bytes_ else dataset.dtype != kind:
-        raise ValueError(f"{name} are {dataset.dtype}, not {called}")
+    numbers = {"embeddings": np.dtype(np.float32), "failures/row": np.dtype(np.int64)}
+    expected = numbers.get(name)
+    if dataset.dtype.kind != "S" if expected is None else dataset.dtype != expected:
+        raise ValueError(f"{name} has the type {dataset.dtype}, not {expected or 'fixed-length bytes'}")
+    # HDF5 returns an offset only for contiguous rows. Otherwise it returns -1 + SEAL_BYTES.
     offset = dataset.id.get_offset() or 0
-    # Undefined for no rows, and for any layout but the contiguous one; HDF5 then adds the seal's size to -1.
     if dataset.chunks is not None or (offset < SEAL_BYTES and dataset.size):
         raise ValueError(f"{name} is not contiguous")
     dimensions = 2 if name == "embeddings" else 1
@@ -302,55 +271,3 @@ def _span(dataset: h5py.Dataset, name: str) -> DatasetSpan:
         raise ValueError(f"{name} has the shape {dataset.shape}")
     row_bytes = dataset.dtype.itemsize * (dataset.shape[1] if dimensions == 2 else 1)
     return DatasetSpan(offset if dataset.size else 0, dataset.shape[0], row_bytes, str(dataset.attrs[DIGEST]))
-
-
-def read_provenance(file: h5py.File) -> Provenance:
-    """Return what made an open chunk file or result. Raises KeyError or ValueError when it does not say."""
-    schema = int(file.attrs["schema_version"])
-    if schema != SCHEMA_VERSION:
-        raise ValueError(f"schema version {schema}, this program reads {SCHEMA_VERSION}")
-    values = {name: file.attrs[name] for name in Provenance.__dataclass_fields__}
-    provenance = Provenance(
-        **{name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
-    )
-    # HDF5 keeps no checksum of texts: a wrong byte must not look like a run made with other settings.
-    if str(file.attrs["fingerprint"]) != provenance.fingerprint:
-        raise ValueError("the fingerprint is not that of the provenance beside it")
-    return provenance
-
-
-def run_attributes(provenance: Provenance) -> dict[str, Any]:
-    """Return the attributes that chunk files and the result share."""
-    return asdict(provenance) | {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": provenance.fingerprint,
-        "program_version": program_version(),
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def sha256(data: Rows) -> str:
-    """Return the hexadecimal SHA-256 of the rows' bytes in C order."""
-    digest = hashlib.sha256()
-    for piece in _pieces(data):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _pieces(data: Rows) -> Iterator[memoryview]:
-    """Yield the rows' bytes in C order, some rows at a time."""
-    for _, rows in _slices(data):
-        yield memoryview(np.ascontiguousarray(rows).view(np.uint8).data if rows.size else b"")
-
-
-def _slices(data: Rows) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first row, rows), some rows at a time."""
-    at_once = max(1, SLICE_BYTES // max(1, data.dtype.itemsize * math.prod(data.shape[1:])))
-    for start in range(0, data.shape[0], at_once):
-        yield start, data[start : start + at_once]
-
-
-def to_bytes_column(texts: Sequence[str]) -> NDArray[np.bytes_]:
-    """Return the texts as fixed-length UTF-8, as wide as the widest, at least 1 byte."""
-    encoded = [text.encode("utf-8", "backslashreplace") for text in texts]
-    return np.array(encoded, dtype=f"S{max(map(len, encoded), default=0) or 1}")

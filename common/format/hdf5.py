@@ -1,9 +1,11 @@
-"""HDF5 over files of this program's own, so that an error of the disk or the store stays that error.
+"""HDF5 files that this program reads and writes itself, so that an error of a disk or a store stays that error.
 
-HDF5 makes of such an error one of its own, in which the cause is lost; and where it happens while a file is opened or
-closed, what is left of the file takes the process down when Python ends. So HDF5 never sees one while it reads: it is
-kept, further reading gives zeros, and it is raised once HDF5 is done. And it writes to no disk: it says in memory what
-a file consists of, and this program writes that.
+When a read fails, HDF5 raises an error of its own and the cause is lost. When that happens while a file is opened or
+closed, objects of HDF5 stay behind that crash the process when Python ends. So HDF5 never sees a failed read: the error
+is kept, further reads return zeros, and the error is raised when HDF5 has finished.
+
+HDF5 does not write to the disk either. `lay_out` returns what HDF5 would write around the rows, and this program writes
+the file.
 """
 
 from __future__ import annotations
@@ -18,29 +20,34 @@ import h5py
 import numpy as np
 
 from common.errors import StoreUnavailable
-from common.process.resources import sentence
+from common.process.resources import describe_error
+from common.seekable_file import SeekableFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _VERSIONS = ("v108", "v110")
-"""Of HDF5, the oldest and the newest that must be able to read what is written."""
+"""The oldest and the newest version of HDF5 that must be able to read the files."""
+
+
+READ_ERRORS = (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""The errors of h5py and NumPy for files that this program did not write, or that are damaged."""
 
 
 @contextmanager
 def open_hdf5(file: BinaryIO, *, name: str) -> Iterator[h5py.File]:
-    """Give an open file to read as HDF5.
+    """Give the content of an open file as HDF5.
 
-    Raises what h5py raises for what is no HDF5, and whatever `file` raises as it is read; an OSError of it, which says
-    nothing about the content, as StoreUnavailable with `name`.
+    Raises the errors of h5py when the content is not HDF5, and the errors of `file` when a read fails. An OSError of a
+    read says nothing about the content, so it is raised as StoreUnavailable with `name`.
     """
-    carrier = _Carrier(file)
+    guarded = _GuardedFile(file)
     try:
-        with carrier.opened() as opened:
+        with guarded.opened() as opened:
             yield opened
     except OSError as error:
-        if error is carrier.error:
-            raise StoreUnavailable(sentence(error, name)) from error
+        if error is guarded.error:
+            raise StoreUnavailable(describe_error(error, name)) from error
         raise
 
 
@@ -55,7 +62,7 @@ class Dataset(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of all rows."""
+        """The size of all rows in bytes."""
         return self.shape[0] * self.row_bytes
 
 
@@ -63,11 +70,11 @@ class Skeleton(NamedTuple):
     """An HDF5 file without its rows."""
 
     size: int
-    """Bytes of the file."""
+    """The size of the whole file in bytes."""
     offsets: dict[str, int]
-    """Where the rows of each dataset begin; 0 where there are none."""
+    """The offset of the first row of each dataset; 0 for a dataset without rows."""
     metadata: dict[int, bytes]
-    """By offset: everything that is no row. The first holds all that HDF5 has to say, the others are zeros."""
+    """All bytes that are not rows, by their offset: HDF5's metadata at 0, and zeros in the gaps between the rows."""
 
 
 def lay_out(
@@ -78,73 +85,67 @@ def lay_out(
     alignment_threshold: int = 1,
     alignment_interval: int = 1,
 ) -> Skeleton:
-    """Return what HDF5 makes of a file with these attributes and contiguous datasets, whose rows follow all else.
+    """Return the skeleton of a file with these attributes and contiguous datasets. All metadata lies before all rows.
 
-    It leaves `user_block_bytes` of zeros at the start to others. Rows of `alignment_threshold` bytes and more begin
-    at a multiple of `alignment_interval`.
+    The first `user_block_bytes` of the file are zeros, for a use outside HDF5. A dataset of `alignment_threshold`
+    bytes or more begins at a multiple of `alignment_interval`.
+
+    HDF5 makes the file in two passes, without any rows in memory:
+
+        pass 1   | user block | metadata |
+        pass 2   | user block | metadata | urls ... | gap | embeddings ........................ |
+                                   ^           ^
+                                   |           HDF5 reserves the rows' space; what it writes there is dropped
+                                   HDF5 notes the offsets of the rows
+
+    Pass 1 writes all names, shapes and attributes, and closes the file. Pass 2 opens it again and reserves space for
+    each dataset, which HDF5 does at the end of the file. In a single pass HDF5 would put some metadata behind the
+    rows, and some rows into space that the metadata has left.
     """
-    metadata = io.BytesIO()
-    with h5py.File(metadata, "w", libver=_VERSIONS, userblock_size=user_block_bytes) as file:
+    pass_1 = io.BytesIO()
+    with h5py.File(pass_1, "w", libver=_VERSIONS, userblock_size=user_block_bytes) as file:
         file.attrs.update(attributes)
         for name, dataset in datasets.items():
             file.create_dataset(name, dataset.shape, dataset.dtype).attrs.update(dataset.attributes)
-    # In one go HDF5 would place some metadata only after the rows, and rows where metadata has moved away. A file that
-    # it finds closed is only added to.
-    head = Head(bytearray(metadata.getbuffer()))
+    pass_2 = FileWithoutRows(bytearray(pass_1.getbuffer()))
     alignment = {"alignment_threshold": alignment_threshold, "alignment_interval": alignment_interval}
-    with h5py.File(head, "r+", libver=_VERSIONS, **alignment) as file:
-        offsets = {name: _allocate(file[name]) for name in datasets}
-    spans = sorted((offsets[name], offsets[name] + dataset.size) for name, dataset in datasets.items() if dataset.size)
-    starts = [0, *(end for _, end in spans)]
-    ends = [*(start for start, _ in spans), head.size]
-    between = {start: head.bytes_at(start, end) for start, end in zip(starts, ends, strict=True) if end > start}
-    return Skeleton(head.size, offsets, between)
+    with h5py.File(pass_2, "r+", libver=_VERSIONS, **alignment) as file:
+        offsets = {name: _reserve(file[name]) for name in datasets}
+    rows = sorted((offsets[name], offsets[name] + dataset.size) for name, dataset in datasets.items() if dataset.size)
+    starts = [0, *(end for _, end in rows)]
+    ends = [*(start for start, _ in rows), pass_2.size]
+    metadata = {
+        start: pass_2.read_at(start, end - start) for start, end in zip(starts, ends, strict=True) if end > start
+    }
+    return Skeleton(pass_2.size, offsets, metadata)
 
 
-def _allocate(dataset: h5py.Dataset) -> int:
+def _reserve(dataset: h5py.Dataset) -> int:
+    """Make HDF5 reserve space for all rows of the dataset, and return its offset."""
     if not dataset.size:
         return 0
-    # For a single number HDF5 gives all rows their place.
+    # HDF5 reserves the space for all rows when the first number is written.
     dataset[(0,) * dataset.ndim] = np.zeros((), dataset.dtype)
     offset: int = dataset.id.get_offset()
     return offset
 
 
-class Head(io.RawIOBase):
-    """The first bytes of a file as a file of the whole size, for HDF5: its metadata without the rows.
+class FileWithoutRows(SeekableFile):
+    """A file of which only the first bytes are kept: its metadata.
 
-    What is behind them is read as zeros, as in a hole, and what is written there is let go.
+    The bytes behind them are read as zeros, and dropped when they are written.
     """
 
-    def __init__(self, head: bytearray, size: int = 0) -> None:
-        self._head, self.size, self._position = head, max(size, len(head)), 0
+    def __init__(self, kept: bytearray, size: int = 0) -> None:
+        super().__init__(max(size, len(kept)))
+        self._kept = kept
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def bytes_at(self, start: int, end: int) -> bytes:
-        return bytes(self._head[start:end]).ljust(end - start, b"\0")
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        wanted = min(len(buffer), max(0, self.size - self._position))
-        buffer[:wanted] = self.bytes_at(self._position, self._position + wanted)
-        self._position += wanted
-        return wanted
+    def read_at(self, start: int, length: int) -> bytes:
+        return bytes(self._kept[start : start + length]).ljust(length, b"\0")
 
     def write(self, data: bytearray | memoryview) -> int:  # type: ignore[override]
         start, end = self._position, self._position + len(data)
-        self._head[start:end] = data[: max(0, len(self._head) - start)]
+        self._kept[start:end] = data[: max(0, len(self._kept) - start)]
         self._position, self.size = end, max(self.size, end)
         return len(data)
 
@@ -153,8 +154,8 @@ class Head(io.RawIOBase):
         return self.size
 
 
-class _Carrier(io.RawIOBase):
-    """Carries out what HDF5 asks for, until something goes wrong."""
+class _GuardedFile(io.RawIOBase):
+    """A file that HDF5 reads, and that keeps the first error of a read instead of raising it."""
 
     def __init__(self, file: Any) -> None:  # noqa: ANN401 - raw or buffered
         self._file = file
@@ -162,6 +163,7 @@ class _Carrier(io.RawIOBase):
 
     @contextmanager
     def opened(self) -> Iterator[h5py.File]:
+        """Give the file as HDF5. Raises the error that was kept, if any, in place of HDF5's own."""
         try:
             with h5py.File(self, "r") as file:
                 yield file
@@ -170,10 +172,6 @@ class _Carrier(io.RawIOBase):
                 raise
         if self.error is not None:
             raise self.error
-
-    def _keep(self, error: BaseException) -> None:
-        # Its traceback would keep HDF5's objects alive, and those must not outlive the interpreter.
-        self.error = error.with_traceback(None)
 
     def readable(self) -> bool:
         return True
@@ -193,7 +191,8 @@ class _Carrier(io.RawIOBase):
         if self.error is None:
             try:
                 return self._file.readinto(buffer) or 0
-            except BaseException as error:  # noqa: BLE001 - raised by `opened`
-                self._keep(error)
+            except BaseException as error:  # noqa: BLE001 - `opened` raises it
+                # A traceback would keep HDF5's objects alive, and they must not outlive the interpreter.
+                self.error = error.with_traceback(None)
         buffer[:] = bytes(len(buffer))
         return len(buffer)

@@ -1,4 +1,4 @@
-"""Why an image is in the ledger instead of the result: a closed set, explained in the README."""
+"""Why an image is in the ledger instead of the result: a closed set, explained in docs/result.md."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
+    """The value of the column `reason` of the ledger."""
+
     # The row
     MALFORMED_ROW = "malformed_row"
     URL_TOO_LONG = "url_too_long"
@@ -34,29 +36,29 @@ class Reason(StrEnum):
 
 
 REASON_HELP: dict[Reason, str] = {
-    Reason.MALFORMED_ROW: "the manifest's row cannot be read: wrong number of columns, broken quotes, not UTF-8, "
-    "no URL, a rotation that is no multiple of 90",
+    Reason.MALFORMED_ROW: "the row of the manifest cannot be read: wrong number of columns, broken quotes, "
+    "not UTF-8, no URL, or a rotation that is not a multiple of 90",
     Reason.URL_TOO_LONG: "the URL is longer than EMBEDDER_MAX_URL_BYTES",
-    Reason.INVALID_URL: "the URL has no host, a scheme other than http, https or s3, or control characters; or it "
-    "names a file in a manifest that is none itself",
-    Reason.NO_SOURCE: "the row has no URL for any of the sources asked for",
-    Reason.FORBIDDEN_HOST: "the host is, or resolves to, a private, loopback or link-local address, or the port is "
-    "not 80 or 443 (EMBEDDER_ALLOW_PRIVATE_HOSTS opens both)",
-    Reason.NOT_FOUND: "404 or 410, or no such file",
-    Reason.ACCESS_DENIED: "401, 403 or 451",
-    Reason.RATE_LIMITED: "still 429 after all attempts",
-    Reason.SERVER_ERROR: "still a 5xx status after all attempts",
-    Reason.HTTP_ERROR: "any other status that is not 200",
-    Reason.TOO_MANY_REDIRECTS: "more than 5 redirects, or a redirect to nowhere",
-    Reason.TIMEOUT: "no complete answer in time, after all attempts",
-    Reason.CONNECTION_FAILED: "no such host, connection refused or reset, or TLS failed, after all attempts",
-    Reason.UNAVAILABLE_PLACEHOLDER: "the source answered with its picture that says the photo is gone",
-    Reason.TOO_LARGE: "more bytes than EMBEDDER_MAX_IMAGE_BYTES",
-    Reason.NOT_AN_IMAGE: "the bytes are no image in a format that is read",
-    Reason.TRUNCATED: "the image ends too early",
-    Reason.CORRUPT: "the image's data cannot be decoded",
-    Reason.TOO_MANY_PIXELS: "the header announces more pixels than EMBEDDER_MAX_IMAGE_PIXELS",
+    Reason.INVALID_URL: "the URL has no host, has a scheme other than http, https or s3, or holds control characters; "
+    "or it names a local file, and the manifest is not a local file itself",
+    Reason.NO_SOURCE: "the row has no URL for any source in EMBEDDER_SOURCES",
+    Reason.FORBIDDEN_HOST: "the host is a private, loopback or link-local address or resolves to one, or the port is "
+    "not 80 or 443 (EMBEDDER_ALLOW_PRIVATE_HOSTS allows both)",
+    Reason.NOT_FOUND: "the source answered with status 404 or 410, or there is no such file",
+    Reason.ACCESS_DENIED: "the source answered with status 401, 403 or 451",
+    Reason.RATE_LIMITED: "the source answered with status 429 to the last attempt",
+    Reason.SERVER_ERROR: "the source answered with a 5xx status to the last attempt",
+    Reason.HTTP_ERROR: "the source answered with another status that is not 200",
+    Reason.TOO_MANY_REDIRECTS: "the source redirected more than 5 times, or without a target",
+    Reason.TIMEOUT: "no attempt got a complete answer in time",
+    Reason.CONNECTION_FAILED: "no attempt got an answer: no such host, connection refused or reset, or TLS failed",
+    Reason.UNAVAILABLE_PLACEHOLDER: "the source answered with its placeholder picture for a removed photo",
+    Reason.TOO_LARGE: "the image has more bytes than EMBEDDER_MAX_IMAGE_BYTES",
+    Reason.NOT_AN_IMAGE: "the bytes are not an image in a supported format",
+    Reason.TRUNCATED: "the image file ends too early",
+    Reason.CORRUPT: "the data of the image cannot be decoded",
+    Reason.TOO_MANY_PIXELS: "the header of the image says more pixels than EMBEDDER_MAX_IMAGE_PIXELS",
     Reason.DECODE_TIMEOUT: "decoding took more than EMBEDDER_DECODE_TIMEOUT_SECONDS of CPU time",
-    Reason.DECODER_DIED: "a decoder's process died of it, twice, as of a fault in a library",
-    Reason.NOT_FINITE: "the model's output is not finite or has no length",
+    Reason.DECODER_DIED: "the decoder process crashed twice on this image, for example by a fault in a library",
+    Reason.NOT_FINITE: "the vector that the model returned is not finite, or has length 0",
 }

@@ -1,4 +1,4 @@
-"""The result, Images_Embedded.h5, as far as its attributes describe it."""
+"""The attributes of the result, Images_Embedded.h5."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import ChunkInvalid
-from common.format.chunk_file import READ_ERRORS, read_provenance
-from common.format.hdf5 import open_hdf5
+from common.format.hdf5 import READ_ERRORS, open_hdf5
+from common.format.run_attributes import read_provenance
 from common.indexes import parse_indexes
 from common.process.resources import exhausted
 
@@ -25,7 +25,7 @@ class ResultHeader:
     embedded: int
     failed: int
     chunks_missing: str
-    """The chunks that a partial merge went without, as in `3,7-9`."""
+    """The chunks that are not in a partial merge, as in `3,7-9`."""
 
     @property
     def missing(self) -> list[int]:
@@ -33,7 +33,7 @@ class ResultHeader:
 
 
 def read_result(file: BinaryIO, *, name: str) -> ResultHeader:
-    """Return what an open result says. Raises ChunkInvalid, with `name`, when the file is not a result."""
+    """Return what an open result says about the run. Raises ChunkInvalid, with `name`, when it is not a result."""
     try:
         with open_hdf5(file, name=name) as result:
             header = ResultHeader(
@@ -43,7 +43,7 @@ def read_result(file: BinaryIO, *, name: str) -> ResultHeader:
                 failed=int(result.attrs["rows_failed"]),
                 chunks_missing=str(result.attrs["chunks_missing"]),
             )
-        _ = header.missing  # raises ValueError for a text that names no indexes
+        _ = header.missing  # raises ValueError for a text of another form
     except READ_ERRORS as error:
         raise exhausted(error) or ChunkInvalid(
             f"{name} is not a result of this program, or damaged: {error}"

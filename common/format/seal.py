@@ -1,8 +1,11 @@
-"""The seal: the first 512 bytes of a chunk file, before the HDF5. It holds the file's size and the digest of all that
-HDF5 says of itself.
+"""The seal of a chunk file: its first 512 bytes, before the HDF5.
 
-HDF5 takes its metadata at its word. One flipped bit there, and it gives the rows of another place, or never returns. So
-it is shown nothing that is not as it was written; what opens HDF5 files otherwise passes the seal over.
+    | seal: file size, end and digest of the metadata | HDF5 metadata | rows ......... |
+    0                                                 512             end              file size
+
+HDF5 does not check its own metadata. After one flipped bit it may return rows from another place, or never return. So
+it reads the metadata only when the digest shows that every byte is as it was written. Other programs that open HDF5
+files skip the seal.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import StoreUnavailable
-from common.format.hdf5 import Head, open_hdf5
-from common.process.resources import sentence
+from common.format.hdf5 import FileWithoutRows, open_hdf5
+from common.process.resources import describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,48 +27,50 @@ if TYPE_CHECKING:
     import h5py
 
 SEAL_BYTES = 512
-"""The least that HDF5 leaves to others at the start of a file (its user block)."""
+"""The size of the seal in bytes: the smallest space at the start of a file that HDF5 leaves free (its user block)."""
 
 READ_BYTES = 16_384
-"""Of the first read, which is the only one where no more than this is sealed."""
+"""The size of the first read in bytes; usually the only read."""
 
 MAX_SEALED_BYTES = 64 << 20
+"""The largest size in bytes of seal and metadata that is read into memory."""
 
 _MAGIC = b"embedder chunk\n\0"
 _SEAL = struct.Struct("<16sQQ32s")
-"""Magic, bytes of the file, where the sealed bytes end, and the SHA-256 of these; they begin behind the seal."""
+"""The fields of a seal: magic, size of the file, end of the sealed metadata, and the SHA-256 of the metadata."""
 
 
-def seal(sealed: bytes, *, size: int) -> bytes:
-    """Return the seal of a file of `size` bytes, of which these follow the seal, and then the rows."""
-    end = SEAL_BYTES + len(sealed)
-    return _SEAL.pack(_MAGIC, size, end, hashlib.sha256(sealed).digest()).ljust(SEAL_BYTES, b"\0")
+def seal(metadata: bytes, *, size: int) -> bytes:
+    """Return the seal of a file of `size` bytes, in which this metadata follows the seal."""
+    end = SEAL_BYTES + len(metadata)
+    return _SEAL.pack(_MAGIC, size, end, hashlib.sha256(metadata).digest()).ljust(SEAL_BYTES, b"\0")
 
 
 @contextmanager
 def open_sealed(file: BinaryIO, *, name: str) -> Iterator[h5py.File]:
-    """Give an open file's HDF5, of which only the sealed bytes can be read.
+    """Give the HDF5 of an open chunk file, with its metadata only: rows are read as zeros.
 
-    Raises ValueError where they are not as they were sealed, what h5py raises, and what `file` raises as it is read;
-    an OSError of it as StoreUnavailable with `name`.
+    Raises ValueError when the metadata is not as it was written, the errors of h5py, and the errors of `file` when a
+    read fails; an OSError of a read as StoreUnavailable with `name`.
     """
     try:
-        sealed, size = _read(file)
+        kept, size = _read(file)
     except OSError as error:
-        raise StoreUnavailable(sentence(error, name)) from error
-    with open_hdf5(io.BufferedReader(Head(sealed, size)), name=name) as opened:
+        raise StoreUnavailable(describe_error(error, name)) from error
+    with open_hdf5(io.BufferedReader(FileWithoutRows(kept, size)), name=name) as opened:
         yield opened
 
 
 def _read(file: BinaryIO) -> tuple[bytearray, int]:
+    """Return the seal and the metadata, and the size of the file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(READ_BYTES)
     if len(head) < SEAL_BYTES or not head.startswith(_MAGIC):
         raise ValueError("it does not begin as chunk files of this version do")
-    _, sealed_size, end, digest = _SEAL.unpack_from(head)
-    if sealed_size != size:
-        raise ValueError(f"it has {size} bytes, {sealed_size} were written")
+    _, written_size, end, digest = _SEAL.unpack_from(head)
+    if written_size != size:
+        raise ValueError(f"it has {size} bytes, {written_size} were written")
     if not SEAL_BYTES <= end <= min(size, MAX_SEALED_BYTES):
         raise ValueError("its seal is broken")
     while len(head) < end and (more := file.read(end - len(head))):

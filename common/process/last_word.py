@@ -1,6 +1,9 @@
-"""The last word of a program: how it ended, as a log line, and as the message that a kubelet keeps of its container.
+"""The last word of a program: how it ended, as a log line and as the termination message of its container.
 
-The kubelet reads the message from /dev/termination-log, and `embedder status` reads it back from the pod.
+The kubelet reads the message from /dev/termination-log, and `embedder status` reads it from the pod. It has two lines:
+
+    finished: chunk 7 is in the store: 9988 images of 10000, 12 failed
+    images=10000 of=10000 failed=12
 """
 
 from __future__ import annotations
@@ -19,28 +22,28 @@ TERMINATION_LOG = Path("/dev/termination-log")
 """The file that a kubelet reads when a container has ended. It is absent outside a pod."""
 
 TERMINATION_LOG_BYTES = 4096
-"""Size of the largest message that a kubelet keeps."""
+"""The size in bytes of the largest message that a kubelet keeps."""
 
-Event = Literal["finished", "failed", "stopped"]
+Event = Literal["finished", "failed", "stopped", ""]
 
+_EVENTS: Mapping[str, Event] = {"finished": "finished", "failed": "failed", "stopped": "stopped"}
 _HEAD = re.compile(r"(finished|failed|stopped): ?")
 _COUNTS = re.compile(r"[a-z_]+=[0-9]{1,15}(?: [a-z_]+=[0-9]{1,15})*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LastWord:
-    event: Event | Literal[""]
-    """An empty text where another program wrote the message."""
+    event: Event
+    """An empty text when another program wrote the message."""
     message: str
     """One sentence, without secrets."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Numbers for programs: `images` that are embedded or failed, `of` all images of the chunk, `failed` of them."""
+    """Numbers for other programs: `images` embedded or failed, `of` all images of the chunk, `failed` images."""
 
     def say(self, *, exit_code: int) -> None:
-        """Write it to the log and to the termination log, where there is one."""
-        message = redact_urls(self.message)
+        """Write it to the log, and to the termination log if there is one."""
         emit = log.error if exit_code else log.info
-        emit(self.event, exit_code=exit_code, **self.counts, message=message)
+        emit(self.event, exit_code=exit_code, **self.counts, message=redact_urls(self.message))
         if TERMINATION_LOG.exists():
             try:
                 TERMINATION_LOG.write_bytes(self.to_termination_message())
@@ -48,27 +51,28 @@ class LastWord:
                 log.warning("no_termination_log", error=str(error))
 
     def to_termination_message(self) -> bytes:
-        """Return `event: message` and, on a line of their own, the counts; the message is cut where they do not fit."""
+        """Return `event: message`, and the counts on a second line. A message that is too long is cut."""
         counts = " ".join(f"{name}={count}" for name, count in self.counts.items())
         tail = f"\n{counts}".encode() if counts else b""
         head = f"{self.event}: {printable(redact_urls(self.message))}".encode()
-        return head[: TERMINATION_LOG_BYTES - len(tail)] + tail
+        # The cut may fall within a character.
+        whole = head[: TERMINATION_LOG_BYTES - len(tail)].decode("utf-8", "ignore")
+        return whole.encode() + tail
 
     @classmethod
     def from_termination_message(cls, text: str) -> LastWord:
         """Return what a pod's termination message says.
 
-        Where a container leaves no message, a kubelet can take the end of its log instead: then there is no event.
+        When a container leaves no message, a kubelet may take the end of its log instead. Such a text has no event.
         """
-        head, _, tail = text.rstrip().rpartition("\n")
+        head, _, last_line = text.rstrip().rpartition("\n")
         counts = {}
-        if _COUNTS.fullmatch(tail):
-            counts = {name: int(count) for name, count in (pair.split("=") for pair in tail.split(" "))}
+        if _COUNTS.fullmatch(last_line):
+            counts = {name: int(count) for name, count in (pair.split("=") for pair in last_line.split(" "))}
         else:
             head = text
         message = printable(redact_urls(" ".join(head.split())))
         found = _HEAD.match(message)
         if found is None:
             return cls(event="", message=message, counts=counts)
-        event: Event = "finished" if found[1] == "finished" else "stopped" if found[1] == "stopped" else "failed"
-        return cls(event=event, message=message[found.end() :], counts=counts)
+        return cls(event=_EVENTS[found[1]], message=message[found.end() :], counts=counts)

@@ -1,7 +1,8 @@
-"""Temporary files of programs that were killed, and how the next one tells them from those in use.
+"""Temporary files that killed programs left, and how another program tells them from files in use.
 
-A lock on a file ends with the process that holds it, however that ends; on a network file system other machines see it.
-Where a file system knows no locks nothing counts as left over.
+The program that uses a file holds a lock on it. The system frees the lock when the process ends, also when it is
+killed. On a network file system other machines see the lock. On a file system without locks no file counts as left
+over.
 """
 
 from __future__ import annotations
@@ -19,29 +20,29 @@ if TYPE_CHECKING:
 
 @contextmanager
 def held(new: Callable[[], Path]) -> Iterator[Path]:
-    """Give a file or folder that `new` makes, under another name each time; it is in use until the block ends."""
-    path, descriptor = _made_and_locked(new)
+    """Give a file or folder that `new` makes, each time with another name. It is in use until the block ends."""
+    path, descriptor = _make_and_lock(new)
     try:
         yield path
     finally:
         os.close(descriptor)
 
 
-def _made_and_locked(new: Callable[[], Path]) -> tuple[Path, int]:
+def _make_and_lock(new: Callable[[], Path]) -> tuple[Path, int]:
     while True:
         path = new()
         with suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY)
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Between its making and the lock it may have been taken for left over.
+            # Before it was locked, another program may have removed it as left over.
             if path.exists():
                 return path, descriptor
             os.close(descriptor)
 
 
 def remove_if_left_over(path: Path) -> bool:
-    """Remove a file or folder that was made with `held` by a process that is gone; return whether it was."""
+    """Remove a file or folder that a process made with `held` and no longer uses. Return whether it was removed."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

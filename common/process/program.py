@@ -1,4 +1,4 @@
-"""How a program begins and ends: the signals it listens to, its exit code, and its last word."""
+"""How a program starts and ends: the signals it obeys, its exit code, and its last word."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a program says when it has done its work."""
+    """The result of a program that has done its work."""
 
     message: str
     """One sentence."""
@@ -30,36 +30,36 @@ class Finished:
 
 
 class _Running:
-    """The program of this process."""
+    """The program that runs in this process."""
 
     log_progress: Callable[[], object] | None = None
 
 
 def on_stop(log_progress: Callable[[], object]) -> None:
-    """Have `log_progress` called before the last word when a signal stops the program."""
+    """Let `log_progress` be called before the last word when a signal stops the program."""
     _Running.log_progress = log_progress
 
 
 def run(program: Callable[[], Finished], *, on_early_stop: Callable[[], object] | None = None) -> NoReturn:
-    """Call `program`, say its last word, and end the process with the right exit code.
+    """Call `program`, write its last word, and end the process with the right exit code.
 
-    `on_early_stop` is called on a stop until the program calls `on_stop`.
+    A stop calls `on_early_stop` until the program calls `on_stop`.
 
-    The process ends by os._exit once everything is flushed: a thread may be inside a native decoder or a socket for
-    longer than the grace period of a pod.
+    The process ends with os._exit after a flush: other threads may stay inside a native decoder or a socket for longer
+    than the grace period of a pod.
     """
     _Running.log_progress = on_early_stop
-    code = end(program)
+    code = _end(program)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk, or a pipe without a reader
             stream.flush()
     os._exit(code)
 
 
-def end(program: Callable[[], Finished]) -> int:
-    """Call `program`, say its last word, and return its exit code.
+def _end(program: Callable[[], Finished]) -> int:
+    """Call `program`, write its last word, and return its exit code.
 
-    A program that a signal has stopped ends as stopped, whatever it returns or raises.
+    A program that a signal stops ends as stopped, whatever it returns or raises.
     """
     try:
         word, code = _outcome(program)
@@ -76,7 +76,7 @@ def _outcome(program: Callable[[], Finished]) -> tuple[LastWord, int]:
         stop.end_by_force_if_late(_say_stopped)
         finished = program()
     except Exception as error:  # noqa: BLE001 - the border of the program
-        # Python turns what a signal raises within __set_name__, as while an enum is imported, into a RuntimeError.
+        # The error may hide a signal: Python turns an exception within __set_name__ (during an import) into another.
         stop.ignore_stops()
         return _failure(error)
     stop.ignore_stops()
@@ -90,7 +90,7 @@ def _failure(error: Exception) -> tuple[LastWord, int]:
     with suppress(OSError):
         trace = redact_urls("".join(traceback.format_exception(error)))
         sys.stderr.write("".join(f"{printable(line)}\n" for line in trace.split("\n")))
-    # Exit code 1 stands in no rule of the Job, so Kubernetes retries within the backoff limit.
+    # No rule of the Job names exit code 1, so Kubernetes retries within the backoff limit.
     return LastWord(event="failed", message=f"a bug in the embedder: {type(error).__name__}: {error}"), 1
 
 
@@ -100,5 +100,5 @@ def _say_stopped(stopped: Stopped) -> int:
             _Running.log_progress()
         except Exception as error:  # noqa: BLE001 - the exit code matters more than the progress
             log.warning("no_progress", error=f"{type(error).__name__}: {error}")
-    LastWord(event="stopped", message=str(stopped)).say(exit_code=int(stopped.exit_code))
-    return int(stopped.exit_code)
+    LastWord(event="stopped", message=str(stopped)).say(exit_code=stopped.exit_code)
+    return stopped.exit_code

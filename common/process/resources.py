@@ -1,4 +1,4 @@
-"""What this machine gives a program: disk, descriptors, memory. Which errors mean that it ran out, and what helps."""
+"""The resources of this machine: disk, open files, memory. Errors that say that one ran out, and what helps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OPEN_FILES = (
-    "raise the limit of open files (ulimit -n), or lower EMBEDDER_FETCH_CONCURRENCY of a worker, "
+    "raise the limit of open files (ulimit -n), or lower EMBEDDER_FETCH_CONCURRENCY of a worker or "
     "EMBEDDER_MERGE_CONCURRENCY of a merge"
 )
 _MEMORY = (
@@ -29,16 +29,16 @@ _REMEDIES = {
     errno.ENOSPC: "make room there",
     errno.EDQUOT: "make room there, or raise this user's quota",
     errno.EFBIG: "raise the limit of a file's size (ulimit -f), or choose another file system",
-    errno.EROFS: "mount it so that it can be written",
-    errno.EIO: "the disk is not sound",
+    errno.EROFS: "mount it with the permission to write",
+    errno.EIO: "the disk is faulty, replace it",
     errno.ESTALE: "mount it again",
     errno.EMFILE: _OPEN_FILES,
-    errno.ENFILE: "this machine has no more open files to give; close other programs",
+    errno.ENFILE: "this machine has reached its limit of open files, close other programs",
     errno.ENOMEM: _MEMORY,
 }
-"""What ends a program with 75, and what helps."""
+"""The system's errors that end a program with exit code 75, and what helps."""
 
-_SAID = {
+_TEXTS = {
     errno.ENOSPC: ("no space left on device",),
     errno.EMFILE: ("too many open files",),
     errno.ENOMEM: (
@@ -47,29 +47,26 @@ _SAID = {
         "start new thread",
         "failed to map segment",
         "bad_alloc",
-        "without exception set",
-        "without setting an exception",
     ),
 }
-"""Libraries, the dynamic loader and the interpreter itself leave the reason in a text alone, or (the last two) in
-none."""
+"""The texts by which libraries, the dynamic loader and the interpreter report such an error without its number."""
 
 
-def sentence(error: OSError, path: Path | str) -> str:
-    """Return which file it was, what the system says, and what helps; `path` where the error names none."""
+def describe_error(error: OSError, path: Path | str) -> str:
+    """Return the file, the system's message and what helps. The file is `path` unless the error names one."""
     remedy = _REMEDIES.get(error.errno or 0)
     return f"{error.filename or path}: {error.strerror or error}" + (f"; {remedy}" if remedy else "")
 
 
 def exhausted(error: BaseException) -> ResourceExhausted | None:
-    """Return what to end with where an error of any library means that this machine ran out of something, else None."""
+    """Return the error to raise when an error of any library says that a resource ran out, None for other errors."""
     if isinstance(error, OSError) and error.errno in _REMEDIES:
-        return ResourceExhausted(sentence(error, "a file of this program"))
+        return ResourceExhausted(describe_error(error, "a file of this program"))
     if isinstance(error, MemoryError):
         return ResourceExhausted(f"out of memory; {_MEMORY}")
-    if isinstance(error, RuntimeError | ImportError | OSError | SystemError):
+    if isinstance(error, RuntimeError | ImportError | OSError):
         text = str(error).lower()
-        for number, words in _SAID.items():
+        for number, words in _TEXTS.items():
             if any(word in text for word in words):
                 said = str(error).strip().splitlines()[-1][:300]
                 return ResourceExhausted(f"{os.strerror(number)} ({said}); {_REMEDIES[number]}")
@@ -77,36 +74,35 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
 
 
 def exhausted_beneath(error: BaseException) -> ResourceExhausted | None:
-    """Return the same where not the error itself but what it was raised for says so, as in clients of the network."""
+    """Return the same when a cause of the error says so, as it does for errors of network clients."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
-            return ResourceExhausted(sentence(cause, "no connection could be opened"))
+            return ResourceExhausted(describe_error(cause, "a new connection"))
         cause = cause.__cause__ or cause.__context__
     return None
 
 
 @contextmanager
 def written_file(path: Path) -> Iterator[None]:
-    """Raise ResourceExhausted that names `path` where writing it fails for want of something.
+    """Raise ResourceExhausted with `path` when a write in the block fails because a resource ran out.
 
-    The system names a file only when it is opened.
+    The system itself names the file only when a program opens it.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in _REMEDIES:
             raise
-        raise ResourceExhausted(sentence(error, path)) from error
+        raise ResourceExhausted(describe_error(error, path)) from error
 
 
 @contextmanager
 def temporary_folder(purpose: str) -> Iterator[Path]:
-    """Give a new folder in TMPDIR, by default /tmp, that is gone with the block, and so are those that killed programs
-    have left for the same purpose.
+    """Give a new folder in TMPDIR, /tmp by default. It is removed after the block.
 
-    Raises ResourceExhausted where there is no room or nothing can be written, and SettingsError where TMPDIR is no
-    folder, or none that this user may write to.
+    The folders that killed programs left for the same purpose are removed too. Raises ResourceExhausted when the disk
+    is full or cannot be written, and SettingsError when TMPDIR is not a folder or this user may not write to it.
     """
     place, prefix = _temporary_place(), f"embedder-{purpose}-"
     for other in place.glob(f"{prefix}*"):
@@ -119,9 +115,9 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
 
 
 def temporary_file() -> tuple[BinaryIO, Path]:
-    """Return a new file in TMPDIR without a name, which is gone with this program however that ends, and its folder.
+    """Return a new file without a name, and its folder TMPDIR. The system removes the file when this program ends.
 
-    Raises what `temporary_folder` does.
+    Raises the errors of `temporary_folder`.
     """
     place = _temporary_place()
     with written_file(place):
@@ -129,16 +125,16 @@ def temporary_file() -> tuple[BinaryIO, Path]:
 
 
 def new_temporary_folder(prefix: str) -> Path:
-    """Make such a folder that stays."""
+    """Return a new folder in TMPDIR that stays. Raises the errors of `temporary_folder`."""
     return Path(tempfile.mkdtemp(prefix=prefix, dir=_temporary_place()))
 
 
 def _temporary_place() -> Path:
-    # Python's own choice goes on to other folders, the working folder at last, where the first is full.
+    # When this folder is full, tempfile would choose another one, even the working folder.
     place = Path(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
     try:
         with written_file(place), tempfile.TemporaryFile(dir=place) as probe:
             probe.write(b"x")
     except OSError as error:
-        raise SettingsError(f"TMPDIR is {place}: {error.strerror}; choose a folder to be written to") from error
+        raise SettingsError(f"TMPDIR is {place}: {error.strerror}; choose a folder that can be written") from error
     return place

@@ -1,8 +1,9 @@
-"""How a program hears that it is to stop: SIGTERM, which ends a pod, and SIGINT.
+"""How a program is told to stop: by SIGTERM, which Kubernetes sends to a pod, or by SIGINT.
 
-The main thread hears it as an exception, wherever it is. That may come to nothing: native code holds the thread up (a
-resolver, a file system that hangs), a library swallows what is raised in a callback, or what is cleared up waits for a
-store that does not answer. So a second thread listens too, and ends the process where the first has not in time.
+The signal handler raises an exception in the main thread. That does not always end the program: native code may hold
+the thread (a resolver, a file system that hangs), a library may swallow the exception in a callback, or the cleanup
+may wait for a store that does not answer. So a second thread listens for the signal too. It ends the process when the
+main thread has not ended it in time.
 """
 
 from __future__ import annotations
@@ -20,41 +21,43 @@ if TYPE_CHECKING:
     from types import FrameType
 
 CLEAR_UP_SECONDS = 7
-"""For whatever a program has to clear up once it is told to stop. With the last word it stays below the 10 s that
-container engines leave at the least; Kubernetes leaves 30."""
+"""The time in seconds that a program has to clean up after a signal.
+
+Together with the last word it is less than the grace period of container engines, 10 s; that of Kubernetes is 30 s.
+"""
 
 LAST_WORD_SECONDS = 1
-"""For the log to take the last word of a process that is ended by force."""
+"""The time in seconds for writing the last word of a process that is ended by force."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class _Told:
-    """What this process has been told."""
+class _Received:
+    """The signal that this process has received."""
 
-    by: Stopped | None = None
+    stopped: Stopped | None = None
 
 
 def install_stop_handlers() -> None:
-    """Make SIGTERM and SIGINT raise Stopped in the main thread, once; a second signal ends the process at once."""
+    """Let SIGTERM and SIGINT raise Stopped in the main thread. A second signal ends the process at once."""
     for each in _SIGNALS:
         signal.signal(each, _stop)
 
 
 def ignore_stops() -> None:
-    """Let no further signal change anything. Raises Stopped where one has come before, though it may have got lost."""
+    """Ignore further signals. Raises Stopped when a signal came before, in case a library swallowed its exception."""
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    if _Told.by is not None:
-        raise _Told.by
+    if _Received.stopped is not None:
+        raise _Received.stopped
 
 
 def end_by_force_if_late(last_word: Callable[[Stopped], object]) -> None:
-    """Watch for a signal, and CLEAR_UP_SECONDS after it call `last_word` and end the process, if it is still there."""
+    """Watch for a signal. CLEAR_UP_SECONDS after it, call `last_word` and end the process if it still runs."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # A child process that is forked has its own handlers and must not speak for its parent.
+    # A signal to a forked child must not end its parent.
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1) and None)
     threading.Thread(target=_watch, args=(reader, last_word), name="stop", daemon=True).start()
 
@@ -62,8 +65,8 @@ def end_by_force_if_late(last_word: Callable[[Stopped], object]) -> None:
 def _stop(number: int, _: FrameType | None) -> None:
     for each in _SIGNALS:
         signal.signal(each, _exit_at_once)
-    _Told.by = _stopped(number, "nothing is half-written")
-    raise _Told.by
+    _Received.stopped = _stopped(number, "nothing is half-written")
+    raise _Received.stopped
 
 
 def _exit_at_once(number: int, _: FrameType | None) -> None:
@@ -76,12 +79,12 @@ def _stopped(number: int, message: str) -> Stopped:
 
 
 def _watch(reader: int, last_word: Callable[[Stopped], object]) -> None:
-    # The interpreter writes the signal's number here at once, whatever the main thread does.
+    # The interpreter writes the signal's number into the pipe at once, even while native code holds the main thread.
     while (number := os.read(reader, 1)[0]) not in _SIGNALS:
         pass
     time.sleep(CLEAR_UP_SECONDS)
     stopped = _stopped(
-        number, f"what was under way did not end within {CLEAR_UP_SECONDS} s and was left; nothing is half-written"
+        number, f"the cleanup did not end within {CLEAR_UP_SECONDS} s and was left; nothing is half-written"
     )
     speaking = threading.Thread(target=last_word, args=(stopped,), daemon=True)
     speaking.start()

@@ -1,7 +1,7 @@
-"""The store of a run: a folder, or a prefix in an S3 bucket. One contract, tested against both.
+"""What every store of a run promises: its methods and its errors. The same tests run against both stores.
 
-Objects are written whole or not at all, and verified once written. Absent is not unknown: `stat` returns None only
-where the store says that there is no such object; whatever else it says is raised.
+A store writes an object whole or not at all, and verifies it after the write. Absent is not unknown: `stat` returns
+None only when the store says that there is no such object, and raises an error for any other answer.
 """
 
 from __future__ import annotations
@@ -19,62 +19,71 @@ if TYPE_CHECKING:
 class ObjectStat(NamedTuple):
     key: str
     size: int
-    """Bytes."""
+    """The size in bytes."""
     version: str
-    """Changes when the object's content does: an ETag, or size and modification time of a file."""
+    """A text that changes with the object's content: an ETag, or the size and modification time of a file."""
 
 
 class ObjectExists(Exception):
-    """The store holds such an object already, and was asked not to replace it."""
+    """The store holds an object that the caller asked not to replace."""
 
 
 class ObjectReplaced(StoreUnavailable):
-    """What was just written is not there: somebody else has replaced or deleted it, or the store did not keep it."""
+    """The object that was just written is not there: another program replaced or deleted it, or the store lost it."""
 
 
 class ObjectAbsent(Exception):
-    """The store said that there is no such object."""
+    """The store says that there is no such object."""
 
 
 class AssemblyGone(Exception):
-    """Somebody else aborted an object that was being put together here."""
+    """Another program aborted the assembly of an object."""
 
 
 class PartLimits(NamedTuple):
-    """What a store asks of the parts that an object is put together from."""
+    """The limits of the parts that a store puts an object together from."""
 
     min_bytes: int
-    """Of every part but the last."""
+    """The smallest size in bytes of every part but the last."""
     max_bytes: int
+    """The largest size of a part in bytes."""
     max_count: int
+    """The largest number of parts."""
 
 
 class Assembly(Protocol):
-    """An object that is being put together from parts, in any order and from any threads; nobody sees it before
-    `publish`. Every method may raise AssemblyGone."""
+    """An object that is being put together from parts, in any order and from any threads.
+
+    The object is not visible in the store before `publish`. Every method may raise AssemblyGone.
+    """
 
     is_readable: bool
     """Whether `read` works before `publish`."""
 
     def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:
-        """Write part `number`, counted from 1, which lies at `offset` of the object."""
+        """Write part `number`, counted from 1. Its first byte is byte `offset` of the object."""
 
     def copy(self, number: int, offset: int, source: ObjectStat, start: int, length: int) -> None:
-        """Have the store itself make part `number` of `length` bytes from `start` of the object `source`.
+        """Let the store itself copy part `number`: `length` bytes from `start` of the object `source`.
 
-        Raises StoreUnavailable also where the source is not what `source` says any more.
+        Raises StoreUnavailable also when the source object has changed since `source` was read.
         """
 
     def read(self, start: int, length: int) -> bytes:
-        """Return bytes of the object to be."""
+        """Return bytes of the object that is being put together."""
 
     def publish(self) -> ObjectStat:
-        """Make the parts the object, in one step. Raises ObjectExists where the store can tell that the object there
-        is not the one to be replaced."""
+        """Make the parts the object, in one step.
+
+        Raises ObjectExists when the store can tell that the object there is not the one to replace.
+        """
 
 
 class Store(Protocol):
-    """Keys are relative to `uri`. Every method may raise StoreUnavailable (75) or StoreAccessDenied (78)."""
+    """The objects of a run. Keys are relative to `uri`.
+
+    Every method may raise StoreUnavailable (75) or StoreAccessDenied (78).
+    """
 
     uri: str
 
@@ -82,26 +91,26 @@ class Store(Protocol):
         """Return the key's full name, for people."""
 
     def check_access(self) -> None:
-        """Raise StoreAccessDenied unless objects can be listed and written here. Leaves nothing behind."""
+        """Raise StoreAccessDenied unless this program may list and write objects. Leaves nothing behind."""
 
     def stat(self, key: str) -> ObjectStat | None:
-        """Return what is known of an object, None where there is none."""
+        """Return what the store knows about an object, None when there is no such object."""
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Yield the objects whose keys start with `prefix`, in no order that matters."""
+        """Yield the objects whose keys start with `prefix`, in any order."""
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """Return `length` bytes from `start`, or all from there. Raises StoreUnavailable when there are fewer."""
+        """Return `length` bytes from `start`, or all from there. Raises StoreUnavailable when there are fewer bytes."""
 
     def put_file(
         self, key: str, path: Path, *, overwrite: bool = True, replacing: ObjectStat | None = None
     ) -> ObjectStat:
-        """Write a file's content as the object and return it as verified: size and checksum are those of the file.
+        """Write a file's content as the object, and return the object once its size and checksum are verified.
 
-        Raises ObjectReplaced where they are not.
+        Raises ObjectReplaced when the stored object differs from the file.
 
-        With `overwrite=False` raises ObjectExists where an object is there, other than `replacing`, and the store can
-        tell; a store that cannot writes the whole new object instead. On S3 an object of the same bytes is this one.
+        With `overwrite=False` it raises ObjectExists when an object other than `replacing` is there and the store can
+        tell. A store that cannot tell writes the new object. S3 accepts an object of the same bytes as the new one.
         """
 
     def put_bytes(
@@ -110,22 +119,24 @@ class Store(Protocol):
         """Write `data` as the object, as `put_file` does."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete the objects; one that is not there is no error."""
+        """Delete the objects. An absent object is no error."""
 
     def open(self, key: str, size: int) -> BinaryIO:
-        """Return the object of `size` bytes as a seekable file that reads ranges on demand, closed by its user."""
+        """Return the object of `size` bytes as a seekable file that reads ranges on demand. The caller closes it."""
 
     part_limits: PartLimits
 
     def assemble(self, key: str, *, size: int, replacing: ObjectStat | None) -> AbstractContextManager[Assembly]:
-        """Begin to put together an object of `size` bytes in the place of `replacing`; aborted unless published."""
+        """Begin an object of `size` bytes that replaces `replacing`. An exception in the block aborts it."""
 
     def abort_assemblies(self, key: str) -> int:
-        """Abort whatever is still being put together for `key`, or was when its program died; return how many."""
+        """Abort all assemblies of `key`, also those whose program died. Return their number."""
 
     def clear_up(self, keys: Iterable[str]) -> int:
-        """Remove what programs that died left of writing these objects and of `check_access`, and return how many files
-        or uploads that were. What is being put together is left alone: see `abort_assemblies`."""
+        """Remove the files or uploads that killed programs left while they wrote these objects or checked the access.
+
+        Returns the number of files or uploads. Assemblies stay: see `abort_assemblies`.
+        """
 
 
 def check_length(key: str, data: bytes, expected: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A run in a folder: of this machine, or of a volume that all pods mount."""
+"""A run in a folder of this machine, or of a volume that all pods mount."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from common.errors import StoreAccessDenied, StoreUnavailable
 from common.process.leftovers import held, remove_if_left_over
-from common.process.resources import sentence
+from common.process.resources import describe_error
 from common.store.contract import AssemblyGone, ObjectExists, ObjectReplaced, ObjectStat, PartLimits, check_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 PART_SUFFIX = ".part"
-"""Of a file that is still being written, or was when its writer died; never listed, never read."""
+"""The end of the name of a file that is not yet whole. Such a file is neither listed nor read."""
 
 _PART = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(PART_SUFFIX)}")
 
 PROBE_KEY = "access"
-"""Of the file that shows the permission to write."""
+"""The key of the file that shows the permission to write. It is never made an object."""
 
 _NO_COPY_RANGE = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
-"""How kernels and file systems say that they cannot copy a range of one file into another."""
+"""The errors of kernels and file systems that cannot copy a range of one file into another."""
 
 COPY_BYTES = 4 << 20
+"""The number of bytes that are read and written at a time where the kernel cannot copy them."""
 
 
 class FolderStore:
+    """See `contract.Store`."""
+
     part_limits = PartLimits(min_bytes=1, max_bytes=1 << 40, max_count=1 << 30)
 
     def __init__(self, uri: str) -> None:
@@ -51,8 +54,8 @@ class FolderStore:
                     probe.touch()
             except (PermissionError, FileExistsError, NotADirectoryError) as error:
                 raise StoreAccessDenied(
-                    f"{self.root} cannot be written: {error.strerror}; choose another "
-                    "EMBEDDER_RUN_URI or give this user the folder"
+                    f"{self.root} cannot be written: {error.strerror}; choose another EMBEDDER_RUN_URI, or give this "
+                    "user the permission to write"
                 ) from error
 
     def stat(self, key: str) -> ObjectStat | None:
@@ -112,12 +115,12 @@ class FolderStore:
         self._remove_empty(folders)
 
     def _remove_empty(self, folders: Iterable[Path]) -> None:
-        # As in object storage, no prefix is left behind by its last object. The deepest first; one in use stays.
+        # Object storage keeps no empty prefix either. The deepest folder goes first; rmdir refuses one that is in use.
         for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
             with suppress(OSError):
                 (self.root / folder).rmdir()
 
-    def open(self, key: str, size: int) -> BinaryIO:  # noqa: ARG002 - a file knows its size
+    def open(self, key: str, size: int) -> BinaryIO:  # noqa: ARG002 - the file has its size
         with _file_errors(self.root / key):
             return (self.root / key).open("rb")
 
@@ -150,7 +153,7 @@ class FolderStore:
         return len(removed)
 
     def _parts(self, keys: Iterable[str]) -> Sequence[Path]:
-        """Return the files that are being written in order to become these objects, or were."""
+        """Return the unfinished files of these objects, also those whose program died."""
         targets = {self.root / key for key in keys}
         return [
             part
@@ -161,18 +164,18 @@ class FolderStore:
 
     @contextmanager
     def temporary(self, key: str) -> Iterator[Path]:
-        """Give a new file beside the key's, to be written and then published; it is gone afterwards."""
+        """Give a new file beside the object's, to be written and then published. It is removed after the block."""
         target = self.root / key
 
         def new() -> Path:
             part = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PART_SUFFIX}")
             while True:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError):  # its folder went with the last object there
+                with suppress(FileNotFoundError):  # another program just removed the empty folder
                     part.touch(exist_ok=False)
                     return part
 
-        # Each time, since a program that is killed again and again would fill the volume with them.
+        # Before every write: a program that is killed again and again would fill the volume.
         for left_over in self._parts([key]):
             remove_if_left_over(left_over)
         with held(new) as part:
@@ -184,17 +187,19 @@ class FolderStore:
     def publish(
         self, key: str, part: Path, *, digest: str, overwrite: bool, replacing: ObjectStat | None
     ) -> ObjectStat:
-        """Check that the file holds what was written, and make it the object in one step."""
+        """Check that the file holds the bytes that were written, and make it the object in one step."""
         written = _sha256(part)
         if written != digest:
-            raise StoreUnavailable(f"{part} reads back as {written}, written was {digest}; the disk is not sound")
+            raise StoreUnavailable(
+                f"{part} reads back with the SHA-256 {written}, expected {digest}; the disk is faulty, replace it"
+            )
         if not overwrite:
             return self.put_in_place(key, part, replacing=replacing)
         part.replace(self.root / key)
         return self._settled(key)
 
     def put_in_place(self, key: str, part: Path, *, replacing: ObjectStat | None) -> ObjectStat:
-        """Make the file the object in one step. Raises ObjectExists where another than `replacing` is there."""
+        """Make the file the object in one step. Raises ObjectExists when an object other than `replacing` is there."""
         target = self.root / key
         if replacing is None:
             _link(part, target)
@@ -205,15 +210,17 @@ class FolderStore:
         return self._settled(key)
 
     def _settled(self, key: str) -> ObjectStat:
-        """Make the name of a new object as lasting as its content, and return what is there."""
+        """Write the name of a new object to the disk too, and return the object."""
         _sync_folder((self.root / key).parent)
         found = self.stat(key)
         if found is None:
-            raise ObjectReplaced(f"{self.location(key)} vanished right after it was written")
+            raise ObjectReplaced(f"{self.location(key)} is absent right after it was written")
         return found
 
 
 class FolderAssembly:
+    """A file of the whole size, into which the parts are written at their offsets."""
+
     is_readable = True
 
     def __init__(self, store: FolderStore, key: str, part: Path, size: int, *, replacing: ObjectStat | None) -> None:
@@ -227,7 +234,7 @@ class FolderAssembly:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:  # noqa: ARG002 - offsets are enough
+    def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:  # noqa: ARG002 - the offset is enough
         view = memoryview(data)
         while view:
             written = os.pwrite(self._file.fileno(), view, offset)
@@ -239,13 +246,13 @@ class FolderAssembly:
             while length:
                 copied = self._copy_some(file.fileno(), start, offset, length)
                 if not copied:
-                    raise StoreUnavailable(f"{path} ends {length} bytes early; it was replaced while it was copied")
+                    raise StoreUnavailable(f"{path} ends {length} bytes too early; it was replaced while it was copied")
                 start, offset, length = start + copied, offset + copied, length - copied
 
     def _copy_some(self, source: int, start: int, offset: int, length: int) -> int:
         try:
             return os.copy_file_range(source, self._file.fileno(), min(length, 1 << 30), start, offset)
-        except AttributeError:  # not on this system
+        except AttributeError:  # this system has no such call
             pass
         except OSError as error:
             if error.errno not in _NO_COPY_RANGE:
@@ -271,8 +278,8 @@ def _link(part: Path, target: Path) -> None:
     except FileExistsError as error:
         raise ObjectExists(str(target)) from error
     except OSError:
-        # Some network file systems have no hard links: the check and the rename are then two steps, and a second
-        # writer in between replaces a whole file by an equal one.
+        # Some network file systems have no hard links. Then the check and the rename are two steps, and a second writer
+        # in between replaces a whole file by an equal one.
         if target.exists():
             raise ObjectExists(str(target)) from None
         part.rename(target)
@@ -284,7 +291,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # not every file system can
+    with suppress(OSError):  # not every file system supports it
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -297,6 +304,8 @@ def _file_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise StoreAccessDenied(f"{error.filename or path}: {error.strerror}; give this user the folder") from error
+        raise StoreAccessDenied(
+            f"{error.filename or path}: {error.strerror}; give this user the permission to read and write the folder"
+        ) from error
     except OSError as error:
-        raise StoreUnavailable(sentence(error, path)) from error
+        raise StoreUnavailable(describe_error(error, path)) from error

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import ChunkInvalid, ChunksMissing, RunUnfinished
-from common.format.chunk_file import check_norms
 from common.format.hdf5 import open_hdf5
+from common.format.rows import check_norms
 from common.run.keys import RESULT_KEY
 from common.run.state import find_missing
 from common.run.summary import read_summary

@@ -24,7 +24,7 @@ def test_formatted_indexes_are_parsed_back(indexes: set[int]) -> None:
         ([8, 9, 10, 11], "8-11"),
     ],
 )
-def test_the_notation_is_that_of_kubernetes(indexes: list[int], text: str) -> None:
+def test_indexes_are_written_as_kubernetes_writes_them(indexes: list[int], text: str) -> None:
     assert format_indexes(indexes) == text
     assert parse_indexes(text) == sorted(set(indexes))
 

@@ -15,8 +15,9 @@ import h5py
 import numpy as np
 import pytest
 
-from common.format.chunk_file import Failure, read_provenance
+from common.format.chunk_file import Failure
 from common.format.reasons import Reason
+from common.format.run_attributes import read_provenance
 from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from merger.merge import merge

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from common.errors import SettingsError
 from common.format.reasons import Reason
+from common.store.s3.location import S3Location
 from worker.fetch.image_url import parse_http_url
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
     from yarl import URL
 
-    from common.store.s3.client import Presigner
+    from common.store.s3.presigner import Presigner
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 """Plain names alone: an ARN in a list from the internet could name an endpoint elsewhere."""
@@ -63,14 +64,12 @@ class ObjectUrls:
 
 
 def _presigner() -> Presigner:
-    from common.store.s3.client import Presigner  # noqa: PLC0415 - see ObjectUrls
+    from common.store.s3.presigner import Presigner  # noqa: PLC0415 - see ObjectUrls
 
     return Presigner()
 
 
 def _sign(presigner: Presigner, bucket: str, key: str) -> str:
-    from common.store.s3.client import S3Location  # noqa: PLC0415 - see ObjectUrls
-
     try:
         return presigner.sign(S3Location(bucket, key))
     except (SettingsError, UnicodeEncodeError) as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from common.errors import ManifestError, SourceUnavailable, StoreUnavailable
 from common.store.contract import ObjectAbsent
-from common.store.s3.client import ObjectRange, parse_s3_uri, read_object
+from common.store.s3.location import parse_s3_uri
+from common.store.s3.object_range import ObjectRange, read_object
 from worker.manifest.byte_source import HEAD_BYTES, content_changed
 
 

@@ -1,4 +1,4 @@
-"""An S3 object put together by a multipart upload, whose parts S3 can take from ranges of other objects."""
+"""An S3 object that a multipart upload puts together. S3 can copy its parts from ranges of other objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from common.errors import EmbedderError, StoreUnavailable
 from common.logs import log
 from common.store.contract import AssemblyGone, ObjectAbsent, ObjectExists, ObjectStat, PartLimits
-from common.store.s3.client import PATIENCE_SECONDS, StoreFault, ask
+from common.store.s3.client import StoreFault
+from common.store.s3.request import PATIENCE_SECONDS, ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,10 +26,15 @@ S3_PART_LIMITS = PartLimits(min_bytes=5 << 20, max_bytes=5 << 30, max_count=10_0
 """S3's limits on multipart uploads (Amazon S3 User Guide, "Amazon S3 multipart upload limits")."""
 
 ABORT_SECONDS = 3
-"""How long the abort of an assembly that failed, or was told to stop, is tried."""
+"""The time in seconds from the first failure until the abort of an upload is given up.
+
+An assembly is aborted when it fails or when the program must stop, and neither can wait for a store that is away.
+"""
 
 
 class S3Assembly:
+    """A multipart upload that has begun."""
+
     is_readable = False
 
     def __init__(
@@ -45,7 +51,7 @@ class S3Assembly:
         self._location = prefix.location(key)
         self._etags: dict[int, str] = {}
 
-    def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:  # noqa: ARG002 - parts are in order
+    def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:  # noqa: ARG002 - numbers are enough
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
 
         def send() -> str:
@@ -76,7 +82,7 @@ class S3Assembly:
                 CopySourceIfMatch=f'"{source.version}"',
             )
             if not (etag := answer.get("CopyPartResult", {}).get("ETag")):
-                raise StoreFault(f"{self._location}: the store answered a copy of part {number} with no ETag")
+                raise StoreFault(f"{self._location}: the store sent no ETag for the copy of part {number}")
             return etag
 
         try:
@@ -85,7 +91,7 @@ class S3Assembly:
             raise StoreUnavailable(f"{name} was replaced or deleted while it was copied") from error
 
     def read(self, start: int, length: int) -> bytes:
-        raise NotImplementedError("a multipart upload can be read once it is published")
+        raise NotImplementedError("a multipart upload cannot be read before it is published")
 
     def publish(self) -> ObjectStat:
         parts: list[CompletedPartTypeDef] = [
@@ -106,11 +112,11 @@ class S3Assembly:
 
         try:
             self._conditions.write(self._key, complete, replacing=self._replacing)
-        except ObjectAbsent as absent:  # what was to be replaced is gone
+        except ObjectAbsent as absent:  # the object to replace is gone
             raise ObjectExists(str(self._location)) from absent
         published = self._prefix.stat(self._key)
         if published is None:
-            raise StoreUnavailable(f"{self._location} vanished right after it was published")
+            raise StoreUnavailable(f"{self._location} is absent right after it was published")
         return published
 
     def abort(self) -> None:
@@ -121,7 +127,7 @@ class S3Assembly:
 def multipart_upload(
     prefix: S3Prefix, key: str, *, conditions: ConditionalWrites, replacing: ObjectStat | None
 ) -> Iterator[S3Assembly]:
-    """Begin a multipart upload; whatever ends the block before `publish` was done aborts it."""
+    """Begin a multipart upload. An exception in the block aborts it."""
     upload_id = ask(
         prefix.location(key),
         lambda: prefix.client.create_multipart_upload(Bucket=prefix.bucket, Key=prefix.full_key(key))["UploadId"],
@@ -129,7 +135,7 @@ def multipart_upload(
     try:
         yield S3Assembly(prefix, key, upload_id, conditions=conditions, replacing=replacing)
     except BaseException:
-        _abort_in_passing(prefix, key, upload_id)
+        _try_to_abort(prefix, key, upload_id)
         raise
 
 
@@ -143,9 +149,8 @@ def _abort(prefix: S3Prefix, key: str, upload_id: str, *, patience_seconds: floa
     )
 
 
-def _abort_in_passing(prefix: S3Prefix, key: str, upload_id: str) -> None:
-    # What ends the block is the news, and does not wait long: an upload that cannot be aborted is left to the next
-    # merge, which looks for it.
+def _try_to_abort(prefix: S3Prefix, key: str, upload_id: str) -> None:
+    # The exception that ends the block matters more. An upload that stays is aborted by the next merge.
     try:
         _abort(prefix, key, upload_id, patience_seconds=ABORT_SECONDS)
     except (AssemblyGone, ObjectAbsent):
@@ -155,7 +160,7 @@ def _abort_in_passing(prefix: S3Prefix, key: str, upload_id: str) -> None:
 
 
 def abort_uploads(prefix: S3Prefix, key: str, *, begun_before: datetime | None = None) -> int:
-    """Abort the multipart uploads of exactly `key`, all or those begun before a time; return how many there were."""
+    """Abort the multipart uploads of exactly `key`, all or those begun before a time. Return their number."""
     full_key = prefix.full_key(key)
 
     def look() -> list[MultipartUploadTypeDef]:

@@ -1,16 +1,13 @@
-"""The door to S3: the one module that imports boto3. S3 is configured by the SDK's own variables and files."""
+"""The door to the S3 SDK: its clients, its credentials, and its errors as this program's errors.
+
+Only this module imports boto3 and botocore. The SDK's own environment variables and files configure S3.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import random
-import re
-import time
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore import UNSIGNED
@@ -32,35 +29,24 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
-from common.logs import log
 from common.process.resources import exhausted_beneath
 from common.store.contract import AssemblyGone, ObjectAbsent, ObjectExists
-from common.store.s3 import sigv4
+from common.store.s3.sigv4 import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
-
-PATIENCE_SECONDS = 120.0
-"""From a request's first failure until it is given up: twice what a store takes to restart. The SDK's own retries are
-fewer the more requests fail at once, so that an outage ends 30 requests in flight within seconds; they are not used.
-AWS_MAX_ATTEMPTS, where it is set, bounds the attempts besides."""
-
-FIRST_PAUSE_SECONDS = 0.25
-LONGEST_PAUSE_SECONDS = 10.0
-"""Before a request is sent again: doubled each time, less a random part of up to a half."""
-
-SILENT_SECONDS = 5.0
-"""For so long a request may fail before the log says so: at any time one or another does."""
 
 CONNECT_SECONDS = 10
+"""The longest time in seconds to connect to the store."""
+
 READ_SECONDS = 60
-"""Without a byte of an answer, then the request counts as failed."""
+"""The longest time in seconds without a byte of an answer. After it the request has failed."""
 
 POOL_CONNECTIONS = 72
-"""Kept open for the next request: those of a merge with 32 copies, 32 reads and 4 uploads under way."""
+"""The number of connections that stay open for the next request: a merge makes 32 copies, 32 reads and 4 uploads at a
+time."""
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {
@@ -78,8 +64,7 @@ _DENIED = {
 }
 
 _UNSUPPORTED = {"InvalidArgument", "InvalidRequest", "NotImplemented", "NotSupported"}
-"""What stores say to requests, and conditions of requests, that they do not know."""
-
+"""The error codes of stores that do not know a request, or a condition of a request."""
 
 PASSING_CODES = {
     "BadDigest",
@@ -94,6 +79,8 @@ PASSING_CODES = {
     "XAmzContentChecksumMismatch",
     "XAmzContentSHA256Mismatch",
 }
+"""The error codes of faults that may have passed when the request is sent again."""
+
 _PASSING_STATUSES = {408, 429}
 _PASSING_ERRORS = (
     ConnectionError,
@@ -103,40 +90,24 @@ _PASSING_ERRORS = (
     IncompleteReadError,
 )
 
-_MD5 = re.compile("[0-9a-f]{32}")
-
-Answer = TypeVar("Answer")
-
 
 class RequestUnsupported(StoreUnavailable):
-    """The store says that it knows no such request."""
+    """The store does not know this request."""
+
+
+class RangeBeyondEnd(StoreUnavailable):
+    """The object ends before the range that was asked for begins."""
 
 
 class StoreFault(StoreUnavailable):
-    """What may be over when the request is sent again."""
-
-
-class S3Location(NamedTuple):
-    bucket: str
-    key: str
-
-    def __str__(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
-
-
-def parse_s3_uri(uri: str) -> S3Location:
-    """Return bucket and key of `s3://bucket/key`; the key may be empty. Raises SettingsError without a bucket."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not uri.startswith("s3://") or not bucket:
-        raise SettingsError(f"{uri!r} names no bucket; write s3://bucket/prefix")
-    return S3Location(bucket, key)
+    """A fault that may have passed when the request is sent again."""
 
 
 @cache
 def s3_client() -> S3Client:
     """Return this process's client; boto3 clients may be shared between threads."""
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 1},  # see `ask`
+        retries={"mode": "standard", "total_max_attempts": 1},  # `request.ask` repeats requests instead
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         max_pool_connections=POOL_CONNECTIONS,
@@ -150,40 +121,48 @@ def s3_client() -> S3Client:
         raise SettingsError(f"S3 cannot be set up: {error}") from error
 
 
-def ask(what: object, send: Callable[[], Answer], *, patience_seconds: float = PATIENCE_SECONDS) -> Answer:
-    """Return what `send`, a request about `what`, returns; sent again while what goes wrong may pass.
-
-    Raises ObjectAbsent, ObjectExists and AssemblyGone, StoreAccessDenied (78), and StoreUnavailable (75) where the
-    store refuses, or has failed for `patience_seconds`. What is sent again may have taken effect the first time.
-    """
-    attempt, first_failure, pause_seconds = 1, 0.0, FIRST_PAUSE_SECONDS
-    while True:
-        try:
-            with s3_errors(what), _answer_errors(what):
-                return send()
-        except StoreFault as fault:
-            now = time.monotonic()
-            first_failure = first_failure or now
-            left_seconds = patience_seconds - (now - first_failure)
-            if left_seconds <= 0 or attempt == _max_attempts():
-                raise StoreUnavailable(f"{fault} (attempt {attempt}, the last)") from fault
-            if now - first_failure > SILENT_SECONDS:
-                log.warning("store_fault", attempt=attempt, given_up_in_s=left_seconds, error=str(fault))
-        # The last pause ends with the patience, so that whatever is shorter than that is survived.
-        time.sleep(min(random.uniform(pause_seconds / 2, pause_seconds), left_seconds))
-        attempt, pause_seconds = attempt + 1, min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+@cache
+def unsigned_client() -> S3Client:
+    """Return a client that makes URLs without a signature."""
+    return boto3.client("s3", config=Config(signature_version=UNSIGNED))
 
 
-def _max_attempts() -> int | None:
-    text = os.environ.get("AWS_MAX_ATTEMPTS", "")
-    if text and not text.isdecimal():
-        raise SettingsError(f"AWS_MAX_ATTEMPTS is {text!r}; it is a number of attempts")
-    return int(text) if text else None
+class Credentials:
+    """The credentials of this process as the SDK finds them. The SDK renews them when they are about to expire."""
+
+    def __init__(self) -> None:
+        s3_client()  # makes the SDK's default session
+        session = boto3.DEFAULT_SESSION
+        self._found: Any = session.get_credentials() if session else None
+
+    def key(self) -> Key | None:
+        """Return the credentials as they are now, None when there are none. The call renews them when it must."""
+        if self._found is None:
+            return None
+        frozen = self._found.get_frozen_credentials()
+        return Key(frozen.access_key or "", frozen.secret_key or "", frozen.token)
+
+    @property
+    def must_be_renewed(self) -> bool:
+        """Whether the next `key` waits for the network."""
+        refresh_needed: Callable[[], bool] | None = getattr(self._found, "refresh_needed", None)
+        return refresh_needed is not None and bool(refresh_needed())
+
+
+def clear_clients() -> None:
+    """Forget the clients, so that the next call makes new ones from the environment at that time."""
+    s3_client.cache_clear()
+    unsigned_client.cache_clear()
+    boto3.DEFAULT_SESSION = None
 
 
 @contextmanager
 def s3_errors(what: object) -> Iterator[None]:
-    """Turn the SDK's errors about `what` into ours: absent, exists, gone, denied (78), or unavailable (75)."""
+    """Turn an error of the SDK about `what` into an error of this program.
+
+    Raises ObjectAbsent, ObjectExists, AssemblyGone, SettingsError and StoreAccessDenied (78), StoreUnavailable (75),
+    and ResourceExhausted (75) when this machine cannot open a connection.
+    """
     try:
         yield
     except ClientError as error:
@@ -194,23 +173,23 @@ def s3_errors(what: object) -> Iterator[None]:
             "give the pod a workload identity"
         ) from error
     except ParamValidationError as error:
-        raise SettingsError(f"{what} is no valid S3 name: {' '.join(str(error).split())}") from error
+        raise SettingsError(f"{what} is not a valid S3 name: {' '.join(str(error).split())}") from error
     except _PASSING_ERRORS as error:
-        # Asking again would hold open what this machine lacks.
+        # A repeated request would hold the very files or memory that this machine lacks.
         raise exhausted_beneath(error) or StoreFault(f"{what}: {error}") from error
     except BotoCoreError as error:
         raise StoreUnavailable(f"{what}: {error}") from error
 
 
 @contextmanager
-def _answer_errors(what: object) -> Iterator[None]:
-    """Turn what the SDK lets through where an answer breaks off, or is none of S3's, into StoreFault."""
+def answer_errors(what: object) -> Iterator[None]:
+    """Turn the errors that the SDK lets through into StoreFault: an answer broke off, or it is not an S3 response."""
     try:
         yield
     except (HTTPError, OSError) as error:
         raise StoreFault(f"{what}: the answer broke off: {error}") from error
     except (ResponseParserError, KeyError, ValueError) as error:
-        raise StoreFault(f"{what}: the answer is none of S3's: {' '.join(str(error).split())[:200]}") from error
+        raise StoreFault(f"{what}: not a valid S3 response: {' '.join(str(error).split())[:200]}") from error
 
 
 def _client_error(error: ClientError, what: object) -> Exception:
@@ -229,103 +208,10 @@ def _client_error(error: ClientError, what: object) -> Exception:
             "credentials and their permission to list, read, write and delete"
         )
     kind: type[StoreUnavailable] = StoreUnavailable
-    if status == 501 or code in _UNSUPPORTED:
+    if status == 416:
+        kind = RangeBeyondEnd
+    elif status == 501 or code in _UNSUPPORTED:
         kind = RequestUnsupported
     elif status >= 500 or status in _PASSING_STATUSES or code in PASSING_CODES:
         kind = StoreFault
     return kind(f"{what}: {code or status} {message}".rstrip())
-
-
-class ObjectRange(NamedTuple):
-    data: bytes
-    size: int
-    """Bytes of the whole object."""
-    etag: str
-
-
-def read_object(location: S3Location, *, start: int = 0, length: int | None = None) -> ObjectRange:
-    """Return `length` bytes of the object from `start`, or all from there; fewer where the object ends before.
-
-    Raises ObjectAbsent where there is no such object. An answer that breaks off, or whose bytes are not those of the
-    checksum beside them, is asked for again.
-    """
-    wanted = f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"
-    doubted = b""
-
-    def receive() -> ObjectRange:
-        nonlocal doubted
-        try:
-            answer = s3_client().get_object(Bucket=location.bucket, Key=location.key, Range=wanted)
-        except ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 416:
-                raise
-            # The object ends before the range begins; an empty one before any.
-            head = s3_client().head_object(Bucket=location.bucket, Key=location.key)
-            return ObjectRange(b"", head["ContentLength"], head["ETag"].strip('"'))
-        data = answer["Body"].read()
-        whole = answer.get("ContentRange", "").rpartition("/")[2]
-        size = int(whole) if whole.isdigit() else len(data)
-        if whole and len(data) != (size - start if length is None else min(length, size - start)):
-            raise StoreFault(f"{location}: the store sent {len(data)} bytes for {wanted} of {size}")
-        # What comes twice is what is there: on some stores an ETag of this form is no MD5.
-        if len(data) == size and not _fits_etag(data, answer) and data != doubted:
-            doubted = data
-            raise StoreFault(f"{location}: the bytes received are not those of the ETag")
-        return ObjectRange(data, size, answer["ETag"].strip('"'))
-
-    return ask(location, receive)
-
-
-def _fits_etag(data: bytes, answer: GetObjectOutputTypeDef) -> bool:
-    """Return whether a whole object may be what its ETag says, which is the MD5 of most that were uploaded at once."""
-    etag = answer["ETag"].strip('"')
-    is_md5 = _MD5.fullmatch(etag) and answer.get("ServerSideEncryption", "AES256") == "AES256"
-    return not is_md5 or hashlib.md5(data, usedforsecurity=False).hexdigest() == etag
-
-
-class Presigner:
-    """Signs GET URLs of objects, so that any HTTP client can fetch them with this process's credentials."""
-
-    def __init__(self, *, expires_seconds: int = 3600) -> None:
-        self._client = s3_client()
-        session = boto3.DEFAULT_SESSION
-        self._credentials = session.get_credentials() if session else None
-        self._expires_seconds = expires_seconds
-        self._bases: dict[str, str] = {}
-
-    def sign(self, location: S3Location) -> str:
-        """Return a URL that GETs the object. Without credentials it is unsigned, which public buckets allow."""
-        url = self.base_url(location.bucket) + quote(location.key, safe="/~")
-        if self._credentials is None:
-            return url
-        with s3_errors(location):
-            frozen = self._credentials.get_frozen_credentials()
-        key = sigv4.Key(frozen.access_key or "", frozen.secret_key or "", frozen.token)
-        region = self._client.meta.region_name
-        return sigv4.presigned_url(url, key, region=region, expires_seconds=self._expires_seconds, now=time.time())
-
-    @property
-    def may_block(self) -> bool:
-        """Whether the next signature may wait for the network: the credentials are due for renewal."""
-        refresh_needed = getattr(self._credentials, "refresh_needed", None)
-        return refresh_needed is not None and bool(refresh_needed())
-
-    def base_url(self, bucket: str) -> str:
-        """Return the URL below which the bucket's keys lie, with the endpoint and addressing style of the SDK."""
-        if bucket not in self._bases:
-            with s3_errors(bucket):
-                url = _unsigned_client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "x"})
-            self._bases[bucket] = url.partition("?")[0].removesuffix("x")
-        return self._bases[bucket]
-
-
-@cache
-def _unsigned_client() -> S3Client:
-    return boto3.client("s3", config=Config(signature_version=UNSIGNED))
-
-
-def clear_clients() -> None:
-    """Forget the clients, so that the next is made from the environment as it is then."""
-    s3_client.cache_clear()
-    _unsigned_client.cache_clear()
-    boto3.DEFAULT_SESSION = None

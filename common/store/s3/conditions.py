@@ -1,4 +1,4 @@
-"""Writes on the condition that an object is still as it was seen, on stores that know such conditions and on others."""
+"""Writes on the condition that an object has not changed since it was seen, also on stores without such conditions."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ if TYPE_CHECKING:
 
 
 class ConditionalWrites:
-    """Where a store turns out to know no conditions, looking and writing are two steps from then on: a second writer
-    in between is overwritten. Whoever writes the same key of a run writes the same rows, so nothing is lost."""
+    """Writes that replace only the object that was seen.
+
+    When the store turns out to support no conditions, a write becomes two steps: a look, then the write. A second
+    writer between the two steps is overwritten. Nothing is lost by that: all writers of a key of a run write the same
+    rows.
+    """
 
     def __init__(self, prefix: S3Prefix) -> None:
         self._prefix = prefix
         self._are_supported = True
 
     def write(self, key: str, send: Callable[[Mapping[str, str]], None], *, replacing: ObjectStat | None) -> None:
-        """Call `send` with the SDK's arguments for the condition that the object is `replacing`, or none.
+        """Call `send` with the SDK's arguments for the condition that the object is `replacing`, or absent if None.
 
-        Raises ObjectExists where it is not, and whatever `send` raises.
+        Raises ObjectExists when it is another object, and whatever `send` raises.
         """
         if self._are_supported:
             try:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.store.contract import ObjectAbsent, ObjectStat
-from common.store.s3.client import S3Location, ask, parse_s3_uri, s3_client
+from common.store.s3.client import s3_client
+from common.store.s3.location import S3Location, parse_s3_uri
+from common.store.s3.request import ask
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
 class S3Prefix:
-    """The keys below `s3://bucket/prefix`. Raises SettingsError where the URI names no bucket."""
+    """The keys below `s3://bucket/prefix`. Raises SettingsError when the URI names no bucket."""
 
     def __init__(self, uri: str) -> None:
         location = parse_s3_uri(uri)
         self.bucket = location.bucket
         self.path = f"{location.key.strip('/')}/" if location.key.strip("/") else ""
-        """The start of every full key: empty, or ends with a slash."""
+        """The start of every full key: empty, or a text that ends with a slash."""
         self.client: S3Client = s3_client()
 
     def full_key(self, key: str) -> str:
@@ -28,7 +30,7 @@ class S3Prefix:
         return S3Location(self.bucket, self.full_key(key))
 
     def stat(self, key: str) -> ObjectStat | None:
-        """Return what is known of an object, None where there is none."""
+        """Return what the store knows about an object, None when there is no such object."""
 
         def look() -> ObjectStat:
             head = self.client.head_object(Bucket=self.bucket, Key=self.full_key(key))

@@ -1,4 +1,4 @@
-"""URLs of S3 objects that are signed in their query string, by AWS Signature Version 4.
+"""URLs of S3 objects with a signature in their query string, by AWS Signature Version 4.
 
 The SDK's own signer takes several times as long, and a worker signs a URL for every image of an `s3://` list.
 """
@@ -17,18 +17,19 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Key(NamedTuple):
-    """Credentials, as an SDK hands them out at one moment."""
+    """Credentials, as the SDK gives them at one moment."""
 
     access_key: str
     secret_key: str
     token: str | None
-    """Of temporary ones."""
+    """The session token of temporary credentials."""
 
 
 def presigned_url(url: str, key: Key, *, region: str, expires_seconds: int, now: float) -> str:
-    """Return `url`, which is percent-encoded and has no query, such that whoever has it may GET it for so long.
+    """Return `url` with a signature that lets anybody GET it for `expires_seconds` from `now`.
 
-    `now` is Unix time. As https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html describes it.
+    `url` is percent-encoded and has no query. `now` is Unix time in seconds. The signature is described in
+    https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
     """
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import ConfigError, EmbedderError, StoreUnavailable
 from common.store.contract import AssemblyGone, ObjectAbsent, ObjectExists, ObjectReplaced, ObjectStat, check_length
+from common.store.object_reader import READ_AHEAD_BYTES, ObjectReader
 from common.store.s3.assembly import S3_PART_LIMITS, abort_uploads, multipart_upload
-from common.store.s3.client import PASSING_CODES, StoreFault, ask, read_object
+from common.store.s3.client import PASSING_CODES, StoreFault
 from common.store.s3.conditions import ConditionalWrites
-from common.store.s3.object_reader import READ_AHEAD_BYTES, ObjectReader
+from common.store.s3.object_range import read_object
 from common.store.s3.prefix import S3Prefix
+from common.store.s3.request import ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,21 +28,24 @@ if TYPE_CHECKING:
     from common.store.s3.assembly import S3Assembly
 
 MAX_PUT_BYTES = 5 * 1024**3
-"""S3's limit on one PUT. A chunk file is 20 MB per 10,000 images, so this allows 2.5 million."""
+"""The largest size of one PUT in bytes, a limit of S3. A chunk file takes 2 kB an image, so 2.5 million fit."""
 
 DELETE_BATCH = 1000
-"""S3's limit on the keys of one DeleteObjects."""
+"""The largest number of keys in one DeleteObjects request, a limit of S3."""
 
 COMPARE_BYTES = 8 << 20
+"""The number of bytes that are read at a time to compare an object with a file."""
 
 PROBE_KEY = ".access"
-"""Of the upload that shows the permission to write."""
+"""The key of the upload that shows the permission to write. It is aborted at once and never becomes an object."""
 
 PROBE_AGE = timedelta(minutes=1)
-"""After which such an upload is nobody's any more: its program died."""
+"""The age of a probe's upload that shows that its program has died."""
 
 
 class S3Store:
+    """See `contract.Store`."""
+
     part_limits = S3_PART_LIMITS
 
     def __init__(self, uri: str) -> None:
@@ -53,17 +58,17 @@ class S3Store:
         return str(self.prefix.location(key))
 
     def check_access(self) -> None:
-        # An upload that is begun and aborted shows the permission to write and leaves no object.
         ask(
             self.location(""),
             lambda: self._client.list_objects_v2(Bucket=self.prefix.bucket, Prefix=self.prefix.path, MaxKeys=1),
         )
+        # An upload that is begun and aborted shows the permission to write, and leaves no object.
         with (
             suppress(AssemblyGone, ObjectAbsent),
             multipart_upload(self.prefix, PROBE_KEY, conditions=self._conditions, replacing=None) as probe,
         ):
             probe.abort()
-        # Not every worker may list uploads, nor need it: what one cannot clear up, another will.
+        # A worker need not have the permission to list uploads: another program clears up then.
         with suppress(EmbedderError):
             abort_uploads(self.prefix, PROBE_KEY, begun_before=datetime.now(UTC) - PROBE_AGE)
 
@@ -79,7 +84,7 @@ class S3Store:
                 return
 
     def _page(self, prefix: str, token: str) -> tuple[Sequence[ObjectStat], str]:
-        """Return the objects of one page, and the token of the next, "" after the last."""
+        """Return the objects of one page, and the token of the next page, "" after the last one."""
         following = {"ContinuationToken": token} if token else {}
         page = self._client.list_objects_v2(
             Bucket=self.prefix.bucket,
@@ -98,7 +103,7 @@ class S3Store:
         try:
             answer = read_object(self.prefix.location(key), start=start, length=length)
         except ObjectAbsent as absent:
-            raise StoreUnavailable(f"{self.location(key)} is gone") from absent
+            raise StoreUnavailable(f"{self.location(key)} is absent: it was deleted") from absent
         return check_length(self.location(key), answer.data, answer.size - start if length is None else length)
 
     def put_file(
@@ -124,7 +129,7 @@ class S3Store:
         )
         if errors := answer.get("Errors"):
             kind = StoreFault if errors[0].get("Code") in PASSING_CODES else StoreUnavailable
-            raise kind(f"{self.location('')}: {len(errors)} objects were not deleted: {errors[0]}")
+            raise kind(f"{self.location('')}: {len(errors)} objects were not deleted, the first: {errors[0]}")
 
     def open(self, key: str, size: int) -> BinaryIO:
         return io.BufferedReader(ObjectReader(self, key, size), READ_AHEAD_BYTES)
@@ -133,7 +138,7 @@ class S3Store:
         self,
         key: str,
         *,
-        size: int,  # noqa: ARG002 - S3 learns it at the end
+        size: int,  # noqa: ARG002 - S3 needs it only at the end
         replacing: ObjectStat | None,
     ) -> AbstractContextManager[S3Assembly]:
         return multipart_upload(self.prefix, key, conditions=self._conditions, replacing=replacing)
@@ -141,8 +146,8 @@ class S3Store:
     def abort_assemblies(self, key: str) -> int:
         return abort_uploads(self.prefix, key)
 
-    def clear_up(self, keys: Iterable[str]) -> int:  # noqa: ARG002 - an object arrives whole or leaves nothing
-        # Whoever probes at this moment minds no abort.
+    def clear_up(self, keys: Iterable[str]) -> int:  # noqa: ARG002 - a PUT that breaks off leaves nothing
+        # A program that probes at this moment ignores the abort.
         return abort_uploads(self.prefix, PROBE_KEY)
 
     def _put(
@@ -156,7 +161,7 @@ class S3Store:
     ) -> ObjectStat:
         if size > MAX_PUT_BYTES:
             raise ConfigError(
-                f"{self.location(key)} would have {size} bytes, one upload holds {MAX_PUT_BYTES}; "
+                f"{self.location(key)} would have {size} bytes, and one upload holds at most {MAX_PUT_BYTES}; "
                 "raise EMBEDDER_CHUNK_COUNT"
             )
         md5 = hashlib.file_digest(body, lambda: hashlib.md5(usedforsecurity=False))
@@ -181,22 +186,22 @@ class S3Store:
             else:
                 self._conditions.write(key, send, replacing=replacing)
         except (ObjectExists, ObjectAbsent) as error:
-            # It may be this very one: stored, the answer lost, and sent again.
+            # The first PUT may have stored the object and lost its answer; the second one then finds that object.
             stored = self.stat(key)
-            if stored is None or not self._is(stored, body, size=size, md5=md5.hexdigest()):
+            if stored is None or not self._is_same(stored, body, size=size, md5=md5.hexdigest()):
                 raise ObjectExists(self.location(key)) from error
             return stored
         stored = self.stat(key)
         if stored is None or stored.size != size:
             found = "is absent" if stored is None else f"has {stored.size} bytes"
-            raise ObjectReplaced(f"{self.location(key)} {found} after an upload of {size} bytes")
-        if not self._is(stored, body, size=size, md5=md5.hexdigest()):
+            raise ObjectReplaced(f"{self.location(key)} {found} right after an upload of {size} bytes")
+        if not self._is_same(stored, body, size=size, md5=md5.hexdigest()):
             raise ObjectReplaced(f"{self.location(key)} differs from what was uploaded")
         return stored
 
-    def _is(self, stored: ObjectStat, body: io.BufferedReader | io.BytesIO, *, size: int, md5: str) -> bool:
-        """Return whether the store's object is `body`."""
-        # With server-side encryption an ETag is no MD5 of the content; then the content itself is compared.
+    def _is_same(self, stored: ObjectStat, body: io.BufferedReader | io.BytesIO, *, size: int, md5: str) -> bool:
+        """Return whether the object in the store has the bytes of `body`."""
+        # With some server-side encryption an ETag is not the MD5 of the content: then the bytes are compared.
         return stored.size == size and (stored.version == md5 or self._holds(stored.key, body))
 
     def _holds(self, key: str, body: io.BufferedReader | io.BytesIO) -> bool:

@@ -14,12 +14,12 @@ from common.format.chunk_file import (
     Chunk,
     Failure,
     read_header,
-    sha256,
     verify_chunk,
     write_chunk,
 )
 from common.format.provenance import Provenance
 from common.format.reasons import REASON_HELP, Reason
+from common.format.rows import sha256
 from tests.merger.runs import seal_again
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def test_the_consumer_reads_what_was_written(tmp_path: Path) -> None:
             assert file[name].compression is None
 
 
-def test_one_short_read_tells_everything_but_the_rows(tmp_path: Path) -> None:
+def test_one_short_read_returns_everything_but_the_rows(tmp_path: Path) -> None:
     write_chunk(tmp_path / "chunk.h5", make_chunk(rows=2000))
     (tmp_path / "start.h5").write_bytes((tmp_path / "chunk.h5").read_bytes()[:METADATA_BYTES])
     data = (tmp_path / "chunk.h5").read_bytes()
@@ -84,7 +84,7 @@ def test_one_short_read_tells_everything_but_the_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_hardly_any_rows_are_a_chunk_too(rows: int, tmp_path: Path) -> None:
+def test_a_chunk_may_have_one_row_or_none(rows: int, tmp_path: Path) -> None:
     write_chunk(tmp_path / "chunk.h5", make_chunk(rows=rows, failures=[]))
     with (tmp_path / "chunk.h5").open("rb") as file:
         header = verify_chunk(file, name="chunk")
@@ -99,7 +99,7 @@ BROKEN: dict[str, Callable[[Chunk], dict[str, Any]]] = {
     "a vector is not finite": lambda chunk: {
         "embeddings": np.where(chunk.embeddings[:] > 0.1, np.nan, chunk.embeddings[:])
     },
-    "the type is another": lambda chunk: {"embeddings": chunk.embeddings[:].astype(np.float64)},
+    "the type is float64": lambda chunk: {"embeddings": chunk.embeddings[:].astype(np.float64)},
 }
 
 
@@ -111,7 +111,7 @@ def test_a_chunk_that_does_not_add_up_is_not_written(what: str, tmp_path: Path) 
     assert not (tmp_path / "chunk.h5").exists()
 
 
-def test_a_row_that_is_not_of_norm_1_is_named_wherever_it_is(tmp_path: Path) -> None:
+def test_a_row_that_is_not_of_norm_1_is_named_in_any_slice(tmp_path: Path) -> None:
     chunk = make_chunk(rows=3000)
     vectors = chunk.embeddings[:]
     vectors[2900] *= 2
@@ -134,7 +134,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", [7, 2900])
-def test_rows_that_are_not_of_norm_1_are_damage_though_their_digest_is_right(row: int, tmp_path: Path) -> None:
+def test_rows_that_are_not_of_norm_1_are_damage_even_with_the_right_digest(row: int, tmp_path: Path) -> None:
     path = tmp_path / "chunk.h5"
     write_chunk(path, make_chunk(rows=3000))
     with h5py.File(path, "a") as file:
@@ -147,7 +147,7 @@ def test_rows_that_are_not_of_norm_1_are_damage_though_their_digest_is_right(row
         verify_chunk(file, name="chunk")
 
 
-def test_what_hdf5_says_of_the_rows_stands_before_them_and_in_the_first_read_however_long_it_is(tmp_path: Path) -> None:
+def test_the_metadata_lies_before_the_rows_and_usually_within_the_first_read(tmp_path: Path) -> None:
     for length in (10, 3000, 30_000):
         path = tmp_path / f"{length}.h5"
         write_chunk(path, make_chunk(provenance=dataclasses.replace(PROVENANCE, manifest="x" * length)))
@@ -168,7 +168,7 @@ def test_a_file_cut_short_is_refused(length: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("attribute", "value"), [("rows_failed", 7), ("schema_version", 0), ("fingerprint", "x")])
-def test_attributes_that_do_not_fit_are_refused(attribute: str, value: object, tmp_path: Path) -> None:
+def test_attributes_that_contradict_each_other_are_refused(attribute: str, value: object, tmp_path: Path) -> None:
     path = tmp_path / "chunk.h5"
     write_chunk(path, make_chunk())
     with h5py.File(path, "a") as file:

@@ -1,4 +1,4 @@
-"""HDF5 over files that fail: the failure comes through as what it is, and the process lives on."""
+"""HDF5 over files that fail: the error comes through unchanged, and the process survives. The layout of new files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FailingFile(io.RawIOBase):
-    """Holds HDF5, and answers so many reads."""
+    """A file whose reads fail after the first `reads`."""
 
     def __init__(self, path: Path, reads: int, error: Exception) -> None:
         self._file, self._reads, self._error = path.open("rb"), reads, error
@@ -62,9 +62,7 @@ def path(tmp_path: Path) -> Path:
         (MemoryError(), MemoryError),
     ],
 )
-def test_what_a_file_raises_while_it_is_read_is_not_taken_for_damage(
-    path: Path, error: Exception, expected: type[Exception]
-) -> None:
+def test_an_error_of_a_read_is_not_taken_for_damage(path: Path, error: Exception, expected: type[Exception]) -> None:
     for reads in range(100):
         with FailingFile(path, reads, error) as failing:
             try:
@@ -76,7 +74,7 @@ def test_what_a_file_raises_while_it_is_read_is_not_taken_for_damage(
     assert 5 < reads < 99
 
 
-def test_what_is_no_hdf5_is_damage(path: Path) -> None:
+def test_a_file_that_is_not_hdf5_is_damage(path: Path) -> None:
     with pytest.raises(OSError, match="signature"), open_hdf5(io.BytesIO(b"no HDF5" * 999), name="the file"):
         pass
     path.write_bytes(path.read_bytes()[:5000])
@@ -84,8 +82,8 @@ def test_what_is_no_hdf5_is_damage(path: Path) -> None:
         pass
 
 
-def test_a_failure_that_is_kept_does_not_take_the_process_down_when_it_ends(path: Path) -> None:
-    # With h5py alone this process ends with SIGSEGV: the traceback keeps HDF5's objects beyond the interpreter's end.
+def test_an_error_that_is_kept_does_not_crash_the_process_at_its_end(path: Path) -> None:
+    # With h5py alone this process ends with SIGSEGV: the traceback keeps HDF5's objects alive after the interpreter.
     program = """
         import sys
         from pathlib import Path
@@ -105,7 +103,7 @@ def test_a_failure_that_is_kept_does_not_take_the_process_down_when_it_ends(path
 
 
 def some_datasets(generator: random.Random, *, names: list[str]) -> dict[str, Dataset]:
-    """Return datasets of texts, of few rows and many and of none, under attributes few and many."""
+    """Return datasets of texts with no, few or many rows, and no, few or many attributes."""
     return {
         name: Dataset(
             (generator.choice([0, 1, 7, 600]),),
@@ -119,7 +117,7 @@ def some_datasets(generator: random.Random, *, names: list[str]) -> dict[str, Da
 @pytest.mark.parametrize(
     "options", [{}, {"user_block_bytes": 512}, {"alignment_threshold": 2048, "alignment_interval": 4096}]
 )
-def test_hdf5_reads_rows_from_where_it_was_said_that_they_go_and_all_else_stands_before_them(
+def test_hdf5_reads_rows_from_their_offsets_and_all_metadata_lies_before_them(
     options: dict[str, int],
 ) -> None:
     generator = random.Random(0)
@@ -150,7 +148,7 @@ def test_hdf5_reads_rows_from_where_it_was_said_that_they_go_and_all_else_stands
         )
 
 
-def test_rows_that_no_memory_holds_are_laid_out_within_little() -> None:
+def test_a_file_that_is_larger_than_any_memory_is_laid_out_in_little_memory() -> None:
     datasets = {"a": Dataset((10**12,), np.dtype("S100"), {}), "b": Dataset((10**12, 512), np.dtype("<f4"), {})}
     skeleton = lay_out({"rows": 10**12}, datasets)
     assert skeleton.size == sum(map(len, skeleton.metadata.values())) + 10**12 * (100 + 2048)

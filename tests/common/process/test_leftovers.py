@@ -1,4 +1,4 @@
-"""What killed programs leave in the folder for temporary files, and what stays there."""
+"""Temporary files that killed programs leave are removed, and files of others stay."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def test_programs_that_are_killed_leave_one_temporary_folder_at_most(
         assert killed.returncode == -signal.SIGKILL
         assert len(list(tmp_path.iterdir())) == 1
     with temporary_folder("merge"):
-        assert len(list(tmp_path.iterdir())) == 2, "another program's is not touched"
+        assert len(list(tmp_path.iterdir())) == 2, "the folder of another purpose is not touched"
     with temporary_folder("chunk") as in_use, temporary_folder("chunk"):
         assert in_use.exists()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_another_name_is_not_taken_for_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_another_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     others = {"embedder", "embedder-logs-abcdefgh", "chunk", "chunk-abcdefgh"}
     for name in others:
@@ -50,7 +50,7 @@ def test_a_folder_of_another_name_is_not_taken_for_left_over(tmp_path: Path, mon
     assert {path.name for path in tmp_path.iterdir()} == others
 
 
-def test_what_is_made_while_others_clear_up_is_never_lost(tmp_path: Path) -> None:
+def test_a_file_that_is_made_while_others_clear_up_is_never_lost(tmp_path: Path) -> None:
     numbers, ended = iter(range(10**6)), threading.Event()
 
     def new() -> Path:

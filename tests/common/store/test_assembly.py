@@ -1,4 +1,4 @@
-"""Objects put together from parts: one contract, two stores."""
+"""Objects that are put together from parts, in both stores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PART = 5 << 20
 
 
 def leftovers(store: Store) -> int:
-    """Return how many objects were still being put together, which ends them."""
+    """Abort all assemblies, and return their number."""
     return store.abort_assemblies(KEY)
 
 
@@ -37,7 +37,7 @@ def test_parts_uploaded_and_copied_in_any_order_are_one_object(store: Store) -> 
     assert leftovers(store) == 0
 
 
-def test_what_is_not_published_leaves_nothing(store: Store) -> None:
+def test_an_assembly_that_is_not_published_leaves_nothing(store: Store) -> None:
     def die() -> None:
         with store.assemble(KEY, size=5, replacing=None) as assembly:
             assembly.upload(1, 0, b"12345")
@@ -49,7 +49,7 @@ def test_what_is_not_published_leaves_nothing(store: Store) -> None:
     assert list(store.list("")) == []
 
 
-def test_leftovers_of_exactly_one_key_are_aborted_and_their_owner_is_told(store: Store) -> None:
+def test_the_assemblies_of_exactly_one_key_are_aborted_and_their_owner_learns_it(store: Store) -> None:
     def assemble_both() -> None:
         with (
             store.assemble(f"{KEY}.other", size=1, replacing=None) as other,
@@ -110,7 +110,9 @@ def test_a_replaced_source_on_s3_is_noticed_by_its_version(bucket: str) -> None:
         assembly.copy(1, 0, stat, 0, PART)
 
 
-def test_a_folder_without_ranges_to_copy_reads_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_reads_and_writes_where_the_system_cannot_copy_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store(str(tmp_path))
     source = os.urandom(PART)
     stat = store.put_bytes("source", source)

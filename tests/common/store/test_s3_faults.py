@@ -1,4 +1,4 @@
-"""S3 whose network or servers fail: every request ends as if they had not, or says within bounds that it cannot."""
+"""Faults of the network and of S3: a request still succeeds, or it fails within its limits with a clear error."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ PART = 5 << 20
 
 @pytest.fixture
 def direct(bucket: str) -> S3Store:
-    """The store without its faults."""
+    """The store without faults."""
     return S3Store(f"s3://{bucket}/run")
 
 
 @contextmanager
 def faulty(s3: S3Server, direct: S3Store, intervene: Intervention, **sdk: str) -> Iterator[tuple[Store, S3Proxy]]:
-    """Give the store behind its faults."""
+    """Give the store behind a proxy that plants the faults."""
     with pytest.MonkeyPatch.context() as patch, s3_proxy(s3, intervene) as proxy:
         for name, value in (proxy.environment | sdk).items():
             patch.setenv(name, value)
@@ -87,14 +87,14 @@ OPERATIONS = {
 }
 
 
-HEARD_BY_NOBODY = [LOST, CUT_SHORT]
+UNHEARD = [LOST, CUT_SHORT]
 SILENT = {"AbortMultipartUpload", "PutObject"}
-"""Their answers have no body that could be none of S3's."""
+"""The operations whose answers have no body, so that an HTML body cannot stand in its place."""
 
 
 @pytest.mark.parametrize(
     "fault",
-    [RESET, INTERNAL_ERROR, SLOW_DOWN, BAD_GATEWAY, NOT_S3, *HEARD_BY_NOBODY],
+    [RESET, INTERNAL_ERROR, SLOW_DOWN, BAD_GATEWAY, NOT_S3, *UNHEARD],
     ids=["reset", "500", "503", "502", "html", "lost", "cut"],
 )
 def test_one_fault_of_each_operation_changes_nothing(
@@ -102,8 +102,8 @@ def test_one_fault_of_each_operation_changes_nothing(
 ) -> None:
     data = os.urandom(PART + 1000)
     (tmp_path / "file").write_bytes(data)
-    is_unheard = fault in HEARD_BY_NOBODY
-    # What it means that nobody heard of a completion is told further below.
+    is_unheard = fault in UNHEARD
+    # A completion whose answer is lost has a test of its own below.
     operations = OPERATIONS - ({"CompleteMultipartUpload"} if is_unheard else SILENT if fault == NOT_S3 else set())
     once = Once(fault, *operations)
     with faulty(s3, direct, once) as (store, _):
@@ -121,11 +121,11 @@ def test_one_fault_of_each_operation_changes_nothing(
     assert once.struck == operations
     assert direct.read("b") == data[300 : 300 + PART] + b"last"
     assert [found.key for found in direct.list("")] == ["b"]
-    # Who begins an upload and does not hear of it cannot abort it.
+    # A program that begins an upload and gets no answer cannot abort it.
     assert uploads(direct) == (["run/.access"] if is_unheard else [])
 
 
-def test_a_new_object_whose_answer_was_lost_is_known_again_and_another_ones_is_not(
+def test_a_new_object_whose_answer_was_lost_is_recognised_and_another_object_is_not(
     s3: S3Server, direct: S3Store, tmp_path: Path
 ) -> None:
     (tmp_path / "one").write_bytes(b"one")
@@ -140,7 +140,7 @@ def test_a_new_object_whose_answer_was_lost_is_known_again_and_another_ones_is_n
 
 
 @pytest.mark.parametrize("fault", [LOST, CUT_SHORT], ids=["lost", "cut"])
-def test_an_assembly_whose_completion_nobody_heard_of_says_so_and_is_whole(
+def test_an_assembly_whose_completion_got_no_answer_raises_an_error_and_is_whole(
     s3: S3Server, direct: S3Store, fault: Fault
 ) -> None:
     with (
@@ -152,7 +152,7 @@ def test_an_assembly_whose_completion_nobody_heard_of_says_so_and_is_whole(
     assert uploads(direct) == []
 
 
-def test_an_assembly_whose_part_got_another_etag_is_given_up_as_gone(s3: S3Server, direct: S3Store) -> None:
+def test_an_assembly_with_a_wrong_etag_of_a_part_is_given_up_as_gone(s3: S3Server, direct: S3Store) -> None:
     with (
         faulty(s3, direct, Once(WRONG_ETAG, "UploadPart")) as (store, _),
         pytest.raises(AssemblyGone, match="InvalidPart"),
@@ -162,15 +162,15 @@ def test_an_assembly_whose_part_got_another_etag_is_given_up_as_gone(s3: S3Serve
     assert uploads(direct) == []
 
 
-def test_a_conflict_of_two_writers_is_no_object_and_passes(s3: S3Server, direct: S3Store, tmp_path: Path) -> None:
+def test_a_conflict_of_two_writers_is_tried_again(s3: S3Server, direct: S3Store, tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"one")
     with faulty(s3, direct, Once(CONFLICT, "PutObject")) as (store, _):
         store.put_file("a", tmp_path / "one", overwrite=False)
     assert direct.read("a") == b"one"
 
 
-def test_an_outage_that_strikes_many_requests_at_once_is_waited_for_by_all(s3: S3Server, direct: S3Store) -> None:
-    # The SDK's own retries would be used up: it allows a hundred for all requests of a client together.
+def test_all_requests_in_flight_survive_an_outage(s3: S3Server, direct: S3Store) -> None:
+    # The SDK's own retries would not be enough: all requests of a client share a hundred of them.
     stored = direct.put_bytes("a", b"one")
     outage = Outage(RESET, seconds=4, begins=lambda _: True)
     with faulty(s3, direct, outage) as (store, _), ThreadPoolExecutor(50) as pool:
@@ -179,7 +179,7 @@ def test_an_outage_that_strikes_many_requests_at_once_is_waited_for_by_all(s3: S
     assert len(outage.struck) > 150
 
 
-def test_an_upload_that_a_wrong_etag_is_said_of_is_compared_byte_by_byte(s3: S3Server, direct: S3Store) -> None:
+def test_an_upload_with_a_wrong_etag_is_compared_byte_by_byte(s3: S3Server, direct: S3Store) -> None:
     with faulty(s3, direct, Once(WRONG_ETAG, "HeadObject", "PutObject")) as (store, _):
         store.put_bytes("a", b"one")
     assert direct.read("a") == b"one"
@@ -193,13 +193,13 @@ def test_a_whole_object_with_a_wrong_byte_is_read_again(s3: S3Server, direct: S3
         assert [request.operation for request in proxy.requests] == ["GetObject"] * 2
 
 
-def test_an_etag_that_is_never_the_bytes_md5_is_another_stores_way(s3: S3Server, direct: S3Store) -> None:
+def test_a_store_may_have_etags_that_are_never_the_md5(s3: S3Server, direct: S3Store) -> None:
     direct.put_bytes("a", b"one")
     with faulty(s3, direct, lambda _: WRONG_ETAG) as (store, _):
         assert store.read("a") == b"one"
 
 
-def test_a_store_that_never_answers_well_is_given_up_within_the_attempts_that_were_set(
+def test_a_store_that_always_fails_is_given_up_after_the_attempts_that_the_settings_allow(
     s3: S3Server, direct: S3Store
 ) -> None:
     for fault in (RESET, SLOW_DOWN, NOT_S3):
@@ -215,7 +215,7 @@ def test_a_store_that_never_answers_well_is_given_up_within_the_attempts_that_we
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (404, "NoSuchBucket"), (400, "MalformedXML")])
-def test_a_refusal_is_not_asked_for_twice(s3: S3Server, direct: S3Store, status: int, code: str) -> None:
+def test_a_refused_request_is_not_sent_again(s3: S3Server, direct: S3Store, status: int, code: str) -> None:
     refusal = Answer(status, f"<Error><Code>{code}</Code></Error>".encode())
     with faulty(s3, direct, lambda _: refusal) as (store, proxy):
         with pytest.raises((StoreAccessDenied, StoreUnavailable), match=code):
@@ -223,7 +223,7 @@ def test_a_refusal_is_not_asked_for_twice(s3: S3Server, direct: S3Store, status:
         assert len(proxy.requests) == 1
 
 
-def test_what_ends_while_the_store_is_away_does_not_wait_for_its_abort(s3: S3Server, direct: S3Store) -> None:
+def test_a_program_that_stops_during_an_outage_does_not_wait_for_the_abort(s3: S3Server, direct: S3Store) -> None:
     def be_stopped(store: Store) -> None:
         with store.assemble("a", size=5, replacing=None):
             raise KeyboardInterrupt

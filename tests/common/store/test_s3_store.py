@@ -1,4 +1,4 @@
-"""What is asked of S3, and what is done where a store of its kind does less."""
+"""The requests to S3, and what happens on stores that support fewer of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_probe_that_a_killed_program_left_is_aborted_once_it_is_old(
 
     old, new, other = begin("run/.access"), begin("run/.access"), begin("run/.accessible")
 
-    def say_that_one_is_old(request: Request) -> Answer | None:
+    def list_an_old_one(request: Request) -> Answer | None:
         if request.method != "GET" or "uploads" not in request.path:
             return None
         listed = "".join(
@@ -44,14 +44,14 @@ def test_a_probe_that_a_killed_program_left_is_aborted_once_it_is_old(
         )
         return Answer(200, f"<ListMultipartUploadsResult>{listed}</ListMultipartUploadsResult>".encode())
 
-    with s3_proxy(s3, say_that_one_is_old) as proxy:
+    with s3_proxy(s3, list_an_old_one) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.environment["AWS_ENDPOINT_URL"])
         clear_clients()
         open_store(f"s3://{bucket}/run").check_access()
     assert uploads() == {new, other}
 
 
-def test_whoever_may_not_list_uploads_has_access_all_the_same(
+def test_a_program_that_may_not_list_uploads_still_has_access(
     s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denied = Answer(403, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
@@ -63,7 +63,7 @@ def test_whoever_may_not_list_uploads_has_access_all_the_same(
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.environment["AWS_ENDPOINT_URL"])
         clear_clients()
         open_store(f"s3://{bucket}/run").check_access()
-        assert any(deny(request) for request in proxy.requests), "nobody asked for the uploads"
+        assert any(deny(request) for request in proxy.requests), "the store was not asked for the uploads"
 
 
 def assemble(store: Store, key: str, data: bytes, *, replacing: ObjectStat | None) -> None:
@@ -73,7 +73,7 @@ def assemble(store: Store, key: str, data: bytes, *, replacing: ObjectStat | Non
 
 
 @pytest.mark.parametrize("code", ["NotImplemented", "InvalidArgument"])
-def test_a_store_that_knows_no_conditions_is_written_to_without_them_after_a_look(
+def test_a_store_without_conditional_writes_is_written_to_after_a_look(
     s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     (tmp_path / "one").write_bytes(b"one")
@@ -93,11 +93,11 @@ def test_a_store_that_knows_no_conditions_is_written_to_without_them_after_a_loo
         assert store.read("a") == b"seen"
         assemble(store, "a", b"new", replacing=seen)
         assert store.read("a") == b"new"
-        # Told once, it does not ask for conditions again.
+        # After the first refusal no write has a condition.
         assert sum(has_condition(request) for request in proxy.requests) == 1
 
 
-def test_a_store_may_know_conditions_of_puts_and_none_of_assemblies(
+def test_a_store_may_support_conditions_for_puts_and_not_for_assemblies(
     s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "one").write_bytes(b"one")

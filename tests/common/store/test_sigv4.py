@@ -1,4 +1,4 @@
-"""Signed URLs have the SDK's parameters and signatures."""
+"""Signed URLs have the same parameters and signatures as the SDK's."""
 
 from __future__ import annotations
 

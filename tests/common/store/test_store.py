@@ -1,4 +1,4 @@
-"""One contract, two stores."""
+"""The contract of a store, tested against both stores, and what is special to each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
 
@@ -15,7 +16,9 @@ from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
 from common.store import open_store
 from common.store.contract import ObjectExists, Store
 from common.store.folder import FolderStore
-from common.store.s3.client import Presigner, S3Location, clear_clients, parse_s3_uri
+from common.store.s3.client import clear_clients
+from common.store.s3.location import S3Location, parse_s3_uri
+from common.store.s3.presigner import Presigner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-def test_what_was_put_is_read_back_in_whole_and_in_ranges(store: Store) -> None:
+def test_an_object_is_read_back_whole_and_in_ranges(store: Store) -> None:
     data = os.urandom(300_000)
     stored = store.put_bytes("chunks/a.h5", data)
     assert stored.size == len(data)
@@ -32,6 +35,14 @@ def test_what_was_put_is_read_back_in_whole_and_in_ranges(store: Store) -> None:
     assert store.read("chunks/a.h5", 1000, 50) == data[1000:1050]
     assert store.read("chunks/a.h5", 299_000) == data[299_000:]
     assert store.read("chunks/a.h5", 0, 0) == b""
+
+
+def test_an_empty_object_is_read_back(store: Store) -> None:
+    stored = store.put_bytes("empty", b"")
+    assert stored.size == 0
+    assert store.read("empty") == b""
+    with store.open("empty", 0) as file:
+        assert file.read() == b""
 
 
 def test_an_absent_object_is_none_and_reading_it_is_an_error(store: Store) -> None:
@@ -67,7 +78,7 @@ def test_list_yields_the_keys_below_a_prefix_and_no_unfinished_ones(store: Store
     assert {found.size for found in store.list("chunks/")} == {8}
 
 
-def test_delete_removes_objects_and_minds_no_absent_ones(store: Store) -> None:
+def test_delete_removes_objects_and_ignores_absent_ones(store: Store) -> None:
     store.put_bytes("a", b"a")
     store.delete(["a", "never-there"])
     assert store.stat("a") is None
@@ -89,7 +100,7 @@ def test_access_is_checked_without_leaving_anything(store: Store) -> None:
 
 
 def kill_while_it_writes(root: Path, key: str) -> None:
-    """Leave in a folder store what a program leaves that is killed while it writes the object."""
+    """Leave the unfinished file of a program that is killed while it writes the object."""
     program = """if True:
         import os, pathlib, signal, sys
         from common.store import open_store
@@ -104,12 +115,12 @@ def names(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
 
 
-def test_what_a_killed_writer_left_in_a_folder_goes_when_its_object_is_written_again(tmp_path: Path) -> None:
+def test_the_file_of_a_killed_writer_is_removed_when_its_object_is_written_again(tmp_path: Path) -> None:
     store = FolderStore(str(tmp_path))
     for _ in range(3):
         kill_while_it_writes(tmp_path, "chunks/a")
     kill_while_it_writes(tmp_path, "chunks/b")
-    assert len(names(tmp_path)) == 1 + 1 + 1, "each killed writer has cleared up behind the one before it"
+    assert len(names(tmp_path)) == 1 + 1 + 1, "each killed writer removed the file of the writer before it"
     with store.temporary("chunks/a") as in_use:
         store.put_bytes("chunks/a", b"whole")
         assert in_use.exists()
@@ -119,11 +130,11 @@ def test_what_a_killed_writer_left_in_a_folder_goes_when_its_object_is_written_a
     assert left[0].startswith("chunks/.b.")
 
 
-def test_what_killed_writers_left_in_a_folder_is_cleared_up_and_what_is_in_use_stays(tmp_path: Path) -> None:
+def test_files_of_killed_writers_are_cleared_up_and_files_in_use_stay(tmp_path: Path) -> None:
     store = FolderStore(str(tmp_path))
     for key in ("access", "chunks/a", "chunks/b", "failures.csv"):
         kill_while_it_writes(tmp_path, key)
-    (tmp_path / ".failures.csv.mine.part").write_text("of somebody else")
+    (tmp_path / ".failures.csv.mine.part").write_text("of another program")
     with store.temporary("chunks/a") as in_use:
         kill_while_it_writes(tmp_path, "other/c")
         assert store.clear_up(["chunks/a", "chunks/b", "failures.csv"]) == 3
@@ -134,7 +145,7 @@ def test_what_killed_writers_left_in_a_folder_is_cleared_up_and_what_is_in_use_s
     assert left[3].startswith("other/.c.")
 
 
-def test_two_writers_of_one_object_of_a_folder_leave_the_first_ones(tmp_path: Path) -> None:
+def test_of_two_writers_of_one_object_in_a_folder_the_first_one_wins(tmp_path: Path) -> None:
     (tmp_path / "one").write_bytes(b"one")
     store = FolderStore(str(tmp_path / "run"))
     with store.temporary("a") as part:
@@ -157,7 +168,7 @@ def test_an_access_probe_that_was_killed_is_cleared_up_in_s3(bucket: str, s3_api
     assert {each["UploadId"] for each in left} == set(begun[2:])
 
 
-def test_a_folder_goes_with_its_last_object_and_the_runs_own_stays(tmp_path: Path) -> None:
+def test_a_folder_is_removed_with_its_last_object_and_the_runs_own_folder_stays(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "run"))
     for key in ("chunks/a", "chunks/deep/b", "other/c", "other/d"):
         store.put_bytes(key, b"x")
@@ -173,7 +184,7 @@ def test_a_folder_that_cannot_be_made_is_denied(tmp_path: Path) -> None:
         open_store(str(tmp_path / "file" / "run")).check_access()
 
 
-def test_a_missing_bucket_is_denied_by_name(s3_environment: dict[str, str]) -> None:  # noqa: ARG001
+def test_a_missing_bucket_is_named_as_denied(s3_environment: dict[str, str]) -> None:  # noqa: ARG001
     with pytest.raises(StoreAccessDenied, match="no-such-bucket"):
         open_store("s3://no-such-bucket/run").check_access()
 
@@ -219,8 +230,6 @@ def test_an_s3_uri_without_a_bucket_is_a_settings_error() -> None:
 
 
 def test_a_signed_url_is_fetched_by_any_http_client(bucket: str, s3_api: S3Client) -> None:
-    from urllib.request import urlopen  # noqa: PLC0415
-
     for key in ("plain.jpg", "a b/ü+c&d=e.jpg", "~tilde/(x)'.jpg"):
         s3_api.put_object(Bucket=bucket, Key=key, Body=key.encode())
         with urlopen(Presigner().sign(S3Location(bucket, key)), timeout=10) as answer:  # noqa: S310 - loopback

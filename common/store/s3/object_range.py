@@ -1,0 +1,64 @@
+"""Reading a range of an S3 object."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.store.s3.client import RangeBeyondEnd, StoreFault, s3_client
+from common.store.s3.request import ask
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+
+    from common.store.s3.location import S3Location
+
+_MD5 = re.compile("[0-9a-f]{32}")
+
+
+class ObjectRange(NamedTuple):
+    data: bytes
+    size: int
+    """The size of the whole object in bytes."""
+    etag: str
+
+
+def read_object(location: S3Location, *, start: int = 0, length: int | None = None) -> ObjectRange:
+    """Return `length` bytes of the object from `start`, or all from there. Fewer bytes when the object ends first.
+
+    Raises ObjectAbsent when there is no such object. The object is read again when an answer breaks off, or when its
+    bytes do not have the checksum that the store sends with them.
+    """
+    wanted = f"bytes={start}-" if length is None else f"bytes={start}-{start + length - 1}"
+    doubted = b""
+
+    def receive() -> ObjectRange:
+        nonlocal doubted
+        answer = s3_client().get_object(Bucket=location.bucket, Key=location.key, Range=wanted)
+        data = answer["Body"].read()
+        whole = answer.get("ContentRange", "").rpartition("/")[2]
+        size = int(whole) if whole.isdigit() else len(data)
+        if whole and len(data) != (size - start if length is None else min(length, size - start)):
+            raise StoreFault(f"{location}: the store sent {len(data)} bytes for {wanted} of {size}")
+        # Bytes that arrive twice are what is stored: some stores have ETags that look like an MD5 and are not.
+        if len(data) == size and not _may_have_etag(data, answer) and data != doubted:
+            doubted = data
+            raise StoreFault(f"{location}: the bytes received do not have the MD5 that the ETag says")
+        return ObjectRange(data, size, answer["ETag"].strip('"'))
+
+    def look() -> ObjectRange:
+        head = s3_client().head_object(Bucket=location.bucket, Key=location.key)
+        return ObjectRange(b"", head["ContentLength"], head["ETag"].strip('"'))
+
+    try:
+        return ask(location, receive)
+    except RangeBeyondEnd:  # any range of an empty object
+        return ask(location, look)
+
+
+def _may_have_etag(data: bytes, answer: GetObjectOutputTypeDef) -> bool:
+    """Return whether a whole object may have this ETag: the ETag of most objects of one upload is their MD5."""
+    etag = answer["ETag"].strip('"')
+    is_md5 = _MD5.fullmatch(etag) and answer.get("ServerSideEncryption", "AES256") == "AES256"
+    return not is_md5 or hashlib.md5(data, usedforsecurity=False).hexdigest() == etag
