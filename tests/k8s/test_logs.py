@@ -57,7 +57,7 @@ def test_all_attempts_are_shown_in_order_those_of_reruns_too() -> None:
 @pytest.mark.usefixtures("job")
 def test_previous_is_the_attempt_before_the_last() -> None:
     assert embedder("logs", 7, "--previous").out == "second\n"
-    with pytest.raises(NotInCluster, match="one attempt only"):
+    with pytest.raises(NotInCluster, match="only one attempt"):
         embedder("logs", 8, "--previous")
 
 
@@ -68,7 +68,7 @@ def test_a_chunk_that_is_computed_by_its_index_and_by_a_reruns_place_is_not_conf
 
 def test_pods_that_are_gone_are_said_to_be(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(3, completed="0", failed="1", active=1))
-    with pytest.raises(NotInCluster, match="chunk 0 is done, but its pods and their logs are gone"):
+    with pytest.raises(NotInCluster, match="chunk 0 is done, but its pods and their logs no longer exist"):
         embedder("logs", 0)
     with pytest.raises(NotInCluster, match="embedder rerun --chunks 1 --release embedder"):
         embedder("logs", 1)
@@ -78,7 +78,7 @@ def test_pods_that_are_gone_are_said_to_be(cluster: ClusterDouble) -> None:
 
 def test_a_chunk_outside_the_run_is_refused(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(3))
-    with pytest.raises(SettingsError, match="there is no chunk 3: the last of the run's 3 is 2"):
+    with pytest.raises(SettingsError, match="there is no chunk 3: the last of the run's 3 chunks is 2"):
         embedder("logs", 3)
 
 

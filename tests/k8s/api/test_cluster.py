@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable
-from k8s.api.cluster import Cluster, connect, in_pod_configuration
+from k8s.api.cluster import ONCE, Cluster, connect, in_pod_configuration
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, cluster_double
 from tests.k8s.release_objects import worker_job
 
@@ -47,7 +47,7 @@ def test_in_a_pod_the_token_is_read_again_as_it_is_rotated(certificate: Path) ->
             certificate=certificate,
             environment={"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(address.port)},
         )
-        cluster = Cluster(configuration, namespace=NAMESPACE, attempts=1)
+        cluster = Cluster(configuration, namespace=NAMESPACE, retry=ONCE)
         assert cluster.job("embedder-worker")[0] is not None
         double.tokens = {"the second token"}
         with pytest.raises(ClusterAccessDenied, match="401"):
@@ -68,7 +68,7 @@ def test_outside_of_pods_and_without_a_kubeconfig_there_is_no_cluster(
         connect()
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
-    with pytest.raises(ClusterAccessDenied, match="this pod cannot speak to its cluster"):
+    with pytest.raises(ClusterAccessDenied, match="this pod cannot reach its cluster"):
         connect()
 
 

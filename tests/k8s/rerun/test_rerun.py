@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from common.errors import ClusterAccessDenied, RerunRefused, SettingsError
 from common.indexes import format_indexes, parse_indexes
-from k8s.release import environment_of, job_from
+from k8s.release.job import environment_of, job_from
 from k8s.rerun.job import doubled, make_rerun, next_name
 from tests.charts.helm import render
 from tests.charts.objects import of_kind
@@ -148,12 +148,12 @@ def test_chunks_that_are_still_computed_are_refused(cluster: ClusterDouble) -> N
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--chunks", "3,10"], "names chunk 10, but the last of the run's 10 is 9"),
+        (["--chunks", "3,10"], "names chunk 10, but the last of the run's 10 chunks is 9"),
         (["--chunks", "a"], "'a' is neither an index nor a range"),
         (["--chunks", ","], "names no chunk"),
-        (["--memory", "much"], "--memory much is no quantity"),
-        (["--set-env", "A"], "is no assignment"),
-        (["--set-env", "EMBEDDER_RUN_URI=s3://other/run"], "would make it another run's chunks"),
+        (["--memory", "much"], "--memory much is not a quantity"),
+        (["--set-env", "A"], "is not an assignment"),
+        (["--set-env", "EMBEDDER_RUN_URI=s3://other/run"], "would compute chunks of another run"),
     ],
 )
 def test_wrong_options_are_refused_with_what_is_right(cluster: ClusterDouble, options: list[str], words: str) -> None:
@@ -165,7 +165,7 @@ def test_wrong_options_are_refused_with_what_is_right(cluster: ClusterDouble, op
 
 def test_chunks_that_are_done_are_left_out_unless_forced(cluster: ClusterDouble) -> None:
     put_run(cluster, completed="0-2,4-9", failed="3", ended="Failed")
-    assert "left out, since done already: chunk 2" in embedder("rerun", "--chunks", "2-3").err
+    assert "left out because done already: chunk 2" in embedder("rerun", "--chunks", "2-3").err
     assert environment_of(cluster.objects["jobs"]["embedder-rerun-1"])["EMBEDDER_CHUNK_INDEXES"] == "3"
     assert "nothing to compute again" in embedder("rerun", "--chunks", "2").err
     assert "computes chunk 2 again" in embedder("rerun", "--chunks", "2", "--force").err
