@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from k8s.gate.watch import WorkerState, WorkerWatch
 
 LISTED_RANGES = 50
-"""Largest number of ranges of chunks in a suggested command. `embedder rerun` finds failed chunks without `--chunks`."""
+"""Largest number of ranges of chunks in a suggested command. Without `--chunks` it finds the failed chunks itself."""
 
 
 class AllChunksPresent(NamedTuple):

@@ -69,10 +69,10 @@ def _find_result(store: Store) -> FinishedRun | None:
     with store.open(RESULT_KEY, result.size) as file:
         header = read_result(file, name=store.location(RESULT_KEY))
     raise ChunkInvalid(
-        f"{store.location(RESULT_KEY)} has {result.size} bytes and {header.embedded} of {header.requested} images, with "
-        f"the fingerprint {header.provenance.fingerprint[:12]}; {store.location(SUMMARY_KEY)} says "
-        f"{summary.result_bytes} bytes and {summary.rows_embedded} of {summary.rows_requested} images, with the "
-        f"fingerprint {summary.fingerprint[:12]}; merge again"
+        f"{store.location(RESULT_KEY)} has {result.size} bytes, {header.embedded} of {header.requested} images and the "
+        f"fingerprint {header.provenance.fingerprint[:12]}; {store.location(SUMMARY_KEY)} says {summary.result_bytes} "
+        f"bytes, {summary.rows_embedded} of {summary.rows_requested} images and the fingerprint "
+        f"{summary.fingerprint[:12]}; merge again"
     )
 
 

@@ -19,7 +19,7 @@ class GateSettings(RunSettings):
     on_failed_chunks: Literal["wait", "fail", "partial"] = "wait"
     """What to do when the worker Job has ended and chunks are missing. `wait` names them and the command that computes
     them again, and continues when they are in the store. `fail` ends with exit code 65. `partial` merges the chunks
-    that exist (at least one). Without access to the Kubernetes API the end of the Job is not seen, and all three wait."""
+    that exist (at least one). Without access to the Kubernetes API the gate does not see the end, and always waits."""
 
     pod_namespace: str = Field(default="", validation_alias="POD_NAMESPACE")
     """The namespace of the worker Job. Empty: the namespace of this pod."""

@@ -199,7 +199,7 @@ def _say_created(release: Release, name: str, chunks: list[int]) -> None:
         f"  embedder status {flags} --watch",
         f"  embedder logs {chunks[0]} -f {flags}",
     ]
-    if release.merge is not None and release.merge.ended:
+    if release.merge is not None and release.merge.end:
         lines.append(
             f"Job {release.merge.name} has ended and does not merge these chunks. When they are in the store, run "
             f"kubectl delete job {release.merge.name} -n {release.cluster.namespace} and upgrade the release with the "

@@ -125,7 +125,10 @@ class ClusterDouble:
         with self.changed:
             assert self.changed.wait_for(lambda: is_so(self), seconds), "it did not come about"
 
-    def write_kubeconfig(self, path: Path, *, token: str = TOKEN, url: str = "") -> Path:
+    def write_kubeconfig(
+        self, path: Path, *, token: str = TOKEN, cluster: Object | None = None, user: Object | None = None
+    ) -> Path:
+        """Write a kubeconfig that leads here. `cluster` adds fields to the cluster, `user` replaces the user."""
         path.write_text(
             json.dumps(
                 {
@@ -137,10 +140,10 @@ class ClusterDouble:
                         {"name": "elsewhere", "context": {"cluster": "gone", "user": "u"}},
                     ],
                     "clusters": [
-                        {"name": "c", "cluster": {"server": url or self.url}},
+                        {"name": "c", "cluster": {"server": self.url} | (cluster or {})},
                         {"name": "gone", "cluster": {"server": "http://127.0.0.1:1"}},
                     ],
-                    "users": [{"name": "u", "user": {"token": token}}],
+                    "users": [{"name": "u", "user": user or {"token": token}}],
                 }
             )
         )

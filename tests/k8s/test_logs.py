@@ -12,7 +12,7 @@ import pytest
 from common.errors import NotInCluster, RunUnfinished, SettingsError
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault
-from tests.k8s.release_objects import NOT_SCHEDULED, ended, pod_of, running, worker_job
+from tests.k8s.release_objects import NOT_SCHEDULED, ended, failed, finished, pod_of, running, worker_job
 
 if TYPE_CHECKING:
     from tests.k8s.release_objects import Object
@@ -30,14 +30,14 @@ def job(cluster: ClusterDouble) -> Object:
     """Chunk 7 failed once in the worker Job, then for good; the rerun has it as its second index."""
     job = worker_job(10, completed="0-6", failed="7-9", ended="Failed")
     cluster.put("jobs", job)
-    put_pod(cluster, pod_of(job, 7, 0, **ended(75, "failed: the store is away")), "first 1", "first 2")
+    put_pod(cluster, pod_of(job, 7, 0, **ended(75, failed("the store is away"))), "first 1", "first 2")
     put_pod(cluster, pod_of(job, 8, 0, **ended(65)), "of another chunk")
-    put_pod(cluster, pod_of(job, 7, 1, **ended(65, "failed: bad rows")), "second")
+    put_pod(cluster, pod_of(job, 7, 1, **ended(65, failed("bad rows"))), "second")
     rerun = worker_job(
         2, name="embedder-rerun-1", component="rerun", of=10, chunks="5,7", completed="0,1", ended="Complete"
     )
     cluster.put("jobs", rerun)
-    put_pod(cluster, pod_of(rerun, 1, 0, **ended(0, "finished: chunk 7 is in the store")), "third")
+    put_pod(cluster, pod_of(rerun, 1, 0, **ended(0, finished("chunk 7 is in the store"))), "third")
     put_pod(cluster, pod_of(rerun, 0, 0, **ended(0)), "of chunk 5")
     return job
 
