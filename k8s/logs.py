@@ -56,8 +56,8 @@ def logs(
 ) -> None:
     """Show the log of one chunk of a run in the cluster.
 
-    The log has all attempts in order, those of reruns included. Its lines go to standard output. A heading for each
-    attempt goes to standard error.
+    The log has all attempts in order, those of reruns included.
+    Lines go to standard output, a heading for each attempt to standard error.
     """
     if follow and previous:
         raise SettingsError("the attempt that --previous shows has ended; there is nothing to --follow")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from common.errors import ChunksMissing, StoreAccessDenied, TemporaryError
 from common.logs import log
@@ -25,13 +26,15 @@ LISTED_RANGES = 50
 """Largest number of ranges of chunks in a suggested command. Without `--chunks` it finds the failed chunks itself."""
 
 
-class AllChunksPresent(NamedTuple):
+@dataclass(frozen=True)
+class AllChunksPresent:
     """All chunks of the run can be merged."""
 
     count: int
 
 
-class MergeWithout(NamedTuple):
+@dataclass(frozen=True)
+class MergeWithout:
     """The worker Job has ended, and the chunks that exist are to be merged without those that do not."""
 
     missing: frozenset[int]

@@ -1,4 +1,4 @@
-"""The worker Job as the gate sees it: listed, then watched, whatever faults the API has meanwhile."""
+"""The worker Job as the gate sees it: listed, then watched. Faults of the API are logged and waited out."""
 
 from __future__ import annotations
 

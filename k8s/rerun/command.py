@@ -49,7 +49,7 @@ def rerun(
         typer.Option(
             "--memory",
             metavar="16Gi",
-            help="Memory of each pod.\n\n[dim]default: that of the worker Job[/dim]",
+            help="Memory of each pod, for chunks that ran out of memory.\n\n[dim]default: that of the worker Job[/dim]",
             show_default=False,
         ),
     ] = "",
@@ -96,8 +96,8 @@ def rerun(
 ) -> None:
     """Compute failed chunks of a run in the cluster again.
 
-    The command creates a Job like the worker Job, for these chunks only. The chunks keep their numbers. A merge that
-    waits for them continues by itself, and `helm uninstall` also deletes the new Job.
+    The command creates a Job like the worker Job, for these chunks only.
+    A merge that waits for them continues by itself. helm uninstall also deletes the new Job.
     """
     try:
         wanted = parse_indexes(chunks)

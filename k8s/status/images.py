@@ -1,7 +1,7 @@
 """The images of a run: how many are done, and how long the rest will take.
 
 A worker says it in two places: its last log line while it runs, and the counts of its last word when it has ended.
-Where a chunk says nothing, it counts as an average chunk.
+A chunk that says nothing counts as an average chunk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRESS_EVENT = "embedded"
 
 
 class Progress(NamedTuple):
-    """How far a running worker is, by its last log line. What the line does not say is 0 or empty."""
+    """How far a running worker is, by its last log line. A value that the line lacks is 0 or empty."""
 
     settled: int
     """Number of images that are embedded or failed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from k8s.release.labels import Component
 
@@ -21,7 +21,8 @@ SHOWN_PODS = 3
 """Largest number of pods that are named in a group."""
 
 
-class Suspended(NamedTuple):
+@dataclass(frozen=True)
+class Suspended:
     """A Job is suspended, by a queue or by hand, and has no pods."""
 
     job: str
@@ -37,7 +38,8 @@ class PendingPods:
     """Names of some of the pods."""
 
 
-class PodFailed(NamedTuple):
+@dataclass(frozen=True)
+class PodFailed:
     """The last pod of a chunk has failed."""
 
     end: PodEnd
@@ -45,13 +47,15 @@ class PodFailed(NamedTuple):
     """The last line of the pod's log, where the pod left no last word and its log was read."""
 
 
-class GivenUp(NamedTuple):
+@dataclass(frozen=True)
+class GivenUp:
     """A Job has given up the chunk, and its pods do not exist any more."""
 
     cause: Cause | None
 
 
-class NotComputed(NamedTuple):
+@dataclass(frozen=True)
+class NotComputed:
     """A Job has ended before it computed the chunk."""
 
     job: str
@@ -59,7 +63,8 @@ class NotComputed(NamedTuple):
     cause: Cause | None
 
 
-class InNoJob(NamedTuple):
+@dataclass(frozen=True)
+class InNoJob:
     """No Job has the chunk."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from common.errors import EmbedderError
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from k8s.status.troubles import FailedChunks, PendingPods
 
 
-class LogsUnread(NamedTuple):
+@dataclass(frozen=True)
+class LogsUnread:
     """The logs of some pods could not be read."""
 
     count: int
@@ -21,7 +22,8 @@ class LogsUnread(NamedTuple):
     """The first error."""
 
 
-class EventsUnread(NamedTuple):
+@dataclass(frozen=True)
+class EventsUnread:
     """The events of a Job could not be read."""
 
     error: EmbedderError

@@ -1,4 +1,4 @@
-"""`embedder logs`: one chunk's log, whichever pods computed it."""
+"""`embedder logs`: the log of one chunk, from all pods that computed it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def put_pod(cluster: ClusterDouble, pod: Object, *lines: str) -> str:
 
 @pytest.fixture
 def job(cluster: ClusterDouble) -> Object:
-    """Chunk 7 failed once in the worker Job, then for good; the rerun has it as its second index."""
+    """Chunk 7 failed twice in the worker Job, and a rerun has computed it as its second index."""
     job = worker_job(10, completed="0-6", failed="7-9", ended="Failed")
     cluster.put("jobs", job)
     put_pod(cluster, pod_of(job, 7, 0, **ended(75, failed("the store is away"))), "first 1", "first 2")
@@ -62,11 +62,11 @@ def test_previous_is_the_attempt_before_the_last() -> None:
 
 
 @pytest.mark.usefixtures("job")
-def test_a_chunk_that_is_computed_by_its_index_and_by_a_reruns_place_is_not_confused() -> None:
+def test_a_chunk_is_not_confused_with_the_index_of_a_rerun() -> None:
     assert embedder("logs", 5).out == "of chunk 5\n"
 
 
-def test_pods_that_are_gone_are_said_to_be(cluster: ClusterDouble) -> None:
+def test_it_is_said_that_pods_no_longer_exist(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(3, completed="0", failed="1", active=1))
     with pytest.raises(NotInCluster, match="chunk 0 is done, but its pods and their logs no longer exist"):
         embedder("logs", 0)
@@ -129,7 +129,7 @@ def test_following_goes_on_after_drops_and_with_the_next_attempt_until_the_chunk
     assert printed.out == "first 1\nfirst 2\nfirst 3\nsecond 1\nsecond 2\n"
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(cluster: ClusterDouble) -> None:
+def test_a_reader_that_stops_reading_is_no_error(cluster: ClusterDouble) -> None:
     job = worker_job(1, completed="0", ended="Complete")
     cluster.put("jobs", job)
     put_pod(cluster, pod_of(job, 0, **ended(0)), *["a line of a log that is longer than a pipe holds"] * 5000)

@@ -1,4 +1,4 @@
-"""The door to the API: tokens, and which requests are made again."""
+"""The client of the API: tokens, and which requests are sent again."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_outside_of_pods_and_without_a_kubeconfig_there_is_no_cluster(
         connect()
 
 
-def test_a_create_is_made_again_only_where_it_was_refused_unread(cluster: ClusterDouble) -> None:
+def test_a_create_is_sent_again_only_after_429(cluster: ClusterDouble) -> None:
     cluster.faults = [("create", Fault(429, {"Retry-After": "1"}))]
     connect().create_job(worker_job(1, name="one") | {"spec": {"template": {"metadata": {}}}})
     assert cluster.count("create", "jobs") == 2

@@ -105,7 +105,7 @@ def wait_for_watch(cluster: ClusterDouble, *, more_than: int = 0) -> None:
     cluster.wait_for(lambda double: double.count("watch", "jobs") > more_than)
 
 
-def test_it_opens_at_once_when_all_chunks_are_there_though_the_job_still_runs(
+def test_it_opens_at_once_when_all_chunks_are_there_while_the_job_still_runs(
     cluster: ClusterDouble, store: Store
 ) -> None:
     cluster.put("jobs", worker_job(COUNT, active=1))
@@ -124,7 +124,7 @@ def test_it_opens_when_the_last_chunk_comes(cluster: ClusterDouble, store: Store
     gate.end()
 
 
-def test_the_end_of_the_job_is_noticed_without_waiting_for_the_next_look(cluster: ClusterDouble, folder: Store) -> None:
+def test_the_end_of_the_job_is_noticed_before_the_next_list(cluster: ClusterDouble, folder: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, active=1))
     gate = start_gate(folder, poll_seconds=600)
     wait_for_watch(cluster)
@@ -157,7 +157,7 @@ def test_fail_says_which_chunks_are_missing_and_why(cluster: ClusterDouble, stor
     assert f"embedder rerun --release embedder -n {NAMESPACE} --chunks 0,1,3" in str(raised.value)
 
 
-def test_partial_lets_through_what_is_there(cluster: ClusterDouble, store: Store) -> None:
+def test_partial_opens_without_the_missing_chunks(cluster: ClusterDouble, store: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, failed="1,3", ended="Failed"))
     put_chunks(store, 0, 2)
     opening = start_gate(store, on_failed_chunks="partial").end()
@@ -210,7 +210,7 @@ def test_a_job_that_is_not_there_yet_has_not_ended(cluster: ClusterDouble, folde
         gate.end()
 
 
-def test_a_job_made_anew_is_waited_for_again(cluster: ClusterDouble, folder: Store) -> None:
+def test_a_job_that_is_created_again_is_waited_for(cluster: ClusterDouble, folder: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, failed="0-3", ended="Failed"))
     gate = start_gate(folder)
     wait_for_watch(cluster)
@@ -232,7 +232,7 @@ def test_after_410_gone_the_job_is_listed_again(cluster: ClusterDouble, folder: 
         gate.end()
 
 
-def test_a_watch_that_breaks_off_is_gone_on_with(cluster: ClusterDouble, folder: Store) -> None:
+def test_a_watch_that_breaks_off_is_continued(cluster: ClusterDouble, folder: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, active=1))
     gate = start_gate(folder, poll_seconds=600, on_failed_chunks="fail")
     wait_for_watch(cluster)
@@ -341,7 +341,7 @@ def test_a_finished_result_needs_no_chunks(cluster: ClusterDouble, store: Store)
     assert start_gate(store, on_failed_chunks="fail").end() == AllChunksPresent(COUNT)
 
 
-def test_a_result_that_went_without_chunks_is_not_finished(cluster: ClusterDouble, store: Store) -> None:
+def test_a_result_without_some_chunks_is_not_finished(cluster: ClusterDouble, store: Store) -> None:
     put_run(store, [3] * COUNT)
     store.delete([chunk_key(2)])
     merge(store, settings_for(store, COUNT, on_missing_chunks="partial"))
@@ -350,7 +350,7 @@ def test_a_result_that_went_without_chunks_is_not_finished(cluster: ClusterDoubl
         start_gate(store, on_failed_chunks="fail").end()
 
 
-def test_the_report_tells_a_sound_result_from_an_unsound_and_from_none(cluster: ClusterDouble, store: Store) -> None:
+def test_the_report_distinguishes_a_sound_result_a_damaged_one_and_none(cluster: ClusterDouble, store: Store) -> None:
     configured = settings(store)
     watch = WorkerWatch(configured)
     cluster.put("jobs", worker_job(COUNT, active=1))
@@ -377,7 +377,7 @@ def test_the_report_tells_a_sound_result_from_an_unsound_and_from_none(cluster: 
         report(store, configured, watch)
 
 
-def test_the_report_says_what_does_not_belong_together(cluster: ClusterDouble, store: Store) -> None:
+def test_the_report_says_how_result_and_summary_differ(cluster: ClusterDouble, store: Store) -> None:
     configured = settings(store)
     watch = WorkerWatch(configured)
     cluster.put("jobs", worker_job(COUNT, ended="Complete"))
@@ -385,7 +385,7 @@ def test_the_report_says_what_does_not_belong_together(cluster: ClusterDouble, s
     merge(store, settings_for(store, COUNT))
     summary = json.loads(store.read(SUMMARY_KEY))
     store.put_bytes(SUMMARY_KEY, json.dumps(summary | {"rows_embedded": 11}).encode())
-    with pytest.raises(ChunkInvalid, match=r"12 of 12 images .* summary\.json says .* 11 of 12 images .*; merge again"):
+    with pytest.raises(ChunkInvalid, match=r"12 of 12 images .*summary\.json says .* 11 of 12 images .*; merge again"):
         report(store, configured, watch)
     store.put_bytes(SUMMARY_KEY, json.dumps(summary | {"rows_embedded": "many"}).encode())
     with pytest.raises(ChunkInvalid, match=r"summary\.json is not a summary of a merge: rows_embedded"):

@@ -69,7 +69,7 @@ def put_mixed_run(cluster: ClusterDouble) -> None:
     cluster.append_log(merge, "gate", line)
 
 
-def test_the_chunks_are_sorted_by_how_they_stand(cluster: ClusterDouble) -> None:
+def test_the_chunks_are_sorted_by_state(cluster: ClusterDouble) -> None:
     put_mixed_run(cluster)
     chunks = status()["chunks"]
     assert chunks.pop("count") == 10
@@ -113,7 +113,7 @@ def test_it_says_why_pods_are_pending_and_what_the_merge_waits_for(cluster: Clus
     assert found["merge"] == "waits: Job embedder-worker is running"
 
 
-def test_the_screen_says_it_to_people(cluster: ClusterDouble) -> None:
+def test_the_screen_shows_the_run_to_people(cluster: ClusterDouble) -> None:
     put_mixed_run(cluster)
     screen = embedder("status").out
     for words in (
@@ -139,7 +139,7 @@ def test_containers_that_cannot_start_say_why(cluster: ClusterDouble, reason: st
     assert (group["count"], group["reason"]) == (2, f"{reason}: no such image")
 
 
-def test_pods_of_a_node_that_is_down_are_told_of_and_not_asked(cluster: ClusterDouble) -> None:
+def test_pods_of_a_node_that_is_down_are_shown_and_their_logs_are_not_read(cluster: ClusterDouble) -> None:
     job = worker_job(2, active=2)
     cluster.put("jobs", job)
     not_ready = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
@@ -186,7 +186,7 @@ def put_refusal(cluster: ClusterDouble, message: str, *, last: str) -> None:
     cluster.put("events", event)
 
 
-def test_a_quota_that_refuses_pods_is_told_by_its_last_event(cluster: ClusterDouble) -> None:
+def test_a_quota_that_refuses_pods_is_shown_by_its_last_event(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(3, active=1))
     put_refusal(cluster, "exceeded quota: old", last="2026-11-23T12:00:00Z")
     put_refusal(cluster, "exceeded quota: gpus, used: 1, limited: 1", last="2026-11-23T12:05:00Z")
@@ -283,7 +283,7 @@ def test_a_last_word_that_a_kubelet_took_from_a_log_tells_no_secret_and_steers_n
     assert "\x1b" not in shown
 
 
-def test_a_pod_without_a_last_word_is_told_by_its_last_log_line(cluster: ClusterDouble) -> None:
+def test_a_pod_without_a_last_word_is_described_by_its_last_log_line(cluster: ClusterDouble) -> None:
     job = worker_job(1, failed="0", ended="Failed")
     cluster.put("jobs", job)
     pod = cluster.put("pods", pod_of(job, 0, **ended(139)))["metadata"]["name"]
@@ -308,7 +308,7 @@ def test_a_large_run_costs_few_requests(cluster: ClusterDouble) -> None:
     assert len(cluster.requests) < 60
 
 
-def test_pages_that_expire_are_gone_on_with(cluster: ClusterDouble) -> None:
+def test_a_list_continues_when_its_pages_expire(cluster: ClusterDouble) -> None:
     cluster.page_limit = 3
     cluster.expire_pages()
     put_mixed_run(cluster)
@@ -383,7 +383,7 @@ def test_contexts_choose_the_cluster(cluster: ClusterDouble) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "contexts: 3", "current-context: x\ncontexts: []"])
 @pytest.mark.usefixtures("cluster")
-def test_a_kubeconfig_that_is_none(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_kubeconfig(tmp_path: Path, content: str) -> None:
     (tmp_path / "kubeconfig").write_text(content)
     with pytest.raises(ClusterAccessDenied, match="cannot be used"):
         status()
@@ -406,7 +406,7 @@ def test_chunks_that_failed_alike_are_one_group(cluster: ClusterDouble) -> None:
     ]
 
 
-def test_a_last_word_without_counts_tells_nothing_of_images(cluster: ClusterDouble) -> None:
+def test_a_last_word_without_counts_says_nothing_about_images(cluster: ClusterDouble) -> None:
     job = worker_job(3, completed="0-2", ended="Complete")
     cluster.put("jobs", job)
     for chunk in range(2):
@@ -441,12 +441,12 @@ def put_merge(cluster: ClusterDouble, *, ended_as: str = "", **pod_status: Any) 
         ),
     ],
 )
-def test_what_the_merge_does_is_said(cluster: ClusterDouble, ended_as: str, pod: Object, words: str) -> None:
+def test_the_state_of_the_merge_in_words(cluster: ClusterDouble, ended_as: str, pod: Object, words: str) -> None:
     put_merge(cluster, ended_as=ended_as, **pod)
     assert status()["merge"] == words
 
 
-def test_a_merge_that_runs_is_told_by_its_last_line(cluster: ClusterDouble) -> None:
+def test_a_merge_that_runs_is_described_by_its_last_line(cluster: ClusterDouble) -> None:
     name = put_merge(cluster, **running("merger"))
     cluster.append_log(name, "merger", "2026-11-23T12:00:00.000Z info merging chunks=3 of=4")
     assert status()["merge"] == "merges: merging chunks=3 of=4"
