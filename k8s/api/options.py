@@ -41,6 +41,6 @@ ContextOption = Annotated[
 def open_cluster(*, namespace: str, context: str) -> Cluster:
     """Return the cluster. Raises ClusterAccessDenied when there is none to ask."""
     # This import takes most of a second, which `embedder run` and `embedder --help` need not wait for.
-    from k8s.api.cluster import connect  # noqa: PLC0415
+    from k8s.api.connection import connect  # noqa: PLC0415
 
     return connect(context=context, namespace=namespace)

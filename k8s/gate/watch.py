@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from common.errors import ClusterUnavailable, EmbedderError
 from common.logs import log
 from common.retry import RetryPolicy
-from k8s.api.cluster import ONCE, connect
+from k8s.api.cluster import ONCE
+from k8s.api.connection import connect
 from k8s.api.errors import Expired
 from k8s.release.job import JobEnd, job_from
 

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable
-from k8s.api.cluster import ONCE, Cluster, connect, in_pod_configuration
+from k8s.api.cluster import ONCE, Cluster
+from k8s.api.connection import connect, in_pod_configuration
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, cluster_double
 from tests.k8s.release_objects import worker_job
 
