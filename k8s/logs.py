@@ -1,4 +1,4 @@
-"""`embedder logs`: the log of a chunk, whichever pods computed it."""
+"""`embedder logs`: the log of a chunk, from all pods that computed it."""
 
 from __future__ import annotations
 
@@ -11,62 +11,68 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common.errors import ClusterUnavailable, NotInCluster, RunUnfinished, SettingsError
-from common.exit_policy import backoff_seconds
 from common.logs import printable, redact_urls
+from common.retry import RetryPolicy
 from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
-from k8s.release import Release
+from k8s.release.release import Release
+from k8s.release.wording import describe_end
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
-    from k8s.release import Pod
+    from k8s.release.pod import Pod
 
 EPILOG = "\n\n".join(
     ["[bold]Examples[/bold]", "[cyan]embedder logs 7[/cyan]", "[cyan]embedder logs 7 -f -n photos[/cyan]"]
 )
 
 POLL_SECONDS = 2.0
-"""Between two looks for a pod that has not begun, or for the attempt after one that failed."""
+"""Time between two requests for a pod that has not started, or for the next attempt, in seconds."""
+
+RECONNECT = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=10)
+"""A followed log breaks off when its node or the API restarts, which takes up to a minute."""
 
 RECONNECTS = 10
-"""In a row, without a line between them."""
+"""Number of reconnections in a row, without a line between them, after which a followed log is given up."""
 
 SINCE_MARGIN_SECONDS = 10
-"""Asked for beyond the last line that was seen; what was printed already is left out."""
+"""Time before the last printed line from which lines are asked for again, in seconds. Printed lines are left out."""
 
 
 def logs(
     *,
     chunk: Annotated[
-        int, typer.Argument(metavar="CHUNK", min=0, help="The chunk, counted from 0.", show_default=False)
+        int, typer.Argument(metavar="CHUNK", min=0, help="Number of the chunk, counted from 0.", show_default=False)
     ],
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", metavar=" ", help="Go on until the chunk is done or given up.")
+        bool,
+        typer.Option("--follow", "-f", metavar=" ", help="Wait for new lines until the chunk is done or given up."),
     ] = False,
     previous: Annotated[
-        bool, typer.Option("--previous", "-p", metavar=" ", help="Only the attempt before the last one.")
+        bool, typer.Option("--previous", "-p", metavar=" ", help="Show only the attempt before the last one.")
     ] = False,
     release: ReleaseOption = "embedder",
     namespace: NamespaceOption = "",
     context: ContextOption = "",
 ) -> None:
-    """Show the log of one chunk of a run in the cluster, of all its attempts in order, also those of reruns.
+    """Show the log of one chunk of a run in the cluster.
 
-    Lines go to standard output, what separates the attempts to standard error.
+    The log has all attempts in order, those of reruns included.
+    Lines go to standard output, a heading for each attempt to standard error.
     """
     if follow and previous:
-        raise SettingsError("--previous is an attempt that has ended; there is nothing to --follow")
+        raise SettingsError("the attempt that --previous shows has ended; there is nothing to --follow")
     ChunkLog(open_cluster(namespace=namespace, context=context), release, chunk).show(follow=follow, previous=previous)
     sys.stdout.flush()
 
 
 class ChunkLog:
     def __init__(self, cluster: Cluster, release: str, chunk: int) -> None:
-        """Read the release. Raises SettingsError when the chunk is outside the run, and as Release does."""
+        """Read the release. Raises SettingsError when the chunk is outside the run, and the errors of Release."""
         self._chunk = chunk
         self._release = Release(cluster, release)
         if chunk >= self._release.chunk_count:
             raise SettingsError(
-                f"there is no chunk {chunk}: the last of the run's {self._release.chunk_count} is "
+                f"there is no chunk {chunk}: the last of the run's {self._release.chunk_count} chunks is "
                 f"{self._release.chunk_count - 1}"
             )
         self._shown: set[str] = set()
@@ -75,7 +81,7 @@ class ChunkLog:
     def show(self, *, follow: bool, previous: bool) -> None:
         """Print the logs of the attempts in order; with `follow` until the chunk is done or given up.
 
-        Raises NotInCluster or RunUnfinished when there is nothing to print, with why.
+        Raises NotInCluster or RunUnfinished, which say why, when there is nothing to print.
         """
         while True:
             attempts = self._attempts()
@@ -83,7 +89,7 @@ class ChunkLog:
             if not attempts and not (follow and is_pending):
                 raise self._absent()
             if previous and len(attempts) < 2:
-                raise NotInCluster(f"chunk {self._chunk} had one attempt only; leave --previous out")
+                raise NotInCluster(f"chunk {self._chunk} had only one attempt; leave out --previous")
             for pod in attempts[-2:-1] if previous else attempts:
                 if pod.name not in self._shown:
                     title = f"attempt {attempts.index(pod) + 1} of {len(attempts)}"
@@ -102,10 +108,10 @@ class ChunkLog:
     def _print(self, pod: Pod, title: str, *, follow: bool) -> None:
         about = f"chunk {self._chunk}, {title}: pod {pod.name}"
         if pod.phase == "Pending":
-            self._say(f"{about} has not started{f' ({pod.waiting})' if pod.waiting else ''}")
+            self._say(f"{about} has not started{f' ({pod.obstacle})' if pod.obstacle else ''}")
             return
         self._shown.add(pod.name)
-        self._say(f"{about}, {pod.outcome() if pod.exit_code is not None else pod.phase}, created {pod.created}")
+        self._say(f"{about}, {describe_end(pod.end) if pod.end else pod.phase}, created {pod.created}")
         try:
             if follow and pod.phase == "Running":
                 self._follow(pod)
@@ -113,11 +119,11 @@ class ChunkLog:
             for line in self._release.cluster.log_lines(pod.name, container=pod.container):
                 _print_line(line)
         except (NotInCluster, SettingsError, ClusterUnavailable) as error:
-            # The log of this pod alone: it is gone, or its node is down.
+            # Only the log of this pod is missing: the pod was deleted, or its node is down.
             self._say(f"the log of pod {pod.name} cannot be read: {error}")
 
     def _follow(self, pod: Pod) -> None:
-        """Print the lines as they are written; where the connection breaks off, go on after the last one."""
+        """Print the lines as they are written. When the connection breaks off, continue after the last line."""
         last, last_at, failures = "", time.monotonic(), 0
         while True:
             since = math.ceil(time.monotonic() - last_at) + SINCE_MARGIN_SECONDS if last else None
@@ -134,12 +140,12 @@ class ChunkLog:
                 failures += 1
                 if failures > RECONNECTS:
                     raise
-                time.sleep(backoff_seconds(failures, first=0.5, limit=10))
+                time.sleep(RECONNECT.pause_seconds(failures))
             else:
                 return
 
     def _say(self, sentence: str) -> None:
-        """Tell on standard error what is not log, once."""
+        """Print a heading on standard error, once."""
         if sentence != self._said:
             sys.stdout.flush()
             typer.secho(f"==> {redact_urls(sentence)} <==", err=True, bold=True)
@@ -148,15 +154,15 @@ class ChunkLog:
     def _absent(self) -> NotInCluster | RunUnfinished:
         release, chunk = self._release, self._chunk
         if chunk in release.done():
-            return NotInCluster(f"chunk {chunk} is done, but its pods and their logs are gone")
+            return NotInCluster(f"chunk {chunk} is done, but its pods and their logs no longer exist")
         if chunk in release.pending():
             return RunUnfinished(
-                f"chunk {chunk} has no pod yet: {len(release.pending())} chunks are to be computed; see "
+                f"chunk {chunk} has no pod yet: {len(release.pending())} chunks are still to be computed; see "
                 f"embedder status {release.flags()}"
             )
         return NotInCluster(
-            f"chunk {chunk} has failed, and its pods and their logs are gone; embedder rerun --chunks {chunk} "
-            f"{release.flags()} computes it again"
+            f"chunk {chunk} has failed, and its pods and their logs no longer exist; to compute it again: "
+            f"embedder rerun --chunks {chunk} {release.flags()}"
         )
 
 
@@ -165,7 +171,7 @@ def _print_line(line: str) -> None:
 
 
 def _sortable(stamp: str) -> str:
-    """Return a kubelet's time, whose fraction has no trailing zeros, so that it sorts as text."""
+    """Return a kubelet's time in a form that sorts as text: a kubelet leaves out the zeros at the end of a fraction."""
     seconds, dot, rest = stamp.partition(".")
     fraction = re.match(r"\d*", rest)
     return f"{seconds[:19]}.{(fraction[0] if dot and fraction else ''):0<9}"

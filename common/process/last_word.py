@@ -4,6 +4,8 @@ The kubelet reads the message from /dev/termination-log, and `embedder status` r
 
     finished: chunk 7 is in the store: 9988 images of 10000, 12 failed
     images=10000 of=10000 failed=12
+
+The second line is for programs. Where the program failed, it names the error: `error=TooManyFailures`.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ Event = Literal["finished", "failed", "stopped", ""]
 
 _EVENTS: Mapping[str, Event] = {"finished": "finished", "failed": "failed", "stopped": "stopped"}
 _HEAD = re.compile(r"(finished|failed|stopped): ?")
-_COUNTS = re.compile(r"[a-z_]+=[0-9]{1,15}(?: [a-z_]+=[0-9]{1,15})*")
+_FACTS = re.compile(r"(?:error=(?P<error>\w+))?(?P<counts>(?:(?:^| )[a-z_]+=[0-9]{1,15})*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class LastWord:
     """An empty text when another program wrote the message."""
     message: str
     """One sentence, without secrets."""
+    error: str = ""
+    """Name of the error's class, as in `TooManyFailures`, where the program failed in a foreseen way."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Numbers for other programs: `images` embedded or failed, `of` all images of the chunk, `failed` images."""
 
@@ -51,9 +55,10 @@ class LastWord:
                 log.warning("no_termination_log", error=str(error))
 
     def to_termination_message(self) -> bytes:
-        """Return `event: message`, and the counts on a second line. A message that is too long is cut."""
-        counts = " ".join(f"{name}={count}" for name, count in self.counts.items())
-        tail = f"\n{counts}".encode() if counts else b""
+        """Return `event: message`, and error and counts on a second line. A message that is too long is cut."""
+        facts = [f"error={self.error}"] if self.error else []
+        facts += [f"{name}={count}" for name, count in self.counts.items()]
+        tail = f"\n{' '.join(facts)}".encode() if facts else b""
         head = f"{self.event}: {printable(redact_urls(self.message))}".encode()
         # The cut may fall within a character.
         whole = head[: TERMINATION_LOG_BYTES - len(tail)].decode("utf-8", "ignore")
@@ -66,13 +71,15 @@ class LastWord:
         When a container leaves no message, a kubelet may take the end of its log instead. Such a text has no event.
         """
         head, _, last_line = text.rstrip().rpartition("\n")
-        counts = {}
-        if _COUNTS.fullmatch(last_line):
-            counts = {name: int(count) for name, count in (pair.split("=") for pair in last_line.split(" "))}
-        else:
+        facts = _FACTS.fullmatch(last_line) if head else None
+        error, counts = "", {}
+        if facts is None:
             head = text
+        else:
+            error = facts["error"] or ""
+            counts = {name: int(count) for name, count in (pair.split("=") for pair in facts["counts"].split())}
         message = printable(redact_urls(" ".join(head.split())))
         found = _HEAD.match(message)
         if found is None:
-            return cls(event="", message=message, counts=counts)
-        return cls(event=_EVENTS[found[1]], message=message[found.end() :], counts=counts)
+            return cls(event="", message=message, error=error, counts=counts)
+        return cls(event=_EVENTS[found[1]], message=message[found.end() :], error=error, counts=counts)

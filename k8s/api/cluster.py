@@ -1,71 +1,83 @@
-"""The cluster's API, behind the one door that imports the kubernetes client.
+"""The cluster's API. Only this module and k8s.api.connection import the kubernetes client.
 
-Objects are returned as the API's own JSON. Errors are ours: ClusterAccessDenied, NotInCluster, ClusterUnavailable, or
-SettingsError where the API finds a request invalid.
+Objects are returned as the API's own JSON. The errors are those of common.errors: ClusterAccessDenied, NotInCluster,
+ClusterUnavailable, and SettingsError where the API finds a request invalid.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import time
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import urllib3
 from kubernetes import config
-from kubernetes.client import ApiClient, BatchV1Api, Configuration, CoreV1Api
+from kubernetes.client import ApiClient, BatchV1Api, CoreV1Api
 from kubernetes.client.exceptions import ApiException, OpenApiException
-from kubernetes.config.incluster_config import (
-    SERVICE_CERT_FILENAME,
-    SERVICE_HOST_ENV_NAME,
-    SERVICE_TOKEN_FILENAME,
-    InClusterConfigLoader,
-)
-from yaml import YAMLError
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable
+from common.retry import GivenUp, RetryPolicy, call
 from k8s.api.errors import Expired, one_line, refusal, unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
+
+    from kubernetes.client import Configuration
 
 Object = dict[str, Any]
 """An object of the API, as JSON."""
 
 PAGE = 500
-"""Objects in one answer, as kubectl asks for."""
+"""Number of objects in one answer, as kubectl asks for."""
 
-CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
+CONNECT_SECONDS = 5.0
+"""Longest time to open a connection, in seconds."""
+
+READ_SECONDS = 30.0
+"""Longest time without a byte of an answer, in seconds."""
 
 TAIL_SECONDS = 10.0
-"""For a log's last lines."""
+"""Longest time without a byte while the last lines of a log are read, in seconds: the node may be down."""
 
 FOLLOW_SECONDS = 600.0
-"""Without a line, after which a followed log is asked for again: a worker is never silent for so long."""
+"""Longest time without a line of a followed log, in seconds. A worker logs more often, so the connection is then opened
+again."""
 
 CONNECTIONS = 16
-"""Kept open: as many as threads that ask at once, and some."""
+"""Number of connections kept open: one for each thread that asks at the same time, and some more."""
 
-ATTEMPTS = 4
-"""Of a request that fails in a way that may pass."""
+RETRY = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=2, attempts=4)
+"""A person waits for the answer, so a request is given up within seconds."""
 
-FIRST_PAUSE_SECONDS = 0.5
+ONCE = replace(RETRY, attempts=1)
+"""For a caller that waits for the cluster by itself."""
 
 RETRY_AFTER_LIMIT_SECONDS = 30.0
-"""The longest Retry-After that is waited for."""
+"""Longest Retry-After that is waited for, in seconds."""
+
+PASSING_STATUSES = {429, 500, 502, 503, 504}
+"""The HTTP statuses after which a request is sent again."""
+
+PASSING_CREATE_STATUSES = {429}
+"""The same for a request that creates an object: with 429 the API has not read it."""
+
+
+_CLIENT_ERRORS = (OpenApiException, config.ConfigException, urllib3.exceptions.HTTPError, OSError)
 
 
 class Cluster:
     """One namespace of a cluster."""
 
-    def __init__(self, configuration: Configuration, *, namespace: str, attempts: int = ATTEMPTS) -> None:
-        # Retries are made here: the library's would wait for any Retry-After, and follow redirects with the token.
+    def __init__(self, configuration: Configuration, *, namespace: str, retry: RetryPolicy = RETRY) -> None:
+        # The client's own retries would wait for any Retry-After, and follow redirects with the token.
         configuration.retries = False
         configuration.connection_pool_maxsize = CONNECTIONS
+        if not configuration.verify_ssl:
+            # The kubeconfig says insecure-skip-tls-verify. urllib3 would warn of that at every request.
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self.namespace = namespace
         self.host = str(configuration.host)
-        self._attempts = attempts
+        self._retry = retry
         api = ApiClient(configuration)
         self._batch, self._core = BatchV1Api(api), CoreV1Api(api)
 
@@ -74,9 +86,9 @@ class Cluster:
         return list(self._pages("list jobs", self._batch.list_namespaced_job, label_selector=labels))
 
     def job(self, name: str) -> tuple[Object | None, str]:
-        """Return the Job of that name, None where there is none, and the version to watch it from.
+        """Return the Job of that name, None where there is none, and the version from which to watch it.
 
-        Asks as a Role that is limited to the name allows.
+        The request is one that a Role for this name alone allows.
         """
         answer = self._get("list jobs", self._batch.list_namespaced_job, field_selector=f"metadata.name={name}")
         items = answer.get("items") or []
@@ -85,7 +97,7 @@ class Cluster:
     def watch_job(self, name: str, *, resource_version: str, seconds: float) -> Iterator[tuple[str, Object]]:
         """Yield the events (ADDED, MODIFIED, DELETED, BOOKMARK) of the Job of that name, for `seconds` at most.
 
-        Raises Expired when there is a gap between that version and the oldest that the API still knows.
+        Raises Expired when the API no longer knows that version.
         """
         response = self._open(
             "watch jobs",
@@ -124,9 +136,9 @@ class Cluster:
         follow: bool = False,
         timestamps: bool = False,
     ) -> Iterator[str]:
-        """Yield the lines of a container's log; with `follow` as they are written, until it ends.
+        """Yield the lines of a container's log; with `follow` as they are written, until the container ends.
 
-        A tail is asked for once and not for long: its pod's node may be down. Raises ClusterUnavailable also when the
+        A tail is asked for only once, because the node of the pod may be down. Raises ClusterUnavailable also when the
         connection breaks off.
         """
         options = {"tail_lines": tail, "since_seconds": since_seconds}
@@ -137,7 +149,7 @@ class Cluster:
             container=container,
             follow=follow,
             timestamps=timestamps,
-            attempts=1 if tail is not None else self._attempts,
+            retry=self._retry if tail is None else ONCE,
             read_seconds=FOLLOW_SECONDS if follow else TAIL_SECONDS if tail is not None else READ_SECONDS,
             **{name: value for name, value in options.items() if value is not None},
         )
@@ -145,12 +157,12 @@ class Cluster:
             yield line.decode("utf-8", "replace").rstrip("\r")
 
     def create_job(self, body: Object, *, dry_run: bool = False) -> Object:
-        """Create the Job (with `dry_run` have the API check it only) and return it. Raises AlreadyExists."""
+        """Create the Job and return it; with `dry_run` the API only checks it. Raises AlreadyExists."""
         options: dict[str, Any] = {"dry_run": "All"} if dry_run else {}
         return self._parsed(self._open("create jobs", self._batch.create_namespaced_job, body=body, **options))
 
     def _pages(self, action: str, method: Callable[..., Any], **options: Any) -> Iterator[Object]:  # noqa: ANN401
-        """Yield what all pages hold. Where a later page has expired, the rest is read as it is by then."""
+        """Yield the items of all pages. After a page that has expired, the rest is read as it is then."""
         token = ""
         while True:
             page = {"limit": PAGE} | ({"_continue": token} if token else {})
@@ -177,7 +189,7 @@ class Cluster:
         finally:
             response.release_conn()
         if not isinstance(answer, dict):
-            raise ClusterUnavailable(f"{self.host} answers with something that is no API object; is it a cluster?")
+            raise ClusterUnavailable(f"{self.host} answers with something other than an API object; is it a cluster?")
         return answer
 
     def _open(
@@ -186,38 +198,45 @@ class Cluster:
         method: Callable[..., Any],
         *names: str,
         read_seconds: float = READ_SECONDS,
-        attempts: int | None = None,
+        retry: RetryPolicy | None = None,
         **options: Any,  # noqa: ANN401 - of the method
     ) -> urllib3.BaseHTTPResponse:
-        """Return the answer, unread, once there is one. A POST is repeated only where it was refused unread (429)."""
+        """Return the answer, unread, once there is one."""
         arguments = (*names, self.namespace)
         options |= {"_preload_content": False, "_request_timeout": (CONNECT_SECONDS, read_seconds)}
-        attempts = attempts or self._attempts
-        for attempt in range(1, attempts + 1):
-            pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1)
-            is_last = attempt == attempts
-            try:
-                response: urllib3.BaseHTTPResponse = method(*arguments, **options)
-            except ApiException as error:
-                if is_last or error.status not in ({429} if "body" in options else {429, 500, 502, 503, 504}):
-                    raise refusal(
-                        host=self.host,
-                        namespace=self.namespace,
-                        action=action,
-                        status=error.status or 0,
-                        reason=error.reason or "",
-                        body=error.body or "",
-                    ) from error
-                pause = _retry_after(error.headers) or pause
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                if is_last or "body" in options:
-                    raise unavailable(self.host, error) from error
-            except (OpenApiException, config.ConfigException) as error:
-                raise ClusterAccessDenied(f"no request to {self.host}: {one_line(error)}") from error
-            else:
-                return response
-            time.sleep(pause)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        is_create = "body" in options
+
+        def send() -> urllib3.BaseHTTPResponse:
+            response: urllib3.BaseHTTPResponse = method(*arguments, **options)
+            return response
+
+        def may_pass(error: Exception) -> bool:
+            if isinstance(error, ApiException):
+                return error.status in (PASSING_CREATE_STATUSES if is_create else PASSING_STATUSES)
+            # A create without an answer may have been done.
+            return isinstance(error, urllib3.exceptions.HTTPError | OSError) and not is_create
+
+        try:
+            return call(send, retry or self._retry, may_pass=may_pass, asked_seconds=_retry_after)
+        except GivenUp as given_up:
+            raise self._ours(action, given_up.error) from given_up.error
+        except _CLIENT_ERRORS as error:
+            raise self._ours(action, error) from error
+
+    def _ours(self, action: str, error: Exception) -> Exception:
+        """Return the error to raise for one of the client's."""
+        if isinstance(error, ApiException):
+            return refusal(
+                host=self.host,
+                namespace=self.namespace,
+                action=action,
+                status=error.status or 0,
+                reason=error.reason or "",
+                body=error.body or "",
+            )
+        if isinstance(error, urllib3.exceptions.HTTPError | OSError):
+            return unavailable(self.host, error)
+        return ClusterAccessDenied(f"no request to {self.host}: {one_line(error)}")
 
     def _lines(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         rest = b""
@@ -233,80 +252,16 @@ class Cluster:
             response.close()
 
 
-def connect(*, context: str = "", namespace: str = "", attempts: int = ATTEMPTS) -> Cluster:
-    """Return the cluster of the kubeconfig (KUBECONFIG, else ~/.kube/config), or else the one this pod runs in.
-
-    The namespace is the given one, else the context's, else the pod's. Raises ClusterAccessDenied when there is no
-    cluster to speak to.
-    """
-    kubeconfig = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
-    if not any(Path(path).exists() for path in kubeconfig.split(os.pathsep) if path):
-        if os.environ.get(SERVICE_HOST_ENV_NAME) and not context:
-            return Cluster(in_pod_configuration(), namespace=namespace or _own_namespace(), attempts=attempts)
-        raise ClusterAccessDenied(
-            f"there is no kubeconfig at {kubeconfig}; set KUBECONFIG, or run this where kubectl works"
-        )
-    configuration = Configuration()
-    try:
-        contexts, active = config.list_kube_config_contexts(config_file=kubeconfig)
-        chosen = next((each for each in contexts if each["name"] == context), None) if context else active
-        if chosen is None:
-            known = ", ".join(sorted(str(each["name"]) for each in contexts)) or "none"
-            raise ClusterAccessDenied(f"{kubeconfig} has no context {context}, it has: {known}")
-        # Refreshed tokens are not written back: that is kubectl's file.
-        config.load_kube_config(
-            config_file=kubeconfig,
-            context=chosen["name"],
-            client_configuration=configuration,
-            persist_config=False,
-        )
-    except (config.ConfigException, YAMLError, OSError, TypeError, KeyError, ValueError) as error:
-        raise ClusterAccessDenied(f"{kubeconfig} cannot be used: {one_line(error)}") from error
-    own = (chosen.get("context") or {}).get("namespace")
-    return Cluster(configuration, namespace=namespace or own or "default", attempts=attempts)
-
-
-def in_pod_configuration(
-    *,
-    token: Path = Path(SERVICE_TOKEN_FILENAME),
-    certificate: Path = Path(SERVICE_CERT_FILENAME),
-    environment: Mapping[str, str] = os.environ,
-) -> Configuration:
-    """Return the way from a pod to its cluster. The token is read again for every request, since it is rotated."""
-    configuration = Configuration()
-    try:
-        InClusterConfigLoader(str(token), str(certificate), try_refresh_token=False, environ=environment).load_and_set(
-            configuration
-        )
-    except (config.ConfigException, OSError) as error:
-        raise ClusterAccessDenied(f"this pod cannot speak to its cluster: {one_line(error)}") from error
-    key = next(iter(configuration.api_key))  # its name differs between the library's versions
-
-    def read_token(current: Configuration) -> None:
-        try:
-            current.api_key[key] = f"Bearer {token.read_text().strip()}"
-        except OSError as error:
-            raise config.ConfigException(f"{token}: {error.strerror}") from error
-
-    configuration.refresh_api_key_hook = read_token
-    return configuration
-
-
-def _own_namespace() -> str:
-    try:
-        return Path(SERVICE_TOKEN_FILENAME).with_name("namespace").read_text().strip()
-    except OSError:
-        return "default"
-
-
 def _event(line: bytes) -> tuple[str, Object]:
     try:
         event = json.loads(line)
         return str(event["type"]), dict(event["object"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ClusterUnavailable("a watch broke off within an event") from error
+        raise ClusterUnavailable("a watch broke off in the middle of an event") from error
 
 
-def _retry_after(headers: Mapping[str, str] | None) -> float:
-    text = str((headers or {}).get("Retry-After") or "")
+def _retry_after(error: Exception) -> float:
+    """Return the pause in seconds that the API asks for, 0 where it asks for none."""
+    headers = (error.headers if isinstance(error, ApiException) else None) or {}
+    text = str(headers.get("Retry-After") or "")
     return min(float(text), RETRY_AFTER_LIMIT_SECONDS) if text.isascii() and text.isdigit() else 0

@@ -1,4 +1,4 @@
-"""What a cluster's refusals mean to us: one sentence each, from an HTTP status and the API's Status object."""
+"""The errors for a cluster's refusals, made from an HTTP status and the API's Status object."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ from common.logs import redact_urls
 
 
 class Expired(Exception):
-    """The API no longer knows the version or the page that it was asked to go on from; `token` goes on anyhow."""
+    """The API no longer knows the version or the page from which it was asked to continue."""
 
     def __init__(self, token: str = "") -> None:
         super().__init__(token)
         self.token = token
+        """Continues the list nevertheless. Empty where there is no list to continue."""
 
 
 class AlreadyExists(Exception):
     """There is an object of that name."""
 
 
+class NotAuthenticated(ClusterAccessDenied):
+    """The cluster does not accept the credentials."""
+
+
+class NotAuthorized(ClusterAccessDenied):
+    """The cluster accepts the credentials, but does not allow the request."""
+
+
 def refusal(*, host: str, namespace: str, action: str, status: int, reason: str, body: str) -> Exception:
-    """Return what to raise where the cluster answers `action`, as in "list pods", with anything but success."""
+    """Return the error to raise where the cluster does not do `action`, as in "list pods"."""
     said = _status_object(body)
     message = one_line(said.get("message") or reason or f"status {status}")
     error: Exception
     if status == 401:
-        error = ClusterAccessDenied(
+        error = NotAuthenticated(
             f"the cluster at {host} does not accept these credentials (401); log in again, or choose another --context"
         )
     elif status == 403:
-        # A create may also be refused for what is created: a quota, or an admission rule.
-        error = ClusterAccessDenied(
+        # A quota or an admission rule may also refuse what is created.
+        error = NotAuthorized(
             f"not allowed to {action} in namespace {namespace}: {message}; choose another -n or --context, or ask for "
             "a Role that allows it"
         )

@@ -1,12 +1,10 @@
-"""What `embedder status`, `logs` and `rerun` have in common: the options that lead to a release."""
+"""The options that `embedder status`, `logs` and `rerun` share: they say which release is meant."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from common.errors import ClusterAccessDenied
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster
@@ -15,7 +13,7 @@ IN_CLUSTER = "In the cluster"
 
 ReleaseOption = Annotated[
     str,
-    typer.Option("--release", metavar="NAME", help="The release, as helm install named it.", rich_help_panel="Where"),
+    typer.Option("--release", metavar="NAME", help="Name of the Helm release.", rich_help_panel="Where"),
 ]
 NamespaceOption = Annotated[
     str,
@@ -23,7 +21,7 @@ NamespaceOption = Annotated[
         "--namespace",
         "-n",
         metavar="NAME",
-        help="Its namespace.\n\n[dim]default: that of the context[/dim]",
+        help="Namespace of the release.\n\n[dim]default: the namespace of the context[/dim]",
         show_default=False,
         rich_help_panel="Where",
     ),
@@ -33,7 +31,7 @@ ContextOption = Annotated[
     typer.Option(
         "--context",
         metavar="NAME",
-        help="The kubeconfig's context.\n\n[dim]default: the current one[/dim]",
+        help="Context in the kubeconfig.\n\n[dim]default: the current context[/dim]",
         show_default=False,
         rich_help_panel="Where",
     ),
@@ -41,11 +39,8 @@ ContextOption = Annotated[
 
 
 def open_cluster(*, namespace: str, context: str) -> Cluster:
-    """Return the cluster. Raises ClusterAccessDenied when there is none to speak to."""
-    try:
-        from k8s.api.cluster import connect  # noqa: PLC0415 - `embedder run` needs no cluster
-    except ModuleNotFoundError as error:
-        raise ClusterAccessDenied(
-            f"the module {error.name} is not installed; pip install 'embedder[cli,k8s]' brings what clusters need"
-        ) from error
+    """Return the cluster. Raises ClusterAccessDenied when there is none to ask."""
+    # This import takes most of a second, which `embedder run` and `embedder --help` need not wait for.
+    from k8s.api.connection import connect  # noqa: PLC0415
+
     return connect(context=context, namespace=namespace)

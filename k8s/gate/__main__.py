@@ -1,20 +1,26 @@
-"""python -m k8s.gate: waits until a run can be merged; the merge Job's init container.
+"""python -m k8s.gate: waits until a run can be merged. It is the init container of the merge Job.
 
-`python -m k8s.gate report`, which `helm test` runs, checks the finished result instead, or says how far the run is.
+`python -m k8s.gate report` checks the finished result instead, or says how far the run is. `helm test` runs it.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from common.errors import SettingsError
 from common.logs import configure_logs
 from common.process import program
 from common.settings import read_settings
 from common.store import open_store
-from k8s.gate.gate import Gate
+from k8s.gate.gate import AllChunksPresent, Gate, MergeWithout
 from k8s.gate.settings import GateSettings
 from k8s.gate.watch import WorkerWatch
+from k8s.release.wording import brief_indexes
+
+if TYPE_CHECKING:
+    from k8s.gate.gate import Opening
+    from k8s.gate.report import SoundResult
 
 
 def main() -> program.Finished:
@@ -24,14 +30,32 @@ def main() -> program.Finished:
     watch = WorkerWatch(settings)
     match sys.argv[1:]:
         case []:
-            return program.Finished(Gate(settings, store, watch).wait())
+            return program.Finished(describe_opening(Gate(settings, store, watch).wait()))
         case ["report"]:
-            # A gate waits for days: it need not hold HDF5 and NumPy in its memory.
+            # A gate waits for days, and HDF5 and NumPy would stay in its memory.
             from k8s.gate.report import report  # noqa: PLC0415
 
-            return program.Finished(report(store, settings, watch))
+            return program.Finished(describe_result(report(store, settings, watch)))
         case other:
-            raise SettingsError(f"python -m k8s.gate takes report or nothing, not {' '.join(other)}")
+            raise SettingsError(f"python -m k8s.gate takes `report` or no argument, not {' '.join(other)}")
+
+
+def describe_opening(opening: Opening) -> str:
+    match opening:
+        case AllChunksPresent(count):
+            return f"all {count} chunks are there"
+        case MergeWithout(missing, count):
+            there = f"{count - len(missing)} of {count} chunks are there"
+            return f"{there}; they are merged without chunks {brief_indexes(missing)}"
+
+
+def describe_result(result: SoundResult) -> str:
+    summary = result.summary
+    missing = f", without chunks {summary.chunks_missing}" if summary.chunks_missing else ""
+    return (
+        f"{result.location} is sound: {summary.rows_embedded} of {summary.rows_requested} images, "
+        f"{summary.rows_failed} failed{missing}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The gate's settings. The chart sets them all but the last three, which time it."""
+"""The gate's settings. The chart sets all of them but the last three, which are times."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from common.settings import RunSettings
 
 class GateSettings(RunSettings):
     release: str = "embedder"
-    """The Helm release, named in the commands that the gate suggests."""
+    """The Helm release. The commands that the gate suggests name it."""
 
     worker_job: str = Field(default="embedder-worker", min_length=1)
-    """The Job whose end is waited for."""
+    """The name of the worker Job."""
 
     on_failed_chunks: Literal["wait", "fail", "partial"] = "wait"
-    """What to do when the worker Job has ended and chunks are missing: `wait` says which and how to compute them again,
-    and goes on by itself once they are there; `fail` ends with exit code 65; `partial` lets those be merged that are
-    there, of which there must be one. Without access to the API no end is seen, and all three wait."""
+    """What to do when the worker Job has ended and chunks are missing. `wait` names them and the command that computes
+    them again, and continues when they are in the store. `fail` ends with exit code 65. `partial` merges the chunks
+    that exist (at least one). Without access to the Kubernetes API the gate does not see the end, and always waits."""
 
     pod_namespace: str = Field(default="", validation_alias="POD_NAMESPACE")
-    """The worker Job's namespace. Empty: this pod's."""
+    """The namespace of the worker Job. Empty: the namespace of this pod."""
 
     poll_seconds: float = Field(default=30, gt=0)
-    """Between two lists of the chunks in the store, unless the worker Job's end asks for one. A list costs one request
-    for 1,000 chunks, and 30 s are little beside a chunk."""
+    """Time between two lists of the chunks in the store, in seconds. The end of the worker Job asks for a list at once.
+    A list costs one request for 1,000 chunks, and 30 s are short beside the time that a chunk takes."""
 
     settle_seconds: float = Field(default=90, ge=0)
-    """After the worker Job's end, how long a chunk that it completed is looked for before it counts as missing: shared
-    folders may list a new file on other nodes only after a minute."""
+    """Time after the end of the worker Job, in seconds, before a chunk that the Job completed counts as missing. A
+    shared folder may need a minute to list a new file on other nodes."""
 
     reminder_seconds: float = Field(default=300, gt=0)
-    """Between two log lines that say what is waited for, when nothing has changed."""
+    """Time between two log lines that say what the gate waits for, in seconds, when nothing has changed."""

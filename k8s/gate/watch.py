@@ -1,84 +1,123 @@
-"""The worker Job as the gate sees it: listed, then watched, through whatever the API does meanwhile."""
+"""The worker Job as the gate sees it: listed, then watched. Faults of the API are logged and waited out."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ClusterUnavailable, EmbedderError
-from common.exit_policy import backoff_seconds
 from common.logs import log
-from k8s.api.cluster import connect
+from common.retry import RetryPolicy
+from k8s.api.cluster import ONCE
+from k8s.api.connection import connect
 from k8s.api.errors import Expired
-from k8s.release import job_from
+from k8s.release.job import JobEnd, job_from
 
 if TYPE_CHECKING:
     from k8s.api.cluster import Cluster, Object
     from k8s.gate.settings import GateSettings
-    from k8s.release import Job
+    from k8s.release.cause import Cause
+    from k8s.release.job import Job
 
-RETRY_LIMIT_SECONDS = 30
-"""Before the API is asked again after it has failed."""
+API_RETRY = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=30)
+"""The gate waits for days, so it asks the API again for ever."""
+
+
+class WorkerPhase(Enum):
+    UNKNOWN = auto()
+    """The API does not answer."""
+    ABSENT = auto()
+    SUSPENDED = auto()
+    RUNNING = auto()
+    COMPLETE = auto()
+    FAILED = auto()
+
+
+class WorkerState(NamedTuple):
+    """What the gate knows about the worker Job."""
+
+    job: str
+    phase: WorkerPhase
+    cause: Cause | None = None
+    """Why the Job has failed."""
+
+    def __str__(self) -> str:
+        name = f"Job {self.job}"
+        match self.phase:
+            case WorkerPhase.UNKNOWN:
+                return f"the state of {name} is unknown, and only the store is watched"
+            case WorkerPhase.ABSENT:
+                return f"{name} does not exist (yet)"
+            case WorkerPhase.SUSPENDED:
+                return f"{name} is suspended"
+            case WorkerPhase.RUNNING:
+                return f"{name} is running"
+            case WorkerPhase.COMPLETE:
+                return f"{name} is complete"
+            case WorkerPhase.FAILED:
+                return f"{name} has failed ({self.cause})"
 
 
 class WorkerWatch:
-    """What is known of the worker Job. No method raises for what the API does: the store is what decides."""
+    """What is known about the worker Job. No fault of the API is raised, because the store decides."""
 
     def __init__(self, settings: GateSettings) -> None:
         self._settings = settings
         self._cluster: Cluster | None = None
         self._job: Job | None = None
         self._version = ""
-        """Of the Jobs, to watch from; "" where they are to be listed first."""
+        """The version of the Jobs from which to watch. Empty: list the Jobs first."""
         self._failures = 0
         self._is_silent = False
-        """Whether the API says nothing."""
-        self._denials: set[str] = set()
-        """Each is said once."""
+        """Whether the API does not answer."""
+        self._denials: set[type[EmbedderError]] = set()
+        """The kinds of denial that have been logged. Each is logged once."""
 
     @property
     def has_ended(self) -> bool:
-        """Return whether the Job is known to have ended. One that is not there may be yet to come."""
-        return self._job is not None and bool(self._job.ended)
+        """Whether the Job is known to have ended. A Job that does not exist may be created later."""
+        return self._job is not None and self._job.end is not None
 
     @property
     def failed(self) -> frozenset[int]:
-        """Return the chunks that the Job is known to have given up."""
+        """The chunks that the Job is known to have given up."""
         return self._job.failed if self._job is not None else frozenset()
 
     @property
     def completed(self) -> frozenset[int]:
-        """Return the chunks that the Job is known to have completed."""
+        """The chunks that the Job is known to have completed."""
         return self._job.completed if self._job is not None else frozenset()
 
-    def describe(self) -> str:
-        name = f"Job {self._settings.worker_job}"
-        if self._job is not None and self._job.ended:
-            return f"{name} has failed ({self._job.reason})" if self._job.ended == "Failed" else f"{name} is complete"
+    @property
+    def state(self) -> WorkerState:
+        name, job = self._settings.worker_job, self._job
+        if job is not None and job.end is not None:
+            return WorkerState(name, WorkerPhase.FAILED if job.has_failed else WorkerPhase.COMPLETE, job.cause)
         if self._is_silent:
-            return f"what {name} does is unknown, the store alone is watched"
-        if self._job is None:
-            return f"{name} is not there (yet)"
-        return f"{name} is suspended" if self._job.suspended else f"{name} is running"
+            return WorkerState(name, WorkerPhase.UNKNOWN)
+        if job is None:
+            return WorkerState(name, WorkerPhase.ABSENT)
+        return WorkerState(name, WorkerPhase.SUSPENDED if job.suspended else WorkerPhase.RUNNING)
 
     def refresh(self) -> None:
-        """Ask once how the Job stands."""
+        """Ask the API once for the state of the Job."""
         self._version = ""
         self._attempt(time.monotonic(), watch=False)
 
     def wait(self, seconds: float) -> None:
-        """Return after the seconds, or as soon as the Job ends, fails a chunk, is deleted or comes into being."""
+        """Return after that time, or as soon as the Job is created, fails a chunk, ends or is deleted."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self._attempt(deadline, watch=True):
                 return
 
     def _attempt(self, deadline: float, *, watch: bool) -> bool:
-        """List or watch the Job; return whether there is news. After a fault waits, until the deadline at most."""
+        """List or watch the Job, and return whether there is news. After a fault, wait until the deadline at most."""
         try:
             if self._cluster is None:
-                # One attempt a request: faults are waited out here, and said.
-                self._cluster = connect(namespace=self._settings.pod_namespace, attempts=1)
+                # This class waits out faults, and logs them.
+                self._cluster = connect(namespace=self._settings.pod_namespace, retry=ONCE)
             if not self._version:
                 found, version = self._cluster.job(self._settings.worker_job)
                 is_news = self._take(found)
@@ -95,12 +134,12 @@ class WorkerWatch:
                 log.warning("api_unavailable", message=str(error))
             self._pause(deadline)
         except EmbedderError as error:
-            if str(error) not in self._denials:
-                self._denials.add(str(error))
+            if type(error) not in self._denials:
+                self._denials.add(type(error))
                 log.warning(
                     "api_denied",
-                    message=f"{error}; the store alone is watched, and it cannot tell a failed "
-                    "chunk from one still to come",
+                    message=f"{error}; only the store is watched, and it cannot tell a failed chunk from one that "
+                    "will still come",
                 )
             self._pause(deadline)
         return False
@@ -115,11 +154,11 @@ class WorkerWatch:
                 if kind != "BOOKMARK" and self._take(None if kind == "DELETED" else found):
                     return True
         except ClusterUnavailable:
-            # Watches break off now and then: gone on with where it was, unless that fails again.
+            # Watches break off now and then. The next one continues from here, unless it fails too.
             if self._failures:
                 raise
             self._failures = 1
-        # When it ended early, which is no fault, there is no hurry to go on.
+        # A watch that ended early is no fault, but the next one need not follow at once.
         time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
         return False
 
@@ -135,9 +174,9 @@ class WorkerWatch:
     def _pause(self, deadline: float) -> None:
         self._failures += 1
         self._version, self._is_silent = "", True
-        pause = backoff_seconds(self._failures, first=0.5, limit=RETRY_LIMIT_SECONDS)
+        pause = API_RETRY.pause_seconds(self._failures)
         time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
 
 
-def _milestones(job: Job | None) -> tuple[str, frozenset[int]] | None:
-    return None if job is None else (job.ended, job.failed)
+def _milestones(job: Job | None) -> tuple[JobEnd | None, frozenset[int]] | None:
+    return None if job is None else (job.end, job.failed)

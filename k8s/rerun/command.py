@@ -1,16 +1,18 @@
-"""`embedder rerun`: compute chunks again, in a new Job made from the live worker Job."""
+"""`embedder rerun`: computes chunks again, in a new Job that is made from the worker Job in the cluster."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+import yaml
 
 from common.errors import ClusterUnavailable, RerunRefused, SettingsError
 from common.indexes import parse_indexes
 from k8s.api.errors import AlreadyExists
 from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
-from k8s.release import Release, brief_indexes
+from k8s.release.release import Release
+from k8s.release.wording import name_chunks
 from k8s.rerun.job import check_quantity, make_rerun, next_name, parse_assignments
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ EPILOG = "\n\n".join(
 )
 
 ATTEMPTS = 5
-"""To find a free name, while others make reruns too."""
+"""Number of attempts to create a Job under a free name, while other people create reruns too."""
 
 
 def rerun(
@@ -38,23 +40,35 @@ def rerun(
         typer.Option(
             "--chunks",
             metavar="3,7-9",
-            help="Compute these chunks.\n\n[dim]default: all that failed[/dim]",
+            help="Chunks to compute.\n\n[dim]default: all that failed[/dim]",
             show_default=False,
         ),
     ] = "",
     memory: Annotated[
         str,
         typer.Option(
-            "--memory", metavar="16Gi", help="Memory of each pod, for chunks that ran out.", show_default=False
+            "--memory",
+            metavar="16Gi",
+            help="Memory of each pod, for chunks that ran out of memory.\n\n[dim]default: that of the worker Job[/dim]",
+            show_default=False,
         ),
     ] = "",
     cpu: Annotated[
-        str, typer.Option("--cpu", metavar="8", help="Cores that each pod asks for.", show_default=False)
+        str,
+        typer.Option(
+            "--cpu",
+            metavar="8",
+            help="CPU cores that each pod requests.\n\n[dim]default: those of the worker Job[/dim]",
+            show_default=False,
+        ),
     ] = "",
     assignments: Annotated[
         list[str] | None,
         typer.Option(
-            "--set-env", metavar="NAME=VALUE", help="A variable of the workers; may be repeated.", show_default=False
+            "--set-env",
+            metavar="NAME=VALUE",
+            help="Environment variable of the workers. May be given several times.",
+            show_default=False,
         ),
     ] = None,
     parallelism: Annotated[
@@ -63,25 +77,27 @@ def rerun(
             "--parallelism",
             metavar="P",
             min=1,
-            help="Workers at a time.\n\n[dim]default: that of the worker Job[/dim]",
+            help="Number of pods that run at the same time.\n\n[dim]default: that of the worker Job[/dim]",
             show_default=False,
         ),
     ] = None,
     force: Annotated[
         bool,
         typer.Option(
-            "--force", metavar=" ", help="Also chunks that are done; a worker skips one that the store still has."
+            "--force",
+            metavar=" ",
+            help="Include chunks that are done. A worker still skips a chunk that is in the store.",
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", metavar=" ", help="Print the Job, and create nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar=" ", help="Print the Job without creating it.")] = False,
     release: ReleaseOption = "embedder",
     namespace: NamespaceOption = "",
     context: ContextOption = "",
 ) -> None:
     """Compute failed chunks of a run in the cluster again.
 
-    A new Job from the live worker Job's own template, for these chunks only, which keep their numbers. The merge that
-    waits for them goes on by itself; helm uninstall removes the Job with the rest.
+    The command creates a Job like the worker Job, for these chunks only.
+    A merge that waits for them continues by itself. helm uninstall also deletes the new Job.
     """
     try:
         wanted = parse_indexes(chunks)
@@ -96,46 +112,54 @@ def rerun(
     for _ in range(ATTEMPTS):
         found = Release(cluster, release)
         selected = select_chunks(found, wanted, force=force)
-        if not selected:
+        if selected.already_done:
+            left_out = name_chunks(selected.already_done)
+            typer.echo(f"left out because done already: {left_out}; --force includes them", err=True)
+        if not selected.chunks:
             typer.echo(_nothing_to_do(found), err=True)
             return
-        job = _job(found, selected, environment=environment, memory=memory, cpu=cpu, parallelism=parallelism)
+        job = _job(found, selected.chunks, environment=environment, memory=memory, cpu=cpu, parallelism=parallelism)
         if dry_run:
-            typer.echo(_yaml(job), nl=False)
+            typer.echo(yaml.safe_dump(job, sort_keys=False, width=120), nl=False)
             return
         try:
             created = cluster.create_job(job)
-        except AlreadyExists:  # somebody else was first: of the same chunks, perhaps
+        except AlreadyExists:  # another person created a rerun, perhaps for the same chunks
             continue
-        _say_created(found, str(created["metadata"]["name"]), selected)
+        _say_created(found, str(created["metadata"]["name"]), selected.chunks)
         return
-    raise ClusterUnavailable(f"others made {ATTEMPTS} reruns of {release} meanwhile; try again")
+    raise ClusterUnavailable(f"other people created {ATTEMPTS} reruns of {release} at the same time; try again")
 
 
-def select_chunks(release: Release, wanted: list[int], *, force: bool) -> list[int]:
-    """Return the chunks to compute: the wanted ones, or (where none are named) all that failed.
+class Selection(NamedTuple):
+    """The chunks that a rerun computes."""
 
-    Those that are done are left out, unless `force`. Raises SettingsError when one is outside the run, RerunRefused
-    when one is still computed, or will be.
+    chunks: list[int]
+    already_done: frozenset[int]
+    """The wanted chunks that are left out because they are done."""
+
+
+def select_chunks(release: Release, wanted: list[int], *, force: bool) -> Selection:
+    """Return the chunks to compute: the wanted ones, or all failed ones where none are named.
+
+    Chunks that are done are left out, unless `force`. Raises SettingsError when a chunk is outside the run, and
+    RerunRefused when a Job computes it now or later.
     """
     if not wanted:
-        return sorted(release.failed())
+        return Selection(sorted(release.failed()), frozenset())
     if wanted[-1] >= release.chunk_count:
         raise SettingsError(
-            f"--chunks names chunk {wanted[-1]}, but the last of the run's {release.chunk_count} is "
+            f"--chunks names chunk {wanted[-1]}, but the last of the run's {release.chunk_count} chunks is "
             f"{release.chunk_count - 1}"
         )
     for job in reversed(release.embedding_jobs):
         if busy := job.pending & set(wanted):
             raise RerunRefused(
-                f"Job {job.name} still computes {_chunks(busy)}, or will; wait until it has given them up, or leave "
-                "them out"
+                f"Job {job.name} still computes {name_chunks(busy)}, or will; wait until it has given them up, or "
+                "leave them out"
             )
-    done = release.done() & set(wanted)
-    if done and not force:
-        typer.echo(f"left out, since done already: {_chunks(done)}; --force takes them all the same", err=True)
-        return [chunk for chunk in wanted if chunk not in done]
-    return wanted
+    done = frozenset() if force else release.done() & set(wanted)
+    return Selection([chunk for chunk in wanted if chunk not in done], done)
 
 
 def _job(
@@ -165,33 +189,22 @@ def _nothing_to_do(release: Release) -> str:
     pending = release.pending()
     computed = f"{len(release.done())} of {release.chunk_count} chunks are done"
     still = f", {len(pending)} are still computed or will be" if pending else ""
-    return f"nothing to compute again: {computed}{still}, and none of those asked for has failed"
+    return f"nothing to compute again: {computed}{still}, and no wanted chunk has failed"
 
 
 def _say_created(release: Release, name: str, chunks: list[int]) -> None:
     flags = release.flags()
     lines = [
-        f"Job {name} computes {_chunks(chunks)} again",
+        f"Job {name} computes {name_chunks(chunks)} again",
         f"  embedder status {flags} --watch",
         f"  embedder logs {chunks[0]} -f {flags}",
     ]
-    if release.merge is not None and release.merge.ended:
+    if release.merge is not None and release.merge.end:
         lines.append(
-            f"Job {release.merge.name} has ended and merges nothing by itself any more; once the chunks are there, "
-            f"kubectl delete job {release.merge.name} -n {release.cluster.namespace}, and upgrade the release with the "
-            "same values"
+            f"Job {release.merge.name} has ended and does not merge these chunks. When they are in the store, run "
+            f"kubectl delete job {release.merge.name} -n {release.cluster.namespace} and upgrade the release with the "
+            "same values."
         )
     else:
-        lines.append("The merge goes on by itself once they are there.")
+        lines.append("The merge continues by itself when the chunks are in the store.")
     typer.echo("\n".join(lines), err=True)
-
-
-def _chunks(chunks: list[int] | frozenset[int]) -> str:
-    return f"chunk{'' if len(chunks) == 1 else 's'} {brief_indexes(chunks)}"
-
-
-def _yaml(job: Object) -> str:
-    import yaml  # noqa: PLC0415 - comes with the kubernetes client
-
-    text: str = yaml.safe_dump(job, sort_keys=False, width=120)
-    return text

@@ -1,4 +1,4 @@
-"""The Job of a rerun, made from the live worker Job: the same pods, for some of its chunks only."""
+"""The Job of a rerun. It is made from the worker Job in the cluster: the same pods, for some of its chunks only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from common.errors import SettingsError
 from common.indexes import format_indexes
-from k8s.release import CHUNK_COUNT, CHUNK_INDEXES, COMPONENT_LABEL, RUN_URI, Component
+from k8s.release.job import CHUNK_COUNT, CHUNK_INDEXES, RUN_URI
+from k8s.release.labels import COMPONENT_LABEL, Component
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -21,12 +22,12 @@ GENERATED_LABELS = {
     "controller-uid",
     "job-name",
 }
-"""The API put them on the worker Job's template, and puts others on the rerun's."""
+"""Labels that the API puts on the pods of a Job. Those of the worker Job must not be on the rerun's pods."""
 
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 
 RUN_VARIABLES = {CHUNK_INDEXES, CHUNK_COUNT, RUN_URI, "JOB_COMPLETION_INDEX"}
-"""What makes the rerun a part of this run."""
+"""The variables that make the rerun a part of this run."""
 
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -43,17 +44,17 @@ def make_rerun(
     cpu: str = "",
     parallelism: int | None = None,
 ) -> Object:
-    """Return the Job `name` that computes the chunks as `worker` would, with these changes.
+    """Return the Job `name` that computes the chunks as the Job `worker` does, with the given changes.
 
-    It is deleted with the last of its owners, as by `helm uninstall`. The worker Job alone may be deleted earlier, by
-    its ttlSecondsAfterFinished.
+    Kubernetes deletes it with the last of its owners, as after `helm uninstall`. One owner is not enough:
+    ttlSecondsAfterFinished may delete the worker Job earlier.
     """
     spec = copy.deepcopy(worker["spec"])
     for field in ("selector", "manualSelector", "suspend"):
         spec.pop(field, None)
     spec["completions"] = len(chunks)
     spec["parallelism"] = min(parallelism or max(1, int(spec.get("parallelism") or 1)), len(chunks))
-    if int(spec.get("maxFailedIndexes") or 0) > len(chunks):  # the API refuses more than there are
+    if int(spec.get("maxFailedIndexes") or 0) > len(chunks):  # the API refuses more than there are indexes
         del spec["maxFailedIndexes"]
     template = spec["template"]
     template["metadata"] = _template_metadata(template.get("metadata") or {})
@@ -71,33 +72,35 @@ def make_rerun(
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """Return the variables of `NAME=VALUE`s. Raises SettingsError for what is none, or would change the run."""
+    """Return the variables of texts `NAME=VALUE`. Raises SettingsError for another text, and for RUN_VARIABLES."""
     environment = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not _VARIABLE.fullmatch(name):
-            raise SettingsError(f"--set-env {name!r} is no assignment; write it as in EMBEDDER_BATCH_SIZE=64")
+            raise SettingsError(
+                f"--set-env {assignment!r} is not an assignment; write for example EMBEDDER_BATCH_SIZE=64"
+            )
         if name in RUN_VARIABLES:
-            raise SettingsError(f"--set-env {name} would make it another run's chunks; leave it out")
+            raise SettingsError(f"--set-env {name} would compute chunks of another run; leave it out")
         environment[name] = value
     return environment
 
 
 def check_quantity(option: str, quantity: str) -> None:
-    """Raise SettingsError unless Kubernetes could read the quantity; "" is none."""
+    """Raise SettingsError unless Kubernetes can read the quantity. An empty one means no change."""
     if quantity and not _QUANTITY.fullmatch(quantity):
-        raise SettingsError(f"{option} {quantity} is no quantity; write it as in 16Gi, 500m or 2")
+        raise SettingsError(f"{option} {quantity} is not a quantity; write for example 16Gi, 500m or 2")
 
 
 def next_name(prefix: str, names: Collection[str]) -> str:
-    """Return `<prefix>-rerun-<n>`, n one more than the highest there is."""
+    """Return `<prefix>-rerun-<n>`, where n is one more than the highest number among the names."""
     pattern = re.compile(re.escape(prefix) + r"-rerun-([1-9][0-9]{0,8})")
     numbers = [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
     return f"{prefix}-rerun-{max(numbers, default=0) + 1}"
 
 
 def _template_metadata(metadata: Object) -> Object:
-    """Return the template's metadata without what the API, or Kueue when it let the Job start, put there."""
+    """Return the template's metadata without the labels and annotations that the API and Kueue have added."""
     kept = {
         kind: {key: value for key, value in (metadata.get(kind) or {}).items() if not key.startswith("kueue.x-k8s.io/")}
         for kind in ("labels", "annotations")
@@ -109,7 +112,7 @@ def _template_metadata(metadata: Object) -> Object:
 def _set_resources(container: Object, *, memory: str, cpu: str) -> None:
     resources = container.setdefault("resources", {})
     if memory:
-        # Both, so that the pod is not evicted for using what it may.
+        # With an equal request the pod is not evicted for memory below its limit.
         for kind in ("requests", "limits"):
             resources[kind] = (resources.get(kind) or {}) | {"memory": memory}
     if cpu:
@@ -124,13 +127,13 @@ def _reference(owner: Object) -> Object:
 
 
 def doubled(quantity: str) -> str:
-    """Return twice a quantity of memory, as in 16Gi for 8Gi; "" where it cannot be told."""
+    """Return twice a quantity of memory, as in 16Gi for 8Gi. Empty where the quantity is not a whole number."""
     match = re.fullmatch(r"([0-9]+)(\D*)", quantity)
     return f"{2 * int(match[1])}{match[2]}" if match else ""
 
 
 def memory_of(worker: Object) -> str:
-    """Return the memory limit of the worker's container, "" for none."""
+    """Return the memory limit of the worker's container. Empty where it has none."""
     containers: Sequence[Object] = worker["spec"]["template"]["spec"]["containers"]
     resources = containers[0].get("resources") or {}
     return str((resources.get("limits") or {}).get("memory") or "")

@@ -1,4 +1,4 @@
-"""`embedder status`: how a run in the cluster stands, on one screen."""
+"""`embedder status`: how far a run in the cluster is, on one screen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.live import Live
 from common.errors import ClusterUnavailable
 from common.logs import redact_urls
 from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
-from k8s.release import Release
+from k8s.release.release import Release
 from k8s.status.screen import as_json, as_screen
 from k8s.status.source import read_status
 
@@ -32,9 +32,10 @@ EPILOG = "\n\n".join(
 )
 
 WATCH_SECONDS = 5.0
+"""Time between two readings with --watch, in seconds."""
 
 PIPE_WIDTH = 200
-"""Columns where there is no terminal to ask."""
+"""Width of the screen in columns where the output is not a terminal."""
 
 
 class Output(StrEnum):
@@ -45,25 +46,28 @@ class Output(StrEnum):
 def status(
     *,
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", metavar=" ", help="Show it again and again, until the merge has ended.")
+        bool, typer.Option("--watch", "-w", metavar=" ", help="Refresh until the merge has ended.")
     ] = False,
-    output: Annotated[Output, typer.Option("--output", "-o", help="For people, or one JSON object a line.")] = (
-        Output.SCREEN
-    ),
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="A screen for people, or JSON: one object on each line.")
+    ] = (Output.SCREEN),
     store: Annotated[
         bool,
         typer.Option(
             "--store",
             metavar=" ",
-            help="Look into the run's store too, with this machine's credentials: it knows chunks whose Jobs are gone.",
+            help="Also look into the store, with the credentials of this machine: "
+            "it has the chunks of Jobs that no longer exist.",
         ),
     ] = False,
     release: ReleaseOption = "embedder",
     namespace: NamespaceOption = "",
     context: ContextOption = "",
 ) -> None:
-    """Show how a run in the cluster stands: its chunks, images, rate, failures, the merge, and what to do next."""
+    """Show how far a run in the cluster is.
 
+    The screen shows chunks, images, rate, failures and the merge, and suggests the next commands.
+    """
     cluster = open_cluster(namespace=namespace, context=context)
 
     def read() -> Status:
@@ -86,7 +90,7 @@ def _print(status: Status, output: Output) -> None:
 
 
 def _watch(read: Callable[[], Status], output: Output) -> None:
-    """Show the status until the merge has ended. A cluster that does not answer for once is asked again."""
+    """Show the status until the merge has ended. A cluster that does not answer is asked again."""
     current = read()
     if output is Output.JSON or not sys.stdout.isatty():
         while True:

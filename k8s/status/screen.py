@@ -4,37 +4,75 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from common.durations import format_duration
 from common.indexes import format_indexes
-from k8s.release import brief_indexes
+from k8s.release.wording import brief_indexes, name_chunks
+from k8s.status.wording import (
+    describe_failure,
+    describe_images,
+    describe_merge,
+    describe_note,
+    describe_pending,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from k8s.status.view import Chunks, Group, Images, Status
+    from k8s.status.chunks import Chunks
+    from k8s.status.troubles import FailedChunks, PendingPods
+    from k8s.status.view import Status
 
 STATES = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
-"""In the bar's order, with their colours."""
+"""The states of chunks in the order of the bar, with their colours."""
 
 BAR_WIDTH = 60
+"""Width of the bar in columns."""
 
 SHOWN_GROUPS = 6
-"""Reasons that are shown; --output json has them all."""
+"""Largest number of groups with different causes on the screen. `--output json` has them all."""
 
 
 def as_json(status: Status) -> str:
     """Return the status as one line of JSON."""
-    values: dict[str, Any] = asdict(status)
-    values["chunks"] = {"count": status.chunks.count} | {
-        state: {"count": len(found), "indexes": format_indexes(found)} for state, found in _states(status.chunks)
-    }
-    return json.dumps(values)
+    pending = [
+        {"reason": describe_pending(group.why), "count": group.count, "chunks": "", "pods": group.pods}
+        for group in status.pending
+    ]
+    failures = [
+        {
+            "reason": describe_failure(group.why),
+            "count": len(group.chunks),
+            "chunks": brief_indexes(group.chunks),
+            "pods": group.pods,
+        }
+        for group in status.failures
+    ]
+    return json.dumps(
+        {
+            "release": status.release,
+            "namespace": status.namespace,
+            "run_uri": status.run_uri,
+            "chunks": {"count": status.chunks.count}
+            | {
+                state: {"count": len(found), "indexes": format_indexes(found)}
+                for state, found in _states(status.chunks)
+            },
+            "images": asdict(status.images),
+            "retries": status.retries,
+            "pending": pending,
+            "failures": failures,
+            "merge": describe_merge(status.merge),
+            "is_finished": status.is_finished,
+            "has_ended": status.has_ended,
+            "next": status.next,
+            "notes": [describe_note(note) for note in status.notes],
+        }
+    )
 
 
 def as_screen(status: Status) -> RenderableType:
@@ -47,17 +85,16 @@ def as_screen(status: Status) -> RenderableType:
     for state, found in _states(status.chunks):
         if found:
             rows.add_row("", Text(f"{len(found):>7,} {state:<8}", style=STATES[state]).append(brief_indexes(found)))
-    rows.add_row("images", _text(_images(status.images)))
+    rows.add_row("images", _text(describe_images(status.images)))
     if status.retries:
         rows.add_row("retries", f"{status.retries:,}")
-    _add_groups(rows, "pending", [f"{_pods(group)}: {group.reason}" for group in status.pending], style="yellow")
-    failures = [f"chunk{'' if group.count == 1 else 's'} {group.chunks}: {group.reason}" for group in status.failures]
-    _add_groups(rows, "failed", failures, style="red")
-    rows.add_row("merge", _text(status.merge))
-    _add_groups(rows, "note", status.notes, style="dim")
+    _add_sentences(rows, "pending", [_pending(group) for group in status.pending], style="yellow")
+    _add_sentences(rows, "failed", [_failed(group) for group in status.failures], style="red")
+    rows.add_row("merge", _text(describe_merge(status.merge)))
+    _add_sentences(rows, "note", [describe_note(note) for note in status.notes], style="dim")
     parts: list[RenderableType] = [rows]
     if status.next:
-        # Outside the table, so that a command is one line to copy.
+        # Outside the table a command stays on one line, so that it can be copied.
         parts.append(Text("\nnext", style="bold"))
         parts += [_text(f"  {command}", style="cyan", no_wrap=True) for command in status.next]
     return Lines(*parts)
@@ -68,7 +105,7 @@ def _states(chunks: Chunks) -> list[tuple[str, frozenset[int]]]:
 
 
 def _bar(chunks: Chunks) -> Text:
-    """Return a bar in which every state that any chunk is in has at least one cell."""
+    """Return the bar. Each state that at least one chunk has takes at least one column."""
     bar = Text()
     for state, found in _states(chunks):
         cells = max(1, round(BAR_WIDTH * len(found) / chunks.count)) if found else 0
@@ -77,34 +114,22 @@ def _bar(chunks: Chunks) -> Text:
     return bar.append(f"  {int(share * 100)} % of {chunks.count:,}")
 
 
-def _images(images: Images) -> str:
-    if images.settled is None or images.total is None:
-        return "no worker has told yet"
-    about = "about " if images.is_estimate else ""
-    parts = [f"{about}{images.settled:,} of {about}{images.total:,}"]
-    if images.rate_per_s is not None:
-        parts.append(f"{images.rate_per_s:,.{0 if images.rate_per_s >= 100 else 1}f}/s")
-    if images.eta_seconds is not None:
-        parts.append(f"{format_duration(images.eta_seconds)} left")
-    if images.failed:
-        parts.append(f"{images.failed:,} failed")
-    if images.waiting_on:
-        parts.append(f"waiting on {images.waiting_on}")
-    return " · ".join(parts)
+def _pending(group: PendingPods) -> str:
+    return f"{group.count:,} pod{'' if group.count == 1 else 's'}: {describe_pending(group.why)}"
 
 
-def _pods(group: Group) -> str:
-    return f"{group.count:,} pod{'' if group.count == 1 else 's'}"
+def _failed(group: FailedChunks) -> str:
+    return f"{name_chunks(group.chunks)}: {describe_failure(group.why)}"
 
 
-def _add_groups(rows: Table, title: str, sentences: list[str], *, style: str) -> None:
+def _add_sentences(rows: Table, title: str, sentences: list[str], *, style: str) -> None:
     for position, sentence in enumerate(sentences[:SHOWN_GROUPS]):
         rows.add_row(title if position == 0 else "", _text(sentence, style=style))
     if len(sentences) > SHOWN_GROUPS:
-        rows.add_row("", _text(f"and {len(sentences) - SHOWN_GROUPS} more reasons; see --output json", style=style))
+        rows.add_row("", _text(f"and {len(sentences) - SHOWN_GROUPS} more; see --output json", style=style))
 
 
 def _text(text: str, *, style: str = "", no_wrap: bool = False) -> Text:
-    """Return text from elsewhere as it is: no markup, no control characters."""
+    """Return text from elsewhere unchanged, without markup and control characters."""
     plain = "".join(c if c.isprintable() else " " for c in text)
     return Text(plain, style=style, no_wrap=no_wrap, overflow="ignore" if no_wrap else "fold")

@@ -1,4 +1,4 @@
-"""How `embedder status` finds out: one list of the release's Jobs, one of its pods, a bounded number of log tails."""
+"""Where `embedder status` reads: one list of the release's Jobs, one list of its pods, and a bounded number of logs."""
 
 from __future__ import annotations
 
@@ -9,82 +9,72 @@ from common.errors import ClusterAccessDenied, ClusterUnavailable, EmbedderError
 from common.logs import parse_line, printable, redact_urls
 from common.run.state import find_missing
 from common.store import open_store
-from k8s.release import INSTANCE_LABEL, JOB_NAME_LABEL, RUN_URI, Component, Release, environment_of, pod_from
-from k8s.status.view import (
-    Group,
-    Status,
-    count_images,
-    count_retries,
-    group_failures,
-    group_pending,
-    last_failures,
-    sort_chunks,
-    suggest,
-)
+from k8s.release.cause import Cause
+from k8s.release.job import RUN_URI, environment_of
+from k8s.release.labels import Component
+from k8s.status.chunks import count_retries, sort_chunks
+from k8s.status.images import PROGRESS_EVENT, Progress, count_images
+from k8s.status.merge import Merge, MergePhase
+from k8s.status.suggestions import suggest
+from k8s.status.troubles import PendingPods, Suspended, group_failures, group_pending, last_failures
+from k8s.status.view import EventsUnread, LogsUnread, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from common.logs import LogLine
     from k8s.api.cluster import Cluster
-    from k8s.release import Job, Pod
+    from k8s.release.job import Job
+    from k8s.release.pod import Pod
+    from k8s.release.release import Release
+    from k8s.status.view import Note
 
 RUNNING_TAILS = 50
-"""Running pods whose logs are read. Of more the rates are projected."""
+"""Largest number of running pods whose logs are read. The rates of the others are estimated from these."""
 
 FAILED_TAILS = 10
-"""Failed pods without a last word whose logs are read."""
+"""Largest number of failed pods whose logs are read because they left no last word."""
 
 TAIL_LINES = 20
-"""Enough to find a line of progress among warnings."""
+"""Number of lines at the end of a log: enough to find a line of progress among warnings."""
 
 PARALLEL_TAILS = 10
+"""Number of logs that are read at the same time."""
 
 
 def read_status(release: Release, *, look_into_store: bool = False) -> Status:
-    """Return how the run stands. Raises what the cluster and (with `look_into_store`) the store raise."""
-    notes: list[str] = []
-    pods = _pods(release)
+    """Return the state of the run. Raises the errors of the cluster and (with `look_into_store`) of the store."""
+    notes: list[Note] = []
+    pods = release.all_pods()
     embedding = [pod for pod in pods if pod.component in {Component.WORKER, Component.RERUN}]
     run_uri = environment_of(release.objects[release.worker.name]).get(RUN_URI, "")
     chunks = sort_chunks(
         release, embedding, stored=_stored(release, run_uri) if look_into_store and run_uri else frozenset()
     )
-    # A node that does not answer would be waited for.
-    running = [pod for pod in embedding if pod.is_running and pod.chunk in chunks.running and not pod.waiting]
+    # A pod with an obstacle may be on a node that does not answer.
+    running = [pod for pod in embedding if pod.is_running and pod.chunk in chunks.running and pod.obstacle is None]
     failures = last_failures(chunks, embedding)
-    silent = [pod for pod in failures.values() if pod is not None and not pod.last_word and not pod.is_out_of_memory]
+    silent = [
+        pod for pod in failures.values() if pod and pod.end and not pod.end.message and not pod.end.is_out_of_memory
+    ]
     tails = _tails(release.cluster, [*running[-RUNNING_TAILS:], *silent[:FAILED_TAILS]], notes)
-    lines = {name: line for name, tail in tails.items() if (line := _last_progress(tail)) is not None}
+    progress = {name: each for name, tail in tails.items() if (each := _last_progress(tail)) is not None}
     last_lines = {name: printable(redact_urls(tail[-1])) for name, tail in tails.items() if tail}
-    pending = [*group_pending(pods), *_unborn(release, notes)]
-    is_finished = release.merge is not None and release.merge.ended == "Complete"
+    pending = [*group_pending(pods), *_uncreated(release, notes)]
     return Status(
         release=release.name,
         namespace=release.cluster.namespace,
         run_uri=redact_urls(run_uri),
         chunks=chunks,
-        images=count_images(chunks, embedding, lines),
+        images=count_images(chunks, embedding, progress),
         retries=count_retries(embedding),
         pending=pending,
         failures=group_failures(release, failures, last_lines),
         merge=_merge(release, [pod for pod in pods if pod.component == Component.MERGE], notes),
-        is_finished=is_finished,
-        has_ended=release.merge is None or bool(release.merge.ended),
-        next=suggest(release, chunks, failures, pending=pending, is_finished=is_finished, run_uri=redact_urls(run_uri)),
+        is_finished=release.merge is not None and release.merge.is_complete,
+        has_ended=release.merge is None or release.merge.end is not None,
+        next=suggest(release, chunks, failures, pending=pending, run_uri=redact_urls(run_uri)),
         notes=notes,
     )
-
-
-def _pods(release: Release) -> list[Pod]:
-    """Return the pods of the release's Jobs, oldest first."""
-    jobs = {job.name: job for job in release.jobs}
-    pods = []
-    for found in release.cluster.pods(labels=f"{INSTANCE_LABEL}={release.name}"):
-        job = jobs.get((found["metadata"].get("labels") or {}).get(JOB_NAME_LABEL, ""))
-        if job is not None:
-            pods.append(pod_from(found, job))
-    return sorted(pods, key=lambda pod: (pod.created, pod.name))
 
 
 def _stored(release: Release, run_uri: str) -> frozenset[int]:
@@ -92,8 +82,8 @@ def _stored(release: Release, run_uri: str) -> frozenset[int]:
     return frozenset(everything - find_missing(open_store(run_uri), release.chunk_count))
 
 
-def _tails(cluster: Cluster, pods: Iterable[Pod], notes: list[str]) -> dict[str, list[str]]:
-    """Return the last lines of the pods' logs, none for one that cannot be read."""
+def _tails(cluster: Cluster, pods: Iterable[Pod], notes: list[Note]) -> dict[str, list[str]]:
+    """Return the last lines of the pods' logs by pod, without the pods whose logs cannot be read."""
 
     def tail(pod: Pod) -> tuple[str, list[str]] | EmbedderError:
         try:
@@ -103,43 +93,45 @@ def _tails(cluster: Cluster, pods: Iterable[Pod], notes: list[str]) -> dict[str,
 
     with ThreadPoolExecutor(PARALLEL_TAILS) as pool:
         answers = list(pool.map(tail, pods))
-    # A pod that has just gone, or whose container has not started, is no fault.
+    # It is no fault that a pod was deleted a moment ago, or that its container has not started.
     faults = [each for each in answers if isinstance(each, ClusterAccessDenied | ClusterUnavailable)]
     if faults:
-        notes.append(f"{len(faults)} logs cannot be read: {faults[0]}")
+        notes.append(LogsUnread(len(faults), faults[0]))
     return dict(each for each in answers if not isinstance(each, EmbedderError))
 
 
-def _last_progress(tail: list[str]) -> LogLine | None:
+def _last_progress(tail: list[str]) -> Progress | None:
     for text in reversed(tail):
         line = parse_line(text)
-        if line is not None and line.event == "embedded":
-            return line
+        if line is not None and line.event == PROGRESS_EVENT:
+            return Progress.from_line(line)
     return None
 
 
-def _unborn(release: Release, notes: list[str]) -> list[Group]:
-    """Return why Jobs have fewer pods than they may: suspended, or the API refuses them (quota, admission)."""
+def _uncreated(release: Release, notes: list[Note]) -> list[PendingPods]:
+    """Return the pods that Jobs should have and do not: a Job is suspended, or the API refuses its pods."""
     groups = []
     for job in release.jobs:
         wanted = min(job.parallelism, len(job.pending)) if job.chunks else 1
-        missing = 0 if job.ended else wanted - job.active
-        if job.suspended and not job.ended:
-            groups.append(Group(reason=f"Job {job.name} is suspended, by a queue or by hand", count=wanted))
-        elif missing > 0 and (reason := _refusal(release, job, notes)):
-            groups.append(Group(reason=f"FailedCreate: {reason}", count=missing))
+        missing = 0 if job.end else wanted - job.active
+        if job.suspended and not job.end:
+            groups.append(PendingPods(why=Suspended(job.name), count=wanted))
+        elif missing > 0 and (refusal := _refusal(release, job, notes)) is not None:
+            groups.append(PendingPods(why=refusal, count=missing))
     return groups
 
 
-def _refusal(release: Release, job: Job, notes: list[str]) -> str:
-    """Return what the API said last when it refused a pod of the Job, "" where it did not."""
+def _refusal(release: Release, job: Job, notes: list[Note]) -> Cause | None:
+    """Return why the API last refused a pod of the Job (a quota, an admission rule), None where it did not."""
+    reason = "FailedCreate"
     try:
-        events = release.cluster.warnings_of(job.name, reason="FailedCreate")
+        events = release.cluster.warnings_of(job.name, reason=reason)
     except ClusterAccessDenied as error:
-        notes.append(str(error))
-        return ""
+        notes.append(EventsUnread(error))
+        return None
     newest = max(events, key=_event_time, default=None)
-    return "" if newest is None else printable(redact_urls(" ".join(str(newest.get("message") or "").split())))
+    message = "" if newest is None else printable(redact_urls(" ".join(str(newest.get("message") or "").split())))
+    return Cause(reason, message) if message else None
 
 
 def _event_time(event: dict[str, object]) -> str:
@@ -148,29 +140,20 @@ def _event_time(event: dict[str, object]) -> str:
     return str(last or event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
-def _merge(release: Release, pods: list[Pod], notes: list[str]) -> str:
-    """Return in a sentence what the merge does, or waits for."""
+def _merge(release: Release, pods: list[Pod], notes: list[Note]) -> Merge:
     job = release.merge
     if job is None:
-        return "there is no merge Job"
+        return Merge(MergePhase.WITHOUT_JOB)
     last = pods[-1] if pods else None
-    said = last.last_word if last is not None else ""
-    if job.ended == "Complete":
-        return said or "finished"
-    if job.ended:
-        return f"failed ({last.outcome() if last is not None else job.reason})"
+    end = last.end if last is not None else None
+    if job.end:
+        return Merge(MergePhase.COMPLETE if job.is_complete else MergePhase.FAILED, end=end, cause=job.cause)
     if last is None:
-        return "has no pod"
-    if last.is_running and not last.waiting:
-        tail = _tails(release.cluster, [last], notes).get(last.name) or []
-        waits = "waits" if last.container == "gate" else "merges"
-        return f"{waits}: {_sentence(tail[-1])}" if tail else waits
-    return last.waiting or (last.outcome() if last.exit_code is not None else "starts")
-
-
-def _sentence(text: str) -> str:
-    """Return what a log line says, without its time and level."""
-    line = parse_line(text)
-    if line is None:
-        return printable(redact_urls(text))
-    return line.values.get("message") or " ".join([line.event, *(f"{key}={line.values[key]}" for key in line.values)])
+        return Merge(MergePhase.WITHOUT_POD)
+    if last.obstacle is not None:
+        return Merge(MergePhase.STUCK, cause=last.obstacle)
+    if last.is_running:
+        tail = _tails(release.cluster, [last], notes).get(last.name)
+        phase = MergePhase.WAITING if last.container == "gate" else MergePhase.MERGING
+        return Merge(phase, last_line=tail[-1] if tail else "")
+    return Merge(MergePhase.STARTING, end=end)

@@ -1,7 +1,7 @@
-"""As much of a Kubernetes API server as the control side and the gate ask: Jobs, pods, events, logs, over HTTP.
+"""A double of the Kubernetes API server: the requests for Jobs, pods, events and logs that k8s sends, over HTTP.
 
-It checks tokens and verbs, pages lists, keeps a history to watch, and misbehaves on command. What it answers follows
-the API conventions: a Status for each refusal, `continue` tokens, 410 for a version that is too old, chunked streams.
+It checks tokens and verbs, pages lists, keeps a history for watches, and misbehaves on command. Its answers follow the
+API conventions: a Status for each refusal, `continue` tokens, 410 for a version that is too old, chunked streams.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Request(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What happens to a request instead of its answer."""
+    """What a request gets instead of its answer."""
 
     status: int
-    """0 drops the connection."""
+    """The HTTP status, or 0 to drop the connection."""
     headers: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
@@ -51,11 +51,11 @@ class ClusterDouble:
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Object]] = {"jobs": {}, "pods": {}, "events": {}}
         self.logs: dict[tuple[str, str], list[str]] = {}
-        """By pod and container, with their times as containers write them."""
+        """The lines of each container's log, by pod and container."""
         self.tokens = {TOKEN}
         self.is_allowed: Callable[[Request], bool] = lambda _: True
         self.faults: list[tuple[str, Fault]] = []
-        """To be met by the next requests of these verbs, in order."""
+        """Verbs and faults. The next request with the verb gets the fault, in order."""
         self.requests: list[Request] = []
         self.page_limit = 500
         self.changed = threading.Condition()
@@ -67,10 +67,10 @@ class ClusterDouble:
         self._streams = 0
         self._expired_tokens: set[str] = set()
 
-    # What tests do
+    # For the tests
 
     def put(self, resource: str, item: Object) -> Object:
-        """Create the object, or replace it, as a controller or a kubelet would."""
+        """Create the object or replace it, as a controller or a kubelet does."""
         with self.changed:
             name = item["metadata"]["name"]
             kind = "MODIFIED" if name in self.objects[resource] else "ADDED"
@@ -93,7 +93,7 @@ class ClusterDouble:
             self.changed.notify_all()
 
     def forget_history(self) -> None:
-        """Compact: whoever watches from before is told 410 Gone, and all streams end."""
+        """Compact the history: all streams end, and a watch from an earlier version gets 410 Gone."""
         with self.changed:
             self._version += 1
             self._oldest = self._version
@@ -102,7 +102,7 @@ class ClusterDouble:
             self.changed.notify_all()
 
     def drop_streams(self) -> None:
-        """Break off all watches and followed logs in the middle of a chunk."""
+        """Break off all watches and followed logs in the middle of a chunk of HTTP."""
         with self.changed:
             self._streams += 1
             self.changed.notify_all()
@@ -113,7 +113,7 @@ class ClusterDouble:
             self.changed.notify_all()
 
     def expire_pages(self) -> None:
-        """Tell 410 to whoever goes on with a page that was begun before."""
+        """Answer 410 to each request for a later page."""
         with self.changed:
             self._expired_tokens = {"*"}
 
@@ -123,9 +123,12 @@ class ClusterDouble:
 
     def wait_for(self, is_so: Callable[[ClusterDouble], bool], *, seconds: float = 30) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: is_so(self), seconds), "it did not come about"
+            assert self.changed.wait_for(lambda: is_so(self), seconds), "it did not happen in time"
 
-    def write_kubeconfig(self, path: Path, *, token: str = TOKEN, url: str = "") -> Path:
+    def write_kubeconfig(
+        self, path: Path, *, token: str = TOKEN, cluster: Object | None = None, user: Object | None = None
+    ) -> Path:
+        """Write a kubeconfig that leads here. `cluster` adds fields to the cluster, `user` replaces the user."""
         path.write_text(
             json.dumps(
                 {
@@ -137,16 +140,16 @@ class ClusterDouble:
                         {"name": "elsewhere", "context": {"cluster": "gone", "user": "u"}},
                     ],
                     "clusters": [
-                        {"name": "c", "cluster": {"server": url or self.url}},
+                        {"name": "c", "cluster": {"server": self.url} | (cluster or {})},
                         {"name": "gone", "cluster": {"server": "http://127.0.0.1:1"}},
                     ],
-                    "users": [{"name": "u", "user": {"token": token}}],
+                    "users": [{"name": "u", "user": user or {"token": token}}],
                 }
             )
         )
         return path
 
-    # What requests meet
+    # For the requests
 
     def take_fault(self, verb: str) -> Fault | None:
         with self.changed:
@@ -171,7 +174,7 @@ class ClusterDouble:
             return bool(self._expired_tokens) and bool(token) and not token.startswith("again-")
 
     def events_after(self, version: int, resource: str, query: dict[str, str]) -> list[tuple[int, str, Object]] | None:
-        """Return what a watch has not seen, None where that is no longer known."""
+        """Return the events that a watch has not seen, None where the history no longer has them."""
         if version < self._oldest:
             return None
         return [
@@ -215,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     double: ClusterDouble
     stream = 0
-    """Which generation of streams the answer belongs to."""
+    """The generation of streams to which the answer belongs."""
 
     def do_GET(self) -> None:
         self._serve("list")
@@ -240,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(verb, match["resource"], query)
         with double.changed:
             double.requests.append(request)
-            # Streams that are broken off from here on include this one.
+            # From here on, `drop_streams` breaks off this stream too.
             self.stream = double.streams
             double.changed.notify_all()
         if self.headers.get("Authorization", "").partition(" ")[2] not in double.tokens:
@@ -372,7 +375,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._break_off()
                 return
             for line in lines:
-                # The kubelet's own times, by which a follower goes on, are finer than those in the lines.
+                # The kubelet's own times are finer than those in the lines. A follower continues by them.
                 stamp = f"2026-11-23T12:00:00.{sent:09}Z " if query.get("timestamps") == "true" else ""
                 self._chunk(f"{stamp}{line}\n".encode())
                 sent += 1
@@ -383,7 +386,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Clients that hang up are no news."""
+        """Say nothing about clients that hang up."""
 
 
 @contextmanager

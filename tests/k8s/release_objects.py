@@ -1,4 +1,4 @@
-"""The objects of a release as a cluster shows them, made from the chart's own default render."""
+"""The objects of a release as a cluster shows them. They are made from the chart's default render."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from common.process.last_word import LastWord
 
 MANIFESTS = Path(__file__).parents[2] / "k8s" / "manifests"
 
@@ -41,9 +43,9 @@ def worker_job(
     active: int = 0,
     suspended: bool = False,
 ) -> Object:
-    """Return the worker Job, or a rerun (with `chunks`), with `count` indexes, of a run of so many chunks.
+    """Return the worker Job, or a rerun where `chunks` are given. It has `count` indexes.
 
-    `completed` and `failed` are indexes.
+    The run has `of` chunks, by default `count`. `completed` and `failed` are indexes.
     """
     job: Object = yaml.safe_load((MANIFESTS / "worker-job.yaml").read_text())
     uid = f"uid-of-{name}"
@@ -78,7 +80,7 @@ def merge_job(*, ended: str = "") -> Object:
 
 
 def pod_of(job: Object, index: int | None, attempt: int = 0, **status: Any) -> Object:  # noqa: ANN401 - of a PodStatus
-    """Return a pod of the Job; `status` is its status."""
+    """Return a pod of the Job with that status."""
     name = job["metadata"]["name"]
     template = copy.deepcopy(job["spec"]["template"])
     labels = template["metadata"].get("labels", {}) | {"batch.kubernetes.io/job-name": name}
@@ -96,7 +98,7 @@ def pod_of(job: Object, index: int | None, attempt: int = 0, **status: Any) -> O
 
 
 def running(container: str = "worker") -> Object:
-    """Return the status of a pod whose container runs. While an init container does, the pod is Pending."""
+    """Return the status of a pod whose container runs. While an init container runs, the pod is Pending."""
     state = {"name": container, "state": {"running": {"startedAt": "2026-11-23T12:00:00Z"}}}
     if container != "gate":
         return {"phase": "Running", "containerStatuses": [state]}
@@ -104,11 +106,29 @@ def running(container: str = "worker") -> Object:
     return {"phase": "Pending", "initContainerStatuses": [state], "containerStatuses": [waiting]}
 
 
-def ended(exit_code: int, message: str = "", *, reason: str = "", container: str = "worker", **more: Any) -> Object:  # noqa: ANN401
-    """Return the status of a pod whose container has ended so."""
+def finished(message: str, **counts: int) -> LastWord:
+    return LastWord(event="finished", message=message, counts=counts)
+
+
+def failed(message: str, **counts: int) -> LastWord:
+    return LastWord(event="failed", message=message, counts=counts)
+
+
+def ended(
+    exit_code: int,
+    word: LastWord | str = "",
+    *,
+    reason: str = "",
+    container: str = "worker",
+    **more: Any,  # noqa: ANN401 - of a PodStatus
+) -> Object:
+    """Return the status of a pod whose container has ended.
+
+    `word` is the last word of one of our programs, or any text that another program left, such as the end of its log.
+    """
     terminated = {"exitCode": exit_code, "reason": reason or ("Error" if exit_code else "Completed")}
-    if message:
-        terminated["message"] = message
+    if word:
+        terminated["message"] = word if isinstance(word, str) else word.to_termination_message().decode()
     phase = "Failed" if exit_code else "Succeeded"
     return {"phase": phase, "containerStatuses": [{"name": container, "state": {"terminated": terminated}}]} | more
 

@@ -1,4 +1,4 @@
-"""`embedder logs`: one chunk's log, whichever pods computed it."""
+"""`embedder logs`: the log of one chunk, from all pods that computed it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from common.errors import NotInCluster, RunUnfinished, SettingsError
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault
-from tests.k8s.release_objects import NOT_SCHEDULED, ended, pod_of, running, worker_job
+from tests.k8s.release_objects import NOT_SCHEDULED, ended, failed, finished, pod_of, running, worker_job
 
 if TYPE_CHECKING:
     from tests.k8s.release_objects import Object
@@ -27,17 +27,17 @@ def put_pod(cluster: ClusterDouble, pod: Object, *lines: str) -> str:
 
 @pytest.fixture
 def job(cluster: ClusterDouble) -> Object:
-    """Chunk 7 failed once in the worker Job, then for good; the rerun has it as its second index."""
+    """Chunk 7 failed twice in the worker Job, and a rerun has computed it as its second index."""
     job = worker_job(10, completed="0-6", failed="7-9", ended="Failed")
     cluster.put("jobs", job)
-    put_pod(cluster, pod_of(job, 7, 0, **ended(75, "failed: the store is away")), "first 1", "first 2")
+    put_pod(cluster, pod_of(job, 7, 0, **ended(75, failed("the store is away"))), "first 1", "first 2")
     put_pod(cluster, pod_of(job, 8, 0, **ended(65)), "of another chunk")
-    put_pod(cluster, pod_of(job, 7, 1, **ended(65, "failed: bad rows")), "second")
+    put_pod(cluster, pod_of(job, 7, 1, **ended(65, failed("bad rows"))), "second")
     rerun = worker_job(
         2, name="embedder-rerun-1", component="rerun", of=10, chunks="5,7", completed="0,1", ended="Complete"
     )
     cluster.put("jobs", rerun)
-    put_pod(cluster, pod_of(rerun, 1, 0, **ended(0, "finished: chunk 7 is in the store")), "third")
+    put_pod(cluster, pod_of(rerun, 1, 0, **ended(0, finished("chunk 7 is in the store"))), "third")
     put_pod(cluster, pod_of(rerun, 0, 0, **ended(0)), "of chunk 5")
     return job
 
@@ -57,18 +57,18 @@ def test_all_attempts_are_shown_in_order_those_of_reruns_too() -> None:
 @pytest.mark.usefixtures("job")
 def test_previous_is_the_attempt_before_the_last() -> None:
     assert embedder("logs", 7, "--previous").out == "second\n"
-    with pytest.raises(NotInCluster, match="one attempt only"):
+    with pytest.raises(NotInCluster, match="only one attempt"):
         embedder("logs", 8, "--previous")
 
 
 @pytest.mark.usefixtures("job")
-def test_a_chunk_that_is_computed_by_its_index_and_by_a_reruns_place_is_not_confused() -> None:
+def test_a_chunk_is_not_confused_with_the_index_of_a_rerun() -> None:
     assert embedder("logs", 5).out == "of chunk 5\n"
 
 
-def test_pods_that_are_gone_are_said_to_be(cluster: ClusterDouble) -> None:
+def test_it_is_said_that_pods_no_longer_exist(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(3, completed="0", failed="1", active=1))
-    with pytest.raises(NotInCluster, match="chunk 0 is done, but its pods and their logs are gone"):
+    with pytest.raises(NotInCluster, match="chunk 0 is done, but its pods and their logs no longer exist"):
         embedder("logs", 0)
     with pytest.raises(NotInCluster, match="embedder rerun --chunks 1 --release embedder"):
         embedder("logs", 1)
@@ -78,7 +78,7 @@ def test_pods_that_are_gone_are_said_to_be(cluster: ClusterDouble) -> None:
 
 def test_a_chunk_outside_the_run_is_refused(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(3))
-    with pytest.raises(SettingsError, match="there is no chunk 3: the last of the run's 3 is 2"):
+    with pytest.raises(SettingsError, match="there is no chunk 3: the last of the run's 3 chunks is 2"):
         embedder("logs", 3)
 
 
@@ -129,7 +129,7 @@ def test_following_goes_on_after_drops_and_with_the_next_attempt_until_the_chunk
     assert printed.out == "first 1\nfirst 2\nfirst 3\nsecond 1\nsecond 2\n"
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(cluster: ClusterDouble) -> None:
+def test_a_reader_that_stops_reading_is_no_error(cluster: ClusterDouble) -> None:
     job = worker_job(1, completed="0", ended="Complete")
     cluster.put("jobs", job)
     put_pod(cluster, pod_of(job, 0, **ended(0)), *["a line of a log that is longer than a pipe holds"] * 5000)

@@ -29,6 +29,13 @@ def test_a_last_word_is_read_back_with_its_counts(event: Event, counts: dict[str
     assert read_back(word) == word
 
 
+@pytest.mark.parametrize("counts", [COUNTS, {}])
+def test_a_failure_is_read_back_with_the_name_of_its_error(counts: dict[str, int]) -> None:
+    word = LastWord(event="failed", message="5 of 6 images failed", error="TooManyFailures", counts=counts)
+    assert read_back(word) == word
+    assert word.to_termination_message().startswith(b"failed: 5 of 6 images failed\nerror=TooManyFailures")
+
+
 def test_the_message_is_one_line_and_the_counts_are_another() -> None:
     word = LastWord(event="finished", message="chunk 7 is in the store", counts=COUNTS)
     assert word.to_termination_message() == b"finished: chunk 7 is in the store\nimages=10000 of=10000 failed=12"

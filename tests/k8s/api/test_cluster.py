@@ -1,36 +1,21 @@
-"""The door to the API: tokens, and which requests are made again."""
+"""The client of the API: tokens, and which requests are sent again."""
 
 from __future__ import annotations
 
-import shutil
 import ssl
-import subprocess
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable
-from k8s.api.cluster import Cluster, connect, in_pod_configuration
+from k8s.api.cluster import ONCE, Cluster
+from k8s.api.connection import connect, in_pod_configuration
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, cluster_double
 from tests.k8s.release_objects import worker_job
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is needed to make a certificate")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=cluster -days 1"
-    subprocess.run(
-        [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "ca.crt"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
-    return tmp_path / "ca.crt"
 
 
 def test_in_a_pod_the_token_is_read_again_as_it_is_rotated(certificate: Path) -> None:
@@ -47,7 +32,7 @@ def test_in_a_pod_the_token_is_read_again_as_it_is_rotated(certificate: Path) ->
             certificate=certificate,
             environment={"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(address.port)},
         )
-        cluster = Cluster(configuration, namespace=NAMESPACE, attempts=1)
+        cluster = Cluster(configuration, namespace=NAMESPACE, retry=ONCE)
         assert cluster.job("embedder-worker")[0] is not None
         double.tokens = {"the second token"}
         with pytest.raises(ClusterAccessDenied, match="401"):
@@ -68,11 +53,11 @@ def test_outside_of_pods_and_without_a_kubeconfig_there_is_no_cluster(
         connect()
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
-    with pytest.raises(ClusterAccessDenied, match="this pod cannot speak to its cluster"):
+    with pytest.raises(ClusterAccessDenied, match="this pod cannot reach its cluster"):
         connect()
 
 
-def test_a_create_is_made_again_only_where_it_was_refused_unread(cluster: ClusterDouble) -> None:
+def test_a_create_is_sent_again_only_after_429(cluster: ClusterDouble) -> None:
     cluster.faults = [("create", Fault(429, {"Retry-After": "1"}))]
     connect().create_job(worker_job(1, name="one") | {"spec": {"template": {"metadata": {}}}})
     assert cluster.count("create", "jobs") == 2

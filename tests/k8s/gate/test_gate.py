@@ -1,9 +1,10 @@
-"""The gate against an API that misbehaves and real stores."""
+"""The gate, with real stores and an API that misbehaves."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -17,12 +18,14 @@ import structlog
 
 from common.errors import ChunkInvalid, ChunksMissing, ExitCode, RunUnfinished, StoreAccessDenied, StoreUnavailable
 from common.logs import configure_logs, parse_line
-from common.run.keys import RESULT_KEY, chunk_key
+from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
-from k8s.gate.gate import Gate
+from k8s.gate.__main__ import describe_opening, describe_result
+from k8s.gate.gate import AllChunksPresent, Gate, MergeWithout
 from k8s.gate.report import report
 from k8s.gate.settings import GateSettings
-from k8s.gate.watch import WorkerWatch
+from k8s.gate.watch import WorkerPhase, WorkerState, WorkerWatch
+from k8s.release.cause import Cause
 from merger.merge import merge
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, Request
 from tests.k8s.release_objects import worker_job
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from common.logs import LogLine
     from common.store.contract import ObjectStat, Store
+    from k8s.gate.gate import Opening
 
 COUNT = 4
 
@@ -45,7 +49,7 @@ def folder(tmp_path: Path) -> Store:
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[io.StringIO]:
-    """What is logged in this process; the programs' own streams are theirs."""
+    """The log lines of this process. A gate in a process of its own has its own stream."""
     stream = io.StringIO()
     with contextlib.redirect_stderr(stream):
         configure_logs()
@@ -65,12 +69,12 @@ def settings(store: Store, **options: object) -> GateSettings:
 
 @dataclass
 class RunningGate:
-    """A gate on a thread of its own."""
+    """A gate in a thread of its own."""
 
     thread: threading.Thread
-    outcome: list[str | Exception] = field(default_factory=list)
+    outcome: list[Opening | Exception] = field(default_factory=list)
 
-    def end(self) -> str:
+    def end(self) -> Opening:
         self.thread.join(30)
         assert self.outcome, "the gate still waits"
         if isinstance(self.outcome[0], Exception):
@@ -85,7 +89,7 @@ def start_gate(store: Store, **options: object) -> RunningGate:
     def run() -> None:
         try:
             running.outcome.append(gate.wait())
-        except Exception as error:  # noqa: BLE001 - raised again where the test can see it
+        except Exception as error:  # noqa: BLE001 - raised again in the test's own thread
             running.outcome.append(error)
 
     running = RunningGate(threading.Thread(target=run, daemon=True))
@@ -101,12 +105,14 @@ def wait_for_watch(cluster: ClusterDouble, *, more_than: int = 0) -> None:
     cluster.wait_for(lambda double: double.count("watch", "jobs") > more_than)
 
 
-def test_it_opens_at_once_when_all_chunks_are_there_though_the_job_still_runs(
+def test_it_opens_at_once_when_all_chunks_are_there_while_the_job_still_runs(
     cluster: ClusterDouble, store: Store
 ) -> None:
     cluster.put("jobs", worker_job(COUNT, active=1))
     put_chunks(store, *range(COUNT))
-    assert start_gate(store).end() == "all 4 chunks are there"
+    opening = start_gate(store).end()
+    assert opening == AllChunksPresent(COUNT)
+    assert describe_opening(opening) == "all 4 chunks are there"
 
 
 def test_it_opens_when_the_last_chunk_comes(cluster: ClusterDouble, store: Store) -> None:
@@ -118,7 +124,7 @@ def test_it_opens_when_the_last_chunk_comes(cluster: ClusterDouble, store: Store
     gate.end()
 
 
-def test_the_end_of_the_job_is_noticed_without_waiting_for_the_next_look(cluster: ClusterDouble, folder: Store) -> None:
+def test_the_end_of_the_job_is_noticed_before_the_next_list(cluster: ClusterDouble, folder: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, active=1))
     gate = start_gate(folder, poll_seconds=600)
     wait_for_watch(cluster)
@@ -151,10 +157,12 @@ def test_fail_says_which_chunks_are_missing_and_why(cluster: ClusterDouble, stor
     assert f"embedder rerun --release embedder -n {NAMESPACE} --chunks 0,1,3" in str(raised.value)
 
 
-def test_partial_lets_through_what_is_there(cluster: ClusterDouble, store: Store) -> None:
+def test_partial_opens_without_the_missing_chunks(cluster: ClusterDouble, store: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, failed="1,3", ended="Failed"))
     put_chunks(store, 0, 2)
-    assert "without chunks 1,3" in start_gate(store, on_failed_chunks="partial").end()
+    opening = start_gate(store, on_failed_chunks="partial").end()
+    assert opening == MergeWithout(frozenset({1, 3}), COUNT)
+    assert describe_opening(opening) == "2 of 4 chunks are there; they are merged without chunks 1,3"
 
 
 def test_partial_without_any_chunk_fails(cluster: ClusterDouble, folder: Store) -> None:
@@ -202,7 +210,7 @@ def test_a_job_that_is_not_there_yet_has_not_ended(cluster: ClusterDouble, folde
         gate.end()
 
 
-def test_a_job_made_anew_is_waited_for_again(cluster: ClusterDouble, folder: Store) -> None:
+def test_a_job_that_is_created_again_is_waited_for(cluster: ClusterDouble, folder: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, failed="0-3", ended="Failed"))
     gate = start_gate(folder)
     wait_for_watch(cluster)
@@ -224,7 +232,7 @@ def test_after_410_gone_the_job_is_listed_again(cluster: ClusterDouble, folder: 
         gate.end()
 
 
-def test_a_watch_that_breaks_off_is_gone_on_with(cluster: ClusterDouble, folder: Store) -> None:
+def test_a_watch_that_breaks_off_is_continued(cluster: ClusterDouble, folder: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, active=1))
     gate = start_gate(folder, poll_seconds=600, on_failed_chunks="fail")
     wait_for_watch(cluster)
@@ -270,7 +278,7 @@ def test_without_access_the_store_alone_is_watched_and_it_says_so_once(
     if obstacle != "no API":
         cluster.wait_for(lambda double: double.count("list", "jobs") > 3)
     put_chunks(folder, 3)
-    assert gate.end() == "all 4 chunks are there"
+    assert gate.end() == AllChunksPresent(COUNT)
     lines = gate_lines(logs.getvalue())
     assert [line.event for line in lines].count("api_denied") == 1
 
@@ -289,7 +297,7 @@ def test_a_failed_chunk_is_named_with_the_command_while_the_job_still_runs(
 
 
 class FlakyStore:
-    """A store whose lists fail for a while: what the gate asks of it, and nothing else."""
+    """A store whose lists fail for a while. It has only the methods that the gate calls."""
 
     def __init__(self, store: Store, *failures: Exception | None) -> None:
         self._store, self._failures = store, list(failures)
@@ -304,7 +312,7 @@ class FlakyStore:
         return self._store.stat(key)
 
 
-def wait_with(store: FlakyStore) -> str:
+def wait_with(store: FlakyStore) -> Opening:
     configured = GateSettings(run_uri=store.uri, chunk_count=COUNT, poll_seconds=0.2)
     return Gate(configured, store, WorkerWatch(configured)).wait()  # type: ignore[arg-type]
 
@@ -316,7 +324,7 @@ def test_faults_of_the_store_are_waited_out_and_denials_too_once_it_has_answered
 
     flaky = FlakyStore(folder, down, None, down, denied)
     threading.Timer(0.1, put_chunks, [folder, 1, 2, 3]).start()
-    assert wait_with(flaky) == "all 4 chunks are there"
+    assert wait_with(flaky) == AllChunksPresent(COUNT)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -330,10 +338,10 @@ def test_a_finished_result_needs_no_chunks(cluster: ClusterDouble, store: Store)
     merge(store, settings_for(store, COUNT))
     cluster.put("jobs", worker_job(COUNT, ended="Failed"))
     assert store.stat(chunk_key(0)) is None
-    assert start_gate(store, on_failed_chunks="fail").end() == "all 4 chunks are there"
+    assert start_gate(store, on_failed_chunks="fail").end() == AllChunksPresent(COUNT)
 
 
-def test_a_result_that_went_without_chunks_is_not_finished(cluster: ClusterDouble, store: Store) -> None:
+def test_a_result_without_some_chunks_is_not_finished(cluster: ClusterDouble, store: Store) -> None:
     put_run(store, [3] * COUNT)
     store.delete([chunk_key(2)])
     merge(store, settings_for(store, COUNT, on_missing_chunks="partial"))
@@ -342,7 +350,7 @@ def test_a_result_that_went_without_chunks_is_not_finished(cluster: ClusterDoubl
         start_gate(store, on_failed_chunks="fail").end()
 
 
-def test_the_report_tells_a_sound_result_from_an_unsound_and_from_none(cluster: ClusterDouble, store: Store) -> None:
+def test_the_report_distinguishes_a_sound_result_a_damaged_one_and_none(cluster: ClusterDouble, store: Store) -> None:
     configured = settings(store)
     watch = WorkerWatch(configured)
     cluster.put("jobs", worker_job(COUNT, active=1))
@@ -355,7 +363,8 @@ def test_the_report_tells_a_sound_result_from_an_unsound_and_from_none(cluster: 
     store.delete(chunk_key(index) for index in range(COUNT))
     put_run(store, [3, 0, 3, 2], failed=1)
     merge(store, settings_for(store, COUNT))
-    assert "is sound: 8 of 12 images, 4 failed" in report(store, configured, watch)
+    sound = report(store, configured, watch)
+    assert describe_result(sound) == f"{store.location(RESULT_KEY)} is sound: 8 of 12 images, 4 failed"
     result = store.stat(RESULT_KEY)
     assert result is not None
     data = bytearray(store.read(RESULT_KEY))
@@ -366,6 +375,38 @@ def test_the_report_tells_a_sound_result_from_an_unsound_and_from_none(cluster: 
     store.put_bytes(RESULT_KEY, bytes(data))
     with pytest.raises(ChunkInvalid):
         report(store, configured, watch)
+
+
+def test_the_report_says_how_result_and_summary_differ(cluster: ClusterDouble, store: Store) -> None:
+    configured = settings(store)
+    watch = WorkerWatch(configured)
+    cluster.put("jobs", worker_job(COUNT, ended="Complete"))
+    put_run(store, [3] * COUNT)
+    merge(store, settings_for(store, COUNT))
+    summary = json.loads(store.read(SUMMARY_KEY))
+    store.put_bytes(SUMMARY_KEY, json.dumps(summary | {"rows_embedded": 11}).encode())
+    with pytest.raises(ChunkInvalid, match=r"12 of 12 images .*summary\.json says .* 11 of 12 images .*; merge again"):
+        report(store, configured, watch)
+    store.put_bytes(SUMMARY_KEY, json.dumps(summary | {"rows_embedded": "many"}).encode())
+    with pytest.raises(ChunkInvalid, match=r"summary\.json is not a summary of a merge: rows_embedded"):
+        report(store, configured, watch)
+    store.put_bytes(SUMMARY_KEY, json.dumps(summary).encode())
+    assert report(store, configured, watch).summary.rows_embedded == 12
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        (WorkerPhase.UNKNOWN, "the state of Job w is unknown, and only the store is watched"),
+        (WorkerPhase.ABSENT, "Job w does not exist (yet)"),
+        (WorkerPhase.SUSPENDED, "Job w is suspended"),
+        (WorkerPhase.RUNNING, "Job w is running"),
+        (WorkerPhase.COMPLETE, "Job w is complete"),
+        (WorkerPhase.FAILED, "Job w has failed (FailedIndexes: 3 indexes)"),
+    ],
+)
+def test_the_worker_jobs_state_in_words(phase: WorkerPhase, words: str) -> None:
+    assert str(WorkerState("w", phase, Cause("FailedIndexes", "3 indexes"))) == words
 
 
 @contextlib.contextmanager
@@ -392,7 +433,7 @@ def read_event(program: subprocess.Popen[str], event: str) -> LogLine:
         line = parse_line(text)
         if line is not None and line.event == event:
             return line
-    raise AssertionError(f"{event} did not come")
+    raise AssertionError(f"there is no event {event}")
 
 
 def test_the_program_waits_for_a_rerun_and_goes_on_by_itself(cluster: ClusterDouble, folder: Store) -> None:

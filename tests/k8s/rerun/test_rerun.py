@@ -1,4 +1,4 @@
-"""`embedder rerun`: the Job it makes, and what it refuses."""
+"""`embedder rerun`: the Job that it creates, and what it refuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from common.errors import ClusterAccessDenied, RerunRefused, SettingsError
 from common.indexes import format_indexes, parse_indexes
-from k8s.release import environment_of, job_from
+from k8s.release.job import environment_of, job_from
 from k8s.rerun.job import doubled, make_rerun, next_name
 from tests.charts.helm import render
 from tests.charts.objects import of_kind
@@ -70,7 +70,7 @@ def test_the_charts_own_rerun_is_the_same_job() -> None:
     assert ours["spec"] == charts["spec"]
 
 
-def test_it_goes_with_the_release(cluster: ClusterDouble) -> None:
+def test_the_rerun_is_deleted_with_the_release(cluster: ClusterDouble) -> None:
     put_run(cluster, failed="3", ended="Failed")
     embedder("rerun", "--chunks", "3")
     rerun = cluster.objects["jobs"]["embedder-rerun-1"]
@@ -116,7 +116,7 @@ def test_a_second_rerun_has_a_name_of_its_own(cluster: ClusterDouble) -> None:
     assert "embedder-rerun-2" in embedder("rerun", "--chunks", "4").err
 
 
-def test_a_name_that_somebody_else_took_meanwhile_is_not_insisted_on(cluster: ClusterDouble) -> None:
+def test_the_next_name_is_taken_when_somebody_else_has_taken_the_first(cluster: ClusterDouble) -> None:
     put_run(cluster, failed="3,4", ended="Failed")
     other = worker_job(1, name="embedder-rerun-1", component="rerun", of=10, chunks="4", active=1)
 
@@ -148,35 +148,35 @@ def test_chunks_that_are_still_computed_are_refused(cluster: ClusterDouble) -> N
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--chunks", "3,10"], "names chunk 10, but the last of the run's 10 is 9"),
+        (["--chunks", "3,10"], "names chunk 10, but the last of the run's 10 chunks is 9"),
         (["--chunks", "a"], "'a' is neither an index nor a range"),
         (["--chunks", ","], "names no chunk"),
-        (["--memory", "much"], "--memory much is no quantity"),
-        (["--set-env", "A"], "is no assignment"),
-        (["--set-env", "EMBEDDER_RUN_URI=s3://other/run"], "would make it another run's chunks"),
+        (["--memory", "much"], "--memory much is not a quantity"),
+        (["--set-env", "A"], "is not an assignment"),
+        (["--set-env", "EMBEDDER_RUN_URI=s3://other/run"], "would compute chunks of another run"),
     ],
 )
-def test_wrong_options_are_refused_with_what_is_right(cluster: ClusterDouble, options: list[str], words: str) -> None:
+def test_wrong_options_are_refused_with_an_example(cluster: ClusterDouble, options: list[str], words: str) -> None:
     put_run(cluster, failed="3", ended="Failed")
     with pytest.raises(SettingsError, match=words):
         embedder("rerun", *options)
     assert cluster.count("create", "jobs") == 0
 
 
-def test_chunks_that_are_done_are_left_out_unless_forced(cluster: ClusterDouble) -> None:
+def test_chunks_that_are_done_are_left_out_without_force(cluster: ClusterDouble) -> None:
     put_run(cluster, completed="0-2,4-9", failed="3", ended="Failed")
-    assert "left out, since done already: chunk 2" in embedder("rerun", "--chunks", "2-3").err
+    assert "left out because done already: chunk 2" in embedder("rerun", "--chunks", "2-3").err
     assert environment_of(cluster.objects["jobs"]["embedder-rerun-1"])["EMBEDDER_CHUNK_INDEXES"] == "3"
     assert "nothing to compute again" in embedder("rerun", "--chunks", "2").err
     assert "computes chunk 2 again" in embedder("rerun", "--chunks", "2", "--force").err
 
 
-def test_after_a_wrong_setting_all_that_is_missing_is_computed_again(cluster: ClusterDouble) -> None:
+def test_after_a_wrong_setting_all_missing_chunks_are_computed_again(cluster: ClusterDouble) -> None:
     put_run(cluster, completed="0", ended="Failed", reason="PodFailurePolicy")
     assert "computes chunks 1-9 again" in embedder("rerun").err
 
 
-def test_a_merge_that_has_given_up_is_told_of(cluster: ClusterDouble) -> None:
+def test_a_merge_that_has_ended_is_mentioned(cluster: ClusterDouble) -> None:
     cluster.put("jobs", merge_job(ended="Failed"))
     cluster.put("jobs", worker_job(10, failed="3", ended="Failed"))
     assert "Job embedder-merge has ended" in embedder("rerun").err
@@ -189,7 +189,7 @@ def test_a_verb_that_is_forbidden_is_named(cluster: ClusterDouble) -> None:
         embedder("rerun")
 
 
-def test_what_kueue_and_the_api_put_on_the_template_stays_behind() -> None:
+def test_what_kueue_and_the_api_added_to_the_template_is_left_out() -> None:
     worker = worker_job(10)
     template = worker["spec"]["template"]["metadata"]
     template["labels"]["kueue.x-k8s.io/podset"] = "main"
@@ -198,7 +198,7 @@ def test_what_kueue_and_the_api_put_on_the_template_stays_behind() -> None:
     rerun = make_rerun(worker, name="r", chunks=[1, 2], owners=[], environment={})
     assert "kueue" not in str(rerun["spec"]["template"])
     assert not {"suspend", "selector", "maxFailedIndexes"} & rerun["spec"].keys()
-    assert worker["spec"]["suspend"], "the live Job's object is not changed"
+    assert worker["spec"]["suspend"], "the object of the worker Job is not changed"
 
 
 def test_names_and_amounts() -> None:

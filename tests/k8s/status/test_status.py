@@ -1,9 +1,11 @@
-"""`embedder status` against a cluster that is made up at the protocol."""
+"""`embedder status`, with a double of the cluster's API."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import ssl
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,16 +14,28 @@ import pytest
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable, ExitCode, NotInCluster
 from common.logs import parse_line
+from common.process.last_word import LastWord
 from common.run.keys import chunk_key
 from common.store import open_store
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE, TOKEN, ClusterDouble, Fault, Request, cluster_double
-from tests.k8s.release_objects import NOT_SCHEDULED, ended, merge_job, pod_of, running, waiting, worker_job
+from tests.k8s.release_objects import (
+    NOT_SCHEDULED,
+    ended,
+    failed,
+    finished,
+    merge_job,
+    pod_of,
+    running,
+    waiting,
+    worker_job,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-STORED = "finished: chunk {0} is in the store: s3://b/c_{0}.h5, 99 bytes, {1} images of {2}, {3} failed, not_found {3}"
+    from tests.k8s.release_objects import Object
+
 EMBEDDED = "2026-11-23T12:00:00.000Z info embedded chunk={0} images={1} of=1000 failed=2 rate_per_s={2} waiting_on={3}"
 
 
@@ -30,27 +44,32 @@ def status(*options: str) -> dict[str, Any]:
     return found
 
 
+def stored(chunk: int, *, of: int, failed: int) -> LastWord:
+    """Return the last word of a worker that has stored its chunk."""
+    return finished(f"chunk {chunk} is in the store: s3://b/c_{chunk}.h5", images=of, of=of, failed=failed)
+
+
 def put_mixed_run(cluster: ClusterDouble) -> None:
     """Ten chunks: 0-3 done, 4-5 running, 6 pending, 7-8 failed, 9 without a pod."""
     job = worker_job(10, completed="0-3", failed="7,8", active=3)
     cluster.put("jobs", job)
     cluster.put("jobs", merge_job())
     for chunk in range(4):
-        cluster.put("pods", pod_of(job, chunk, **ended(0, STORED.format(chunk, 990, 1000, 10))))
+        cluster.put("pods", pod_of(job, chunk, **ended(0, stored(chunk, of=1000, failed=10))))
     for chunk, rate in ((4, 100), (5, 150)):
         pod = cluster.put("pods", pod_of(job, chunk, **running()))["metadata"]["name"]
         cluster.append_log(pod, "worker", EMBEDDED.format(chunk, 500, rate, "fetch"))
         cluster.append_log(pod, "worker", "2026-11-23T12:00:01.000Z warning library message=whatever")
     cluster.put("pods", pod_of(job, 6, **NOT_SCHEDULED))
-    cluster.put("pods", pod_of(job, 7, 0, **ended(75, "failed: the store does not answer")))
-    cluster.put("pods", pod_of(job, 7, 1, **ended(65, "failed: chunk 7: 400 of 1000 images failed")))
+    cluster.put("pods", pod_of(job, 7, 0, **ended(75, failed("the store does not answer"))))
+    cluster.put("pods", pod_of(job, 7, 1, **ended(65, failed("400 of 1000 images failed"))))
     cluster.put("pods", pod_of(job, 8, **ended(137, reason="OOMKilled")))
     merge = cluster.put("pods", pod_of(merge_job(), None, **running("gate")))["metadata"]["name"]
     line = '2026-11-23T12:00:00.000Z warning waiting in_store=4 message="Job embedder-worker is running"'
     cluster.append_log(merge, "gate", line)
 
 
-def test_the_chunks_are_sorted_by_how_they_stand(cluster: ClusterDouble) -> None:
+def test_the_chunks_are_sorted_by_state(cluster: ClusterDouble) -> None:
     put_mixed_run(cluster)
     chunks = status()["chunks"]
     assert chunks.pop("count") == 10
@@ -94,7 +113,7 @@ def test_it_says_why_pods_are_pending_and_what_the_merge_waits_for(cluster: Clus
     assert found["merge"] == "waits: Job embedder-worker is running"
 
 
-def test_the_screen_says_it_to_people(cluster: ClusterDouble) -> None:
+def test_the_screen_shows_the_run_to_people(cluster: ClusterDouble) -> None:
     put_mixed_run(cluster)
     screen = embedder("status").out
     for words in (
@@ -120,7 +139,7 @@ def test_containers_that_cannot_start_say_why(cluster: ClusterDouble, reason: st
     assert (group["count"], group["reason"]) == (2, f"{reason}: no such image")
 
 
-def test_pods_of_a_node_that_is_down_are_told_of_and_not_asked(cluster: ClusterDouble) -> None:
+def test_pods_of_a_node_that_is_down_are_shown_and_their_logs_are_not_read(cluster: ClusterDouble) -> None:
     job = worker_job(2, active=2)
     cluster.put("jobs", job)
     not_ready = {"type": "Ready", "status": "False", "reason": "NodeNotReady"}
@@ -131,7 +150,7 @@ def test_pods_of_a_node_that_is_down_are_told_of_and_not_asked(cluster: ClusterD
         cluster.put("pods", pod)
     assert {group["reason"] for group in status()["pending"]} == {
         "NodeNotReady: its node node-3 does not answer",
-        "Terminating: it is replaced once its node node-3 says that it has ended",
+        "Terminating: it is replaced when its node node-3 reports that it has ended",
     }
     assert cluster.count("log", "pods") == 0
 
@@ -167,7 +186,7 @@ def put_refusal(cluster: ClusterDouble, message: str, *, last: str) -> None:
     cluster.put("events", event)
 
 
-def test_a_quota_that_refuses_pods_is_told_by_its_last_event(cluster: ClusterDouble) -> None:
+def test_a_quota_that_refuses_pods_is_shown_by_its_last_event(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(3, active=1))
     put_refusal(cluster, "exceeded quota: old", last="2026-11-23T12:00:00Z")
     put_refusal(cluster, "exceeded quota: gpus, used: 1, limited: 1", last="2026-11-23T12:05:00Z")
@@ -220,7 +239,7 @@ def test_a_failed_job_leaves_chunks_that_were_never_computed(cluster: ClusterDou
     message = "Container worker for pod photos/x failed with exit code 78 matching FailJob rule at index 1"
     job = worker_job(5, completed="0", failed="", ended="Failed", reason="PodFailurePolicy", message=message)
     cluster.put("jobs", job)
-    cluster.put("pods", pod_of(job, 1, **ended(78, "failed: EMBEDDER_MODEL is no model")))
+    cluster.put("pods", pod_of(job, 1, **ended(78, failed("EMBEDDER_MODEL is no model"))))
     found = status()
     reasons = {group["chunks"]: group["reason"] for group in found["failures"]}
     assert reasons["1"] == "exit code 78: EMBEDDER_MODEL is no model"
@@ -234,8 +253,9 @@ def test_evictions_and_preemptions_are_named(cluster: ClusterDouble) -> None:
     cluster.put(
         "pods", pod_of(job, 0, phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
     )
+    stopped = LastWord(event="stopped", message="stopped by SIGTERM")
     condition = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
-    cluster.put("pods", pod_of(job, 1, **ended(143, "stopped: stopped by SIGTERM", conditions=[condition])))
+    cluster.put("pods", pod_of(job, 1, **ended(143, stopped, conditions=[condition])))
     reasons = [group["reason"] for group in status()["failures"]]
     assert reasons == [
         "Evicted: The node was low on resource: memory.",
@@ -263,7 +283,7 @@ def test_a_last_word_that_a_kubelet_took_from_a_log_tells_no_secret_and_steers_n
     assert "\x1b" not in shown
 
 
-def test_a_pod_without_a_last_word_is_told_by_its_last_log_line(cluster: ClusterDouble) -> None:
+def test_a_pod_without_a_last_word_is_described_by_its_last_log_line(cluster: ClusterDouble) -> None:
     job = worker_job(1, failed="0", ended="Failed")
     cluster.put("jobs", job)
     pod = cluster.put("pods", pod_of(job, 0, **ended(139)))["metadata"]["name"]
@@ -277,18 +297,18 @@ def test_a_large_run_costs_few_requests(cluster: ClusterDouble) -> None:
     job = worker_job(900, completed="0-699", active=200)
     cluster.put("jobs", job)
     for index in range(700):
-        cluster.put("pods", pod_of(job, index, **ended(0, STORED.format(index, 1000, 1000, 0))))
+        cluster.put("pods", pod_of(job, index, **ended(0, stored(index, of=1000, failed=0))))
     for index in range(700, 900):
         pod = cluster.put("pods", pod_of(job, index, **running()))["metadata"]["name"]
         cluster.append_log(pod, "worker", EMBEDDED.format(index, 100, 10, "encode"))
     found = status()
-    assert found["images"]["rate_per_s"] == 2000  # of 200 pods, 50 of which were asked
+    assert found["images"]["rate_per_s"] == 2000  # of 200 pods; 50 logs were read
     assert found["images"]["settled"] == 700 * 1000 + 200 * 100
     assert (cluster.count("list", "pods"), cluster.count("log", "pods")) == (2, 50)
     assert len(cluster.requests) < 60
 
 
-def test_pages_that_expire_are_gone_on_with(cluster: ClusterDouble) -> None:
+def test_a_list_continues_when_its_pages_expire(cluster: ClusterDouble) -> None:
     cluster.page_limit = 3
     cluster.expire_pages()
     put_mixed_run(cluster)
@@ -363,16 +383,111 @@ def test_contexts_choose_the_cluster(cluster: ClusterDouble) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "contexts: 3", "current-context: x\ncontexts: []"])
 @pytest.mark.usefixtures("cluster")
-def test_a_kubeconfig_that_is_none(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_kubeconfig(tmp_path: Path, content: str) -> None:
     (tmp_path / "kubeconfig").write_text(content)
     with pytest.raises(ClusterAccessDenied, match="cannot be used"):
         status()
+
+
+def test_chunks_that_failed_alike_are_one_group(cluster: ClusterDouble) -> None:
+    job = worker_job(5, failed="0-4", ended="Failed")
+    cluster.put("jobs", job)
+    message = "more than 10% of the images failed"
+    cluster.put("pods", pod_of(job, 0, **ended(65, failed(message, images=30, of=1000, failed=20))))
+    cluster.put("pods", pod_of(job, 1, **ended(65, failed(message, images=90, of=999, failed=70))))
+    cluster.put("pods", pod_of(job, 2, **ended(75, failed(message))))
+    cluster.put("pods", pod_of(job, 3, **ended(65, failed("another message"))))
+    cluster.put("pods", pod_of(job, 4, **ended(65, failed(message), reason="StartError")))
+    assert [(group["chunks"], group["count"], group["reason"]) for group in status()["failures"]] == [
+        ("0,1", 2, f"exit code 65: {message}"),
+        ("2", 1, f"exit code 75: {message}"),
+        ("3", 1, "exit code 65: another message"),
+        ("4", 1, f"StartError, exit code 65: {message}"),
+    ]
+
+
+def test_chunks_with_the_same_error_are_one_group_though_their_messages_differ(cluster: ClusterDouble) -> None:
+    job = worker_job(3, failed="0-2", ended="Failed")
+    cluster.put("jobs", job)
+    for chunk in range(2):
+        word = LastWord(event="failed", message=f"{chunk + 20} of 100 images failed", error="TooManyFailures")
+        cluster.put("pods", pod_of(job, chunk, **ended(65, word)))
+    other = LastWord(event="failed", message="22 of 100 images failed", error="ChunkInvalid")
+    cluster.put("pods", pod_of(job, 2, **ended(65, other)))
+    assert [(group["chunks"], group["reason"]) for group in status()["failures"]] == [
+        ("0,1", "exit code 65: 20 of 100 images failed"),
+        ("2", "exit code 65: 22 of 100 images failed"),
+    ]
+
+
+def test_a_last_word_without_counts_says_nothing_about_images(cluster: ClusterDouble) -> None:
+    job = worker_job(3, completed="0-2", ended="Complete")
+    cluster.put("jobs", job)
+    for chunk in range(2):
+        cluster.put("pods", pod_of(job, chunk, **ended(0, finished("this run is finished: 7 images of 8, 1 failed"))))
+    assert status()["images"]["settled"] is None
+    cluster.put("pods", pod_of(job, 2, **ended(0, stored(2, of=100, failed=4))))
+    images = status()["images"]
+    assert (images["settled"], images["failed"], images["total"], images["is_estimate"]) == (300, 4, 300, True)
+
+
+def put_merge(cluster: ClusterDouble, *, ended_as: str = "", **pod_status: Any) -> str:  # noqa: ANN401 - of a PodStatus
+    """Put a worker Job that is complete, the merge Job and its pod; return the pod's name."""
+    cluster.put("jobs", worker_job(1, completed="0", ended="Complete"))
+    job = merge_job(ended=ended_as)
+    cluster.put("jobs", job)
+    name: str = cluster.put("pods", pod_of(job, None, **pod_status))["metadata"]["name"]
+    return name
+
+
+@pytest.mark.parametrize(
+    ("ended_as", "pod", "words"),
+    [
+        ("", running("merger"), "merges"),
+        ("", NOT_SCHEDULED, "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
+        ("", {"phase": "Pending"}, "starts"),
+        ("Complete", ended(0, finished("12 images"), container="merger"), "finished: 12 images"),
+        ("Complete", ended(0, container="merger"), "finished"),
+        (
+            "Failed",
+            ended(65, failed("chunk 3 is damaged"), container="merger"),
+            "failed (exit code 65: chunk 3 is damaged)",
+        ),
+    ],
+)
+def test_the_state_of_the_merge_in_words(cluster: ClusterDouble, ended_as: str, pod: Object, words: str) -> None:
+    put_merge(cluster, ended_as=ended_as, **pod)
+    assert status()["merge"] == words
+
+
+def test_a_merge_that_runs_is_described_by_its_last_line(cluster: ClusterDouble) -> None:
+    name = put_merge(cluster, **running("merger"))
+    cluster.append_log(name, "merger", "2026-11-23T12:00:00.000Z info merging chunks=3 of=4")
+    assert status()["merge"] == "merges: merging chunks=3 of=4"
+
+
+def test_a_release_without_a_merge(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(1))
+    assert status()["merge"] == "there is no merge Job"
+    cluster.put("jobs", merge_job())
+    assert status()["merge"] == "has no pod"
 
 
 def test_a_job_that_was_changed_by_hand_is_not_guessed_at(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(3, completed="0-99"))
     with pytest.raises(ClusterUnavailable, match="Job embedder-worker cannot be read"):
         status()
+
+
+def run_status(kubeconfig: Path) -> subprocess.CompletedProcess[str]:
+    """Run `embedder status` in a process of its own, whose standard error is all that a person would see there."""
+    return subprocess.run(
+        [sys.executable, "-c", "from embedder.cli import main; main()", "status"],
+        env=os.environ | {"KUBECONFIG": str(kubeconfig)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -386,15 +501,37 @@ def test_the_program_ends_with_one_sentence_and_the_exit_code(
     if kubeconfig == "gone":
         with cluster_double() as double:
             double.write_kubeconfig(path, token=TOKEN)
-    ended = subprocess.run(
-        [sys.executable, "-c", "from embedder.cli import main; main()", "status"],
-        env=os.environ | {"KUBECONFIG": str(path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_status(path)
     (line,) = map(parse_line, ended.stderr.splitlines())
     assert line is not None
     assert words in line.values["message"]
     assert ended.returncode == exit_code
     assert TOKEN not in ended.stderr
+
+
+def test_a_login_server_that_does_not_answer_is_one_sentence_without_warnings(
+    cluster: ClusterDouble, tmp_path: Path
+) -> None:
+    expired = base64.urlsafe_b64encode(json.dumps({"exp": 1}).encode()).decode().rstrip("=")
+    login = {"id-token": f"e30.{expired}.x", "idp-issuer-url": "http://127.0.0.1:1", "client-id": "a"}
+    path = cluster.write_kubeconfig(
+        tmp_path / "kubeconfig", user={"auth-provider": {"name": "oidc", "config": login | {"refresh-token": "b"}}}
+    )
+    ended = run_status(path)
+    (line,) = map(parse_line, ended.stderr.splitlines())
+    assert line is not None
+    assert "the login server" in line.values["message"]
+    assert ended.returncode == ExitCode.TEMPORARY_FAILURE
+
+
+def test_a_kubeconfig_that_skips_the_check_of_certificates_shows_no_warnings(tmp_path: Path, certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    with cluster_double(tls=context) as double:
+        put_mixed_run(double)
+        path = double.write_kubeconfig(tmp_path / "kubeconfig", cluster={"insecure-skip-tls-verify": True})
+        ended = run_status(path)
+        assert len(double.requests) >= 4
+    assert "40 % of 10" in ended.stdout
+    assert ended.stderr == ""
+    assert ended.returncode == ExitCode.OK

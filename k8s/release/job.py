@@ -1,0 +1,126 @@
+"""A Job of a release, read from the API's object: its chunks, and how far each of them is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.errors import ClusterUnavailable
+from common.indexes import parse_indexes
+from k8s.release.cause import Cause
+from k8s.release.labels import COMPONENT_LABEL, Component
+
+if TYPE_CHECKING:
+    from k8s.api.cluster import Object
+
+CHUNK_INDEXES = "EMBEDDER_CHUNK_INDEXES"
+CHUNK_COUNT = "EMBEDDER_CHUNK_COUNT"
+RUN_URI = "EMBEDDER_RUN_URI"
+
+
+class JobEnd(StrEnum):
+    """The condition of a Job that has ended."""
+
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Run(NamedTuple):
+    """The run to which a Job's chunks belong."""
+
+    uri: str
+    chunk_count: str
+    """The value of EMBEDDER_CHUNK_COUNT."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The worker Job, a rerun or the merge Job."""
+
+    name: str
+    component: str
+    created: str
+    run: Run
+    chunks: tuple[int, ...]
+    """The chunk of each index; empty for the merge."""
+    completed: frozenset[int]
+    """The chunks that the Job has completed."""
+    failed: frozenset[int]
+    """The chunks that the Job has given up."""
+    end: JobEnd | None
+    """None while the Job has not ended."""
+    cause: Cause | None
+    """Why the Job has failed, None where it has not."""
+    suspended: bool
+    active: int
+    """Number of pods that exist and have not ended."""
+    parallelism: int
+
+    @property
+    def has_failed(self) -> bool:
+        return self.end is JobEnd.FAILED
+
+    @property
+    def is_complete(self) -> bool:
+        return self.end is JobEnd.COMPLETE
+
+    @property
+    def pending(self) -> frozenset[int]:
+        """The chunks that this Job computes now or later."""
+        return frozenset() if self.end else frozenset(self.chunks) - self.completed - self.failed
+
+    @property
+    def left(self) -> frozenset[int]:
+        """The chunks that this Job will not compute: it has given them up, or has ended before them."""
+        return frozenset(self.chunks) - self.completed - self.pending
+
+    def index_of(self, chunk: int) -> int:
+        return self.chunks.index(chunk)
+
+
+def job_from(found: Object) -> Job:
+    """Return a Job of the API. Raises ClusterUnavailable where its indexes do not fit its chunks."""
+    metadata, spec, status = found["metadata"], found["spec"], found.get("status") or {}
+    name = str(metadata["name"])
+    component = str((metadata.get("labels") or {}).get(COMPONENT_LABEL, ""))
+    environment = environment_of(found)
+    chunks: tuple[int, ...] = ()
+    try:
+        if component != Component.MERGE:
+            listed = parse_indexes(environment.get(CHUNK_INDEXES, ""))
+            chunks = tuple(listed or range(int(spec.get("completions") or 0)))
+        completed, failed = (parse_indexes(status.get(key) or "") for key in ("completedIndexes", "failedIndexes"))
+        return Job(
+            name=name,
+            component=component,
+            created=str(metadata.get("creationTimestamp") or ""),
+            run=Run(environment.get(RUN_URI, ""), environment.get(CHUNK_COUNT, "")),
+            chunks=chunks,
+            completed=frozenset(chunks[index] for index in completed) if chunks else frozenset(),
+            failed=frozenset(chunks[index] for index in failed) if chunks else frozenset(),
+            end=next((end for end in JobEnd if true_condition(status, end)), None),
+            cause=_cause(true_condition(status, JobEnd.FAILED)),
+            suspended=bool(spec.get("suspend")),
+            active=int(status.get("active") or 0),
+            parallelism=int(spec.get("parallelism") or 0),
+        )
+    except (ValueError, IndexError) as error:
+        raise ClusterUnavailable(f"Job {name} cannot be read: {error}; was it changed by hand?") from error
+
+
+def environment_of(job: Object) -> dict[str, str]:
+    """Return the variables of the Job's first container whose values are in the Job itself, not in a Secret."""
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    # Kubernetes reads $$ as $.
+    return {each["name"]: each["value"].replace("$$", "$") for each in container.get("env") or [] if "value" in each}
+
+
+def true_condition(status: Object, kind: str) -> Object | None:
+    """Return the condition of that type in an object's status, None where it is absent or not true."""
+    conditions: list[Object] = status.get("conditions") or []
+    return next((each for each in conditions if each.get("type") == kind and each.get("status") == "True"), None)
+
+
+def _cause(failed: Object | None) -> Cause | None:
+    return None if failed is None else Cause(str(failed.get("reason")), str(failed.get("message") or "no message"))

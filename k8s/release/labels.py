@@ -1,0 +1,24 @@
+"""The labels and annotations by which the objects of a release are found and told apart."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+INSTANCE_LABEL = "app.kubernetes.io/instance"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+
+FAILURE_COUNTS = (
+    "batch.kubernetes.io/job-index-failure-count",
+    "batch.kubernetes.io/job-index-ignored-failure-count",
+)
+"""Annotations of a pod: how many earlier pods of the same index have failed."""
+
+
+class Component(StrEnum):
+    """The values of COMPONENT_LABEL."""
+
+    WORKER = "worker"
+    RERUN = "rerun"
+    MERGE = "merge"

@@ -1,0 +1,139 @@
+"""A pod of a release, read from the API's object: one attempt at a chunk, or at the merge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from common.process.last_word import LastWord
+from k8s.release.cause import Cause
+from k8s.release.job import true_condition
+from k8s.release.labels import FAILURE_COUNTS, INDEX_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from k8s.api.cluster import Object
+    from k8s.release.job import Job
+
+OUT_OF_MEMORY = "OOMKilled"
+
+CONTAINERS = {"worker", "gate", "merger"}
+"""Names of the containers that run this project's programs. A service mesh, for one, adds others."""
+
+
+@dataclass(frozen=True)
+class PodEnd:
+    """How a pod has ended."""
+
+    phase: str
+    exit_code: int | None
+    """None where none of this project's containers has ended, as after an eviction."""
+    ended_by: str
+    """What ended the pod from outside, as in `OOMKilled` or `Evicted`; empty where nothing did."""
+    message: str
+    """The message of the program's last word, or of the cluster. It has no secrets."""
+    error: str = ""
+    """The name of the program's error; see LastWord."""
+
+    @property
+    def kind(self) -> Hashable:
+        """Return what is equal for pods that ended alike: the same error counts, whatever numbers its message has."""
+        return (self.phase, self.exit_code, self.ended_by, self.error or self.message)
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        return self.ended_by == OUT_OF_MEMORY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    name: str
+    job: str
+    component: str
+    chunk: int | None
+    """None for the pods of the merge."""
+    created: str
+    phase: str
+    """Pending, Running, Succeeded, Failed or Unknown."""
+    is_running: bool
+    """Whether one of this project's containers runs. While the gate runs, the phase is Pending."""
+    obstacle: Cause | None
+    """Why the pod does not run or will soon stop. None where nothing is wrong."""
+    container: str
+    """The container whose log shows how far the pod is."""
+    end: PodEnd | None
+    """None while the pod runs or waits."""
+    counts: Mapping[str, int]
+    """The counts of the program's last word; see LastWord."""
+    retries: int
+    """Number of earlier attempts at the same index."""
+
+
+def pod_from(found: Object, job: Job) -> Pod:
+    """Return a pod of the API, which belongs to `job`."""
+    metadata, status = found["metadata"], found.get("status") or {}
+    labels, annotations = metadata.get("labels") or {}, metadata.get("annotations") or {}
+    index = labels.get(INDEX_LABEL, annotations.get(INDEX_LABEL))
+    phase = str(status.get("phase") or "Unknown")
+    states = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    containers = [each for each in states if each.get("name") in CONTAINERS]
+    current = _current(containers, default=found["spec"]["containers"][0]["name"])
+    terminated = _terminated(current)
+    exit_code = terminated.get("exitCode")
+    # An eviction leaves no terminated container, and its message in the pod's status.
+    word = LastWord.from_termination_message(str(terminated.get("message") or status.get("message") or ""))
+    has_ended = exit_code is not None or phase in {"Succeeded", "Failed"}
+    return Pod(
+        name=str(metadata["name"]),
+        job=job.name,
+        component=job.component,
+        chunk=job.chunks[int(index)] if job.chunks and index is not None and int(index) < len(job.chunks) else None,
+        created=str(metadata.get("creationTimestamp") or ""),
+        phase=phase,
+        is_running="running" in (current.get("state") or {}),
+        obstacle=_obstacle(found, containers) if phase in {"Pending", "Running"} else None,
+        container=str(current["name"]),
+        end=PodEnd(phase, exit_code, _ended_by(status, terminated), word.message, word.error) if has_ended else None,
+        counts=word.counts,
+        retries=sum(int(annotations.get(key) or 0) for key in FAILURE_COUNTS),
+    )
+
+
+def _current(containers: list[Object], *, default: str) -> Object:
+    """Return the container that runs, or else the last one that ended, or else the first one."""
+    begun = [each for each in containers if (each.get("state") or {}).keys() & {"running", "terminated"}]
+    running = [each for each in begun if "running" in each["state"]]
+    return (running or begun[-1:] or [{"name": default}])[0]
+
+
+def _terminated(container: Object) -> dict[str, Any]:
+    return (container.get("state") or {}).get("terminated") or {}
+
+
+def _obstacle(pod: Object, containers: list[Object]) -> Cause | None:
+    status, node = pod["status"], pod["spec"].get("nodeName", "")
+    conditions = {each.get("type"): each for each in status.get("conditions") or []}
+    scheduled, ready = conditions.get("PodScheduled", {}), conditions.get("Ready", {})
+    if scheduled.get("status") == "False":
+        return Cause(str(scheduled.get("reason")), str(scheduled.get("message") or "no reason is given"))
+    if ready.get("reason") == "NodeNotReady":
+        return Cause("NodeNotReady", f"its node {node} does not answer")
+    if pod["metadata"].get("deletionTimestamp"):
+        return Cause("Terminating", f"it is replaced when its node {node} reports that it has ended")
+    for container in containers:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") not in {None, "ContainerCreating", "PodInitializing"}:
+            return Cause(str(waiting["reason"]), str(waiting.get("message") or container.get("image", "")))
+    return None
+
+
+def _ended_by(status: Object, terminated: dict[str, Any]) -> str:
+    disruption = true_condition(status, "DisruptionTarget")
+    if terminated.get("reason") == OUT_OF_MEMORY:
+        return OUT_OF_MEMORY
+    if disruption is not None:
+        return str(disruption.get("reason") or "disrupted")
+    if terminated.get("reason") not in {None, "", "Error", "Completed"}:
+        return str(terminated["reason"])
+    return str(status.get("reason") or "") if status.get("phase") == "Failed" else ""

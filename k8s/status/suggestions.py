@@ -1,0 +1,56 @@
+"""The commands that `embedder status` suggests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.errors import ExitCode
+from common.run.keys import RESULT_KEY
+from k8s.rerun.job import doubled, memory_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from k8s.release.pod import Pod, PodEnd
+    from k8s.release.release import Release
+    from k8s.status.chunks import Chunks
+    from k8s.status.troubles import PendingPods
+
+
+def suggest(
+    release: Release,
+    chunks: Chunks,
+    failures: Mapping[int, Pod | None],
+    *,
+    pending: Sequence[PendingPods],
+    run_uri: str,
+) -> list[str]:
+    """Return the commands to run next."""
+    flags, namespace = release.flags(), release.cluster.namespace
+    merge = release.merge
+    commands = []
+    if failures:
+        first = next((chunk for chunk, pod in failures.items() if pod is not None), None)
+        if first is not None:
+            commands.append(f"embedder logs {first} {flags}")
+        commands.append(f"embedder rerun {flags}{_remedies(release, failures)}")
+    elif chunks.running:
+        commands.append(f"embedder logs {min(chunks.running)} -f {flags}")
+    if pending and pending[0].pods:
+        commands.append(f"kubectl describe pod {pending[0].pods[0]} -n {namespace}")
+    if merge is not None and merge.has_failed:
+        commands.append(f"kubectl logs job/{merge.name} -n {namespace} --all-containers --tail=-1")
+    if merge is not None and merge.is_complete and run_uri.startswith("s3://"):
+        commands.append(f"aws s3 cp {run_uri.rstrip('/')}/{RESULT_KEY} .")
+    return commands
+
+
+def _remedies(release: Release, failures: Mapping[int, Pod | None]) -> str:
+    """Return the options of `embedder rerun` that can help: more memory, another setting."""
+    ended: list[tuple[Pod, PodEnd]] = [(pod, pod.end) for pod in failures.values() if pod is not None and pod.end]
+    starved = next((pod for pod, end in ended if end.is_out_of_memory), None)
+    memory = doubled(memory_of(release.objects[starved.job])) if starved is not None else ""
+    options = f" --memory {memory}" if memory else ""
+    if any(end.exit_code == ExitCode.CONFIG_ERROR for _, end in ended):
+        options += " --set-env NAME=VALUE"
+    return options

@@ -1,0 +1,141 @@
+"""What goes wrong in a run: pods that do not run, and chunks that failed, those with the same cause together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from k8s.release.labels import Component
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping
+
+    from k8s.release.cause import Cause
+    from k8s.release.job import Job
+    from k8s.release.pod import Pod, PodEnd
+    from k8s.release.release import Release
+    from k8s.status.chunks import Chunks
+
+SHOWN_PODS = 3
+"""Largest number of pods that are named in a group."""
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """A Job is suspended, by a queue or by hand, and has no pods."""
+
+    job: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingPods:
+    """Pods that do not run, or do not exist, for the same cause."""
+
+    why: Cause | Suspended
+    count: int
+    pods: tuple[str, ...] = ()
+    """Names of some of the pods."""
+
+
+@dataclass(frozen=True)
+class PodFailed:
+    """The last pod of a chunk has failed."""
+
+    end: PodEnd
+    last_line: str
+    """The last line of the pod's log, where the pod left no last word and its log was read."""
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A Job has given up the chunk, and its pods do not exist any more."""
+
+    cause: Cause | None
+
+
+@dataclass(frozen=True)
+class NotComputed:
+    """A Job has ended before it computed the chunk."""
+
+    job: str
+    is_rerun: bool
+    cause: Cause | None
+
+
+@dataclass(frozen=True)
+class InNoJob:
+    """No Job has the chunk."""
+
+
+Failure = PodFailed | GivenUp | NotComputed | InNoJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedChunks:
+    """Chunks that failed for the same cause."""
+
+    why: Failure
+    chunks: tuple[int, ...]
+    pods: tuple[str, ...]
+    """Names of some of the pods."""
+
+
+def group_pending(pods: Iterable[Pod]) -> list[PendingPods]:
+    """Return the pods that do not run, the most frequent cause first."""
+    by_cause: dict[Cause, list[str]] = defaultdict(list)
+    for pod in pods:
+        if pod.obstacle is not None:
+            by_cause[pod.obstacle].append(pod.name)
+    groups = [
+        PendingPods(why=cause, count=len(names), pods=tuple(names[:SHOWN_PODS])) for cause, names in by_cause.items()
+    ]
+    return sorted(groups, key=lambda group: -group.count)
+
+
+def last_failures(chunks: Chunks, pods: Iterable[Pod]) -> dict[int, Pod | None]:
+    """Return the last failed pod of each failed chunk, None where no such pod exists any more."""
+    found: dict[int, Pod | None] = dict.fromkeys(sorted(chunks.failed))
+    for pod in pods:  # oldest first
+        if pod.chunk in found and pod.phase == "Failed":
+            found[pod.chunk] = pod
+    return found
+
+
+@dataclass
+class _Group:
+    why: Failure
+    chunks: list[int] = field(default_factory=list)
+    pods: list[str] = field(default_factory=list)
+
+
+def group_failures(
+    release: Release, failures: Mapping[int, Pod | None], last_lines: Mapping[str, str]
+) -> list[FailedChunks]:
+    """Return the failed chunks by cause, each cause as the first of its chunks tells it.
+
+    `last_lines` are the last log lines of pods without a last word, by pod.
+    """
+    groups: dict[Hashable, _Group] = {}
+    for chunk, pod in failures.items():
+        if pod is None or pod.end is None:
+            failure = _without_pod(release, chunk)
+            group = groups.setdefault(failure, _Group(failure))
+        else:
+            last_line = last_lines.get(pod.name, "")
+            group = groups.setdefault((pod.end.kind, last_line), _Group(PodFailed(pod.end, last_line)))
+            group.pods.append(pod.name)
+        group.chunks.append(chunk)
+    return [
+        FailedChunks(why=group.why, chunks=tuple(group.chunks), pods=tuple(group.pods[:SHOWN_PODS]))
+        for group in groups.values()
+    ]
+
+
+def _without_pod(release: Release, chunk: int) -> Failure:
+    job: Job | None = next((job for job in reversed(release.embedding_jobs) if chunk in job.left), None)
+    if job is None:
+        return InNoJob()
+    if chunk in job.failed:
+        return GivenUp(job.cause)
+    return NotComputed(job.name, is_rerun=job.component == Component.RERUN, cause=job.cause)

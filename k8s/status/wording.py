@@ -1,0 +1,95 @@
+"""What `embedder status` shows, in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.durations import format_duration
+from common.logs import parse_line, printable, redact_urls
+from k8s.release.cause import Cause
+from k8s.release.wording import describe_end
+from k8s.status.merge import MergePhase
+from k8s.status.troubles import GivenUp, InNoJob, NotComputed, PodFailed, Suspended
+from k8s.status.view import EventsUnread, LogsUnread
+
+if TYPE_CHECKING:
+    from k8s.status.images import Images
+    from k8s.status.merge import Merge
+    from k8s.status.troubles import Failure
+    from k8s.status.view import Note
+
+
+def describe_images(images: Images) -> str:
+    if images.settled is None or images.total is None:
+        return "no worker has reported yet"
+    about = "about " if images.is_estimate else ""
+    parts = [f"{about}{images.settled:,} of {about}{images.total:,}"]
+    if images.rate_per_s is not None:
+        parts.append(f"{images.rate_per_s:,.{0 if images.rate_per_s >= 100 else 1}f}/s")
+    if images.eta_seconds is not None:
+        parts.append(f"{format_duration(images.eta_seconds)} left")
+    if images.failed:
+        parts.append(f"{images.failed:,} failed")
+    if images.waiting_on:
+        parts.append(f"waiting on {images.waiting_on}")
+    return " · ".join(parts)
+
+
+def describe_pending(why: Cause | Suspended) -> str:
+    match why:
+        case Suspended(job):
+            return f"Job {job} is suspended, by a queue or by hand"
+        case Cause():
+            return str(why)
+
+
+def describe_failure(why: Failure) -> str:
+    match why:
+        case PodFailed(end, last_line):
+            return describe_end(end) + (f"; its last line: {last_line}" if last_line else "")
+        case GivenUp(cause):
+            return f"given up ({cause or 'its pods are gone'})"
+        case NotComputed(job, is_rerun, cause):
+            kind = "the rerun" if is_rerun else "Job"
+            return f"not computed: {kind} {job} ended ({cause or 'its pods are gone'})"
+        case InNoJob():
+            return "no Job computes it"
+
+
+MERGE_STATES = {
+    MergePhase.WITHOUT_JOB: "there is no merge Job",
+    MergePhase.WITHOUT_POD: "has no pod",
+    MergePhase.STARTING: "starts",
+    MergePhase.WAITING: "waits",
+    MergePhase.MERGING: "merges",
+    MergePhase.COMPLETE: "finished",
+}
+
+
+def describe_merge(merge: Merge) -> str:
+    end = merge.end
+    if merge.phase is MergePhase.STUCK:
+        return str(merge.cause)
+    if merge.phase is MergePhase.FAILED:
+        return f"failed ({describe_end(end) if end else merge.cause})"
+    if merge.phase is MergePhase.STARTING and end:
+        return describe_end(end)
+    state = MERGE_STATES[merge.phase]
+    detail = end.message if merge.phase is MergePhase.COMPLETE and end else _line(merge.last_line)
+    return f"{state}: {detail}" if detail else state
+
+
+def describe_note(note: Note) -> str:
+    match note:
+        case LogsUnread(count, error):
+            return f"{count} logs cannot be read: {error}"
+        case EventsUnread(error):
+            return str(error)
+
+
+def _line(text: str) -> str:
+    """Return a log line without its time and level."""
+    line = parse_line(text)
+    if line is None:
+        return printable(redact_urls(text))
+    return line.values.get("message") or " ".join([line.event, *(f"{key}={line.values[key]}" for key in line.values)])
