@@ -1,4 +1,4 @@
-"""URLs by which objects in S3 are fetched like any image, signed with this process's credentials."""
+"""Signed URLs of S3 objects. With them an object is fetched like any other image."""
 
 from __future__ import annotations
 
@@ -15,63 +15,68 @@ from worker.rows import ImageFailed
 if TYPE_CHECKING:
     from yarl import URL
 
-    from common.store.s3.client import Presigner
+    from common.store.s3.client import Presigner, S3Location
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
-"""Plain names alone: an ARN in a list from the internet could name an endpoint elsewhere."""
+"""Plain bucket names only, because an ARN in a list from the internet may name an endpoint elsewhere."""
 
 
 class ObjectUrls:
-    """Makes the SDK's client when the first `s3://` image comes: a run without any loads no SDK."""
+    """Signs with this process's credentials. It loads the SDK when the first `s3://` image comes, which takes 0.3 s."""
 
     def __init__(self) -> None:
-        self._presigner: Presigner | None = None
+        self._signer: _Signer | None = None
         self._lock = asyncio.Lock()
-        self._buckets: set[str] = set()
+        self._signed_buckets: set[str] = set()
 
     def endpoints(self) -> list[URL]:
-        """Return the endpoint that the SDK's variables name, if they do."""
+        """Return the endpoint that the SDK's variables name, an empty list if they name none."""
         value = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if not value:
             return []
         try:
             return [parse_http_url(value)]
         except ImageFailed as failure:
-            raise SettingsError(f"AWS_ENDPOINT_URL is no http or https URL: {failure.detail}") from failure
+            raise SettingsError(f"AWS_ENDPOINT_URL is not an http or https URL: {failure.detail}") from failure
 
     async def sign(self, text: str) -> URL:
         """Return a signed URL of `s3://bucket/key`, valid for an hour.
 
-        Raises ImageFailed (invalid_url), and StoreAccessDenied or StoreUnavailable when credentials cannot be had.
+        Raises ImageFailed (invalid_url), and StoreAccessDenied or StoreUnavailable if there are no credentials.
         """
         bucket, _, key = text[len("s3://") :].partition("/")
         if not text.lower().startswith("s3://") or not _BUCKET.fullmatch(bucket) or not key:
-            raise ImageFailed(Reason.INVALID_URL, "it names no object; s3://bucket/key does")
-        presigner = self._presigner or await self._new_presigner()
-        # What may take long is done in a thread: the first URL of a bucket loads a client, credentials expire.
-        if bucket in self._buckets and not presigner.may_block:
-            return parse_http_url(_sign(presigner, bucket, key))
-        signed = await asyncio.to_thread(_sign, presigner, bucket, key)
-        self._buckets.add(bucket)
+            raise ImageFailed(Reason.INVALID_URL, "it does not name an object, as s3://bucket/key does")
+        signer = self._signer or await self._load_signer()
+        # A thread does what may take long: the first URL of a bucket loads a client, and credentials expire.
+        if bucket in self._signed_buckets and not signer.may_block:
+            return parse_http_url(signer.sign(bucket, key))
+        signed = await asyncio.to_thread(signer.sign, bucket, key)
+        self._signed_buckets.add(bucket)
         return parse_http_url(signed)
 
-    async def _new_presigner(self) -> Presigner:
+    async def _load_signer(self) -> _Signer:
         async with self._lock:
-            if self._presigner is None:
-                self._presigner = await asyncio.to_thread(_presigner)
-            return self._presigner
+            if self._signer is None:
+                self._signer = await asyncio.to_thread(_Signer)
+            return self._signer
 
 
-def _presigner() -> Presigner:
-    from common.store.s3.client import Presigner  # noqa: PLC0415 - see ObjectUrls
+class _Signer:
+    """The SDK's part of ObjectUrls."""
 
-    return Presigner()
+    def __init__(self) -> None:
+        from common.store.s3.client import Presigner, S3Location  # noqa: PLC0415 - boto3; see ObjectUrls
 
+        self._presigner: Presigner = Presigner()
+        self._location: type[S3Location] = S3Location
 
-def _sign(presigner: Presigner, bucket: str, key: str) -> str:
-    from common.store.s3.client import S3Location  # noqa: PLC0415 - see ObjectUrls
+    @property
+    def may_block(self) -> bool:
+        return self._presigner.may_block
 
-    try:
-        return presigner.sign(S3Location(bucket, key))
-    except (SettingsError, UnicodeEncodeError) as error:
-        raise ImageFailed(Reason.INVALID_URL, "S3 has no such bucket or key names") from error
+    def sign(self, bucket: str, key: str) -> str:
+        try:
+            return self._presigner.sign(self._location(bucket, key))
+        except (SettingsError, UnicodeEncodeError) as error:
+            raise ImageFailed(Reason.INVALID_URL, "S3 does not allow this bucket name or key") from error

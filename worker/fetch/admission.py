@@ -1,0 +1,129 @@
+"""Decides whether a host may be asked now. It makes no request itself.
+
+Three things are known about the hosts: `HostCircuits` (which of them fail), `NetworkHealth` (whether all of them fail)
+and `KnownGoodUrls` (which URLs have answered).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from worker.fetch.host_circuits import HostCircuits
+from worker.fetch.known_good_urls import KnownGoodUrls
+from worker.fetch.network_health import NetworkHealth
+from worker.rows import ImageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.fetch.failures import Unanswered
+    from worker.fetch.request import Request
+
+
+class Admit(NamedTuple):
+    """The request may be made now."""
+
+    is_probe: bool = False
+    """Whether the request itself is the probe of an open circuit, because its host has no known-good URL."""
+
+
+class Probe(NamedTuple):
+    """The circuit is open and its pause is over: ask for this URL first, and make the request if it answers.
+
+    The request's own image may be what is wrong, so it is the worse probe.
+    """
+
+    known_good_url: Request
+
+
+class Wait(NamedTuple):
+    """Ask again after the pause."""
+
+    seconds: float
+
+
+class HostGivenUp(NamedTuple):
+    """The host has failed for longer than the patience, and the next probe is not due."""
+
+    host: str
+    failures: int
+    last_failure: ImageFailed
+    failed_at: float
+
+    def image_failed(self) -> ImageFailed:
+        """Return the failure of an image that needs this host."""
+        detail = f"{self.host} was given up after {self.failures} failures in a row ({self.last_failure.detail})"
+        return ImageFailed(self.last_failure.reason, detail)
+
+
+class NetworkGivenUp(NamedTuple):
+    """All hosts have failed for longer than the patience, and the next probe is not due."""
+
+    failed_at: float
+
+
+Decision: TypeAlias = Admit | Probe | Wait | HostGivenUp | NetworkGivenUp
+
+_ADMIT = Admit()
+
+
+class Admission:
+    """What is known about the hosts. `clock` returns seconds."""
+
+    def __init__(self, *, patience_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.circuits = HostCircuits(patience_seconds=patience_seconds)
+        self.network = NetworkHealth(patience_seconds=patience_seconds)
+        self.known_good_urls = KnownGoodUrls()
+
+    def decide(self, host: str) -> Decision:
+        """Return whether a request to the host may be made now. Whoever is admitted must call `note_end` afterwards."""
+        network, circuit = self.network, self.circuits.of(host)
+        network.note_host(host)
+        if circuit is None and not network.has_failures:
+            return _ADMIT
+        now = self._clock()
+        if wait := network.wait_seconds(now):
+            return NetworkGivenUp(network.failed_at) if network.is_given_up else Wait(wait)
+        if circuit is not None and (wait := circuit.wait_seconds(now)):
+            if circuit.is_given_up and circuit.last_failure is not None:
+                return HostGivenUp(host, circuit.failures, circuit.last_failure, circuit.failed_at)
+            return Wait(wait)
+        network.note_admitted()
+        if circuit is not None:
+            circuit.note_admitted()
+        if not (network.is_open or (circuit is not None and circuit.is_open)):
+            return _ADMIT
+        known_good_url = self.known_good_urls.of(host)
+        return Admit(is_probe=True) if known_good_url is None else Probe(known_good_url)
+
+    def note_answer(self, request: Request) -> None:
+        """Note an answer that settles the question, be it 200 or 404."""
+        self.circuits.note_answer(request.host)
+        self.network.note_answer(self._clock())
+        self.known_good_urls.note_answer(request)
+
+    def note_failure(self, host: str, failure: Unanswered, *, is_last_resort: bool = True) -> None:
+        """Note a failure that may pass.
+
+        It counts against the network only if the image has no source left (`is_last_resort`): a mirror that is down
+        must not stop the images that can be had elsewhere.
+        """
+        now = self._clock()
+        self.circuits.note_failure(host, failure, now)
+        if is_last_resort:
+            self.network.note_failure(host, failure, now)
+
+    def note_end(self, host: str) -> None:
+        """Note that a request is over, with an answer, a failure or neither."""
+        self.network.note_end()
+        self.circuits.note_end(host)
+
+    def most_promising_urls(self, count: int) -> list[Request]:
+        """Return at most `count` known-good URLs: those that answered last first, those of failing hosts last."""
+        return self.known_good_urls.newest_first(is_failing=self.circuits.is_failing)[:count]
+
+    def check_network(self) -> None:
+        """Raise SourceUnavailable if no host has given a usable answer for the whole patience."""
+        self.network.check(self._clock())
