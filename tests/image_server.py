@@ -221,7 +221,7 @@ def first(count: int, failure: Behaviour, *, then: Behaviour) -> Behaviour:
 
 
 def mortal(lives: int, death: Behaviour) -> Callable[[Behaviour], Behaviour]:
-    """Return a function that makes behaviours share one life: after `lives` requests in total, all behave like `death`."""
+    """Return a function that gives behaviours one life: after `lives` requests in total, all behave like `death`."""
     left = lives
 
     def live(life: Behaviour) -> Behaviour:

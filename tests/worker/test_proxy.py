@@ -1,4 +1,4 @@
-"""The proxies that the environment names. The image server plays the proxy: it answers a request for any absolute URL."""
+"""The proxies that the environment names. The image server plays the proxy: it answers for any absolute URL."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@
                                          ▲                    │
                                          └─ a longer pause ───┴─ a failure
 
-A failure is an outcome that may pass: no connection, no complete answer, 429, 5xx. Images wait while the circuit is open
-and use up no attempts, so that an outage that is shorter than the patience costs no image. After the patience the
-circuit is given up: its images fail at once, apart from the probes.
+A failure is an outcome that may pass: no connection, no complete answer, 429, 5xx. While the circuit is open, images
+wait and use up no attempts, so that an outage that is shorter than the patience costs no image. After the patience the
+circuit is given up: images fail at once, apart from the probes.
 """
 
 from __future__ import annotations

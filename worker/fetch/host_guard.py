@@ -32,7 +32,7 @@ class HostGuard:
     def check(self, url: URL) -> None:
         """Raise NotAsked (forbidden_host) for a port, a literal address or a name that is not allowed.
 
-        Other names are resolved later: by this program, which checks the addresses, or by a proxy, which has its own rules.
+        Other names are resolved later: by this program, which checks the addresses, or by a proxy with its own rules.
         """
         host = url.raw_host or ""
         if url.port not in {80, 443}:

@@ -101,9 +101,9 @@ class Hosts:
     ) -> Answer:
         """Return what `read` returns for the answer to the request.
 
-        Raises the failures of `failures`, and SourceUnavailable if all hosts fail. An image that has another source left
-        (not `is_last_resort`) fails when its host is given up; any other image waits until it is clear that the network
-        works.
+        Raises the failures that `failures` describes, and SourceUnavailable if all hosts fail for too long. When the
+        host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image without
+        one fails only if the network works.
         """
         admitted = await self._wait_for_admission(request, is_last_resort=is_last_resort)
         asked_at = time.monotonic()

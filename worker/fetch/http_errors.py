@@ -76,17 +76,23 @@ def failure_of(error: Exception, url: URL) -> ImageFailed | ResourceExhausted:
             return NotAsked(Reason.FORBIDDEN_HOST, str(error))
         case TimeoutError():
             return Unanswered(Reason.TIMEOUT, f"{host} {_which_timeout(error)}", may_pass=True)
-        case aiohttp.ClientConnectorCertificateError():
-            why = getattr(error.certificate_error, "verify_message", "") or "not valid"
-            return Unanswered(Reason.CONNECTION_FAILED, f"the certificate of {host}: {why}", may_pass=False)
-        case aiohttp.ClientConnectorDNSError() if error.os_error.errno in _NO_SUCH_HOST:
-            return Unanswered(Reason.CONNECTION_FAILED, f"no such host: {host}", may_pass=False)
-        case aiohttp.ClientConnectorDNSError():
-            return Unanswered(Reason.CONNECTION_FAILED, f"{host} cannot be resolved now", may_pass=True)
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorDNSError():
+            return _no_connection(error, host)
         case _ if getattr(error, "errno", None) in _LIMITS_OF_THIS_MACHINE:
             return ResourceExhausted(f"no connection could be opened: {error}; lower EMBEDDER_FETCH_CONCURRENCY")
         case _:
             return Unanswered(Reason.CONNECTION_FAILED, f"{host}: {_what_broke(error)}", may_pass=True)
+
+
+def _no_connection(
+    error: aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorDNSError, host: str | None
+) -> Unanswered:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = getattr(error.certificate_error, "verify_message", "") or "not valid"
+        return Unanswered(Reason.CONNECTION_FAILED, f"the certificate of {host}: {why}", may_pass=False)
+    if error.os_error.errno in _NO_SUCH_HOST:
+        return Unanswered(Reason.CONNECTION_FAILED, f"no such host: {host}", may_pass=False)
+    return Unanswered(Reason.CONNECTION_FAILED, f"{host} cannot be resolved now", may_pass=True)
 
 
 def _which_timeout(error: TimeoutError) -> str:

@@ -68,7 +68,7 @@ def parse_http_url(text: str) -> URL:
 
 
 def join_redirect(base: URL, location: str) -> URL:
-    """Return the URL to which an answer of `base` redirects. Raises ImageFailed (too_many_redirects) if it is not usable."""
+    """Return the URL to which `base` redirects. Raises ImageFailed (too_many_redirects) if it is not usable."""
     try:
         return parse_http_url(urljoin(str(base), check_characters(location)))
     except (ImageFailed, ValueError) as error:
@@ -98,7 +98,7 @@ def _user(user: str) -> str:
 
 
 def _as_written(text: str) -> str:
-    # A redirect's header may contain bytes that are not UTF-8. aiohttp gives them as surrogates; they are sent unchanged.
+    # A redirect's header may contain bytes that are not UTF-8. They arrive as surrogates and are sent unchanged.
     return (
         text if _AS_WRITTEN.fullmatch(text) else quote(text.encode("utf-8", "surrogateescape"), safe=_AS_WRITTEN_SAFE)
     )

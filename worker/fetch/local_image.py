@@ -35,7 +35,7 @@ def image_size(path: Path) -> int:
 
 
 def read_image(path: Path, size: int) -> bytes:
-    """Return the file's first `size` bytes, fewer if the file has become shorter. Raises ImageFailed as `image_size`."""
+    """Return the file's first `size` bytes, fewer if it has become shorter. Raises ImageFailed like `image_size`."""
     with _opened(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
         return file.read(size)
 

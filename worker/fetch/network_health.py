@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from common.errors import SourceUnavailable
 from worker.fetch.circuit import Circuit
-from worker.rows import ImageFailed
+
+if TYPE_CHECKING:
+    from worker.rows import ImageFailed
 
 LONGEST_PAUSE_SECONDS = 5.0
 """The longest pause between two probes of the network. It is short, so that many hosts are asked before all of them are

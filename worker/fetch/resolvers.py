@@ -1,7 +1,7 @@
 """Resolvers of host names. The guarded one refuses names that lead to an address inside a network.
 
-Names are checked in the resolver that the connections use. So a connection goes to the address that was checked, even if
-the name resolves to another address a moment later.
+Names are checked in the resolver that the connections use. So a connection goes to the address that was checked, even
+if the name resolves to another address a moment later.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def test_a_mirror_that_is_down_costs_no_image_that_can_be_had_elsewhere(
 
 
 class Names(AbstractResolver):
-    """Resolves every name to loopback until it breaks. Then it answers that no name exists, as after the loss of a zone."""
+    """Resolves every name to loopback until it breaks. Then it says that no name exists."""
 
     is_broken = False
 
