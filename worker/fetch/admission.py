@@ -78,22 +78,32 @@ class Admission:
         self.known_good_urls = KnownGoodUrls()
 
     def decide(self, host: str) -> Decision:
-        """Return whether a request to the host may be made now. Whoever is admitted must call `note_end` afterwards."""
-        network, circuit = self.network, self.circuits.of(host)
-        network.note_host(host)
-        if circuit is None and not network.has_failures:
+        """Return whether a request to the host may be made now. Call `note_end` after a request that was admitted."""
+        self.network.note_host(host)
+        if not (self.network.has_failures or self.circuits.is_failing(host)):
             return _ADMIT
         now = self._clock()
-        if wait := network.wait_seconds(now):
-            return NetworkGivenUp(network.failed_at) if network.is_given_up else Wait(wait)
-        if circuit is not None and (wait := circuit.wait_seconds(now)):
-            if circuit.is_given_up and circuit.last_failure is not None:
-                return HostGivenUp(host, circuit.failures, circuit.last_failure, circuit.failed_at)
-            return Wait(wait)
-        network.note_admitted()
-        if circuit is not None:
-            circuit.note_admitted()
-        if not (network.is_open or (circuit is not None and circuit.is_open)):
+        return self._held_by_network(now) or self._held_by_host(host, now) or self._admitted(host)
+
+    def _held_by_network(self, now: float) -> Wait | NetworkGivenUp | None:
+        seconds = self.network.wait_seconds(now)
+        if not seconds:
+            return None
+        return NetworkGivenUp(self.network.failed_at) if self.network.is_given_up else Wait(seconds)
+
+    def _held_by_host(self, host: str, now: float) -> Wait | HostGivenUp | None:
+        circuit = self.circuits.of(host)
+        seconds = circuit.wait_seconds(now) if circuit is not None else 0.0
+        if circuit is None or not seconds:
+            return None
+        if circuit.is_given_up and circuit.last_failure is not None:
+            return HostGivenUp(host, circuit.failures, circuit.last_failure, circuit.failed_at)
+        return Wait(seconds)
+
+    def _admitted(self, host: str) -> Admit | Probe:
+        self.network.note_admitted()
+        self.circuits.note_admitted(host)
+        if not (self.network.is_open or self.circuits.is_open(host)):
             return _ADMIT
         known_good_url = self.known_good_urls.of(host)
         return Admit(is_probe=True) if known_good_url is None else Probe(known_good_url)
@@ -108,7 +118,7 @@ class Admission:
         """Note a failure that may pass.
 
         It counts against the network only if the image has no source left (`is_last_resort`): a mirror that is down
-        must not stop the images that can be had elsewhere.
+        must not stop the images that another source has.
         """
         now = self._clock()
         self.circuits.note_failure(host, failure, now)

@@ -28,6 +28,11 @@ class HostCircuits:
         """Return whether the host's last request failed."""
         return host in self._circuits
 
+    def is_open(self, host: str) -> bool:
+        """Return whether the host has failed often enough to open its circuit."""
+        circuit = self._circuits.get(host)
+        return circuit is not None and circuit.is_open
+
     def note_answer(self, host: str) -> None:
         self._circuits.pop(host, None)
 
@@ -36,6 +41,11 @@ class HostCircuits:
         if circuit is None:
             circuit = self._circuits[host] = Circuit(self._patience_seconds, LONGEST_PAUSE_SECONDS)
         circuit.note_failure(failure, now, retry_after_seconds=failure.retry_after_seconds)
+
+    def note_admitted(self, host: str) -> None:
+        circuit = self._circuits.get(host)
+        if circuit is not None:
+            circuit.note_admitted()
 
     def note_end(self, host: str) -> None:
         circuit = self._circuits.get(host)

@@ -129,7 +129,7 @@ class Hosts:
             self._slots.release(request.slots_key)
 
     async def is_network_up(self, *, since: float) -> bool:
-        """Return whether any host has answered since then. If none has, ask known-good URLs, once for all callers."""
+        """Return whether any host has answered since then. Ask known-good URLs if that is not known."""
         async with self._network_check:
             known = self._admission.network.has_answered_since(since)
             if known is not None:
@@ -138,7 +138,7 @@ class Hosts:
             for known_good_url in self._admission.most_promising_urls(KNOWN_GOOD_URLS_ASKED):
                 if await self._answers(known_good_url):
                     return True
-            self._admission.network.note_silence(began)
+            self._admission.network.note_silence(began=began)
             return False
 
     async def wait_for_network(self, failure: Unanswered) -> None:

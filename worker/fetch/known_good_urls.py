@@ -1,4 +1,4 @@
-"""URLs that have answered. A request for one of them tells a dead host or network from an image that cannot be had."""
+"""URLs that have answered. A request for such a URL tells a dead host or network from an image that is gone."""
 
 from __future__ import annotations
 

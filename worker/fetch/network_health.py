@@ -56,9 +56,9 @@ class NetworkHealth:
         return self._circuit.wait_seconds(now) if self._do_hosts_fail_together else 0.0
 
     def has_answered_since(self, since: float) -> bool | None:
-        """Return True if a host has answered since then, False if none did though known-good URLs were asked.
+        """Return whether a host has answered since then, None if that is not known.
 
-        None: it is not known; ask the known-good URLs, and call `note_silence` if none of them answers.
+        It is known that no host has answered if `note_silence` was called for a check that began after `since`.
         """
         if self._answered_at >= since:
             return True
@@ -95,8 +95,8 @@ class NetworkHealth:
     def note_end(self) -> None:
         self._circuit.note_end()
 
-    def note_silence(self, began: float) -> None:
-        """Note that known-good URLs were asked, from `began` on, and none answered."""
+    def note_silence(self, *, began: float) -> None:
+        """Note that a check that `began` then found no known-good URL that answers."""
         self._silent_at = began
 
     @property

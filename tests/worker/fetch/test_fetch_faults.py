@@ -180,7 +180,7 @@ def test_no_more_requests_are_under_way_than_is_allowed(server: ImageServer, lim
     assert server.connection_count == most
 
 
-def test_a_slow_host_delays_nobody_else(server: ImageServer) -> None:
+def test_a_slow_host_delays_no_other_host(server: ImageServer) -> None:
     release = threading.Event()
     with image_server() as slow:
         slow_host = slow.origin.replace("127.0.0.1", "localhost")
@@ -336,6 +336,13 @@ def test_a_short_outage_of_a_host_costs_no_image(server: ImageServer) -> None:
             return await asyncio.gather(*tasks)
 
     assert asyncio.run(run()) == [b"%d" % number for number in range(60)]
+
+
+def test_a_request_that_was_the_probe_of_an_open_circuit_is_not_an_attempt_of_its_image(server: ImageServer) -> None:
+    busy_at_first = first(FAILURES_TO_OPEN + 1, answer(status=503), then=answer(PICTURE))
+    urls = [server.on(f"/{number}", busy_at_first) for number in range(FAILURES_TO_OPEN + 1)]
+    assert fetch(*urls, fetch_attempts=1) == [Reason.SERVER_ERROR] * FAILURES_TO_OPEN + [PICTURE]
+    assert server.count(f"/{FAILURES_TO_OPEN}") == 2
 
 
 def test_a_host_that_is_dead_is_given_up_and_the_others_go_on(server: ImageServer) -> None:

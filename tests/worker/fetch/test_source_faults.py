@@ -102,7 +102,7 @@ DEATHS: dict[str, tuple[Behaviour, float]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", DEATHS)
-def test_the_only_source_dying_halfway_is_not_blamed_on_the_images_whatever_share_of_them_may_fail(
+def test_when_the_only_source_dies_halfway_no_image_is_blamed_whatever_share_may_fail(
     server: ImageServer, tmp_path: Path, how: str
 ) -> None:
     death, ratio = DEATHS[how]
@@ -115,7 +115,7 @@ def test_the_only_source_dying_halfway_is_not_blamed_on_the_images_whatever_shar
 
 
 @pytest.mark.slow
-def test_when_no_name_can_be_resolved_even_a_bad_row_does_not_make_it_the_lists_fault(tmp_path: Path) -> None:
+def test_when_no_name_resolves_the_list_is_not_blamed_even_if_a_row_is_bad(tmp_path: Path) -> None:
     urls = [*(f"http://host{number}.invalid/a.jpg" for number in range(30)), f"http://host/{'x' * 3000}"]
     ended = embed(tmp_path, urls, max_failure_ratio=1)
     assert ended.exit_code == 75, ended.log
@@ -123,7 +123,7 @@ def test_when_no_name_can_be_resolved_even_a_bad_row_does_not_make_it_the_lists_
 
 
 @pytest.mark.slow
-def test_a_mirror_that_is_down_costs_no_image_that_can_be_had_elsewhere(
+def test_a_mirror_that_is_down_costs_no_image_that_another_source_has(
     server: ImageServer, dead_origin: str, tmp_path: Path
 ) -> None:
     urls = [server.on(f"/{number}.jpg", answer(JPEG)) for number in range(40)]
