@@ -110,9 +110,10 @@ class Admission:
 
     def note_answer(self, request: Request) -> None:
         """Note an answer that settles the question, be it 200 or 404."""
-        self.circuits.note_answer(request.host)
+        host = request.host
+        self.circuits.note_answer(host)
         self.network.note_answer(self._clock())
-        self.known_good_urls.note_answer(request)
+        self.known_good_urls.note_answer(host, request)
 
     def note_failure(self, host: str, failure: Unanswered, *, is_last_resort: bool = True) -> None:
         """Note a failure that may pass.

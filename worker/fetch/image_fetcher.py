@@ -139,7 +139,7 @@ class ImageFetcher:
         """Return the image from the first source that has it. Raises the last source's failure."""
         found = candidates(row, self._sources, mirror_url=self._mirror_url)
         last_resort = next((each for each in reversed(found) if each.url), None)
-        failure = ImageFailed(Reason.NO_SOURCE, "")
+        failure: ImageFailed | None = None
         tried = []
         for candidate in found:
             source, url = candidate
@@ -151,7 +151,8 @@ class ImageFetcher:
             except ImageFailed as failed:
                 failure = failed
                 tried.append(f"{source}: {failed.reason} {failed.detail}")
-        raise failure.with_detail("; ".join(tried))
+        detail = "; ".join(tried)
+        raise failure.with_detail(detail) if failure else ImageFailed(Reason.NO_SOURCE, detail)
 
     async def _from_url(self, url: str, *, is_last_resort: bool) -> Body:
         url = check_characters(url)

@@ -19,8 +19,7 @@ class KnownGoodUrls:
     def __init__(self) -> None:
         self._by_host: dict[str, Request] = {}
 
-    def note_answer(self, request: Request) -> None:
-        host = request.host
+    def note_answer(self, host: str, request: Request) -> None:
         self._by_host.pop(host, None)
         self._by_host[host] = request
         if len(self._by_host) > MAX_HOSTS:
