@@ -1,12 +1,12 @@
-"""A real HTTP server on loopback that misbehaves on command, and counts what it is asked.
+"""A real HTTP server on loopback that misbehaves on command, and counts its requests.
 
     with image_server() as server:
         server.on("/a.jpg", answer(b"..."))
         server.on("/b.jpg", first(2, answer(status=503), then=answer(b"...")))
         server.url("/a.jpg"), server.count("/a.jpg"), server.connection_count
 
-A behaviour is a coroutine function that takes the request. Those that hang end with the client's connection or with
-the server.
+A behaviour is a coroutine function that takes the request. A behaviour that hangs ends when the client's connection or
+the server ends.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ Behaviour: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]
 
 
 class ImageServer:
-    """What the server is asked is read after the requests are over; behaviours are set before they begin."""
+    """Set the behaviours before the requests begin, and read the counts after the requests are over."""
 
     def __init__(self) -> None:
         self.origin = ""
         self.port = 0
         self.requests: list[web.BaseRequest] = []
         self.most_at_once: Counter[str] = Counter()
-        """By path and, under "", in all: requests that were under way at the same time."""
+        """The largest number of requests in flight at the same time: for each path, and in total under ""."""
         self.stop: Callable[[], None] = lambda: None
-        """End the server before its block ends, as a host that dies."""
+        """Stop the server before its block ends, as if the host died."""
         self._behaviours: dict[str, Behaviour] = {}
-        self._under_way: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
         self._connections: set[object] = set()
 
     def on(self, path: str, behaviour: Behaviour) -> str:
-        """Set what happens at the path, given percent-encoded and without query, and return its URL."""
+        """Set the behaviour of a path (percent-encoded, without query), and return its URL."""
         self._behaviours[path] = behaviour
         return self.url(path)
 
@@ -51,12 +51,12 @@ class ImageServer:
         return self.origin + path
 
     def count(self, path: str) -> int:
-        """Return how often the path was asked for."""
+        """Return the number of requests for the path."""
         return sum(request.rel_url.raw_path == path for request in self.requests)
 
     @property
     def connection_count(self) -> int:
-        """Connections over which anything was asked."""
+        """The number of connections with at least one request."""
         return len(self._connections)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -65,18 +65,18 @@ class ImageServer:
         if request.transport is not None:
             self._connections.add(request.transport.get_extra_info("peername"))
         for key in ("", path):
-            self._under_way[key] += 1
-            self.most_at_once[key] = max(self.most_at_once[key], self._under_way[key])
+            self._in_flight[key] += 1
+            self.most_at_once[key] = max(self.most_at_once[key], self._in_flight[key])
         try:
             return await self._behaviours.get(path, answer(status=404))(request)
         finally:
             for key in ("", path):
-                self._under_way[key] -= 1
+                self._in_flight[key] -= 1
 
 
 @contextmanager
 def image_server(*, tls: ssl.SSLContext | None = None) -> Iterator[ImageServer]:
-    """Run a server in a thread of its own until the block ends."""
+    """Run a server in its own thread until the block ends."""
     server = ImageServer()
     started = threading.Event()
     loop = asyncio.new_event_loop()
@@ -112,7 +112,7 @@ def image_server(*, tls: ssl.SSLContext | None = None) -> Iterator[ImageServer]:
 
 
 def answer(body: bytes = b"", *, status: int = 200, headers: dict[str, str] | None = None) -> Behaviour:
-    """Answer with this, as a server should."""
+    """Answer with this body, status and headers."""
 
     async def behave(_: web.BaseRequest) -> web.StreamResponse:
         return web.Response(body=body, status=status, headers=headers)
@@ -121,7 +121,7 @@ def answer(body: bytes = b"", *, status: int = 200, headers: dict[str, str] | No
 
 
 def redirect(location: str, *, status: int = 302) -> Behaviour:
-    """Redirect to `location`, sent as it is given."""
+    """Redirect to `location`, which is sent unchanged."""
     return raw(f"HTTP/1.1 {status} Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
 
 
@@ -141,7 +141,7 @@ def chunked(body: bytes, *, piece: int = 1000) -> Behaviour:
 
 
 def chunked_slowly(body: bytes, release: threading.Event) -> Behaviour:
-    """Answer without Content-Length, and with the second half of the body only once it is released."""
+    """Answer without Content-Length, and send the second half of the body only after `release` is set."""
 
     async def behave(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -171,7 +171,7 @@ def endless() -> Behaviour:
 
 
 def raw(data: bytes, *, then: str = "close") -> Behaviour:
-    """Send these bytes, whatever they are; `then` "close", "reset" or "stall"."""
+    """Send these bytes unchanged. `then` is "close", "reset" or "stall"."""
 
     async def behave(request: web.BaseRequest) -> web.StreamResponse:
         await _send(request, data)
@@ -181,7 +181,7 @@ def raw(data: bytes, *, then: str = "close") -> Behaviour:
 
 
 def partly(body: bytes, *, announced: int, then: str = "close") -> Behaviour:
-    """Announce more bytes than are sent; `then` "close", "reset" or "stall"."""
+    """Announce more bytes than are sent. `then` is "close", "reset" or "stall"."""
     return raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % announced + body, then=then)
 
 
@@ -191,12 +191,12 @@ def reset() -> Behaviour:
 
 
 def stall() -> Behaviour:
-    """Take the request and never answer."""
+    """Accept the request and never answer."""
     return raw(b"", then="stall")
 
 
 def drip(body: bytes, *, every_seconds: float) -> Behaviour:
-    """Send one byte at a time: never silent for long, and never done."""
+    """Send one byte after each pause, so that the body does not end in time."""
 
     async def behave(request: web.BaseRequest) -> web.StreamResponse:
         await _send(request, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
@@ -209,7 +209,7 @@ def drip(body: bytes, *, every_seconds: float) -> Behaviour:
 
 
 def first(count: int, failure: Behaviour, *, then: Behaviour) -> Behaviour:
-    """Fail `count` times, then work."""
+    """Behave like `failure` for the first `count` requests, then like `then`."""
     left = count
 
     async def behave(request: web.BaseRequest) -> web.StreamResponse:
@@ -221,7 +221,7 @@ def first(count: int, failure: Behaviour, *, then: Behaviour) -> Behaviour:
 
 
 def mortal(lives: int, death: Behaviour) -> Callable[[Behaviour], Behaviour]:
-    """Return what makes behaviours those of one host: after so many answers of them together, `death` is the answer."""
+    """Return a function that gives behaviours one life: after `lives` requests in total, all behave like `death`."""
     left = lives
 
     def live(life: Behaviour) -> Behaviour:
@@ -236,7 +236,7 @@ def mortal(lives: int, death: Behaviour) -> Callable[[Behaviour], Behaviour]:
 
 
 def held(release: threading.Event, *, then: Behaviour) -> Behaviour:
-    """Wait for the event, then go on."""
+    """Wait for the event, then behave like `then`."""
 
     async def behave(request: web.BaseRequest) -> web.StreamResponse:
         await asyncio.to_thread(release.wait, 30)

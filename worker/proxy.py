@@ -1,7 +1,7 @@
-"""Proxies of the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), read once.
+"""The proxies that the environment names (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), read once.
 
-aiohttp could read them itself, but does so anew for each request, in a thread, and would send passwords from ~/.netrc
-to the hosts of the list.
+aiohttp can read them too, but it reads them for each request, in a thread, and it sends passwords from ~/.netrc to the
+hosts of the list.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from common.logs import redact_url
 
 
 class EnvironmentProxies:
-    """Raises SettingsError when a proxy of the environment is neither an http nor an https URL."""
+    """Raises SettingsError if the environment names a proxy that is not an http or https URL."""
 
     def __init__(self) -> None:
         environment = getproxies_environment()
@@ -23,7 +23,7 @@ class EnvironmentProxies:
         self._is_direct = not any(self._proxies.values())
 
     def proxy_for(self, url: URL) -> URL | None:
-        """Return the proxy that `url` is to be asked through, None for a direct connection."""
+        """Return the proxy for a request to `url`, None for a direct connection."""
         if self._is_direct or proxy_bypass(f"{url.raw_host}:{url.port}"):
             return None
         return self._proxies[url.scheme]

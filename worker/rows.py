@@ -1,4 +1,4 @@
-"""A row of the manifest, as the stages pass it on."""
+"""A row of the manifest, and the two ways in which its image can leave the usual path."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ class Row:
     """One image of the manifest."""
 
     position: int
-    """Within the chunk's rows, from 0, malformed ones counted."""
+    """The row's position in the chunk, from 0. Malformed rows count too."""
     url: str
-    """The manifest's URL, as it stands in the result."""
+    """The URL as the manifest writes it. The result holds it unchanged."""
     id: str = ""
     subset: str = ""
-    """Of Open Images: train, validation or test; the mirror's folder."""
+    """Open Images' subset: train, validation or test. It is the folder's name on the mirror."""
     thumbnail: str = ""
-    """Of Open Images: the URL of a picture of 640 pixels or so, may be empty."""
+    """The URL of Open Images' picture of about 640 pixels. It may be empty."""
     rotation: int = 0
-    """Degrees counter-clockwise by which the picture is to be turned: 0, 90, 180 or 270."""
+    """The degrees by which the picture must be turned counter-clockwise: 0, 90, 180 or 270."""
 
 
 class ImageFailed(Exception):
-    """One image cannot be had or embedded; becomes its row in the ledger."""
+    """One image cannot be fetched, decoded or embedded. It becomes a row of the ledger."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
 
+    def with_detail(self, detail: str) -> ImageFailed:
+        """Return the same failure with another detail."""
+        return ImageFailed(self.reason, detail)
+
 
 class LargeImage(Exception):
-    """The image is so large that no other such image may be decoded beside it."""
+    """The image is so large that it must be decoded while no other large image is."""

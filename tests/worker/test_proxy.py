@@ -1,4 +1,4 @@
-"""Proxies of the environment. The image server plays one: it answers whatever absolute URL it is asked for."""
+"""The proxies that the environment names. The image server plays the proxy: it answers for any absolute URL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageServer]:
         yield running
 
 
-def test_images_come_through_the_proxy_which_looks_the_names_up_itself(proxy: ImageServer) -> None:
+def test_images_come_through_the_proxy_which_resolves_the_names_itself(proxy: ImageServer) -> None:
     assert fetch("http://does-not-exist.invalid/a.jpg", allow_private_hosts=False) == [PICTURE]
     request = proxy.requests[0]
     assert request.headers["Host"] == "does-not-exist.invalid"
@@ -41,12 +41,12 @@ def test_images_come_through_the_proxy_which_looks_the_names_up_itself(proxy: Im
         *("minio.storage.svc.cluster.local.", "metadata.google.internal", "printer.local", "images.example:8080"),
     ],
 )
-def test_a_proxy_is_not_asked_for_what_lies_inside(proxy: ImageServer, host: str) -> None:
+def test_a_proxy_is_not_asked_for_an_internal_address(proxy: ImageServer, host: str) -> None:
     assert fetch(f"http://{host}/a.jpg", allow_private_hosts=False) == [Reason.FORBIDDEN_HOST]
     assert proxy.requests == []
 
 
-def test_what_needs_no_proxy_is_checked_like_any_direct_connection(
+def test_a_host_that_needs_no_proxy_is_checked_like_any_direct_connection(
     proxy: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
@@ -56,7 +56,7 @@ def test_what_needs_no_proxy_is_checked_like_any_direct_connection(
     assert proxy.requests == []
 
 
-def test_a_proxy_that_is_no_http_proxy_is_a_settings_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_without_an_http_url_is_a_settings_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ("socks5://ann:s3cret@proxy.example:1080", "http://", "http://[::1"):
         monkeypatch.setenv("HTTPS_PROXY", wrong)
         with pytest.raises(SettingsError, match="HTTPS_PROXY") as caught:

@@ -140,7 +140,7 @@ def test_a_network_that_is_gone_is_not_blamed_on_the_images(tmp_path: Path) -> N
     manifest = write_manifest(tmp_path, urls)
     ended = run_worker(run_uri=tmp_path / "run", manifest_uri=manifest, fetch_attempts=1, source_patience_seconds=2)
     assert ended.exit_code == 75
-    assert "no image source has given an answer of use" in ended.last_word
+    assert "no image source has given a usable answer" in ended.last_word
 
 
 def test_a_chunk_already_in_the_store_is_not_computed_again(store: Store) -> None:

@@ -1,18 +1,19 @@
-"""Fetches images from their sources, in memory, within bounds of time, bytes and connections."""
+"""Fetches images from their sources into memory, within limits of time, bytes and connections."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from common.errors import SettingsError
-from common.format.provenance import program_version
 from common.format.reasons import Reason
+from common.retry import GivenUp, Pause, RetryPolicy, call_async
+from worker.fetch.body_reader import Body, read_body
 from worker.fetch.byte_budget import ByteBudget
-from worker.fetch.hosts import Hosts, Unanswered
-from worker.fetch.http_get import REDIRECTS, check_status, read_body
+from worker.fetch.failures import Unanswered
+from worker.fetch.hosts import Hosts
+from worker.fetch.http_errors import REDIRECTS, check_status
 from worker.fetch.image_url import check_characters, join_redirect, parse_http_url, scheme_of
 from worker.fetch.local_image import image_size, local_path, read_image
 from worker.fetch.object_urls import ObjectUrls
@@ -29,27 +30,29 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
     from yarl import URL
 
-    from worker.fetch.circuit_breaker import CircuitBreaker
     from worker.settings import FetchSettings, HttpSettings
 
 MAX_REDIRECTS = 5
-BACKOFF_SECONDS = 0.5
-MAX_BACKOFF_SECONDS = 20.0
+FIRST_PAUSE_SECONDS = 0.5
+"""The pause after the first failed attempt. It doubles with each further one."""
+LONGEST_PAUSE_SECONDS = 20.0
+"""The longest pause between two attempts, without the host's Retry-After."""
 PLACEHOLDER = "photo_unavailable"
-"""In the name of the picture that Flickr redirects to where a photo is gone."""
+"""A part of the name of the picture to which Flickr redirects if a photo is gone."""
 
 
-class _Body(NamedTuple):
-    data: bytes | bytearray
-    reserved: int
+class Redirect(NamedTuple):
+    """An answer that names another URL."""
+
+    location: str
 
 
 class ImageFetcher:
     """Fetches the images of one chunk; use it as an async context manager, from one event loop.
 
-    `sources` are tried in their order. `folder` is where a local manifest's relative paths start; None for a manifest
-    that came over the network, whose images must too. `resolver` replaces the system's, `breaker` the usual patience;
-    `times` is told how long requests take.
+    `sources` are tried in their order. Relative paths of a local manifest start in `folder`. It is None for a manifest
+    from the network: then no local file is read. `inflight_bytes` limits the bytes of images in memory. `resolver`
+    replaces the system's resolver. `times` measures the requests.
     """
 
     def __init__(
@@ -61,10 +64,10 @@ class ImageFetcher:
         sources: tuple[str, ...],
         folder: Path | None,
         resolver: AbstractResolver | None = None,
-        breaker: CircuitBreaker | None = None,
         times: StageTimes | None = None,
     ) -> None:
-        self._settings = settings
+        self._mirror_url = settings.mirror_url
+        self._max_image_bytes = settings.max_image_bytes
         self._sources = sources
         self._folder = folder
         times = times or StageTimes(decode_threads=1)
@@ -74,26 +77,31 @@ class ImageFetcher:
             settings,
             http,
             trusted=[*_mirror_origin(settings.mirror_url), *self._objects.endpoints()],
-            user_agent=_user_agent(http.user_agent),
             resolver=resolver,
-            breaker=breaker,
             times=times,
+        )
+        self._retry_policy = RetryPolicy(
+            first_pause_seconds=FIRST_PAUSE_SECONDS,
+            longest_pause_seconds=LONGEST_PAUSE_SECONDS,
+            attempts=settings.fetch_attempts,
         )
         self._bytes_of_files = 0
         self.retries = 0
+        """The attempts that followed a failed one."""
 
     @property
     def in_flight(self) -> int:
-        """Requests under way."""
+        """The number of requests in flight."""
         return self._hosts.in_flight
 
     @property
     def requests(self) -> int:
+        """The number of requests made."""
         return self._hosts.requests
 
     @property
     def bytes_received(self) -> int:
-        """Bytes of bodies, complete or not, and of files."""
+        """The bytes of all bodies, complete or not, and of all files."""
         return self._hosts.bytes_received + self._bytes_of_files
 
     async def __aenter__(self) -> Self:
@@ -107,10 +115,10 @@ class ImageFetcher:
 
     @asynccontextmanager
     async def image(self, row: Row) -> AsyncIterator[bytes | bytearray]:
-        """Yield the image's bytes, which count against `max_inflight_bytes` until the block is left.
+        """Yield the image's bytes. They count against `inflight_bytes` until the block ends.
 
-        Raises ImageFailed when no source has it, SourceUnavailable when no source answers at all, and whatever the
-        SDK's credentials of `s3://` images are refused with.
+        Raises ImageFailed if no source has the image, SourceUnavailable if no source answers at all, and
+        StoreAccessDenied or StoreUnavailable if an `s3://` image cannot be signed.
         """
         body = await self._from_any_source(row)
         try:
@@ -118,18 +126,20 @@ class ImageFetcher:
         finally:
             self._budget.release(body.reserved)
 
-    async def _from_any_source(self, row: Row) -> _Body:
+    async def _from_any_source(self, row: Row) -> Body:
         while True:
             try:
                 return await self._from_first_source(row)
-            except Unanswered as unanswered:
-                await self._hosts.check_blame(unanswered)
+            except Unanswered as failure:
+                if await self._hosts.is_network_up(since=failure.asked_at):
+                    raise  # the image or its host is to blame
+                await self._hosts.wait_for_network(failure)
 
-    async def _from_first_source(self, row: Row) -> _Body:
-        """Return the image from the first source that has it. Raises ImageFailed as the last one does."""
-        found = candidates(row, self._sources, mirror_url=self._settings.mirror_url)
+    async def _from_first_source(self, row: Row) -> Body:
+        """Return the image from the first source that has it. Raises the last source's failure."""
+        found = candidates(row, self._sources, mirror_url=self._mirror_url)
         last_resort = next((each for each in reversed(found) if each.url), None)
-        failure = ImageFailed(Reason.NO_SOURCE, "")
+        failure: ImageFailed | None = None
         tried = []
         for candidate in found:
             source, url = candidate
@@ -142,37 +152,39 @@ class ImageFetcher:
                 failure = failed
                 tried.append(f"{source}: {failed.reason} {failed.detail}")
         detail = "; ".join(tried)
-        raise failure.said(detail) if isinstance(failure, Unanswered) else ImageFailed(failure.reason, detail)
+        raise failure.with_detail(detail) if failure else ImageFailed(Reason.NO_SOURCE, detail)
 
-    async def _from_url(self, url: str, *, is_last_resort: bool) -> _Body:
+    async def _from_url(self, url: str, *, is_last_resort: bool) -> Body:
         url = check_characters(url)
         scheme = scheme_of(url)
         if scheme in {"http", "https", "s3"}:
             return await self._with_retries(url, is_last_resort=is_last_resort)
         if self._folder is None or (scheme != "file" and url[len(scheme) :].startswith("://")):
-            raise ImageFailed(Reason.INVALID_URL, "it is neither http, https nor s3")
+            raise ImageFailed(Reason.INVALID_URL, "it is not an http, https or s3 URL")
         return await self._from_file(local_path(url, self._folder))
 
-    async def _with_retries(self, url: str, *, is_last_resort: bool) -> _Body:
-        attempts = self._settings.fetch_attempts
-        attempt = 0
-        while True:
-            try:
-                return await self._follow(url, is_last_resort=is_last_resort)
-            except Unanswered as unanswered:
-                if not unanswered.may_pass:
-                    raise
-                attempt += not unanswered.is_try
-                if attempt >= attempts:
-                    plural = "s" * (attempts > 1)
-                    raise unanswered.said(f"{unanswered.detail} after {attempts} attempt{plural}") from unanswered
-                wait = unanswered.retry_after
-            self.retries += 1
-            # Full jitter: those who failed together must not come back together.
-            backoff = min(MAX_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** max(0, attempt - 1))
-            await asyncio.sleep(wait + random.uniform(0, backoff))
+    async def _with_retries(self, url: str, *, is_last_resort: bool) -> Body:
+        try:
+            return await call_async(
+                lambda: self._follow_redirects(url, is_last_resort=is_last_resort),
+                self._retry_policy,
+                may_pass=_may_pass,
+                asked_seconds=_retry_after_seconds,
+                counts=_counts,
+                before_pause=self._count_retry,
+            )
+        except GivenUp as given_up:
+            failure, attempts = given_up.error, given_up.attempts
+            if not isinstance(failure, ImageFailed):
+                raise
+            raise failure.with_detail(
+                f"{failure.detail} after {attempts} attempt{'s' if attempts > 1 else ''}"
+            ) from given_up
 
-    async def _follow(self, text: str, *, is_last_resort: bool) -> _Body:
+    def _count_retry(self, _: Pause) -> None:
+        self.retries += 1
+
+    async def _follow_redirects(self, text: str, *, is_last_resort: bool) -> Body:
         is_signed = scheme_of(text) == "s3"
         url = await self._objects.sign(text) if is_signed else parse_http_url(text)
         for _ in range(MAX_REDIRECTS + 1):
@@ -180,25 +192,22 @@ class ImageFetcher:
                 raise ImageFailed(Reason.UNAVAILABLE_PLACEHOLDER, "the source says that the photo is gone")
             request = self._hosts.request(url, is_trusted=is_signed)
             answer = await self._hosts.ask(request, self._read, is_last_resort=is_last_resort)
-            if isinstance(answer, _Body):
+            if isinstance(answer, Body):
                 return answer
-            url, is_signed = join_redirect(url, answer), False
+            url, is_signed = join_redirect(url, answer.location), False
         raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
 
-    async def _read(self, response: aiohttp.ClientResponse, deadline: asyncio.Timeout) -> _Body | str:
-        """Return the answer's body, or where it redirects to."""
+    async def _read(self, response: aiohttp.ClientResponse, deadline: asyncio.Timeout) -> Body | Redirect:
         if response.status in REDIRECTS:
-            return response.headers.get("Location", "")
+            return Redirect(response.headers.get("Location", ""))
         check_status(response)
-        return _Body(
-            *await read_body(response, self._budget, max_bytes=self._settings.max_image_bytes, deadline=deadline)
-        )
+        return await read_body(response, self._budget, max_bytes=self._max_image_bytes, deadline=deadline)
 
-    async def _from_file(self, path: Path) -> _Body:
-        async with self._hosts.place("file://"):
+    async def _from_file(self, path: Path) -> Body:
+        async with self._hosts.slot("file://"):
             size = await asyncio.to_thread(image_size, path)
-            if size > self._settings.max_image_bytes:
-                raise ImageFailed(Reason.TOO_LARGE, f"{size} bytes, the limit is {self._settings.max_image_bytes}")
+            if size > self._max_image_bytes:
+                raise ImageFailed(Reason.TOO_LARGE, f"{size} bytes, the limit is {self._max_image_bytes}")
             await self._budget.reserve(size)
             try:
                 data = await asyncio.to_thread(read_image, path, size)
@@ -206,7 +215,20 @@ class ImageFetcher:
                 self._budget.release(size)
                 raise
         self._bytes_of_files += len(data)
-        return _Body(data, size)
+        return Body(data, size)
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, Unanswered) and error.may_pass
+
+
+def _retry_after_seconds(error: Exception) -> float:
+    return error.retry_after_seconds if isinstance(error, Unanswered) else 0.0
+
+
+def _counts(error: Exception) -> bool:
+    """Return whether the failed request counts as an attempt. A probe fails because of its host, not of its image."""
+    return not (isinstance(error, Unanswered) and error.was_probe)
 
 
 def _mirror_origin(mirror_url: str) -> list[URL]:
@@ -215,11 +237,4 @@ def _mirror_origin(mirror_url: str) -> list[URL]:
     try:
         return [parse_http_url(mirror_url)]
     except ImageFailed as failure:
-        raise SettingsError(f"EMBEDDER_MIRROR_URL is no http, https or s3 URL: {failure.detail}") from failure
-
-
-def _user_agent(template: str) -> str:
-    text = template.replace("{version}", program_version())
-    if not (text.isascii() and text.isprintable()):
-        raise SettingsError("EMBEDDER_USER_AGENT must be printable ASCII, as every HTTP header")
-    return text
+        raise SettingsError(f"EMBEDDER_MIRROR_URL is not an http, https or s3 URL: {failure.detail}") from failure

@@ -1,4 +1,4 @@
-"""URLs of images: which are taken, and what exactly is requested."""
+"""URLs of images: which of them are accepted, and what exactly is requested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.format.reasons import Reason
 from worker.rows import ImageFailed
 
 PRINTED_CHARACTERS = 40
-"""Of a piece of a hostile URL in a message."""
+"""The number of characters of a hostile URL that a message shows."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -25,13 +25,13 @@ _USER_SAFE = "%!$&'()*+,;=:-._~"
 
 
 def scheme_of(url: str) -> str:
-    """Return the URL's scheme in lower case, empty where it has none."""
+    """Return the URL's scheme in lower case, an empty text if it has none."""
     match = _SCHEME.match(url)
     return match[1].lower() if match else ""
 
 
 def check_characters(url: str) -> str:
-    """Return `url` without spaces around it. Raises ImageFailed when it is empty or has control characters."""
+    """Return `url` without the spaces around it. Raises ImageFailed if it is empty or has control characters."""
     url = url.strip(" ")
     if not url:
         raise ImageFailed(Reason.INVALID_URL, "it is empty")
@@ -41,10 +41,10 @@ def check_characters(url: str) -> str:
 
 
 def parse_http_url(text: str) -> URL:
-    """Return an http or https URL that is requested as it is written.
+    """Return an http or https URL that is requested exactly as it is written.
 
-    What is percent-encoded stays so and nothing more is decoded; only what no request line can hold is encoded, as
-    UTF-8. A host that is not ASCII becomes its IDNA form. Raises ImageFailed (invalid_url).
+    Nothing is decoded. Only characters that a request line cannot contain are percent-encoded, as UTF-8. A host that is
+    not ASCII is replaced by its IDNA form. Raises ImageFailed (invalid_url).
     """
     text = check_characters(text)
     try:
@@ -57,23 +57,23 @@ def parse_http_url(text: str) -> URL:
         target = _as_written(parts.path or "/") + (f"?{_as_written(parts.query)}" if parts.query else "")
         scheme = parts.scheme.lower()
         url = URL(f"{scheme}://{netloc}{target}", encoded=True)
-        is_read_alike = url.raw_host == host.strip("[]") and url.port == (port or _DEFAULT_PORTS.get(scheme))
+        do_both_readings_agree = url.raw_host == host.strip("[]") and url.port == (port or _DEFAULT_PORTS.get(scheme))
     except ValueError as error:
         raise ImageFailed(Reason.INVALID_URL, "its host or port cannot be read") from error
     if scheme not in _DEFAULT_PORTS:
         raise ImageFailed(Reason.INVALID_URL, f"its scheme {scheme[:PRINTED_CHARACTERS]!r} is neither http nor https")
-    if not is_read_alike or port == 0:
+    if not do_both_readings_agree or port == 0:
         raise ImageFailed(Reason.INVALID_URL, "its host or port cannot be read")
     return url
 
 
 def join_redirect(base: URL, location: str) -> URL:
-    """Return where an answer at `base` redirects to. Raises ImageFailed (too_many_redirects) when it is nowhere."""
+    """Return the URL to which `base` redirects. Raises ImageFailed (too_many_redirects) if it is not usable."""
     try:
         return parse_http_url(urljoin(str(base), check_characters(location)))
     except (ImageFailed, ValueError) as error:
         detail = error.detail if isinstance(error, ImageFailed) else "it cannot be read"
-        raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"redirected to no usable URL: {detail}") from error
+        raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"the redirect leads to no usable URL: {detail}") from error
 
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -87,18 +87,18 @@ def _host(host: str, *, is_literal: bool) -> str:
     if not host.isascii():
         host = URL.build(scheme="http", host=host).raw_host or ""
     if not _HOST.fullmatch(host):
-        raise ValueError("no host name")
+        raise ValueError("not a host name")
     return host
 
 
 def _user(user: str) -> str:
     if "\\" in user:
-        raise ValueError("browsers take a backslash for a slash, so it is in doubt what the host is")
+        raise ValueError("browsers read a backslash as a slash, so the host is ambiguous")
     return quote(user, safe=_USER_SAFE)
 
 
 def _as_written(text: str) -> str:
-    # A redirect's header may hold bytes that are not UTF-8; they stand in it as surrogates and are sent as they came.
+    # A redirect's header may contain bytes that are not UTF-8. They arrive as surrogates and are sent unchanged.
     return (
         text if _AS_WRITTEN.fullmatch(text) else quote(text.encode("utf-8", "surrogateescape"), safe=_AS_WRITTEN_SAFE)
     )

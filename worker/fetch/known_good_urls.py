@@ -1,53 +1,36 @@
-"""URLs that have answered. Whether somebody still answers is asked of them, before an image is blamed for a failure
-that may as well be the network's."""
+"""URLs that have answered. A request for such a URL tells a dead host or network from an image that is gone."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from yarl import URL
+    from worker.fetch.request import Request
 
-HOSTS = 256
-"""Hosts of which one URL is remembered."""
-
-
-class Request(NamedTuple):
-    """What is asked, and how."""
-
-    url: URL
-    is_trusted: bool
-    """Whether the URL's addresses need no check."""
-
-    @property
-    def slots_key(self) -> str:
-        return self.url.raw_host or ""
-
-    @property
-    def host(self) -> str:
-        """Return the host, with its port unless that is the scheme's: another port is another server."""
-        return self.url.host_port_subcomponent or ""
+MAX_HOSTS = 256
+"""The number of hosts that are remembered, with one URL each."""
 
 
-class Witnesses:
-    """The last URL that answered of each host, of the last HOSTS hosts."""
+class KnownGoodUrls:
+    """For each host the last URL that answered, for the MAX_HOSTS hosts that answered last."""
 
     def __init__(self) -> None:
-        self._requests: dict[str, Request] = {}
+        self._by_host: dict[str, Request] = {}
 
-    def note(self, request: Request) -> None:
-        self._requests.pop(request.host, None)
-        self._requests[request.host] = request
-        if len(self._requests) > HOSTS:
-            del self._requests[next(iter(self._requests))]
+    def note_answer(self, host: str, request: Request) -> None:
+        self._by_host.pop(host, None)
+        self._by_host[host] = request
+        if len(self._by_host) > MAX_HOSTS:
+            oldest = next(iter(self._by_host))
+            del self._by_host[oldest]
 
     def of(self, host: str) -> Request | None:
-        return self._requests.get(host)
+        """Return the host's known-good URL, None if it has none."""
+        return self._by_host.get(host)
 
-    def newest(self, *, is_doubtful: Callable[[str], bool]) -> list[Request]:
-        """Return the latest that answered first, those of doubtful hosts behind all others."""
-        requests = list(reversed(self._requests.values()))
-        requests.sort(key=lambda request: is_doubtful(request.host))
-        return requests
+    def newest_first(self, *, is_failing: Callable[[str], bool]) -> list[Request]:
+        """Return all known-good URLs, those of failing hosts after all others."""
+        newest_first = reversed(self._by_host.values())
+        return sorted(newest_first, key=lambda request: is_failing(request.host))

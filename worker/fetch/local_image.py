@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 def local_path(url: str, folder: Path) -> Path:
-    """Return the file that a path, relative to `folder`, or a file:// URL names. Raises ImageFailed (invalid_url)."""
+    """Return the file of a file:// URL, or of a path relative to `folder`. Raises ImageFailed (invalid_url)."""
     if not url.lower().startswith("file:"):
         return folder / url
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.netloc not in {"", "localhost"} or not path.startswith("/") or "\0" in path:
-        raise ImageFailed(Reason.INVALID_URL, "a file:// URL has an absolute path and no host")
+        raise ImageFailed(Reason.INVALID_URL, "a file:// URL needs an absolute path and no host")
     return Path(path)
 
 
 def image_size(path: Path) -> int:
-    """Return the file's bytes. Raises ImageFailed when it is absent, no regular file or may not be read."""
+    """Return the file's size in bytes. Raises ImageFailed if the file is absent, not regular or not readable."""
     with _opened(path) as descriptor:
         return os.fstat(descriptor).st_size
 
 
 def read_image(path: Path, size: int) -> bytes:
-    """Return the file's first `size` bytes, fewer when it has become shorter. Raises ImageFailed as `image_size`."""
+    """Return the file's first `size` bytes, fewer if it has become shorter. Raises ImageFailed like `image_size`."""
     with _opened(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
         return file.read(size)
 
@@ -43,21 +43,21 @@ def read_image(path: Path, size: int) -> bytes:
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
     try:
-        # Without O_NONBLOCK opening a FIFO waits for a writer, for ever.
+        # Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageFailed(Reason.NOT_FOUND, "there is no such file") from error
+        raise ImageFailed(Reason.NOT_FOUND, "the file does not exist") from error
     except PermissionError as error:
         raise ImageFailed(Reason.ACCESS_DENIED, "the file may not be read") from error
     except OSError as error:
         if error.errno in {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}:
             raise ImageFailed(Reason.INVALID_URL, f"no file can have this name: {error.strerror}") from error
         if error.errno == errno.ENXIO:
-            raise ImageFailed(Reason.NOT_FOUND, "it is no regular file") from error
+            raise ImageFailed(Reason.NOT_FOUND, "it is not a regular file") from error
         raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ImageFailed(Reason.NOT_FOUND, "it is no regular file")
+            raise ImageFailed(Reason.NOT_FOUND, "it is not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Where an image may be had: the ordered fallback list of a row."""
+"""The sources of an image, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 
 class Candidate(NamedTuple):
+    """One source of one image."""
+
     source: str
     """`mirror`, `thumbnail`, `original` or `url`."""
     url: str
-    """Empty where the row has none for this source."""
+    """Empty if the row has no URL for this source."""
 
 
 def candidates(row: Row, sources: Sequence[str], *, mirror_url: str) -> list[Candidate]:
@@ -25,14 +27,14 @@ def candidates(row: Row, sources: Sequence[str], *, mirror_url: str) -> list[Can
 
 def _url(row: Row, source: str, mirror_url: str) -> str:
     if source == "mirror":
-        return _mirrored(row, mirror_url)
+        return _url_on_mirror(row, mirror_url)
     return row.thumbnail if source == "thumbnail" else row.url
 
 
-def _mirrored(row: Row, mirror_url: str) -> str:
+def _url_on_mirror(row: Row, mirror_url: str) -> str:
     if not row.id or not row.subset:
         return ""
     base = mirror_url.rstrip("/")
     if base.startswith("s3://"):
-        return f"{base}/{row.subset}/{row.id}.jpg"  # a key, not a URL: it is quoted when it is signed
+        return f"{base}/{row.subset}/{row.id}.jpg"  # a key; it is percent-encoded when it is signed
     return f"{base}/{quote(row.subset, safe='')}/{quote(row.id, safe='')}.jpg"

@@ -1,4 +1,4 @@
-"""Fetching in one call, for tests."""
+"""Functions that fetch images in one call, for tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractResolver
 
     from common.format.reasons import Reason
-    from worker.fetch.circuit_breaker import CircuitBreaker
 
 PICTURE = os.urandom(200_000)
 
@@ -46,7 +45,6 @@ def image_fetcher(
     sources: tuple[str, ...] = ("url",),
     folder: Path | None = None,
     resolver: AbstractResolver | None = None,
-    breaker: CircuitBreaker | None = None,
 ) -> ImageFetcher:
     """Return a fetcher with the sections of a worker's settings that it needs."""
     return ImageFetcher(
@@ -56,12 +54,11 @@ def image_fetcher(
         sources=sources,
         folder=folder,
         resolver=resolver,
-        breaker=breaker,
     )
 
 
 async def get(fetcher: ImageFetcher, image: str | Row) -> bytes | Reason:
-    """Return the image, or the reason why there is none."""
+    """Return the image, or the reason of its failure."""
     row = image if isinstance(image, Row) else Row(position=0, url=image)
     try:
         async with fetcher.image(row) as data:
@@ -72,7 +69,7 @@ async def get(fetcher: ImageFetcher, image: str | Row) -> bytes | Reason:
 
 @asynccontextmanager
 async def fetcher_among_others(*, sources: tuple[str, ...] = ("url",), **changed: Any) -> AsyncIterator[ImageFetcher]:  # noqa: ANN401 - as above
-    """Give a fetcher to whom somebody else answers: what fails is then to blame itself, and not the network."""
+    """Yield a fetcher that another host has answered, so that a failure is not blamed on the network."""
     settings = worker_settings(**changed)
     with image_server() as elsewhere:
         async with image_fetcher(settings, sources=sources) as fetcher:
@@ -102,7 +99,7 @@ def fetch_together(*images: str | Row, **changed: Any) -> list[bytes | Reason]: 
 
 
 def failure(image: str | Row, *, sources: tuple[str, ...] = ("url",), **changed: Any) -> ImageFailed:  # noqa: ANN401 - as above
-    """Return how an image that cannot be had fails."""
+    """Fetch an image that no source has, and return its failure."""
     row = image if isinstance(image, Row) else Row(position=0, url=image)
 
     async def run() -> ImageFailed:

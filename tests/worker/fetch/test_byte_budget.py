@@ -15,7 +15,9 @@ from worker.fetch.byte_budget import ByteBudget
     cancelled=st.sets(st.integers(0, 29)),
     seed=st.integers(0, 2**32),
 )
-def test_no_more_is_out_than_the_budget_and_all_comes_back(sizes: list[int], cancelled: set[int], seed: int) -> None:
+def test_images_hold_no_more_bytes_than_the_budget_and_give_all_of_them_back(
+    sizes: list[int], cancelled: set[int], seed: int
+) -> None:
     order = random.Random(seed)
     budget = ByteBudget(100)
     out: list[int] = []
@@ -67,7 +69,7 @@ def test_a_large_image_is_not_overtaken_by_small_ones() -> None:
     assert asyncio.run(run()) == ["large", "small"]
 
 
-def test_an_image_that_is_cancelled_while_it_is_let_in_gives_its_bytes_back() -> None:
+def test_an_image_that_is_cancelled_while_it_gets_its_bytes_gives_them_back() -> None:
     async def run() -> int:
         budget = ByteBudget(100)
         await budget.reserve(100)

@@ -1,4 +1,4 @@
-"""Fetching from a server that behaves, and from sources that do not have the image."""
+"""Fetching from a server that works, and from sources that do not have the image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server() -> Iterator[ImageServer]:
         yield running
 
 
-def test_an_image_arrives_as_it_is_whether_its_length_is_announced_or_not(server: ImageServer) -> None:
+def test_an_image_arrives_unchanged_whether_its_length_is_announced_or_not(server: ImageServer) -> None:
     for size in (0, 1, 1000, 200_000, 3_000_000):
         picture = os.urandom(size)
         whole, pieces = server.on(f"/{size}", answer(picture)), server.on(f"/{size}c", chunked(picture, piece=70_000))
@@ -42,7 +42,7 @@ def test_connections_are_kept(server: ImageServer) -> None:
     assert server.connection_count == 1
 
 
-def test_the_sources_are_told_who_asks_and_that_only_plain_images_are_wanted(server: ImageServer) -> None:
+def test_the_headers_say_who_asks_and_that_only_uncompressed_images_are_wanted(server: ImageServer) -> None:
     fetch(server.on("/a.jpg", answer(PICTURE, headers={"Set-Cookie": "a=b"})), server.url("/a.jpg"))
     for request in server.requests:
         assert request.headers["User-Agent"].startswith(f"embedder/{program_version()} ")
@@ -53,7 +53,7 @@ def test_the_sources_are_told_who_asks_and_that_only_plain_images_are_wanted(ser
         fetch(user_agent="two\r\nlines: yes")
 
 
-def test_a_body_that_came_compressed_unasked_is_not_inflated(server: ImageServer) -> None:
+def test_a_body_that_is_compressed_against_the_request_is_not_inflated(server: ImageServer) -> None:
     bomb = server.on("/bomb", answer(b"\x1f\x8b", headers={"Content-Encoding": "gzip"}))
     assert fetch(bomb) == [b"\x1f\x8b"]
 
@@ -73,13 +73,13 @@ def test_a_body_that_came_compressed_unasked_is_not_inflated(server: ImageServer
         (501, Reason.SERVER_ERROR),
     ],
 )
-def test_what_a_repetition_cannot_mend_is_asked_once(server: ImageServer, status: int, reason: Reason) -> None:
+def test_a_failure_that_will_not_pass_is_not_retried(server: ImageServer, status: int, reason: Reason) -> None:
     url = server.on("/a.jpg", answer(b"" if status == 204 else b"no", status=status))
     assert fetch(url, fetch_attempts=4) == [reason]
     assert server.count("/a.jpg") == 1
 
 
-def test_an_image_above_the_limit_is_refused_by_its_announcement_or_where_it_passes_it(server: ImageServer) -> None:
+def test_an_image_above_the_limit_is_refused_by_its_announced_or_its_real_length(server: ImageServer) -> None:
     urls = [
         server.on("/exactly", answer(bytes(2048))),
         server.on("/above", answer(bytes(2049))),
@@ -106,7 +106,7 @@ def test_redirects_are_followed_up_to_five(server: ImageServer) -> None:
     assert fetch(server.url("/0"), server.url("/a/before")) == [PICTURE, Reason.TOO_MANY_REDIRECTS]
 
 
-def test_a_redirect_in_a_circle_or_to_nowhere_is_too_many(server: ImageServer) -> None:
+def test_a_redirect_in_a_circle_or_to_no_usable_url_fails(server: ImageServer) -> None:
     urls = [
         server.on("/circle", redirect("/circle")),
         server.on("/nowhere", answer(status=302)),
@@ -127,7 +127,7 @@ def test_a_redirect_to_another_host_is_followed_with_its_odd_characters(server: 
         assert fetch(server.on("/a.jpg", redirect(other.url("/bä %2F.jpg")))) == [PICTURE]
 
 
-def test_the_picture_that_says_that_a_photo_is_gone_is_not_asked_for(server: ImageServer) -> None:
+def test_the_picture_that_says_that_a_photo_is_gone_is_not_fetched(server: ImageServer) -> None:
     server.on("/photo_unavailable.png", answer(PICTURE))
     gone = server.on("/gone.jpg", redirect("/photo_unavailable.png"))
     assert fetch(gone, server.url("/photo_unavailable_l.png"), fetch_attempts=4) == [Reason.UNAVAILABLE_PLACEHOLDER] * 2
@@ -153,7 +153,7 @@ def test_a_url_is_requested_as_it_is_written(server: ImageServer, written: str, 
     assert [request.raw_path for request in server.requests] == [requested]
 
 
-def test_user_and_password_of_a_url_are_sent_to_its_host_and_never_told(server: ImageServer) -> None:
+def test_user_and_password_of_a_url_are_sent_to_its_host_and_never_shown(server: ImageServer) -> None:
     with image_server() as other:
         server.on("/a.jpg", redirect(other.url("/b.jpg")))
         url = server.url("/a.jpg").replace("://", "://ann:s3cret@")
@@ -208,7 +208,7 @@ def test_the_mirror_may_be_a_bucket(bucket: str, s3_api: S3Client) -> None:
     assert fetch(row, allow_private_hosts=False, sources=("mirror",), mirror_url=mirror) == [PICTURE]
 
 
-def test_files_are_read_for_a_local_manifest_alone(tmp_path: Path) -> None:
+def test_files_are_read_only_for_a_local_manifest(tmp_path: Path) -> None:
     (tmp_path / "a b.jpg").write_bytes(PICTURE)
     (tmp_path / "large.jpg").write_bytes(bytes(300_000))
     os.mkfifo(tmp_path / "fifo")

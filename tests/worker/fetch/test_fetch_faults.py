@@ -33,8 +33,8 @@ from tests.image_server import (
     stall,
 )
 from tests.worker.fetch.fetching import PICTURE, failure, fetch, fetch_together, get, image_fetcher, worker_settings
-from worker.fetch.circuit_breaker import FAILURES_TO_OPEN, CircuitBreaker
-from worker.fetch.http_get import retry_after_seconds
+from worker.fetch.circuit import FAILURES_TO_OPEN
+from worker.fetch.http_errors import retry_after_seconds
 from worker.rows import Row
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def server() -> Iterator[ImageServer]:
 
 @pytest.fixture
 def untrusted_server(tmp_path: Path) -> Iterator[ImageServer]:
-    """A server whose certificate nobody vouches for."""
+    """A server with a certificate that no authority has signed."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is needed to make a certificate")
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 1"
@@ -101,29 +101,29 @@ def test_what_may_pass_is_tried_again(server: ImageServer, behaviour: Behaviour,
     assert failure(bad, fetch_attempts=2, read_timeout_seconds=0.2).detail.endswith(" after 2 attempts")
 
 
-def test_a_host_that_drips_bytes_is_given_up_after_the_whole_time(server: ImageServer) -> None:
+def test_a_request_whose_bytes_drip_ends_after_the_whole_time(server: ImageServer) -> None:
     url = server.on("/drip.jpg", drip(PICTURE, every_seconds=0.02))
     assert fetch(url, fetch_timeout_seconds=0.3, read_timeout_seconds=0.2) == [Reason.TIMEOUT]
 
 
-def test_a_port_where_nobody_listens_is_a_failed_connection() -> None:
+def test_a_closed_port_is_a_failed_connection() -> None:
     with image_server() as gone:
         url = gone.url("/a.jpg")
     assert fetch(url, fetch_attempts=2) == [Reason.CONNECTION_FAILED]
 
 
-def test_of_a_body_longer_than_announced_nothing_more_is_taken(server: ImageServer) -> None:
+def test_bytes_beyond_the_announced_length_are_not_read(server: ImageServer) -> None:
     url = server.on("/long.jpg", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfour and more"))
     assert set(fetch(url, url, url)) <= {b"four", Reason.CONNECTION_FAILED}
 
 
 @pytest.mark.parametrize("length", ["-1", "four", "99999999999999999999999999", "4, 5"])
-def test_a_content_length_that_is_no_length_is_no_image(server: ImageServer, length: str) -> None:
+def test_an_answer_with_an_invalid_content_length_fails(server: ImageServer, length: str) -> None:
     url = server.on("/odd.jpg", raw(f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nfour".encode()))
     assert fetch(url)[0] in {Reason.CONNECTION_FAILED, Reason.TOO_LARGE}
 
 
-def test_headers_without_end_are_no_answer(server: ImageServer) -> None:
+def test_headers_without_an_end_are_a_failed_connection(server: ImageServer) -> None:
     url = server.on("/odd.jpg", raw(b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 100_000 + b"\r\n\r\n"))
     assert fetch(url) == [Reason.CONNECTION_FAILED]
 
@@ -142,7 +142,7 @@ def test_a_retry_after_is_waited_for_up_to_the_limit(server: ImageServer, status
             assert fetcher.retries == 1
             return clock() - started
 
-    assert asyncio.run(run()) >= 0.7  # without the header it is 0.5 at most
+    assert asyncio.run(run()) >= 0.7  # without the header the pause is 0.5 s at most
 
 
 def test_a_retry_after_is_seconds_or_a_date() -> None:
@@ -180,7 +180,7 @@ def test_no_more_requests_are_under_way_than_is_allowed(server: ImageServer, lim
     assert server.connection_count == most
 
 
-def test_a_slow_host_delays_nobody_else(server: ImageServer) -> None:
+def test_a_slow_host_delays_no_other_host(server: ImageServer) -> None:
     release = threading.Event()
     with image_server() as slow:
         slow_host = slow.origin.replace("127.0.0.1", "localhost")
@@ -260,12 +260,12 @@ def test_waiting_for_the_byte_budget_is_not_time_of_the_request(server: ImageSer
     asyncio.run(run())
 
 
-def test_an_image_above_the_budget_is_let_in_alone(server: ImageServer) -> None:
+def test_an_image_above_the_budget_is_fetched_alone(server: ImageServer) -> None:
     urls = [server.on(f"/{number}", answer(bytes(3 << 20))) for number in range(3)]
     assert fetch_together(*urls, max_inflight_bytes=1 << 20) == [bytes(3 << 20)] * 3
 
 
-def test_bodies_of_unknown_length_take_no_more_room_than_they_have(server: ImageServer) -> None:
+def test_bodies_of_unknown_length_reserve_no_more_bytes_than_they_need(server: ImageServer) -> None:
     release = threading.Event()
     slow = [server.on(f"/slow/{number}", chunked_slowly(bytes(1000), release)) for number in range(6)]
     quick = server.on("/quick", answer(bytes(1 << 20)))
@@ -338,6 +338,13 @@ def test_a_short_outage_of_a_host_costs_no_image(server: ImageServer) -> None:
     assert asyncio.run(run()) == [b"%d" % number for number in range(60)]
 
 
+def test_a_request_that_was_the_probe_of_an_open_circuit_is_not_an_attempt_of_its_image(server: ImageServer) -> None:
+    busy_at_first = first(FAILURES_TO_OPEN + 1, answer(status=503), then=answer(PICTURE))
+    urls = [server.on(f"/{number}", busy_at_first) for number in range(FAILURES_TO_OPEN + 1)]
+    assert fetch(*urls, fetch_attempts=1) == [Reason.SERVER_ERROR] * FAILURES_TO_OPEN + [PICTURE]
+    assert server.count(f"/{FAILURES_TO_OPEN}") == 2
+
+
 def test_a_host_that_is_dead_is_given_up_and_the_others_go_on(server: ImageServer) -> None:
     good = [server.on(f"/{number}", answer(b"good")) for number in range(20)]
     dead = server.origin.replace("127.0.0.1", "localhost")
@@ -345,9 +352,8 @@ def test_a_host_that_is_dead_is_given_up_and_the_others_go_on(server: ImageServe
         server.on(f"/dead{number}", reset())
 
     async def run() -> None:
-        limits = worker_settings(fetch_attempts=2, fetch_concurrency=50)
-        breaker = CircuitBreaker(patience_seconds=1)
-        async with image_fetcher(limits, breaker=breaker) as fetcher:
+        limits = worker_settings(fetch_attempts=2, fetch_concurrency=50, source_patience_seconds=1)
+        async with image_fetcher(limits) as fetcher:
             assert await get(fetcher, good[0]) == b"good"
             lost = asyncio.gather(*(get(fetcher, f"{dead}/dead{number}") for number in range(200)))
             assert await asyncio.gather(*(get(fetcher, url) for url in good)) == [b"good"] * 20
@@ -357,23 +363,23 @@ def test_a_host_that_is_dead_is_given_up_and_the_others_go_on(server: ImageServe
     asyncio.run(run())
 
 
-def test_a_network_that_is_gone_ends_the_run_and_not_its_images() -> None:
+def test_a_dead_network_ends_the_chunk_and_blames_no_image() -> None:
     with image_server() as gone:
         urls = [gone.url(f"/{number}") for number in range(50)]
     urls += [url.replace("127.0.0.1", "localhost") for url in urls]
 
     async def run() -> None:
-        breaker = CircuitBreaker(patience_seconds=1)
-        async with image_fetcher(worker_settings(fetch_attempts=3), breaker=breaker) as fetcher:
+        limits = worker_settings(fetch_attempts=3, source_patience_seconds=1)
+        async with image_fetcher(limits) as fetcher:
             outcomes = await asyncio.gather(*(get(fetcher, url) for url in urls), return_exceptions=True)
             unavailable = [outcome for outcome in outcomes if isinstance(outcome, SourceUnavailable)]
             assert len(unavailable) > 90
-            assert "no image source has given an answer of use" in str(unavailable[0])
+            assert "no image source has given a usable answer" in str(unavailable[0])
 
     asyncio.run(run())
 
 
-def test_no_descriptors_left_is_a_fault_of_this_machine_not_of_the_images(server: ImageServer) -> None:
+def test_a_lack_of_descriptors_is_blamed_on_this_machine_and_not_on_the_images(server: ImageServer) -> None:
     url = server.on("/a.jpg", answer(PICTURE))
 
     async def run() -> None:
@@ -390,14 +396,14 @@ def test_no_descriptors_left_is_a_fault_of_this_machine_not_of_the_images(server
     asyncio.run(run())
 
 
-def test_a_certificate_that_nobody_vouches_for_is_not_tried_again(untrusted_server: ImageServer) -> None:
+def test_a_host_with_an_untrusted_certificate_is_not_asked_again(untrusted_server: ImageServer) -> None:
     failed = failure(untrusted_server.url("/a.jpg"), fetch_attempts=4)
     assert failed.reason == Reason.CONNECTION_FAILED
     assert "certificate" in failed.detail
     assert "attempts" not in failed.detail
 
 
-def test_a_name_that_does_not_exist_is_not_tried_again() -> None:
+def test_a_name_that_does_not_exist_is_not_asked_again() -> None:
     failed = failure("http://does-not-exist.invalid/a.jpg", fetch_attempts=4)
     assert failed.reason == Reason.CONNECTION_FAILED
     assert failed.detail == "url: connection_failed no such host: does-not-exist.invalid"

@@ -1,4 +1,4 @@
-"""What a list from the internet may reach, and what it may not."""
+"""The hosts that a list from the internet may reach, and those that it may not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from common.format.reasons import Reason
 from common.store.s3.client import clear_clients
 from tests.image_server import ImageServer, answer, image_server, redirect
 from tests.worker.fetch.fetching import PICTURE, failure, fetch, get, image_fetcher, worker_settings
-from worker.fetch.host_guard import ForbiddenAddress, GuardedResolver, ThreadedResolver, is_public_address
+from worker.fetch.public_address import is_public_address
+from worker.fetch.resolvers import ForbiddenAddress, GuardedResolver, ThreadedResolver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ def server() -> Iterator[ImageServer]:
 
 
 class Names(AbstractResolver):
-    """Answers with these addresses, a list for each time it is asked; the last one for ever."""
+    """Answers each question with the next list of addresses, and repeats the last list."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
@@ -87,7 +88,7 @@ class Names(AbstractResolver):
         *("", "localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", " 8.8.8.8", "8.8.8.8 "),
     ],
 )
-def test_what_is_not_public_is_refused(address: str) -> None:
+def test_an_address_that_is_not_public_is_refused(address: str) -> None:
     assert not is_public_address(address)
 
 
@@ -99,13 +100,13 @@ def test_what_is_not_public_is_refused(address: str) -> None:
         "64:ff9b::808:808",
     ],
 )
-def test_what_is_public_is_not(address: str) -> None:
+def test_a_public_address_is_allowed(address: str) -> None:
     assert is_public_address(address)
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.ip_addresses())
-def test_nothing_is_public_that_the_standard_library_calls_private(address: object) -> None:
+def test_no_address_is_public_that_the_standard_library_calls_private(address: object) -> None:
     if getattr(address, "is_private", False) or getattr(address, "is_multicast", False):
         assert not is_public_address(str(address)) or str(address).startswith("64:ff9b::")
 
@@ -130,7 +131,7 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("url", FORBIDDEN)
-def test_an_address_inside_or_an_odd_port_is_refused_however_it_is_written(url: str) -> None:
+def test_an_internal_address_or_an_unusual_port_is_refused_in_every_notation(url: str) -> None:
     assert fetch(url, allow_private_hosts=False) == [Reason.FORBIDDEN_HOST]
 
 
@@ -171,7 +172,7 @@ def test_an_address_inside_or_an_odd_port_is_refused_however_it_is_written(url: 
         ),
     ],
 )
-def test_what_is_no_url_of_an_image_is_invalid(url: str) -> None:
+def test_a_text_that_is_not_the_url_of_an_image_is_invalid(url: str) -> None:
     assert fetch(url, allow_private_hosts=False) == [Reason.INVALID_URL]
 
 
@@ -188,7 +189,7 @@ def test_the_detail_of_a_hostile_url_is_short_and_printable() -> None:
         assert detail.isascii()
 
 
-def test_a_name_that_resolves_inside_is_refused_after_resolution(server: ImageServer) -> None:
+def test_a_name_that_resolves_to_an_internal_address_is_refused(server: ImageServer) -> None:
     async def run(*addresses: str) -> bytes | Reason:
         names = Names(list(addresses))
         limits = worker_settings(allow_private_hosts=False, fetch_attempts=3)
@@ -202,13 +203,13 @@ def test_a_name_that_resolves_inside_is_refused_after_resolution(server: ImageSe
     assert server.requests == []
 
 
-def test_localhost_is_refused_by_the_systems_own_resolver() -> None:
+def test_localhost_is_refused_with_the_systems_own_resolver() -> None:
     urls = ["http://localhost/a", "http://LOCALHOST/a", "https://localhost/a"]
     assert fetch(*urls, allow_private_hosts=False) == [Reason.FORBIDDEN_HOST] * 3
 
 
-def test_a_redirect_inside_is_refused(server: ImageServer) -> None:
-    # The mirror is the operator's own, so that the first request is allowed and the redirect alone is at stake.
+def test_a_redirect_to_an_internal_address_is_refused(server: ImageServer) -> None:
+    # The mirror is trusted, so that the first request is allowed and only the redirect is checked.
     targets = [
         *FORBIDDEN[:4],
         "//127.0.0.1/a",
@@ -225,13 +226,13 @@ def test_a_redirect_inside_is_refused(server: ImageServer) -> None:
         assert inside.requests == []
 
 
-def test_a_redirect_of_the_mirror_to_itself_is_followed(server: ImageServer) -> None:
+def test_a_redirect_from_the_mirror_to_itself_is_followed(server: ImageServer) -> None:
     url = server.on("/b.jpg", redirect("/a.jpg"))
     assert fetch(url, allow_private_hosts=False, mirror_url=f"{server.origin}/copy") == [PICTURE]
 
 
-def test_the_connection_goes_to_the_very_address_that_was_checked(server: ImageServer) -> None:
-    # A name that changes between check and connection has no chance: it is looked up once for both.
+def test_the_connection_goes_to_the_address_that_was_checked(server: ImageServer) -> None:
+    # A name that changes between the check and the connection does no harm, because it is resolved once for both.
     names = Names(["127.0.0.1"], ["192.0.2.1"])
 
     async def run() -> bytes | Reason:
@@ -243,7 +244,7 @@ def test_the_connection_goes_to_the_very_address_that_was_checked(server: ImageS
     assert server.requests[0].headers["Host"] == f"images.example:{server.port}"
 
 
-def test_the_guarded_resolver_checks_each_answer_anew() -> None:
+def test_the_guarded_resolver_checks_each_answer() -> None:
     async def run() -> None:
         resolver = GuardedResolver(Names(["8.8.8.8"], ["127.0.0.1"]))
         assert [found["host"] for found in await resolver.resolve("rebinding.example", 80)] == ["8.8.8.8"]
@@ -263,7 +264,7 @@ def test_the_systems_resolver_finds_this_machine() -> None:
     assert asyncio.run(run()) <= {"127.0.0.1", "::1"}
 
 
-def test_hosts_inside_are_reached_when_the_operator_allows_it_or_named_them(
+def test_internal_hosts_are_reached_if_the_operator_allows_or_names_them(
     server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = server.url("/a.jpg")
@@ -275,7 +276,7 @@ def test_hosts_inside_are_reached_when_the_operator_allows_it_or_named_them(
     assert fetch(url.replace("127.0.0.1", "localhost"), allow_private_hosts=False) == [Reason.FORBIDDEN_HOST]
 
 
-def test_international_names_are_asked_by_their_ascii_form(server: ImageServer) -> None:
+def test_international_names_are_resolved_in_their_ascii_form(server: ImageServer) -> None:
     names = Names(["127.0.0.1"])
 
     async def run() -> bytes | Reason:
@@ -294,7 +295,7 @@ def test_international_names_are_asked_by_their_ascii_form(server: ImageServer) 
         "http://images.example/a.jpg#@127.0.0.1/",
     ],
 )
-def test_what_looks_like_another_host_is_none(written: str) -> None:
+def test_a_host_in_another_part_of_the_url_is_not_asked(written: str) -> None:
     names = Names(["10.0.0.1"])
 
     async def run() -> bytes | Reason:
@@ -325,7 +326,7 @@ def test_what_looks_like_another_host_is_none(written: str) -> None:
         ),
     ],
 )
-def test_an_object_is_named_by_a_plain_bucket_and_a_key(written: str, s3_environment: dict[str, str]) -> None:
+def test_an_object_needs_a_plain_bucket_name_and_a_key(written: str, s3_environment: dict[str, str]) -> None:
     assert s3_environment
     assert fetch(written, allow_private_hosts=False) == [Reason.INVALID_URL]
 
@@ -333,7 +334,7 @@ def test_an_object_is_named_by_a_plain_bucket_and_a_key(written: str, s3_environ
 @pytest.mark.parametrize(
     "bucket", ["169.254.169.254", "evil.example", "a..b", "xn--bucket", "name--x-s3", "BUCKET", "a_b"]
 )
-def test_no_name_of_a_bucket_leads_anywhere_but_to_the_endpoint(
+def test_no_bucket_name_leads_to_another_host_than_the_endpoint(
     server: ImageServer, monkeypatch: pytest.MonkeyPatch, bucket: str
 ) -> None:
     for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}.items():

@@ -1,4 +1,4 @@
-"""Whole chunks from sources that fail: everything is accounted for, or the chunk ends as temporary; in bounded time."""
+"""Whole chunks from sources that fail: in bounded time every row is settled, or the chunk ends with exit code 75."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.image_server import (
 from tests.image_server import reset as reset_connection
 from tests.worker.fetch.fetching import get, image_fetcher, worker_settings
 from tests.worker.worker_process import PHOTOS, Ended, object_keys, read_chunk, run_worker, write_manifest
-from worker.fetch.circuit_breaker import FAILURES_TO_OPEN, CircuitBreaker
+from worker.fetch.circuit import FAILURES_TO_OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,9 +81,9 @@ def test_every_row_is_embedded_or_has_one_reason_however_its_source_misbehaves(
         server.on("/pool.jpg", redirect("/loop.jpg")): "too_many_redirects",
         server.on("/always.jpg", busy): "rate_limited",
         "http://no-such-host.invalid/a.jpg": "connection_failed",
-        # More than open a circuit, on the host of the good ones and after them: that must not condemn the host.
+        # Enough to open a circuit, on the host of the good images and after them. The host must not be given up.
         **{server.on(f"/hang{n}.jpg", stall()): "timeout" for n in range(2 * FAILURES_TO_OPEN)},
-        # A host that is gone, when all others are done.
+        # A host that is gone, after all others are done.
         **{f"{dead_origin}/{n}.jpg": "connection_failed" for n in range(2 * FAILURES_TO_OPEN)},
     }
     ended = embed(tmp_path, [*good, *expected], max_failure_ratio=0.6)
@@ -102,7 +102,7 @@ DEATHS: dict[str, tuple[Behaviour, float]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", DEATHS)
-def test_the_only_source_dying_halfway_is_not_blamed_on_the_images_whatever_share_of_them_may_fail(
+def test_when_the_only_source_dies_halfway_no_image_is_blamed_whatever_share_may_fail(
     server: ImageServer, tmp_path: Path, how: str
 ) -> None:
     death, ratio = DEATHS[how]
@@ -110,12 +110,12 @@ def test_the_only_source_dying_halfway_is_not_blamed_on_the_images_whatever_shar
     urls = [server.on(f"/{number}.jpg", alive(answer(JPEG))) for number in range(20)]
     ended = embed(tmp_path, urls, max_failure_ratio=ratio, fetch_concurrency=4)
     assert ended.exit_code == 75, ended.log
-    assert "no image source has given an answer of use" in ended.last_word
+    assert "no image source has given a usable answer" in ended.last_word
     assert object_keys(open_store(str(tmp_path / "run"))) == []
 
 
 @pytest.mark.slow
-def test_when_no_name_can_be_resolved_even_a_bad_row_does_not_make_it_the_lists_fault(tmp_path: Path) -> None:
+def test_when_no_name_resolves_the_list_is_not_blamed_even_if_a_row_is_bad(tmp_path: Path) -> None:
     urls = [*(f"http://host{number}.invalid/a.jpg" for number in range(30)), f"http://host/{'x' * 3000}"]
     ended = embed(tmp_path, urls, max_failure_ratio=1)
     assert ended.exit_code == 75, ended.log
@@ -123,7 +123,7 @@ def test_when_no_name_can_be_resolved_even_a_bad_row_does_not_make_it_the_lists_
 
 
 @pytest.mark.slow
-def test_a_mirror_that_is_down_costs_no_image_that_can_be_had_elsewhere(
+def test_a_mirror_that_is_down_costs_no_image_that_another_source_has(
     server: ImageServer, dead_origin: str, tmp_path: Path
 ) -> None:
     urls = [server.on(f"/{number}.jpg", answer(JPEG)) for number in range(40)]
@@ -136,7 +136,7 @@ def test_a_mirror_that_is_down_costs_no_image_that_can_be_had_elsewhere(
 
 
 class Names(AbstractResolver):
-    """Leads every name to loopback until it breaks, and then knows none, as a resolver that lost its zone says."""
+    """Resolves every name to loopback until it breaks. Then it says that no name exists."""
 
     is_broken = False
 
@@ -144,7 +144,7 @@ class Names(AbstractResolver):
         self,
         host: str,
         port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - the server has one alone
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - the server listens on IPv4 only
     ) -> list[ResolveResult]:
         if self.is_broken:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -158,9 +158,9 @@ async def fetch_after(urls: Sequence[str], fetcher: ImageFetcher) -> list[bytes 
     return await asyncio.gather(*(get(fetcher, url) for url in urls), return_exceptions=True)
 
 
-def test_names_that_all_vanish_halfway_are_no_images_that_fail(server: ImageServer) -> None:
+def test_when_all_names_vanish_halfway_no_image_is_blamed(server: ImageServer) -> None:
     names = Names()
-    # Keeps no connection, so that each request looks its name up.
+    # The server closes each connection, so that each request resolves its name.
     closing = answer(JPEG, headers={"Connection": "close"})
     good = server.on("/a.jpg", closing)
 
@@ -168,8 +168,8 @@ def test_names_that_all_vanish_halfway_are_no_images_that_fail(server: ImageServ
         return good.replace("127.0.0.1", f"host{number}.example")
 
     async def run() -> list[bytes | Reason | BaseException]:
-        settings, breaker = worker_settings(), CircuitBreaker(patience_seconds=1)
-        async with image_fetcher(settings, resolver=names, breaker=breaker) as fetcher:
+        settings = worker_settings(source_patience_seconds=1)
+        async with image_fetcher(settings, resolver=names) as fetcher:
             assert await get(fetcher, url(0)) == JPEG
             await asyncio.to_thread(server.stop)
             names.is_broken = True
@@ -179,13 +179,12 @@ def test_names_that_all_vanish_halfway_are_no_images_that_fail(server: ImageServ
     assert {type(outcome) for outcome in outcomes} == {SourceUnavailable}
 
 
-def test_a_network_that_goes_when_only_one_host_is_left_to_ask_is_told_from_that_host_being_gone() -> None:
+def test_a_dead_network_is_told_from_a_dead_host_even_if_only_one_host_is_left_to_ask() -> None:
     async def run(*, is_network_gone: bool) -> set[object]:
-        breaker = CircuitBreaker(patience_seconds=1)
         with image_server() as one, image_server() as other:
             for server in (one, other):
                 server.on("/a.jpg", answer(JPEG))
-            async with image_fetcher(worker_settings(fetch_attempts=2), breaker=breaker) as fetcher:
+            async with image_fetcher(worker_settings(fetch_attempts=2, source_patience_seconds=1)) as fetcher:
                 assert [await get(fetcher, each.url("/a.jpg")) for each in (other, one)] == [JPEG, JPEG]
                 await asyncio.to_thread(one.stop)
                 if is_network_gone:

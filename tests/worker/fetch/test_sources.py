@@ -12,7 +12,7 @@ ROW = Row(
 )
 
 
-def test_candidates_come_in_the_order_asked_for() -> None:
+def test_candidates_come_in_the_order_of_the_sources() -> None:
     assert candidates(ROW, ("original", "mirror", "thumbnail"), mirror_url="https://mirror.example/copy/") == [
         Candidate("original", ROW.url),
         Candidate("mirror", "https://mirror.example/copy/train/4fa8054781a4c382.jpg"),
@@ -32,7 +32,7 @@ def test_an_id_cannot_leave_the_mirror() -> None:
     ]
 
 
-def test_a_mirror_in_a_bucket_gives_keys_not_urls() -> None:
+def test_a_mirror_in_a_bucket_gives_keys_without_percent_encoding() -> None:
     row = Row(position=0, url="a", id="b c", subset="train")
     assert candidates(row, ("mirror",), mirror_url="s3://bucket/copy/") == [
         Candidate("mirror", "s3://bucket/copy/train/b c.jpg")
