@@ -150,4 +150,6 @@ def _check_norms(vectors: NDArray[np.uint8], piece: Piece, sources: Sources) -> 
 def _differs(result: Result, piece: Piece) -> ResultDiffers:
     last = piece.first + piece.rows - 1
     location = result.sources.location(piece.chunk)
-    return ResultDiffers(f"its {piece.column} for rows {piece.first} to {last} of {location} are not those of the chunk")
+    return ResultDiffers(
+        f"its {piece.column} for rows {piece.first} to {last} of {location} are not those of the chunk"
+    )

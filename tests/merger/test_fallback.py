@@ -1,4 +1,4 @@
-"""Stores that cannot copy, or do it wrongly."""
+"""Stores that cannot copy, or that copy wrongly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZES = [2700, 2700, 10]
 ROW = 4 * DIMENSIONS
 
 ERROR_IN_SUCCESS = Answer(200, b"<Error><Code>InternalError</Code><Message>try again</Message></Error>")
-"""S3 may answer so to requests that take it long (S3 API reference, UploadPartCopy)."""
+"""An answer that S3 may give to requests that take long (S3 API reference, UploadPartCopy)."""
 
 
 def other_chunk(copied: CopiedRange) -> str:
@@ -41,7 +41,7 @@ def other_chunk(copied: CopiedRange) -> str:
 def deceived(
     request: pytest.FixtureRequest, s3: S3Server, s3_api: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Store]:
-    """A store whose copies are refused, or wrong in size, or wrong in content alone."""
+    """A store that refuses to copy, or whose copies have a wrong size or only a wrong content."""
     answers = {"refused": NOT_IMPLEMENTED, "error": ERROR_IN_SUCCESS, "no etag": Answer(200, b"<CopyPartResult/>")}
     contents: dict[str, Callable[[CopiedRange], bytes]] = {
         "whole": lambda copied: s3_api.get_object(Bucket=bucket, Key=copied.key)["Body"].read(),

@@ -19,7 +19,9 @@ from common.format.chunk_file import Failure, read_provenance
 from common.format.reasons import Reason
 from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
+from merger.__main__ import sentence
 from merger.merge import merge
+from merger.outcome import AlreadyFinished
 from tests.merger.runs import (
     assert_merged,
     make_chunk,
@@ -76,12 +78,25 @@ def test_a_merge_of_a_finished_run_says_so_and_clears_up_what_was_left(store: St
     chunks = put_run(store, [5, 6], failed=1)
     merge(store, settings_for(store, 2, keep_chunks=True))
     before = [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY)]
-    assert "this run is finished" in merge(store, settings_for(store, 2, keep_chunks=True))
+    assert isinstance(merge(store, settings_for(store, 2, keep_chunks=True)), AlreadyFinished)
     assert store.stat(chunk_key(1)) is not None
-    assert "this run is finished" in merge(store, settings_for(store, 2))
+    assert isinstance(merge(store, settings_for(store, 2)), AlreadyFinished)
     assert [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY)] == before
     assert list(store.list(CHUNKS_PREFIX)) == []
     assert_merged(store, chunks)
+
+
+def test_the_last_word_says_what_was_merged_or_that_the_run_was_finished_before(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    put_run(store, [5, 6], failed=1)
+    merged = sentence(merge(store, settings_for(store, 2)), result="<run>/Images_Embedded.h5")
+    copied, uploaded = (read_summary(store)[name] for name in ("bytes_copied_by_store", "bytes_uploaded"))
+    assert merged == (
+        "<run>/Images_Embedded.h5 has 11 images of 13, 2 failed; "
+        f"{copied} bytes copied by the store, {uploaded} uploaded, 11 rows compared"
+    )
+    again = sentence(merge(store, settings_for(store, 2)), result="<run>/Images_Embedded.h5")
+    assert again == "this run is finished: <run>/Images_Embedded.h5 has 11 images, 2 failed"
 
 
 def test_a_result_without_a_summary_is_verified_and_finished(store: Store) -> None:
