@@ -91,7 +91,7 @@ class MergeRefused(Exception):
     """This attempt has found that the chunks cannot be merged."""
 
     def __init__(self, finding: Finding) -> None:
-        super().__init__(finding)
+        super().__init__(str(error_of(finding)))
         self.finding = finding
 
 
@@ -109,11 +109,11 @@ def check_chunk_count(expected: int, found: int, *, location: str) -> None:
         raise MergeRefused(OtherChunkCount(location, expected, found))
 
 
-def error_of(finding: Finding, *, run_uri: str) -> ChunkInvalid | ChunksMissing | FingerprintMismatch:
+def error_of(finding: Finding) -> ChunkInvalid | ChunksMissing | FingerprintMismatch:
     """Return the error that ends the Job when the finding is believed."""
     match finding:
         case BadChunks(problems):
-            return ChunkInvalid(_name_problems(problems, run_uri=run_uri))
+            return ChunkInvalid(_name_problems(problems))
         case MissingChunks(indexes, chunk_count):
             partial = ", or merge the chunks that exist with EMBEDDER_ON_MISSING_CHUNKS=partial"
             return ChunksMissing(
@@ -132,10 +132,10 @@ def error_of(finding: Finding, *, run_uri: str) -> ChunkInvalid | ChunksMissing 
             assert_never(finding)
 
 
-def _name_problems(problems: tuple[Problem, ...], *, run_uri: str) -> str:
+def _name_problems(problems: tuple[Problem, ...]) -> str:
     more = len(problems) - NAMED_PROBLEMS
     return (
-        f"{len(problems)} chunk files in {run_uri} cannot be merged: "
+        f"{len(problems)} chunk files cannot be merged: "
         + "; ".join(problem.message for problem in problems[:NAMED_PROBLEMS])
         + (f"; and {more} more" if more > 0 else "")
         + ". Delete these files, run the worker for their indexes with EMBEDDER_CHUNK_INDEXES, then merge again"

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from merger.sources import Sources
 
 COLUMNS = ("chunk", "row", "id", "url", "reason", "detail")
+"""The header of failures.csv."""
 
 FAILURE_DATASETS = ("failures/row", *(f"failures/{name}" for name in FAILURE_TEXTS))
+"""The datasets of a chunk file that hold its failures."""
 
 BLOCK_BYTES = 1 << 20
 """Size of one read of failures, in bytes."""
@@ -42,8 +44,11 @@ class _Failures(NamedTuple):
     """Consecutive failures of one chunk."""
 
     chunk: int
+    """Position of the chunk among those that are merged, from 0."""
     first: int
+    """The first failure, counted within the chunk."""
     rows: int
+    """Number of failures."""
     row_bytes: int
     """Size of one failure in all datasets together, in bytes."""
 

@@ -1,11 +1,14 @@
-"""The merge: attempts, until one of them finishes the run or two of them find the same reason why none can.
+"""The merge: attempts, until one finishes the run, or until two of them find the same reason why none can.
 
-an attempt                              what follows
-finishes the run, or finds it finished  the merge ends, exit code 0
-is disturbed by another merge           another attempt, after a pause
-cannot reach the store                  another attempt if another merge has finished the run, else exit code 75
-refuses the chunks for the first time   another attempt, at once
-refuses them for the same reason again  the merge ends, exit code 65 or 78
+What follows an attempt that ...
+
+    finishes the run, or finds it finished      exit code 0
+    refuses the chunks for the first time       another attempt, at once
+    refuses them for the same reason again      exit code 65 or 78
+    is disturbed by another merge               another attempt, after a pause
+    cannot reach the store                      exit code 75, or another attempt if another merge finished the run
+
+After ATTEMPTS attempts the exit code is 75.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ DISTURBED_SECONDS = 2
 def merge(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished:
     """Merge the run's chunks, unless the run is finished.
 
-    Raises ChunkInvalid, ChunksMissing or FingerprintMismatch once two attempts have found the same reason for it, and
+    Raises ChunkInvalid, ChunksMissing or FingerprintMismatch when two attempts have made equal findings, and
     StoreUnavailable when the store does not answer, when no result can be verified, or after ATTEMPTS attempts.
     """
     findings: set[Finding] = set()
@@ -53,15 +56,13 @@ def merge(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished:
             time.sleep(DISTURBED_SECONDS)
         except MergeRefused as refused:
             _log_refused_chunks(refused.finding)
-            error_to_raise = error_of(refused.finding, run_uri=store.uri)
             if refused.finding in findings:
-                raise error_to_raise from refused
+                raise error_of(refused.finding) from refused
             findings.add(refused.finding)
-            log.warning("looking_again", attempt=attempt, of=ATTEMPTS, error=str(error_to_raise))
+            log.warning("looking_again", attempt=attempt, of=ATTEMPTS, error=str(refused))
         except StoreUnavailable as error:
             # Another merge may have finished the run and deleted the chunk files that this attempt was reading.
-            finished = find_finished(store)
-            if attempt == ATTEMPTS or finished is None or not _is_sufficient(finished, store, settings):
+            if attempt == ATTEMPTS or not _is_finished(store, settings):
                 raise
             log.warning("merge_overtaken", attempt=attempt, of=ATTEMPTS, error=str(error))
     raise StoreUnavailable(
@@ -101,8 +102,17 @@ def _find_sufficient(store: Store, settings: MergerSettings) -> FinishedRun | No
     return finished if _is_sufficient(finished, store, settings) else None
 
 
+def _is_finished(store: Store, settings: MergerSettings) -> bool:
+    finished = find_finished(store)
+    return finished is not None and _is_sufficient(finished, store, settings)
+
+
 def _is_sufficient(finished: FinishedRun, store: Store, settings: MergerSettings) -> bool:
-    """Return whether a finished run needs no merge: it is complete, or may be partial and no missing chunk is there."""
+    """Return whether a finished run needs no other merge.
+
+    A complete one needs none. A partial one is sufficient while partial results are allowed and the store has no chunk
+    that the result misses.
+    """
     if finished.is_complete:
         return True
     if settings.on_missing_chunks == "refuse":

@@ -36,7 +36,7 @@ Stretch = tuple["Piece", ...]
 
 
 class Sample(NamedTuple):
-    """The rows of the result to compare, ascending."""
+    """The rows to compare, as row numbers of the result, ascending."""
 
     vectors: Sequence[int] = ()
     texts: Sequence[int] = ()

@@ -51,7 +51,7 @@ def test_problems_that_differ_in_chunk_fault_or_columns_are_not_equal(other: Pro
         (
             BadChunks((DAMAGED,)),
             ChunkInvalid,
-            "1 chunk files in s3://b/run cannot be merged: chunk 3: damaged urls. Del",
+            "1 chunk files cannot be merged: chunk 3: damaged urls. Del",
         ),
         (MissingChunks((1, 2, 3), 3), ChunksMissing, "3 of 3 chunks are missing: 1-3; run the worker"),
         (OtherRun("file", "a", "b", "file differs"), FingerprintMismatch, "file differs"),
@@ -59,14 +59,14 @@ def test_problems_that_differ_in_chunk_fault_or_columns_are_not_equal(other: Pro
     ],
 )
 def test_each_finding_ends_the_merge_with_its_error(finding: Finding, error: type[EmbedderError], message: str) -> None:
-    found = error_of(finding, run_uri="s3://b/run")
+    found = error_of(finding)
     assert type(found) is error
     assert str(found).startswith(message)
 
 
 def test_a_partial_merge_is_suggested_only_where_some_chunk_exists() -> None:
-    assert "ON_MISSING_CHUNKS=partial" not in str(error_of(MissingChunks((0, 1), 2), run_uri="run"))
-    assert "ON_MISSING_CHUNKS=partial" in str(error_of(MissingChunks((1,), 2), run_uri="run"))
+    assert "ON_MISSING_CHUNKS=partial" not in str(error_of(MissingChunks((0, 1), 2)))
+    assert "ON_MISSING_CHUNKS=partial" in str(error_of(MissingChunks((1,), 2)))
 
 
 def test_a_file_of_another_run_is_a_finding_with_both_fingerprints() -> None:
@@ -76,4 +76,4 @@ def test_a_file_of_another_run_is_a_finding_with_both_fingerprints() -> None:
         check_same_run(one, other, location="file")
     finding = refused.value.finding
     assert finding == OtherRun("file", one.fingerprint, other.fingerprint, "")
-    assert "file was made with dtype float16" in str(error_of(finding, run_uri="run"))
+    assert "file was made with dtype float16" in str(error_of(finding))
