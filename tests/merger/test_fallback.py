@@ -76,7 +76,7 @@ def test_a_store_that_does_not_copy_or_copies_wrongly_is_noticed_and_streamed_to
 
 
 @pytest.mark.parametrize("deceived", ["refused", "whole", "torn"], indirect=True)
-def test_where_copying_is_demanded_a_wrong_copy_ends_the_merge_and_leaves_no_result(
+def test_with_server_side_assembly_a_wrong_copy_ends_the_merge_and_leaves_no_result(
     deceived: Store, s3_api: S3Client, bucket: str
 ) -> None:
     put_run(deceived, SIZES)
@@ -87,7 +87,7 @@ def test_where_copying_is_demanded_a_wrong_copy_ends_the_merge_and_leaves_no_res
 
 
 @pytest.mark.parametrize("refused", [1, 99], ids=["once", "each time"])
-def test_an_error_in_a_success_at_the_end_of_the_upload_is_an_error(
+def test_an_error_within_a_successful_answer_to_the_end_of_the_upload_is_an_error(
     s3: S3Server, s3_api: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
     answers = iter([ERROR_IN_SUCCESS] * refused)

@@ -60,7 +60,7 @@ def test_missing_chunks_are_listed_as_ranges_with_what_to_do(store: Store) -> No
     assert store.stat(RESULT_KEY) is None
 
 
-def test_no_chunk_at_all_is_no_run_even_where_a_partial_result_is_allowed(store: Store) -> None:
+def test_a_run_without_any_chunk_is_refused_even_where_a_partial_result_is_allowed(store: Store) -> None:
     with pytest.raises(ChunksMissing, match="0-2"):
         merge(store, settings_for(store, 3, on_missing_chunks="partial"))
 
@@ -176,7 +176,7 @@ def test_a_flipped_bit_in_a_vector_is_found_by_a_full_verification(store: Store,
     assert store.stat(RESULT_KEY) is None
 
 
-def test_vectors_that_are_not_of_norm_1_are_refused_though_their_digest_is_right(store: Store, tmp_path: Path) -> None:
+def test_vectors_without_norm_1_are_refused_even_if_their_digest_is_right(store: Store, tmp_path: Path) -> None:
     put_run(store, [40, 50])
 
     def spoil(file: h5py.File) -> None:

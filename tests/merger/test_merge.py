@@ -161,7 +161,7 @@ def test_the_result_carries_its_provenance_and_is_mapped_from_its_offset(tmp_pat
 
 
 @pytest.mark.parametrize("tool", ["h5ls", "h5dump"])
-def test_hdf5s_own_tools_open_the_result(tmp_path: Path, tool: str) -> None:
+def test_the_tools_of_hdf5_open_the_result(tmp_path: Path, tool: str) -> None:
     if (program := shutil.which(tool)) is None:
         pytest.skip(f"{tool} is not installed (Debian: hdf5-tools)")
     store = open_store(str(tmp_path))
@@ -184,7 +184,7 @@ def test_merging_the_same_chunks_again_gives_the_same_bytes(store: Store) -> Non
     assert results[0] == results[1]
 
 
-def test_what_is_large_enough_is_copied_by_the_store_and_only_the_rest_uploaded(bucket: str) -> None:
+def test_the_store_copies_large_chunks_and_only_the_rest_is_uploaded(bucket: str) -> None:
     store = open_store(f"s3://{bucket}/run")
     put_run(store, [5200, 5200, 5200])
     merge(store, settings_for(store, 3))
@@ -194,7 +194,7 @@ def test_what_is_large_enough_is_copied_by_the_store_and_only_the_rest_uploaded(
     assert summary["bytes_uploaded"] < (5 << 20) + 2048
 
 
-def test_hundreds_of_tiny_chunks_are_gathered(store: Store) -> None:
+def test_hundreds_of_tiny_chunks_are_merged(store: Store) -> None:
     chunks = put_run(store, [index % 4 for index in range(200)], dimensions=16)
     merge(store, settings_for(store, 200))
     assert_merged(store, chunks)
@@ -208,7 +208,7 @@ def test_thousands_of_tiny_chunks_are_merged(tmp_path: Path) -> None:
     assert_merged(store, chunks)
 
 
-MERGE_AND_SAY_THE_PEAK = """
+MERGE_AND_PRINT_PEAK_MEMORY = """
 from pathlib import Path
 from merger.__main__ import main
 main()
@@ -224,7 +224,7 @@ def test_a_merge_takes_far_less_memory_than_its_vectors(bucket: str, s3: S3Serve
         put_chunk(store, replace(chunk, index=index))
     for assembly in ("server-side", "streaming"):
         done = subprocess.run(
-            [sys.executable, "-c", MERGE_AND_SAY_THE_PEAK],
+            [sys.executable, "-c", MERGE_AND_PRINT_PEAK_MEMORY],
             env=os.environ | merger_environment(store.uri, 14, s3.environment, assembly=assembly, keep_chunks="true"),
             capture_output=True,
             check=True,

@@ -76,7 +76,7 @@ def test_every_plan_covers_the_result_within_the_limits(
 
 @given(sizes=st.lists(st.integers(0, 100), max_size=60), minimum=st.integers(1, 120))
 @settings(max_examples=200, deadline=None)
-def test_where_parts_are_plenty_only_what_is_too_small_to_be_one_is_uploaded(sizes: list[int], minimum: int) -> None:
+def test_with_enough_parts_only_pieces_too_small_for_a_part_are_uploaded(sizes: list[int], minimum: int) -> None:
     layout = layout_of(sizes, row_bytes=7, text_bytes=3, metadata=50)
     limits = PartLimits(minimum, 10_000, 10_000)
     parts = list(plan_parts(layout, limits, sizes=PartSizes(upload_bytes=200, copy_bytes=10_000)))
@@ -118,7 +118,7 @@ def test_plans_around_the_smallest_part_of_s3_keep_its_limits(sizes: list[int]) 
     check(layout, list(plan_parts(layout, S3_PART_LIMITS)), S3_PART_LIMITS)
 
 
-def test_of_nine_million_rows_only_texts_and_metadata_pass_through() -> None:
+def test_a_plan_for_nine_million_rows_uploads_only_texts_and_metadata() -> None:
     layout = layout_of([10_000] * 900)
     parts = list(plan_parts(layout, S3_PART_LIMITS))
     check(layout, parts, S3_PART_LIMITS)
@@ -126,15 +126,15 @@ def test_of_nine_million_rows_only_texts_and_metadata_pass_through() -> None:
     assert uploaded(parts) < 0.06 * layout.size
 
 
-def test_a_chunk_larger_than_a_part_may_be_is_copied_in_several() -> None:
+def test_a_chunk_larger_than_the_largest_part_is_copied_in_several() -> None:
     layout = layout_of([10_000_000])
     parts = list(plan_parts(layout, S3_PART_LIMITS, sizes=PartSizes(copy_bytes=5 << 30)))
     check(layout, parts, S3_PART_LIMITS)
     assert sum(isinstance(part, CopyPart) for part in parts) == 4
 
 
-def test_a_chunk_of_as_many_bytes_as_two_parts_hold_whose_rows_do_not_divide_into_two_is_copied_in_three() -> None:
-    # Half of the rows are not a whole number of rows: one of two parts would be larger than the limit.
+def test_a_chunk_as_large_as_two_parts_is_copied_in_three_when_it_has_an_odd_number_of_rows() -> None:
+    # Of two parts, the one with a row more would be larger than the limit.
     layout = layout_of([5_000_000, 2 * (5 << 30) // 3072], row_bytes=3072)
     parts = list(plan_parts(layout, S3_PART_LIMITS, sizes=PartSizes(copy_bytes=5 << 30)))
     check(layout, parts, S3_PART_LIMITS)
@@ -142,7 +142,7 @@ def test_a_chunk_of_as_many_bytes_as_two_parts_hold_whose_rows_do_not_divide_int
 
 
 @pytest.mark.parametrize("rows", [2600, 3000, 10_000])
-def test_more_chunks_than_parts_are_gathered_no_further_than_necessary(rows: int) -> None:
+def test_if_there_are_more_chunks_than_parts_no_more_of_them_than_necessary_share_parts(rows: int) -> None:
     layout = layout_of([rows] * 2000, text_bytes=20)
     limits = S3_PART_LIMITS._replace(max_count=1000)
     parts = list(plan_parts(layout, limits))

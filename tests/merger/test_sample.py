@@ -35,7 +35,7 @@ SIZES = [3, 0, 400, 1, 250]
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_stretches_show_every_row_in_every_column_and_none_is_long(data: st.DataObject) -> None:
+def test_stretches_cover_every_row_of_the_sample_in_every_column_and_none_is_too_long(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(0, 3000), min_size=1, max_size=8).filter(any))
     starts = [sum(sizes[:end]) for end in range(len(sizes) + 1)]
     widths = data.draw(st.lists(st.integers(1, 4000), min_size=1, max_size=3))
@@ -89,7 +89,7 @@ def test_a_wrong_byte_in_the_first_or_last_row_of_any_chunk_is_noticed_in_every_
                 verify(bytes(spoilt))
 
 
-def test_texts_that_passed_are_not_read_again_and_neighbouring_rows_of_the_result_are_one_request(
+def test_kept_texts_are_not_read_again_and_one_request_reads_neighbouring_rows_of_the_result(
     s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 12
