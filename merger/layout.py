@@ -1,10 +1,12 @@
 """Where each byte of the result comes from. The layout is computed from the headers of the chunks alone.
 
-offset  content
-0       HDF5's own metadata: attributes, names, shapes; usually 8,192 bytes
-8192    urls         one row after the other, in the order of the chunks
-...     ids          only where the manifest has ids
-...     embeddings   most of the bytes; the store can copy them by itself
+    offset  content
+    0       HDF5's own metadata: attributes, names, shapes
+    8192    urls         one row after the other, in the order of the chunks
+    ...     ids          only where the manifest has ids
+    ...     embeddings   most of the bytes; the store can copy them by itself
+
+Where the attributes are long, the rows begin later than at byte 8,192.
 """
 
 from __future__ import annotations
