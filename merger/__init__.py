@@ -1,1 +1,1 @@
-"""All chunks to one file."""
+"""The merge Job: all chunks of a run become one result."""

@@ -1,4 +1,4 @@
-"""Carry out a plan: have the store copy what it can, and pass the rest through this process in bounded memory."""
+"""The work that a plan asks for: the store copies what it can, and the rest passes through this process."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from merger.sources import Sources
 
 READ_BYTES = 2 << 20
-"""Of one read of a chunk's rows."""
+"""Size of one read of a chunk's rows, in bytes."""
 
 READ_AHEAD_BYTES = 16 << 20
-"""Of rows that were asked for and are not yet in a part."""
+"""Largest number of bytes of rows that were requested and are not yet in a part."""
 
 UPLOADS_IN_FLIGHT = 4
-"""Parts held in memory while they are uploaded."""
+"""Largest number of parts in memory while they are uploaded."""
 
 GRACE_SECONDS = 3
-"""How long what is under way may take to end once the assembly has failed or the process was asked to stop."""
+"""Longest wait, in seconds, for requests in flight to end after a failure or a stop."""
 
 
 class CopyFailed(Exception):
-    """The store cannot copy, or says so."""
+    """The store refused to copy a part, or failed to."""
 
 
 def assemble(
@@ -46,10 +46,10 @@ def assemble(
     concurrency: int,
     progress: Progress,
 ) -> None:
-    """Write all parts, copies and uploads side by side, and keep the rows that `kept` wants of those that pass.
+    """Write all parts, copies and uploads at the same time. `kept` keeps the rows it wants when they pass through here.
 
-    Raises CopyFailed where the store does not copy, and DigestDiffers where rows that pass through are not those
-    that were written.
+    Raises CopyFailed where the store does not copy a part, and DigestDiffers where a column that passes through is not
+    what its worker wrote.
     """
     copiers = ThreadPoolExecutor(concurrency, thread_name_prefix="copy")
     uploaders = ThreadPoolExecutor(min(concurrency, UPLOADS_IN_FLIGHT), thread_name_prefix="upload")
@@ -84,7 +84,7 @@ def assemble(
         contents.close()
         for pool in (copiers, uploaders):
             pool.shutdown(wait=False, cancel_futures=True)
-        # A part that arrives after the abort may stay in the store; so the abort waits for those under way, a little.
+        # The caller may abort the upload now. A part that arrives after the abort may stay in the store for good.
         wait({future for future in copies | uploads if not future.cancelled()}, timeout=GRACE_SECONDS)
 
 
@@ -112,9 +112,9 @@ def _copy(number: int, part: CopyPart, sources: Sources, assembly: Assembly) -> 
 def read_parts(
     parts: Sequence[UploadPart], sources: Sources, *, kept: KeptRows, concurrency: int
 ) -> Generator[bytearray]:
-    """Yield the content of each part, one after the other; chunks are read ahead, in parallel and in bounded memory.
+    """Yield the content of each part, in order. Chunks are read ahead, in parallel, within READ_AHEAD_BYTES.
 
-    Raises DigestDiffers once a column has passed whole and is not what its worker wrote.
+    Raises DigestDiffers when the last row of a column has passed and the column is not what its worker wrote.
     """
     digest = ColumnDigest(sources)
     wanted = [[block for piece in part.pieces for block in blocks(piece, READ_BYTES)] for part in parts]

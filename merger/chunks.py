@@ -1,4 +1,4 @@
-"""The chunks of a run as they lie in the store, and whether they may be merged."""
+"""The chunks of a run as they lie in the store, and the checks that they can be merged."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
+from common.errors import ChunkInvalid
 from common.format.chunk_file import METADATA_BYTES, ChunkHeader, read_header
-from common.indexes import format_indexes
-from common.logs import CHUNK_REFUSED, log
 from common.run.keys import CHUNKS_PREFIX, chunk_index
 from common.store.object_reader import ObjectReader
+from merger.finding import (
+    BadChunks,
+    Fault,
+    MergeRefused,
+    MissingChunks,
+    Problem,
+    check_chunk_count,
+    check_same_run,
+)
 from merger.parallel import ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from common.format.provenance import Provenance
     from common.store.contract import ObjectStat, Store
     from merger.progress import Traffic
-
-NAMED_PROBLEMS = 20
-"""Bad chunks that one message names; a log line and a termination log hold no more."""
 
 
 class StoredChunk(NamedTuple):
@@ -32,11 +36,17 @@ class StoredChunk(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What is to be merged: at least one chunk, in the order of their indexes."""
+    """The chunks to merge."""
 
     chunks: Sequence[StoredChunk]
+    """At least one, in the order of their indexes."""
     missing: Sequence[int]
+    """The indexes of the chunks that a partial merge goes without, ascending."""
     provenance: Provenance
+
+    @property
+    def headers(self) -> list[ChunkHeader]:
+        return [chunk.header for chunk in self.chunks]
 
 
 def list_chunks(store: Store) -> dict[int, ObjectStat]:
@@ -46,97 +56,79 @@ def list_chunks(store: Store) -> dict[int, ObjectStat]:
 
 
 def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurrency: int, traffic: Traffic) -> Inputs:
-    """Return the chunks to merge, by their headers alone.
+    """Return the chunks to merge. Reads only their headers.
 
-    Raises FingerprintMismatch where chunks are of different runs or of another chunk count, ChunkInvalid that names
-    every chunk that breaks an invariant, and ChunksMissing where chunks are missing and that is not allowed, or there
-    are none at all.
+    Raises MergeRefused with OtherRun or OtherChunkCount where a chunk is not of this run, with BadChunks that names
+    every chunk that breaks an invariant, and with MissingChunks where chunks are missing and `allow_missing` is false,
+    or where there is no chunk at all.
     """
     stats = list_chunks(store)
     missing = sorted(set(range(chunk_count)) - stats.keys())
     chunks, problems = _read_headers(store, stats, concurrency=concurrency, traffic=traffic)
     if chunks:
         _check_same_run(store, chunks, chunk_count=chunk_count)
-        problems += _check_alike(store, chunks)
+        problems += _find_unlike(store, chunks)
     if problems:
-        raise ChunkInvalid(describe_problems(problems, store=store))
+        raise MergeRefused(BadChunks(tuple(problems)))
     if missing and (not allow_missing or not chunks):
-        raise ChunksMissing(
-            f"{len(missing)} of {chunk_count} chunks are missing: {format_indexes(missing)}; run the worker for them "
-            "with EMBEDDER_CHUNK_INDEXES set to these indexes, then merge again"
-            + ("" if not chunks else ", or merge what is there with EMBEDDER_ON_MISSING_CHUNKS=partial")
-        )
+        raise MergeRefused(MissingChunks(tuple(missing), chunk_count))
     return Inputs(chunks, missing, chunks[0].header.provenance)
 
 
 def _read_headers(
-    store: Store, stats: dict[int, ObjectStat], *, concurrency: int, traffic: Traffic
-) -> tuple[list[StoredChunk], list[str]]:
-    """Return the chunks whose headers add up, and what is wrong with the others."""
+    store: Store, stats: Mapping[int, ObjectStat], *, concurrency: int, traffic: Traffic
+) -> tuple[list[StoredChunk], list[Problem]]:
+    """Return the chunks whose headers are sound, and the problems of the others."""
     shared: dict[Provenance, Provenance] = {}
 
-    def read(index: int) -> StoredChunk | str:
-        stat = stats[index]
-        try:
-            header = read_header_of(store, stat, traffic)
-        except ChunkInvalid as error:
-            return str(error)
-        # Thousands of headers that say the same share one object.
-        return StoredChunk(stat, replace(header, provenance=shared.setdefault(header.provenance, header.provenance)))
+    def read(index: int) -> StoredChunk | Problem:
+        header = read_header_of(store, index, stats[index], traffic)
+        if isinstance(header, Problem):
+            return header
+        # Thousands of equal provenances become one object.
+        provenance = shared.setdefault(header.provenance, header.provenance)
+        return StoredChunk(stats[index], replace(header, provenance=provenance))
 
     results = list(ordered(read, stats, concurrency=concurrency))
     chunks = [result for result in results if isinstance(result, StoredChunk)]
-    return chunks, [result for result in results if isinstance(result, str)]
+    return chunks, [result for result in results if isinstance(result, Problem)]
 
 
-def read_header_of(store: Store, stat: ObjectStat, traffic: Traffic) -> ChunkHeader:
-    """Return the header of the chunk file. Raises ChunkInvalid where it does not add up."""
+def read_header_of(store: Store, index: int, stat: ObjectStat, traffic: Traffic) -> ChunkHeader | Problem:
+    """Return the header of the chunk file whose name has this index, or what is wrong with the header."""
+    location = store.location(stat.key)
     reader = ObjectReader(store, stat.key, stat.size)
-    header = read_header(io.BufferedReader(reader, METADATA_BYTES), name=store.location(stat.key))
+    try:
+        header = read_header(io.BufferedReader(reader, METADATA_BYTES), name=location)
+    except ChunkInvalid as error:
+        return Problem(index, Fault.HEADER, message=str(error))
     traffic.add(read=reader.bytes_read)
-    if header.index != chunk_index(stat.key):
-        raise ChunkInvalid(f"{store.location(stat.key)} says that it is chunk {header.index}")
-    for name, span in header.spans.items():
-        if span.offset + span.rows * span.row_bytes > stat.size:
-            raise ChunkInvalid(f"{store.location(stat.key)} has {stat.size} bytes, too few for its {name}")
+    if header.index != index:
+        return Problem(index, Fault.INDEX, message=f"{location} says that it is chunk {header.index}")
     return header
 
 
 def _check_same_run(store: Store, chunks: Sequence[StoredChunk], *, chunk_count: int) -> None:
-    known = chunks[0].header.provenance
+    first, provenance = chunks[0].stat, chunks[0].header.provenance
     for stat, header in chunks:
-        known.check_same(header.provenance, name=store.location(stat.key))
-    if known.chunk_count != chunk_count:
-        raise FingerprintMismatch(
-            f"{store.location(chunks[0].stat.key)} is one of {known.chunk_count} chunks, EMBEDDER_CHUNK_COUNT is "
-            f"{chunk_count}; set it to {known.chunk_count}, or choose another EMBEDDER_RUN_URI"
-        )
+        check_same_run(provenance, header.provenance, location=store.location(stat.key))
+    check_chunk_count(chunk_count, provenance.chunk_count, location=store.location(first.key))
 
 
-def _check_alike(store: Store, chunks: Sequence[StoredChunk]) -> list[str]:
-    """Return what keeps the chunks with rows from standing in one file."""
+def _find_unlike(store: Store, chunks: Sequence[StoredChunk]) -> list[Problem]:
+    """Return the chunks whose rows do not fit into one file with those of most chunks. A chunk without rows fits."""
     with_rows = [chunk for chunk in chunks if chunk.header.embedded]
+    if not with_rows:
+        return []
+    ((dimensions, _),) = Counter(chunk.header.dimensions for chunk in with_rows).most_common(1)
+    ((have_ids, _),) = Counter("ids" in chunk.header.spans for chunk in with_rows).most_common(1)
     problems = []
-    dimensions = Counter(chunk.header.dimensions for chunk in with_rows)
-    with_ids = Counter("ids" in chunk.header.spans for chunk in with_rows)
     for stat, header in with_rows:
-        (usual, _), *_ = dimensions.most_common(1)
-        if header.dimensions != usual:
-            problems.append(f"{store.location(stat.key)} has {header.dimensions} dimensions, the others {usual}")
-        (have_ids, _), *_ = with_ids.most_common(1)
+        location = store.location(stat.key)
+        if header.dimensions != dimensions:
+            message = f"{location} has {header.dimensions} dimensions, most chunks have {dimensions}"
+            problems.append(Problem(header.index, Fault.DIMENSIONS, message=message))
         if ("ids" in header.spans) != have_ids:
-            problems.append(f"{store.location(stat.key)} has {'no ' if have_ids else ''}ids, unlike the others")
+            message = f"{location} has {'no ' if have_ids else ''}ids, unlike most chunks"
+            problems.append(Problem(header.index, Fault.IDS, message=message))
     return problems
-
-
-def describe_problems(problems: Sequence[str], *, store: Store) -> str:
-    """Return the sentence that names the bad chunks and what to do about them; the log has them all, one a line."""
-    for problem in problems:
-        log.warning(CHUNK_REFUSED, message=problem)
-    more = len(problems) - NAMED_PROBLEMS
-    return (
-        f"{len(problems)} chunk files in {store.uri} cannot be merged: "
-        + "; ".join(problems[:NAMED_PROBLEMS])
-        + (f"; and {more} more" if more > 0 else "")
-        + ". Delete these files, run the worker for their indexes with EMBEDDER_CHUNK_INDEXES, then merge again"
-    )

@@ -1,9 +1,12 @@
-"""Where every byte of the result comes from, computed from the headers of the chunks alone.
+"""Where each byte of the result comes from. The layout is computed from the headers of the chunks alone.
 
-0            HDF5's own metadata: attributes, names, shapes
-8192         urls         one after the other, in the order of the chunks; later where the attributes are long
-…            ids          where the manifest has ids
-…            embeddings   the bulk: what the store can copy by itself
+    offset  content
+    0       HDF5's own metadata: attributes, names, shapes
+    8192    urls         one row after the other, in the order of the chunks
+    ...     ids          only where the manifest has ids
+    ...     embeddings   most of the bytes; the store can copy them by itself
+
+Where the attributes are long, the rows begin later than at byte 8,192.
 """
 
 from __future__ import annotations
@@ -16,49 +19,54 @@ import numpy as np
 
 from common.format.hdf5 import Dataset, lay_out
 from common.format.run_attributes import run_attributes
-from common.indexes import format_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from common.format.chunk_file import ChunkHeader
+    from merger.totals import Totals
 
 ALIGNMENT = 4096
-"""Datasets begin at multiples of this, a page, so that they can be mapped as they are."""
+"""Datasets begin at a multiple of this number of bytes, a memory page, so that a reader can map them."""
 
 SMALL_BYTES = 2048
-"""HDF5 packs datasets below this size together; aligning them would only make holes."""
+"""Smallest dataset, in bytes, that is aligned. HDF5 packs smaller ones together, and alignment would leave holes."""
 
 METADATA = ""
-"""The name of what is no dataset: HDF5's own metadata, and the holes before aligned datasets."""
+"""Column name of the pieces that hold no rows: HDF5's own metadata, and the holes before aligned datasets."""
 
 EMBEDDINGS = "embeddings"
 
 
 class Piece(NamedTuple):
-    """Rows of a chunk's column, which lie together in the result; or bytes of its metadata."""
+    """Consecutive rows of one column of one chunk, or bytes of the result's metadata."""
 
     column: str
     chunk: int
-    """Position in the sequence of chunks that the layout was made from, -1 for metadata."""
+    """Position of the chunk among those that are merged, from 0; -1 for metadata."""
     first: int
-    """Row of the chunk; byte of the result for metadata."""
+    """The first row, counted within the chunk. For metadata: the offset of the first byte in the result."""
     rows: int
+    """Number of rows. For metadata: number of bytes."""
     row_bytes: int
-    """In the result, where the rows of all chunks are equally wide."""
+    """Size of a row in the result, where the rows of all chunks have the same size. For metadata: 1."""
 
     @property
     def size(self) -> int:
+        """Bytes in the result."""
         return self.rows * self.row_bytes
 
     def part(self, start: int, rows: int) -> Piece:
-        """Return `rows` rows from the row `start` of this piece."""
+        """Return `rows` rows of this piece, from its row `start` on."""
         return self._replace(first=self.first + start, rows=rows)
 
 
 class Column(NamedTuple):
+    """One dataset of the result."""
+
     name: str
     offset: int
+    """Offset of the first row, in bytes."""
     row_bytes: int
 
 
@@ -66,11 +74,11 @@ class Layout(NamedTuple):
     size: int
     """Bytes of the result."""
     metadata: dict[int, bytes]
-    """By offset: everything that is no row. The first holds all that HDF5 has to say, the others are zeros."""
+    """The bytes that are not rows, by offset. The first entry is HDF5's metadata; the others are holes, all zeros."""
     columns: Sequence[Column]
     """In the order of their offsets."""
     starts: Sequence[int]
-    """The row of the result that each chunk begins with; one more for the end."""
+    """For each chunk the row of the result where the chunk begins, and at the end the number of all rows."""
 
     @property
     def rows(self) -> int:
@@ -80,7 +88,7 @@ class Layout(NamedTuple):
         return next(column for column in self.columns if column.name == name)
 
     def rows_of(self, column: Column, start: int, end: int) -> Iterator[Piece]:
-        """Yield the rows of the result from `start` to before `end` in a column, by chunk."""
+        """Yield one piece for each chunk that has rows among the result's rows `start` to `end - 1`."""
         chunk = bisect_right(self.starts, start) - 1
         while start < end:
             stop = min(end, self.starts[chunk + 1])
@@ -89,12 +97,12 @@ class Layout(NamedTuple):
             start, chunk = stop, chunk + 1
 
     def metadata_at(self, offset: int, length: int) -> bytes:
-        """Return bytes of the result that are no row."""
+        """Return bytes of the result that are not rows."""
         start = max(start for start in self.metadata if start <= offset)
         return self.metadata[start][offset - start : offset - start + length]
 
     def pieces(self) -> Iterator[Piece]:
-        """Yield what the result consists of, from its first byte to its last, without a gap."""
+        """Yield the pieces that make the result, from its first byte to its last, without a gap."""
         gaps = dict(self.metadata)
         offset = 0
         for column in (*self.columns, None):
@@ -108,22 +116,20 @@ class Layout(NamedTuple):
             offset = column.offset + self.rows * column.row_bytes
 
 
-def result_attributes(headers: Sequence[ChunkHeader], missing: Sequence[int]) -> dict[str, Any]:
-    """Return the attributes of the result. They follow from the chunks alone, so that every merge of the same chunks
-    writes the same bytes; created_at is that of the last chunk."""
-    return run_attributes(headers[0].provenance) | {
-        "created_at": max(header.created_at for header in headers),
-        "rows_requested": sum(header.requested for header in headers),
-        "rows_embedded": sum(header.embedded for header in headers),
-        "rows_failed": sum(header.failed for header in headers),
-        "chunks_missing": format_indexes(missing),
-    }
+def result_attributes(headers: Sequence[ChunkHeader], totals: Totals) -> dict[str, Any]:
+    """Return the attributes of the result.
+
+    They depend on the chunks alone, so that every merge of the same chunks writes the same bytes: `created_at` is that
+    of the newest chunk.
+    """
+    created_at = max(header.created_at for header in headers)
+    return run_attributes(headers[0].provenance) | {"created_at": created_at} | totals._asdict()
 
 
 def compute_layout(headers: Sequence[ChunkHeader], attributes: dict[str, Any]) -> Layout:
-    """Return the layout of the result that the chunks make, in the order given, under these attributes.
+    """Return the layout of the result of these chunks, in the order given.
 
-    The headers agree on dimensions and ids wherever they have rows. HDF5 itself decides the offsets.
+    All chunks with rows have the same dimensions, and either all have ids or none has. HDF5 decides the offsets.
     """
     with_rows = [header for header in headers if header.embedded] or list(headers)
     starts = list(accumulate((header.embedded for header in headers), initial=0))

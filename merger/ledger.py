@@ -1,4 +1,4 @@
-"""failures.csv: every image of the run that is not in the result, with its reason, in the manifest's order."""
+"""failures.csv, the ledger: each image that is not in the result, with the reason, in the manifest's order."""
 
 from __future__ import annotations
 
@@ -25,27 +25,32 @@ if TYPE_CHECKING:
     from merger.sources import Sources
 
 COLUMNS = ("chunk", "row", "id", "url", "reason", "detail")
+"""The header of failures.csv."""
 
 FAILURE_DATASETS = ("failures/row", *(f"failures/{name}" for name in FAILURE_TEXTS))
+"""The datasets of a chunk file that hold its failures."""
 
 BLOCK_BYTES = 1 << 20
-"""Of failures that are read together."""
+"""Size of one read of failures, in bytes."""
 
 AHEAD_BYTES = 16 << 20
-"""Of failures that were asked for and are not yet written."""
+"""Largest number of bytes of failures that were requested and are not yet written."""
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What spreadsheets take for the start of a formula, their full-width forms too (OWASP, "CSV Injection")."""
+"""Characters at which a spreadsheet starts a formula, with their full-width forms (OWASP, "CSV Injection")."""
 
 
 class _Failures(NamedTuple):
     """Consecutive failures of one chunk."""
 
     chunk: int
+    """Position of the chunk among those that are merged, from 0."""
     first: int
+    """The first failure, counted within the chunk."""
     rows: int
+    """Number of failures."""
     row_bytes: int
-    """Of all datasets together."""
+    """Size of one failure in all datasets together, in bytes."""
 
     @property
     def size(self) -> int:
@@ -53,17 +58,17 @@ class _Failures(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """The ledger in a temporary file."""
-
     path: Path
+    """A temporary file."""
     by_reason: Mapping[str, int]
+    """Number of failed images by reason."""
 
 
 @contextmanager
 def spooled_ledger(sources: Sources, *, concurrency: int) -> Iterator[Ledger]:
-    """Give the ledger of all chunks, gone with the block.
+    """Give the ledger of all chunks. Its file is deleted at the end of the block.
 
-    Raises DigestDiffers where a chunk's failures are not as they were written.
+    Raises DigestDiffers where the failures of a chunk are not what its worker wrote.
     """
     by_reason: Counter[str] = Counter()
     with temporary_folder("merge") as folder:
@@ -78,7 +83,7 @@ def spooled_ledger(sources: Sources, *, concurrency: int) -> Iterator[Ledger]:
 
 
 def harmless(cell: str) -> str:
-    """Return the cell such that no spreadsheet takes it for a formula: with an apostrophe before it where needed."""
+    """Return the cell, after an apostrophe where a spreadsheet would take the cell for a formula."""
     return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
@@ -100,6 +105,7 @@ def _rows(sources: Sources, *, concurrency: int) -> Iterator[tuple[str, ...]]:
 
 
 def _all_failures(sources: Sources) -> Iterator[_Failures]:
+    """Yield the failures of all chunks, in blocks of about BLOCK_BYTES."""
     for chunk, (_, header) in enumerate(sources.chunks):
         row_bytes = sum(header.spans[name].row_bytes for name in FAILURE_DATASETS)
         at_once = max(1, BLOCK_BYTES // row_bytes)
@@ -108,7 +114,10 @@ def _all_failures(sources: Sources) -> Iterator[_Failures]:
 
 
 def _read(sources: Sources, failures: _Failures) -> dict[str, NDArray[np.uint8]]:
-    """Return the rows of every dataset; by one request where they lie together, as in every small ledger."""
+    """Return the rows of each dataset, (rows, bytes of a row).
+
+    One request reads them all where the datasets lie close together, as in every small ledger.
+    """
     stat, header = sources.chunks[failures.chunk]
     spans = {name: header.spans[name] for name in FAILURE_DATASETS}
     starts = {name: span.offset + failures.first * span.row_bytes for name, span in spans.items()}
@@ -126,6 +135,7 @@ def _read(sources: Sources, failures: _Failures) -> dict[str, NDArray[np.uint8]]
 
 
 def _texts(name: str, rows: NDArray[np.uint8]) -> list[str]:
+    """Return each row of a dataset, (rows, bytes of a row), as a text."""
     if name == "failures/row":
         return [str(row) for row in rows.view("<i8")[:, 0].tolist()]
     return [cell.tobytes().rstrip(b"\0").decode("utf-8", "replace") for cell in rows]

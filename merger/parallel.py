@@ -1,4 +1,4 @@
-"""Work in threads whose results are taken in order, with bounds on what is under way."""
+"""Calls in threads, with results in the order of the calls and with a limit on the work in flight."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def ordered(
     cost: Callable[[Item], int] = lambda _: 0,
     budget: int = 0,
 ) -> Iterator[Result]:
-    """Yield function(item) of each item in the order of the items.
+    """Yield function(item) for each item, in the order of the items.
 
-    Calls are under way for up to twice `concurrency` items ahead, and for no more of them than cost `budget` together
-    (but always for one). What a call raises is raised here, and the calls that have not begun are dropped.
+    Up to `concurrency` calls run at the same time. Up to twice as many items are ahead of the one yielded, as long as
+    they cost no more than `budget` together; a single item may cost more. An error of a call is raised here, and the
+    calls that have not begun are dropped.
     """
     pool = ThreadPoolExecutor(concurrency, thread_name_prefix=getattr(function, "__name__", "ordered"))
     ahead: deque[tuple[Future[Result], int]] = deque()

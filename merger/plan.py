@@ -1,5 +1,23 @@
-"""The parts that the result is put together from: ranges of chunks that the store copies, and the rest, which passes
-through this process."""
+"""The parts that the result is assembled from.
+
+The store can copy a part by itself if the part is a range of one chunk file's vectors. All other parts pass through
+this process and are uploaded. S3 takes at most 10,000 parts, and every part except the last must have at least 5 MiB.
+
+So bytes that are too few for a part wait. Then they are filled up to 5 MiB with the first rows of the next large chunk,
+or they join the uploaded part before them. An example: 5 MiB are 2,560 vectors of 512 float32 numbers; there are four
+chunks, of 10,000, 2,000, 10,000 and 100 rows, with URLs of 54 bytes.
+
+    part  how     what                                                   bytes
+    1     upload  metadata and URLs, 1,204,224 bytes, wait               5,242,880
+                  and take 1,972 rows from chunk 0
+    2     copy    the other 8,028 rows of chunk 0                       16,441,344
+    3     upload  2,000 rows of chunk 1, too few for a part, wait        5,242,880
+                  and take 560 rows from chunk 2
+    4     copy    the other 9,440 rows of chunk 2                       19,333,120
+    5     upload  100 rows of chunk 3; the last part may be small          204,800
+
+A chunk is copied only where at least 5 MiB of it are left after the rows that it gives away.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +34,25 @@ if TYPE_CHECKING:
     from merger.layout import Layout
 
 UPLOAD_BYTES = 8 << 20
-"""Of an uploaded part, as long as S3's 10,000 parts allow: together with what is being read, it bounds the memory."""
+"""Size of an uploaded part in bytes, unless there would be too many parts. It decides how much memory a merge takes."""
 
 COPY_BYTES = 128 << 20
-"""Of a copied part, as long as 10,000 parts allow. S3 copies parts side by side, and one that fails is cheap."""
+"""Largest copied part in bytes, unless there would be too many parts. S3 copies several parts at the same time, and
+a copy that fails costs no more than this."""
 
 
 class PartSizes(NamedTuple):
-    """What is aimed at, within the store's limits. Both are raised where there would be too many parts."""
+    """The wanted sizes in bytes. A plan raises them, within the store's limits, where it has too many parts."""
 
     upload_bytes: int = UPLOAD_BYTES
     copy_bytes: int = COPY_BYTES
 
 
 class CopyPart(NamedTuple):
-    """Rows that the store takes from a chunk object."""
+    """Rows that the store copies from a chunk file."""
 
     offset: int
+    """First byte of the part in the result."""
     piece: Piece
 
     @property
@@ -44,6 +64,7 @@ class UploadPart(NamedTuple):
     """Pieces that pass through this process."""
 
     offset: int
+    """First byte of the part in the result."""
     pieces: Sequence[Piece]
 
     @property
@@ -57,16 +78,17 @@ Part = CopyPart | UploadPart
 def plan_parts(
     layout: Layout, limits: PartLimits, *, sizes: PartSizes | None = None, copying: bool = True
 ) -> Sequence[Part]:
-    """Return the parts of the result, in the order of their offsets, without gap or overlap.
+    """Return the parts of the result, in the order of their offsets, without gaps and overlaps.
 
-    Every part but the last has at least `limits.min_bytes`, none more than `limits.max_bytes`, and there are at most
-    `limits.max_count`. Vectors are copied wherever that allows it; where there are too many chunks, the smallest are
-    gathered into uploaded parts, no more of them than necessary. Raises ConfigError when no plan keeps the limits.
+    The plan keeps the limits: at most `limits.max_count` parts of at most `limits.max_bytes`, and of at least
+    `limits.min_bytes` except for the last. Vectors are copied where the limits and `copying` allow it. Where there
+    would be too many parts, copied parts become larger first; then the smallest chunks, as few as possible, share
+    uploaded parts; then uploaded parts become larger. Raises ConfigError when no plan keeps the limits.
     """
     if layout.size > limits.max_bytes * limits.max_count:
         raise ConfigError(
-            f"the result would have {layout.size} bytes, the store takes {limits.max_count} parts of "
-            f"{limits.max_bytes}; merge fewer chunks into one result"
+            f"the result would have {layout.size} bytes, the store takes at most {limits.max_count} parts of "
+            f"{limits.max_bytes} bytes; merge fewer chunks into one result"
         )
     pieces = list(layout.pieces())
     sizes = sizes or PartSizes()
@@ -88,9 +110,14 @@ def plan_parts(
 
 
 def _gather(pieces: Sequence[Piece], limits: PartLimits, sizes: PartSizes) -> Sequence[Part] | None:
-    """Return the parts when just enough of the smallest chunks are uploaded, None when uploading all is not enough."""
+    """Return a plan that uploads as few chunks as possible, the smallest ones, to keep `limits.max_count`.
+
+    Returns None when even uploading all chunks below the size of an uploaded part gives too many parts. The number of
+    uploaded chunks is found by bisection.
+    """
     small = [i for i, piece in enumerate(pieces) if piece.column == EMBEDDINGS and piece.size < sizes.upload_bytes]
-    small.sort(key=lambda i: pieces[i].size)  # stable: of equal ones the first, so that they are neighbours
+    # The sort keeps the order of chunks of equal size. So neighbours are uploaded, and neighbours can share a part.
+    small.sort(key=lambda i: pieces[i].size)
     too_few, enough = 0, len(small)
     best = _divide(pieces, limits, sizes, uploaded=frozenset(small))
     if len(best) > limits.max_count:
@@ -108,16 +135,15 @@ def _gather(pieces: Sequence[Piece], limits: PartLimits, sizes: PartSizes) -> Se
 def _divide(
     pieces: Iterable[Piece], limits: PartLimits, sizes: PartSizes, *, uploaded: Container[int]
 ) -> Sequence[Part]:
-    """Return the parts when the pieces at the positions `uploaded` are never copied."""
+    """Return the parts of a plan that does not copy the pieces at the positions `uploaded`."""
     division = _Division(limits, sizes)
     for position, piece in enumerate(pieces):
-        missing = division.missing_rows(piece)
+        given = division.rows_needed(piece)
         can_copy = piece.column == EMBEDDINGS and position not in uploaded
-        if can_copy and (piece.rows - missing) * piece.row_bytes >= limits.min_bytes:
-            # What is still too small to be a part takes its missing rows from the front of the chunk.
-            division.upload(piece.part(0, missing))
+        if can_copy and (piece.rows - given) * piece.row_bytes >= limits.min_bytes:
+            division.upload(piece.part(0, given))
             division.close()
-            division.copy(piece.part(missing, piece.rows - missing))
+            division.copy(piece.part(given, piece.rows - given))
         else:
             division.upload(piece)
     division.close()
@@ -125,7 +151,10 @@ def _divide(
 
 
 class _Division:
-    """The parts so far, and the pieces that wait to become an uploaded one."""
+    """A plan that is made from the first piece of the result to the last.
+
+    It consists of the parts so far, and of the pieces that wait to become an uploaded part.
+    """
 
     def __init__(self, limits: PartLimits, sizes: PartSizes) -> None:
         self.parts: list[Part] = []
@@ -136,14 +165,18 @@ class _Division:
         self._waiting: list[Piece] = []
         self._waiting_bytes = 0
 
-    def missing_rows(self, piece: Piece) -> int:
-        """Return how many of the piece's rows make what waits large enough to be a part; 0 where it need not be."""
+    def rows_needed(self, piece: Piece) -> int:
+        """Return how many rows of `piece` the waiting pieces need to become a part.
+
+        None are needed where nothing waits, or where the waiting pieces can join the uploaded part before them.
+        """
         if not self._waiting or self._part_to_join():
             return 0
-        missing = max(0, self._limits.min_bytes - self._waiting_bytes)
-        return min(-(-missing // piece.row_bytes), piece.rows)
+        missing_bytes = max(0, self._limits.min_bytes - self._waiting_bytes)
+        return min(-(-missing_bytes // piece.row_bytes), piece.rows)
 
     def upload(self, piece: Piece) -> None:
+        """Let the piece wait, and make uploaded parts of what waits as soon as it is large enough."""
         while piece.rows:
             room = max(0, self._upload_bytes - self._waiting_bytes) // piece.row_bytes
             if not room and self._waiting_bytes >= self._limits.min_bytes:
@@ -155,6 +188,7 @@ class _Division:
             piece = piece.part(rows, piece.rows - rows)
 
     def close(self) -> None:
+        """Make an uploaded part of what waits. Before a copied part and at the end of the result nothing may wait."""
         if not self._waiting:
             return
         pieces = tuple(self._waiting)
@@ -165,13 +199,17 @@ class _Division:
         self._waiting, self._waiting_bytes = [], 0
 
     def _part_to_join(self) -> UploadPart | None:
-        """Return the uploaded part before what waits, where that is too small to be one and both are not too large."""
+        """Return the uploaded part that the waiting pieces can join, None where they are a part of their own.
+
+        They join it when they are too small for a part, and when both together are not too large for one.
+        """
         before = self.parts[-1] if self.parts else None
         if not isinstance(before, UploadPart) or self._waiting_bytes >= self._limits.min_bytes:
             return None
         return before if before.size + self._waiting_bytes <= self._limits.max_bytes else None
 
     def copy(self, piece: Piece) -> None:
+        """Add the piece as copied parts of about the same size."""
         least = -(-self._limits.min_bytes // piece.row_bytes)
         wanted = -(-piece.rows // max(1, self._copy_bytes // piece.row_bytes))
         count = max(1, min(wanted, piece.rows // least))

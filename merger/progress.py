@@ -1,4 +1,4 @@
-"""How far the merge is, in the log every few seconds."""
+"""The progress of a merge, which is logged every few seconds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 class Traffic:
-    """Bytes moved, counted by all threads."""
+    """Counters of the bytes moved. All threads may add to them."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self.copied_by_store = 0
         self.uploaded = 0
         self.read = 0
+        """Bytes read from the store, from chunks and from the result."""
 
     def add(self, *, copied_by_store: int = 0, uploaded: int = 0, read: int = 0) -> None:
         with self._lock:
@@ -33,12 +34,12 @@ class Traffic:
 
 
 class Step(StrEnum):
-    """What a merge does, one after the other."""
+    """The steps of a merge, in their order."""
 
     HEADERS = "headers"
-    """Reading what the chunks say of themselves."""
+    """Reading the headers of the chunks."""
     FAILURES = "failures"
-    """Reading the chunks' failures."""
+    """Reading the failures of the chunks."""
     PARTS = "parts"
     """Copying and uploading the parts of the result."""
     PUBLISHING = "publishing"
@@ -49,9 +50,9 @@ class Step(StrEnum):
 
 
 class Progress:
-    """How far one attempt of a merge is: its step, and the parts done of the assembly.
+    """The progress of one attempt: its step, and how many parts of the result are done.
 
-    As a context manager it logs that every few seconds, whatever the step.
+    As a context manager it logs the progress every `interval_seconds`, in every step.
     """
 
     def __init__(self, *, interval_seconds: float) -> None:
@@ -60,8 +61,13 @@ class Progress:
         self._interval_seconds = interval_seconds
         self._lock = Lock()
         self._count = self._size = self._parts_done = self._bytes_done = 0
-        self._started = time.monotonic()
+        self._began = self._parts_began = time.monotonic()
         self._is_over = Event()
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the attempt so far."""
+        return time.monotonic() - self._began
 
     def __enter__(self) -> Self:
         Thread(target=self._log_until_over, name="progress", daemon=True).start()
@@ -75,11 +81,11 @@ class Progress:
             self.log()
 
     def begin(self, parts: Sequence[Part]) -> None:
-        """Count the parts of an assembly, from none done."""
+        """Begin to count the parts of an assembly."""
         self.step = Step.PARTS
         self._count, self._size = len(parts), sum(part.size for part in parts)
         self._parts_done = self._bytes_done = 0
-        self._started = time.monotonic()
+        self._parts_began = time.monotonic()
         self.log()
 
     def part_done(self, part: Part) -> None:
@@ -92,7 +98,7 @@ class Progress:
             self.traffic.add(uploaded=part.size)
 
     def log(self) -> None:
-        seconds = time.monotonic() - self._started
+        seconds = time.monotonic() - self._parts_began
         rate = self._bytes_done / seconds if seconds else 0
         log.info(
             "merging",

@@ -1,4 +1,4 @@
-"""The rows by which the result is compared with the chunks, and what is kept of them while they pass through here."""
+"""The rows that a verification compares, and those of them that are kept when they pass through this process."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ if TYPE_CHECKING:
     from merger.plan import Part
 
 NEAR_BYTES = 8192
-"""Rows of the result that lie nearer to each other than this are read by one request."""
+"""Largest distance, in bytes, between two rows of the result that one request reads together."""
 
 STRETCH_BYTES = 1 << 20
-"""Of one request at most, unless a single row is longer."""
+"""Largest request in bytes, unless a single row is longer."""
 
 TEXT_SHARE = 8
-"""One of so many random rows is compared in the texts too."""
+"""Number of random vectors for each random row of texts."""
 
 KEPT_BYTES = 32 << 20
-"""Of rows kept in memory; what is beyond is read from its chunk again."""
+"""Largest number of bytes of rows that are kept in memory. Other rows are read from their chunk again."""
 
 Stretch = tuple["Piece", ...]
-"""Rows of one column that follow each other in the result, by the chunk that each comes from."""
+"""Consecutive rows of one column of the result: one piece for each chunk that they come from."""
 
 
 class Sample(NamedTuple):
-    """Rows of the result to compare, ascending."""
+    """The rows to compare, as row numbers of the result, ascending."""
 
     vectors: Sequence[int] = ()
     texts: Sequence[int] = ()
 
 
 def choose_rows(layout: Layout, parts: Iterable[Part], *, random_rows: int, seed: str) -> Sample:
-    """Return the first and last row of every chunk, and random ones; of vectors also the ends of every copied part.
+    """Return the first and last row of each chunk and random rows; for vectors also the ends of each copied part.
 
-    Random rows are the many requests of a small run. They are for what the store copied: texts arrive in uploads
-    whose MD5 the store has checked, so that of the random rows one in TEXT_SHARE does for them.
+    In a small run most requests are for random rows. They are there to find wrong copies by the store. Texts are
+    uploaded, and the store has checked the MD5 of each upload, so fewer random rows are enough for them: one in
+    TEXT_SHARE.
     """
     ends: set[int] = set()
     for start, end in pairwise(layout.starts):
@@ -57,15 +58,15 @@ def choose_rows(layout: Layout, parts: Iterable[Part], *, random_rows: int, seed
         if isinstance(part, CopyPart):
             start = layout.starts[part.piece.chunk] + part.piece.first
             part_ends |= {start, start + part.piece.rows - 1}
-    # Seeded, so that a fault that was found is found again.
+    # The seed makes the next attempt compare the same rows: it finds the same fault again.
     drawn = random.Random(seed).sample(range(layout.rows), min(random_rows, layout.rows))
     return Sample(sorted(ends | part_ends | set(drawn)), sorted(ends | set(drawn[::TEXT_SHARE])))
 
 
 def stretches(layout: Layout, sample: Sample) -> Iterator[Stretch]:
-    """Yield what to read of the result to see the sample.
+    """Yield the rows to read from the result, so that each row of the sample is among them.
 
-    A chunk's last row and the next one's first are neighbours, and so one request.
+    One stretch is one request. The last row of a chunk and the first row of the next chunk share a stretch.
     """
     for column in layout.columns:
         near = max(1, NEAR_BYTES // column.row_bytes)
@@ -76,7 +77,10 @@ def stretches(layout: Layout, sample: Sample) -> Iterator[Stretch]:
 
 
 def _ranges(rows: Iterable[int], *, near: int, longest: int) -> Iterator[tuple[int, int]]:
-    """Yield first and last of ranges that cover the rows, of `longest` rows at most and with no gap beyond `near`."""
+    """Yield (first, last) of ranges that cover the rows.
+
+    A range has at most `longest` rows. Two rows share a range only when they are at most `near` rows apart.
+    """
     first = last = -1
     for row in rows:
         if first < 0:
@@ -90,9 +94,9 @@ def _ranges(rows: Iterable[int], *, near: int, longest: int) -> Iterator[tuple[i
 
 
 class KeptRows:
-    """Rows of texts as they passed through this process, where the digest of their column vouches for them.
+    """Rows of texts that passed through this process. The digest of their whole column was checked as they passed.
 
-    Vectors are left out: of most chunks only some pass through here, and no digest speaks for a part.
+    Vectors are not kept: most chunks have only some of them pass through here, and a digest covers the whole column.
     """
 
     def __init__(self, wanted: Iterable[Stretch] = ()) -> None:
@@ -106,13 +110,13 @@ class KeptRows:
                     self._wanted[piece.column, piece.chunk].append(piece)
 
     def take(self, passing: Piece, rows: NDArray[np.uint8]) -> None:
-        """Keep what is wanted of consecutive rows, as they lie in their chunk."""
+        """Keep the wanted rows among those of `passing`, as the chunk file has them."""
         for piece in self._wanted.get((passing.column, passing.chunk), ()):
             start = piece.first - passing.first
             if 0 <= start <= passing.rows - piece.rows:
-                # A copy, or else the whole block would stay.
+                # Without the copy the whole block would stay in memory.
                 self._kept[piece] = rows[start : start + piece.rows].copy()
 
     def get(self, piece: Piece) -> NDArray[np.uint8] | None:
-        """Return the rows of a piece as they lie in its chunk, None where they were not kept."""
+        """Return the rows of a piece as the chunk file has them, None where they were not kept."""
         return self._kept.get(piece)

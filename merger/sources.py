@@ -1,4 +1,4 @@
-"""The chunks as the sources of the result's bytes, and the check that they are what their workers wrote."""
+"""The chunks as the sources of the result's bytes, and the check that their rows are what the workers wrote."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from merger.layout import METADATA, Piece
+from merger.layout import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -16,26 +16,37 @@ if TYPE_CHECKING:
 
     from common.store.contract import Store
     from merger.chunks import StoredChunk
-    from merger.layout import Layout
+    from merger.layout import Layout, Piece
     from merger.progress import Traffic
 
 
 class DigestDiffers(Exception):
-    """A chunk's rows are not those that its worker wrote."""
+    """A column of a chunk is not what its worker wrote."""
+
+    def __init__(self, location: str, *, chunk: int, column: str) -> None:
+        super().__init__(f"{location}: damaged {column}")
+        self.chunk = chunk
+        """Position of the chunk among those that are merged."""
+        self.column = column
 
 
 class Sources(NamedTuple):
+    """The chunks that are merged, in the order of the layout."""
+
     store: Store
     chunks: Sequence[StoredChunk]
     layout: Layout
     traffic: Traffic
 
-    def name(self, chunk: int) -> str:
-        """Return the full name of the chunk at this position, for people."""
+    def location(self, chunk: int) -> str:
+        """Return the full name, for people, of the chunk file at this position."""
         return self.store.location(self.chunks[chunk].stat.key)
 
     def read(self, piece: Piece) -> NDArray[np.uint8]:
-        """Return the rows of a piece as they lie in the chunk: (rows, bytes of a row there), or (bytes, 1)."""
+        """Return the rows of a piece as the chunk file has them.
+
+        The shape is (rows, bytes of a row in the chunk file), or (bytes, 1) for metadata.
+        """
         if piece.column == METADATA:
             return np.frombuffer(self.layout.metadata_at(piece.first, piece.rows), np.uint8).reshape(-1, 1)
         stat, header = self.chunks[piece.chunk]
@@ -46,7 +57,7 @@ class Sources(NamedTuple):
 
 
 def widen(rows: NDArray[np.uint8], row_bytes: int) -> NDArray[np.uint8]:
-    """Return the rows with zero bytes appended to `row_bytes`, as HDF5 pads fixed-length bytes."""
+    """Return the rows, (rows, any width), as (rows, row_bytes): HDF5 pads fixed-length bytes with zeros at the end."""
     if rows.shape[1] == row_bytes:
         return rows
     wide = np.zeros((rows.shape[0], row_bytes), np.uint8)
@@ -55,14 +66,14 @@ def widen(rows: NDArray[np.uint8], row_bytes: int) -> NDArray[np.uint8]:
 
 
 def blocks(piece: Piece, block_bytes: int) -> Iterator[Piece]:
-    """Yield the piece in pieces of `block_bytes` at most, but of one row at least."""
+    """Yield the piece in smaller pieces of at most `block_bytes`. Each has at least one row."""
     rows = max(1, block_bytes // piece.row_bytes)
     for start in range(0, piece.rows, rows):
         yield piece.part(start, min(rows, piece.rows - start))
 
 
 class ColumnDigest:
-    """Checks the digest of every column of a chunk that passes whole and in order; any other it leaves alone."""
+    """Checks the digest of each column of a chunk whose rows all pass, in order. It ignores all other columns."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
@@ -71,7 +82,10 @@ class ColumnDigest:
         self._sha256 = hashlib.sha256()
 
     def update(self, piece: Piece, rows: NDArray[np.uint8]) -> None:
-        """Take the next rows, as they lie in the chunk. Raises DigestDiffers when they complete a damaged column."""
+        """Take the next rows, as the chunk file has them.
+
+        Raises DigestDiffers when these are the last rows of a column and the column is damaged.
+        """
         if piece.first == 0:
             self._column, self._next_row, self._sha256 = (piece.column, piece.chunk), 0, hashlib.sha256()
         if (piece.column, piece.chunk) != self._column or piece.first != self._next_row:
@@ -80,16 +94,4 @@ class ColumnDigest:
         self._next_row += piece.rows
         span = self._sources.chunks[piece.chunk].header.spans[piece.column]
         if self._next_row == span.rows and self._sha256.hexdigest() != span.sha256:
-            raise DigestDiffers(f"{self._sources.name(piece.chunk)}: {piece.column} are not as they were written")
-
-
-def column_is_damaged(sources: Sources, chunk: int, column: str) -> bool:
-    """Return whether a chunk's column is not what its worker wrote."""
-    digest = ColumnDigest(sources)
-    span = sources.chunks[chunk].header.spans[column]
-    try:
-        for block in blocks(Piece(column, chunk, 0, span.rows, span.row_bytes), 4 << 20):
-            digest.update(block, sources.read(block))
-    except DigestDiffers:
-        return True
-    return False
+            raise DigestDiffers(self._sources.location(piece.chunk), chunk=piece.chunk, column=piece.column)

@@ -1,4 +1,4 @@
-"""Compare the result, as the store gives it back, with the chunks that it was made from."""
+"""The comparison of the result, as the store returns it, with the chunks that it was made from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from common.errors import ChunkInvalid
 from common.format.rows import check_norms
 from common.run.summary import Verification
+from merger.finding import BadChunks, Fault, MergeRefused, Problem
 from merger.layout import EMBEDDINGS, Piece
 from merger.parallel import ordered
 from merger.sample import stretches
@@ -24,32 +25,33 @@ if TYPE_CHECKING:
     from merger.sources import Sources
 
 BLOCK_BYTES = 4 << 20
-"""Of one read of a full verification."""
+"""Size of one read of a full verification, in bytes."""
 
 AHEAD_BYTES = 16 << 20
-"""Of what a full verification has asked for and not yet compared."""
+"""Largest number of bytes that a full verification has requested and not yet compared."""
 
 
 class ResultDiffers(Exception):
-    """The result is not what the chunks make."""
+    """The result does not have the bytes that the chunks give."""
 
 
 class Result(NamedTuple):
-    """The result to be verified."""
+    """The result that is verified, published or not."""
 
     size: int
+    """Bytes."""
     read: Callable[[int, int], bytes]
-    """Return bytes of the result: from where, and how many."""
+    """A function that returns bytes of the result, for a start and a length."""
     sources: Sources
 
     def bytes_at(self, start: int, length: int) -> bytes:
-        """Return bytes of the result."""
+        """Return `length` bytes of the result from `start`, and count them as traffic."""
         data = self.read(start, length)
         self.sources.traffic.add(read=len(data))
         return data
 
     def rows(self, stretch: Stretch) -> list[NDArray[np.uint8]]:
-        """Return the rows of each piece as they lie in the result, (rows, bytes of a row there), by one request."""
+        """Return the rows of each piece as the result has them, (rows, row_bytes), with one request."""
         layout = self.sources.layout
         column = layout.column(stretch[0].column)
         start = column.offset + (layout.starts[stretch[0].chunk] + stretch[0].first) * column.row_bytes
@@ -59,7 +61,7 @@ class Result(NamedTuple):
 
 
 def verify_metadata(result: Result) -> None:
-    """Raise ResultDiffers unless the result has its size and HDF5's metadata: names, shapes, counts, provenance."""
+    """Raise ResultDiffers unless the size and HDF5's metadata are right: names, shapes, counts and provenance."""
     layout = result.sources.layout
     if result.size != layout.size:
         raise ResultDiffers(f"it has {result.size} bytes instead of {layout.size}")
@@ -69,9 +71,10 @@ def verify_metadata(result: Result) -> None:
 
 
 def verify_sample(result: Result, sample: Sample, *, kept: KeptRows, concurrency: int) -> Verification:
-    """Compare the sample of the result with the rows of the chunks.
+    """Compare the rows of the sample with the rows of the chunks.
 
-    Raises ResultDiffers where the result's rows are not the chunk's, ChunkInvalid where a chunk's row is not of norm 1.
+    Raises ResultDiffers where a row of the result is not the chunk's row, and MergeRefused where a chunk's vector does
+    not have norm 1.
     """
     sources = result.sources
 
@@ -84,7 +87,7 @@ def verify_sample(result: Result, sample: Sample, *, kept: KeptRows, concurrency
             if not np.array_equal(found, widen(expected, piece.row_bytes)):
                 raise _differs(result, piece)
             if piece.column == EMBEDDINGS:
-                check_norms(expected.view("<f4"), name=sources.name(piece.chunk), first_row=piece.first)
+                _check_norms(expected, piece, sources)
                 compared += piece.rows
         return compared
 
@@ -94,10 +97,10 @@ def verify_sample(result: Result, sample: Sample, *, kept: KeptRows, concurrency
 
 
 def verify_full(result: Result, *, concurrency: int) -> Verification:
-    """Read the whole result; compare vectors with the digest of each chunk, and texts with the chunks themselves.
+    """Compare the whole result: its vectors with the digest of each chunk, its texts with the chunks themselves.
 
-    Raises ResultDiffers where the result is not what the chunks make, DigestDiffers where a chunk is not as it was
-    written, and ChunkInvalid where a row is not of norm 1.
+    Raises ResultDiffers where the result does not have the chunk's bytes, DigestDiffers where a chunk is not what its
+    worker wrote, and MergeRefused where a vector does not have norm 1.
     """
     sources = result.sources
     digest = ColumnDigest(sources)
@@ -117,16 +120,16 @@ def verify_full(result: Result, *, concurrency: int) -> Verification:
             continue
         try:
             digest.update(piece, found)
-            check_norms(found.view("<f4"), name=sources.name(piece.chunk), first_row=piece.first)
-        except (DigestDiffers, ChunkInvalid):
-            # Whose fault is it? Where the result has the chunk's bytes, it is the chunk's.
+            _check_norms(found, piece, sources)
+        except (DigestDiffers, MergeRefused):
+            # The chunk is at fault only if the result has the chunk's bytes.
             _compare_vectors(result, piece.chunk)
             raise
     return Verification(mode="full", rows_compared=sources.layout.rows)
 
 
 def _compare_vectors(result: Result, chunk: int) -> None:
-    """Raise ResultDiffers unless the result has the chunk's vectors, whatever they are."""
+    """Raise ResultDiffers unless the result has the chunk's vectors, damaged or not."""
     header = result.sources.chunks[chunk].header
     whole = Piece(EMBEDDINGS, chunk, 0, header.embedded, header.spans[EMBEDDINGS].row_bytes)
     for piece in blocks(whole, BLOCK_BYTES):
@@ -135,7 +138,18 @@ def _compare_vectors(result: Result, chunk: int) -> None:
             raise _differs(result, piece)
 
 
+def _check_norms(vectors: NDArray[np.uint8], piece: Piece, sources: Sources) -> None:
+    """Raise MergeRefused unless each of the vectors, (rows, row_bytes), has norm 1."""
+    try:
+        check_norms(vectors.view("<f4"), name=sources.location(piece.chunk), first_row=piece.first)
+    except ChunkInvalid as error:
+        index = sources.chunks[piece.chunk].header.index
+        raise MergeRefused(BadChunks((Problem(index, Fault.NORMS, message=str(error)),))) from error
+
+
 def _differs(result: Result, piece: Piece) -> ResultDiffers:
     last = piece.first + piece.rows - 1
-    name = result.sources.name(piece.chunk)
-    return ResultDiffers(f"its {piece.column} of rows {piece.first} to {last} of {name} are not those of the chunk")
+    location = result.sources.location(piece.chunk)
+    return ResultDiffers(
+        f"its {piece.column} for rows {piece.first} to {last} of {location} are not those of the chunk"
+    )

@@ -1,4 +1,4 @@
-"""Runs to merge: chunk files as workers leave them, and what a naive merge makes of them."""
+"""Runs to merge: chunk files as workers write them, and the datasets that a naive merge makes of them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def make_chunk(
     url_bytes: int = 0,
     **other: Any,  # noqa: ANN401 - any field of the provenance
 ) -> Chunk:
-    """Return a chunk of random unit vectors; its URLs are `url_bytes` long, or as short as they are unique."""
+    """Return a chunk of random unit vectors. Its URLs are padded to `url_bytes`."""
     generator = np.random.default_rng([index, rows])
     vectors = generator.standard_normal((rows, dimensions), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -81,13 +81,13 @@ def put_chunk(store: Store, chunk: Chunk) -> None:
 
 
 def seal_again(path: Path) -> None:
-    """Seal a chunk file that was changed, rows and all."""
+    """Write a new seal into a chunk file that was changed."""
     data = path.read_bytes()
     path.write_bytes(seal(data[SEAL_BYTES:], size=len(data)) + data[SEAL_BYTES:])
 
 
 def edit(store: Store, index: int, change: Callable[[h5py.File], None], tmp_path: Path) -> None:
-    """Change a chunk file in the store behind its worker's back, and seal it again."""
+    """Change a chunk file in the store, and seal it again."""
     path = tmp_path / "edited.h5"
     path.write_bytes(store.read(chunk_key(index)))
     with h5py.File(path, "r+") as file:

@@ -1,4 +1,4 @@
-"""Plans within limits far smaller than S3's, carried out on real chunk files."""
+"""Plans with limits far below those of S3, carried out with real chunk files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from merger.plan import CopyPart, PartSizes, plan_parts
 from merger.progress import Progress
 from merger.sample import KeptRows
 from merger.sources import Sources
+from merger.totals import count_totals
 from tests.merger.runs import assert_merged, make_chunk, put_chunk
 from tests.merger.test_plan import check
 
@@ -47,8 +48,7 @@ def test_whatever_the_limits_the_parts_make_the_datasets_of_a_naive_merge(
         progress = Progress(interval_seconds=60)
         traffic = progress.traffic
         inputs = read_inputs(store, chunk_count=count, allow_missing=False, concurrency=2, traffic=traffic)
-        headers = [chunk.header for chunk in inputs.chunks]
-        layout = compute_layout(headers, result_attributes(headers, []))
+        layout = compute_layout(inputs.headers, result_attributes(inputs.headers, count_totals(inputs.headers, [])))
         assume(layout.size < limits.max_bytes * limits.max_count / 2)
         parts = list(plan_parts(layout, limits, sizes=sizes))
         check(layout, parts, limits)

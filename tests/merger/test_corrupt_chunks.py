@@ -1,4 +1,4 @@
-"""Chunk files that were cut, flipped or made up: named and refused, or of no consequence; never a wrong result."""
+"""Chunk files that are cut, have a flipped bit or were forged: the merge refuses them, or the result is right."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SIZES = [6, 9, 7]
 DAMAGED = 1
 FLIPS = 15
-"""Of each region."""
+"""Number of flipped bits that are tried in each region."""
 
 
 @pytest.fixture
@@ -43,15 +43,15 @@ def chunks(folder: Store) -> list[Chunk]:
 
 
 def assert_refused_or_right(store: Store, chunks: list[Chunk]) -> bool:
-    """Merge, check that the damaged chunk is named or the result is that of undamaged ones; return whether it was."""
-    said = ""
+    """Merge, and return whether the merge refused the damaged chunk and no other; if it did not, check the result."""
+    message = ""
     try:
         merge(store, settings_for(store, len(SIZES), verify="full", keep_chunks=True))
     except ChunkInvalid as refused:
-        said = str(refused)
-    if said:
-        assert f"Images_Embedded_{DAMAGED}.h5" in said
-        assert "1 chunk files" in said
+        message = str(refused)
+    if message:
+        assert f"Images_Embedded_{DAMAGED}.h5" in message
+        assert "1 chunk files" in message
         assert store.stat(RESULT_KEY) is None
         return True
     assert_merged(store, chunks)
@@ -106,7 +106,7 @@ def _virtual(file: h5py.File) -> None:
 
 
 def _external_link(file: h5py.File) -> None:
-    # To a file that is there, and that has the right rows.
+    # The other file exists and has the right rows.
     other = Path(file.filename).with_name("elsewhere.h5")
     with h5py.File(other, "w") as elsewhere:
         file.copy("embeddings", elsewhere)
@@ -165,17 +165,17 @@ HOSTILE: dict[str, Callable[[h5py.File], None]] = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_chunk_file_that_is_made_up_is_refused(folder: Store, chunks: list[Chunk], tmp_path: Path, what: str) -> None:
+def test_a_forged_chunk_file_is_refused(folder: Store, chunks: list[Chunk], tmp_path: Path, what: str) -> None:
     edit(folder, DAMAGED, HOSTILE[what], tmp_path)
     assert assert_refused_or_right(folder, chunks)
 
 
-def test_a_chunk_under_anothers_name_is_refused(folder: Store, chunks: list[Chunk]) -> None:
+def test_a_chunk_under_the_name_of_another_chunk_is_refused(folder: Store, chunks: list[Chunk]) -> None:
     folder.put_bytes(chunk_key(DAMAGED), folder.read(chunk_key(2)))
     assert assert_refused_or_right(folder, chunks)
 
 
-def test_every_refused_chunk_is_a_line_of_the_log_however_many_one_sentence_names(
+def test_every_refused_chunk_has_a_line_in_the_log_even_if_the_message_does_not_name_it(
     folder: Store, capfd: pytest.CaptureFixture[str]
 ) -> None:
     configure_logs()
@@ -185,4 +185,6 @@ def test_every_refused_chunk_is_a_line_of_the_log_however_many_one_sentence_name
     with pytest.raises(ChunkInvalid, match="and 10 more"):
         merge(folder, settings_for(folder, 30))
     lines = [line for text in capfd.readouterr().err.splitlines() if (line := parse_line(text)) is not None]
-    assert len({line.values["message"] for line in lines if line.event == CHUNK_REFUSED}) == 30
+    refused = {line.values["chunk"]: line.values["message"] for line in lines if line.event == CHUNK_REFUSED}
+    assert refused.keys() == {str(index) for index in range(30)}
+    assert all(f"Images_Embedded_{index}.h5" in message for index, message in refused.items())

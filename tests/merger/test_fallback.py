@@ -1,4 +1,4 @@
-"""Stores that cannot copy, or do it wrongly."""
+"""Stores that cannot copy, or that copy wrongly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZES = [2700, 2700, 10]
 ROW = 4 * DIMENSIONS
 
 ERROR_IN_SUCCESS = Answer(200, b"<Error><Code>InternalError</Code><Message>try again</Message></Error>")
-"""S3 may answer so to requests that take it long (S3 API reference, UploadPartCopy)."""
+"""An answer that S3 may give to requests that take long (S3 API reference, UploadPartCopy)."""
 
 
 def other_chunk(copied: CopiedRange) -> str:
@@ -41,7 +41,7 @@ def other_chunk(copied: CopiedRange) -> str:
 def deceived(
     request: pytest.FixtureRequest, s3: S3Server, s3_api: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Store]:
-    """A store whose copies are refused, or wrong in size, or wrong in content alone."""
+    """A store that refuses to copy, or whose copies have a wrong size or only a wrong content."""
     answers = {"refused": NOT_IMPLEMENTED, "error": ERROR_IN_SUCCESS, "no etag": Answer(200, b"<CopyPartResult/>")}
     contents: dict[str, Callable[[CopiedRange], bytes]] = {
         "whole": lambda copied: s3_api.get_object(Bucket=bucket, Key=copied.key)["Body"].read(),
@@ -76,7 +76,7 @@ def test_a_store_that_does_not_copy_or_copies_wrongly_is_noticed_and_streamed_to
 
 
 @pytest.mark.parametrize("deceived", ["refused", "whole", "torn"], indirect=True)
-def test_where_copying_is_demanded_a_wrong_copy_ends_the_merge_and_leaves_no_result(
+def test_with_server_side_assembly_a_wrong_copy_ends_the_merge_and_leaves_no_result(
     deceived: Store, s3_api: S3Client, bucket: str
 ) -> None:
     put_run(deceived, SIZES)
@@ -87,7 +87,7 @@ def test_where_copying_is_demanded_a_wrong_copy_ends_the_merge_and_leaves_no_res
 
 
 @pytest.mark.parametrize("refused", [1, 99], ids=["once", "each time"])
-def test_an_error_in_a_success_at_the_end_of_the_upload_is_an_error(
+def test_an_error_within_a_successful_answer_to_the_end_of_the_upload_is_an_error(
     s3: S3Server, s3_api: S3Client, bucket: str, monkeypatch: pytest.MonkeyPatch, refused: int
 ) -> None:
     answers = iter([ERROR_IN_SUCCESS] * refused)

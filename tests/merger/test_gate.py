@@ -1,7 +1,8 @@
-"""What may not be merged, and what each refusal says."""
+"""Chunks that must not be merged, and the message of each refusal."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
 from common.format.chunk_file import DIGEST, write_chunk
 from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
+from merger.__main__ import sentence
 from merger.merge import merge
+from merger.outcome import AlreadyFinished, Merged
 from tests.merger.runs import (
     assert_merged,
     edit,
@@ -57,7 +60,7 @@ def test_missing_chunks_are_listed_as_ranges_with_what_to_do(store: Store) -> No
     assert store.stat(RESULT_KEY) is None
 
 
-def test_no_chunk_at_all_is_no_run_even_where_a_partial_result_is_allowed(store: Store) -> None:
+def test_a_run_without_any_chunk_is_refused_even_where_a_partial_result_is_allowed(store: Store) -> None:
     with pytest.raises(ChunksMissing, match="0-2"):
         merge(store, settings_for(store, 3, on_missing_chunks="partial"))
 
@@ -67,11 +70,13 @@ def test_a_partial_merge_says_what_it_lacks_keeps_the_chunks_and_is_completed_la
     for index in (0, 2, 3):
         put_chunk(store, chunks[index])
     partial = settings_for(store, 4, on_missing_chunks="partial")
-    assert "without chunks 1" in merge(store, partial)
+    outcome = merge(store, partial)
+    assert isinstance(outcome, Merged)
+    assert "without chunks 1;" in sentence(outcome, result=RESULT_KEY)
     assert_merged(store, [chunks[0], chunks[2], chunks[3]])
     assert read_summary(store)["chunks_missing"] == "1"
     assert store.stat(chunk_key(0)) is not None
-    assert "finished" in merge(store, partial)
+    assert isinstance(merge(store, partial), AlreadyFinished)
     with pytest.raises(ChunksMissing):
         merge(store, settings_for(store, 4))
     put_chunk(store, chunks[1])
@@ -94,7 +99,9 @@ def test_a_partial_run_whose_missing_chunks_are_written_as_a_range_of_two_is_fin
     assert summary["chunks_missing"] == "1,2"
     folder.put_bytes(SUMMARY_KEY, json.dumps(summary | {"chunks_missing": "1-2"}).encode())
     earlier = folder.stat(RESULT_KEY)
-    assert "this run is finished" in merge(folder, partial)
+    finished = merge(folder, partial)
+    assert isinstance(finished, AlreadyFinished)
+    assert sentence(finished, result=RESULT_KEY).endswith("without chunks 1,2")
     assert folder.stat(RESULT_KEY) == earlier
 
 
@@ -108,7 +115,7 @@ def test_a_chunk_of_another_run_is_named_with_what_differs(store: Store) -> None
 def test_another_chunk_count_is_a_configuration_error(folder: Store) -> None:
     put_run(folder, SIZES)
     for count in (3, 5):
-        with pytest.raises(FingerprintMismatch, match="one of 4 chunks, EMBEDDER_CHUNK_COUNT is"):
+        with pytest.raises(FingerprintMismatch, match="is of a run of 4 chunks, EMBEDDER_CHUNK_COUNT is"):
             merge(folder, settings_for(folder, count))
 
 
@@ -169,12 +176,10 @@ def test_a_flipped_bit_in_a_vector_is_found_by_a_full_verification(store: Store,
     assert store.stat(RESULT_KEY) is None
 
 
-def test_vectors_that_are_not_of_norm_1_are_refused_though_their_digest_is_right(store: Store, tmp_path: Path) -> None:
+def test_vectors_without_norm_1_are_refused_even_if_their_digest_is_right(store: Store, tmp_path: Path) -> None:
     put_run(store, [40, 50])
 
     def spoil(file: h5py.File) -> None:
-        import hashlib  # noqa: PLC0415
-
         vectors = file["embeddings"][:]
         vectors[-1] = np.nan
         file["embeddings"][:] = vectors

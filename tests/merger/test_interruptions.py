@@ -1,4 +1,4 @@
-"""Merges that are stopped while they copy, or run twice at once; see also tests/interruptions."""
+"""Merges that are stopped while they copy, and two merges at the same time; see also tests/interruptions."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from common.format.chunk_file import Chunk
     from common.store.contract import Store
+    from merger.outcome import AlreadyFinished, Merged
     from tests.s3_server import S3Server
 
 SIZES = [2600, 0, 40, 2700]
@@ -37,7 +38,7 @@ def assert_finished(store: Store, chunks: list[Chunk]) -> None:
 
 
 class Trap:
-    """Does something to the merger when it sends the first request that looks right."""
+    """Acts when the merger sends the first request of the given kind."""
 
     def __init__(self, *, method: str, path: str, copy: bool = False) -> None:
         self.process: Popen[str] | None = None
@@ -70,16 +71,16 @@ class Terminate(Trap):
 
 
 class SecondMerge(Trap):
-    """Lets a whole second merge happen, directly at the server."""
+    """Runs a whole second merge, which talks to the server directly."""
 
     def __init__(self, uri: str, **when: str) -> None:
         super().__init__(method=when["method"], path=when["path"], copy=bool(when.get("copy")))
         self.uri = uri
-        self.said = "the second merge never ended"
+        self.outcome: Merged | AlreadyFinished | None = None
 
     def act(self) -> None:
         store = open_store(self.uri)
-        self.said = merge(store, settings_for(store, len(SIZES)))
+        self.outcome = merge(store, settings_for(store, len(SIZES)))
 
 
 def merge_with(trap: Trap, s3: S3Server, uri: str) -> tuple[int, str]:
@@ -125,7 +126,8 @@ def test_a_second_pod_that_merges_meanwhile_leaves_one_right_result_and_both_suc
     chunks = put_run(store, SIZES, failed=1)
     second = SecondMerge(store.uri, **moment)
     code, log = merge_with(second, s3, store.uri)
-    assert f"{sum(SIZES)} images" in second.said
+    assert second.outcome is not None
+    assert second.outcome.summary.rows_embedded == sum(SIZES)
     assert code == 0, log
     assert_finished(store, chunks)
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)

@@ -1,4 +1,4 @@
-"""The layout, from headers alone, against what HDF5 makes of it."""
+"""The layout that is computed from headers alone, compared with how HDF5 reads it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from common.format.chunk_file import ChunkHeader, DatasetSpan
 from merger.layout import ALIGNMENT, METADATA, SMALL_BYTES, Layout, compute_layout, result_attributes
+from merger.totals import count_totals
 from tests.merger.runs import provenance
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def runs(draw: st.DrawFn) -> list[ChunkHeader]:
 
 
 def layout_of(headers: Sequence[ChunkHeader]) -> Layout:
-    return compute_layout(headers, result_attributes(headers, []))
+    return compute_layout(headers, result_attributes(headers, count_totals(headers, [])))
 
 
 @given(runs())
@@ -122,7 +123,7 @@ def test_the_same_chunks_have_the_same_layout_and_metadata_whenever_they_are_mer
 def test_a_list_of_missing_chunks_longer_than_the_metadata_block_still_precedes_the_rows() -> None:
     headers = [header(index, 3, url_bytes=20, id_bytes=0, dimensions=8, chunk_count=60_000) for index in (1, 3)]
     missing = range(0, 60_000, 2)
-    layout = compute_layout(headers, result_attributes(headers, missing))
+    layout = compute_layout(headers, result_attributes(headers, count_totals(headers, missing)))
     assert layout.metadata.keys() & {0}
     assert layout.columns[0].offset > 170_000
     with h5py.File(io.BytesIO(b"".join(layout.metadata.values()).ljust(layout.size, b"\0")), "r") as result:

@@ -20,7 +20,9 @@ from common.format.reasons import Reason
 from common.format.run_attributes import read_provenance
 from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
+from merger.__main__ import sentence
 from merger.merge import merge
+from merger.outcome import AlreadyFinished
 from tests.merger.runs import (
     assert_merged,
     make_chunk,
@@ -77,12 +79,25 @@ def test_a_merge_of_a_finished_run_says_so_and_clears_up_what_was_left(store: St
     chunks = put_run(store, [5, 6], failed=1)
     merge(store, settings_for(store, 2, keep_chunks=True))
     before = [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY)]
-    assert "this run is finished" in merge(store, settings_for(store, 2, keep_chunks=True))
+    assert isinstance(merge(store, settings_for(store, 2, keep_chunks=True)), AlreadyFinished)
     assert store.stat(chunk_key(1)) is not None
-    assert "this run is finished" in merge(store, settings_for(store, 2))
+    assert isinstance(merge(store, settings_for(store, 2)), AlreadyFinished)
     assert [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY)] == before
     assert list(store.list(CHUNKS_PREFIX)) == []
     assert_merged(store, chunks)
+
+
+def test_the_last_word_says_what_was_merged_or_that_the_run_was_finished_before(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    put_run(store, [5, 6], failed=1)
+    merged = sentence(merge(store, settings_for(store, 2)), result="<run>/Images_Embedded.h5")
+    copied, uploaded = (read_summary(store)[name] for name in ("bytes_copied_by_store", "bytes_uploaded"))
+    assert merged == (
+        "<run>/Images_Embedded.h5 has 11 images of 13, 2 failed; "
+        f"{copied} bytes copied by the store, {uploaded} uploaded, 11 rows compared"
+    )
+    again = sentence(merge(store, settings_for(store, 2)), result="<run>/Images_Embedded.h5")
+    assert again == "this run is finished: <run>/Images_Embedded.h5 has 11 images, 2 failed"
 
 
 def test_a_result_without_a_summary_is_verified_and_finished(store: Store) -> None:
@@ -147,7 +162,7 @@ def test_the_result_carries_its_provenance_and_is_mapped_from_its_offset(tmp_pat
 
 
 @pytest.mark.parametrize("tool", ["h5ls", "h5dump"])
-def test_hdf5s_own_tools_open_the_result(tmp_path: Path, tool: str) -> None:
+def test_the_tools_of_hdf5_open_the_result(tmp_path: Path, tool: str) -> None:
     if (program := shutil.which(tool)) is None:
         pytest.skip(f"{tool} is not installed (Debian: hdf5-tools)")
     store = open_store(str(tmp_path))
@@ -170,7 +185,7 @@ def test_merging_the_same_chunks_again_gives_the_same_bytes(store: Store) -> Non
     assert results[0] == results[1]
 
 
-def test_what_is_large_enough_is_copied_by_the_store_and_only_the_rest_uploaded(bucket: str) -> None:
+def test_the_store_copies_large_chunks_and_only_the_rest_is_uploaded(bucket: str) -> None:
     store = open_store(f"s3://{bucket}/run")
     put_run(store, [5200, 5200, 5200])
     merge(store, settings_for(store, 3))
@@ -180,7 +195,7 @@ def test_what_is_large_enough_is_copied_by_the_store_and_only_the_rest_uploaded(
     assert summary["bytes_uploaded"] < (5 << 20) + 2048
 
 
-def test_hundreds_of_tiny_chunks_are_gathered(store: Store) -> None:
+def test_hundreds_of_tiny_chunks_are_merged(store: Store) -> None:
     chunks = put_run(store, [index % 4 for index in range(200)], dimensions=16)
     merge(store, settings_for(store, 200))
     assert_merged(store, chunks)
@@ -194,7 +209,7 @@ def test_thousands_of_tiny_chunks_are_merged(tmp_path: Path) -> None:
     assert_merged(store, chunks)
 
 
-MERGE_AND_SAY_THE_PEAK = """
+MERGE_AND_PRINT_PEAK_MEMORY = """
 from pathlib import Path
 from merger.__main__ import main
 main()
@@ -210,7 +225,7 @@ def test_a_merge_takes_far_less_memory_than_its_vectors(bucket: str, s3: S3Serve
         put_chunk(store, replace(chunk, index=index))
     for assembly in ("server-side", "streaming"):
         done = subprocess.run(
-            [sys.executable, "-c", MERGE_AND_SAY_THE_PEAK],
+            [sys.executable, "-c", MERGE_AND_PRINT_PEAK_MEMORY],
             env=os.environ | merger_environment(store.uri, 14, s3.environment, assembly=assembly, keep_chunks="true"),
             capture_output=True,
             check=True,

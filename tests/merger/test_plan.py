@@ -1,4 +1,4 @@
-"""The parts, within limits that are small in the properties and S3's own in the examples."""
+"""Plans: the properties use small limits, and the examples use those of S3."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from common.errors import ConfigError
 from common.store.contract import PartLimits
 from common.store.s3.assembly import S3_PART_LIMITS
-from merger.layout import EMBEDDINGS, Column, Layout
+from merger.layout import EMBEDDINGS, Column, Layout, compute_layout, result_attributes
 from merger.plan import CopyPart, Part, PartSizes, UploadPart, plan_parts
+from merger.totals import count_totals
+from tests.merger.test_layout import header
 
 MIB = 1 << 20
 
@@ -26,7 +28,7 @@ def layout_of(sizes: list[int], *, row_bytes: int = 2048, text_bytes: int = 100,
 
 
 def check(layout: Layout, parts: list[Part], limits: PartLimits) -> None:
-    """Check what must hold of every plan: the parts are the file's bytes in order, and within the limits."""
+    """Check that the parts are the bytes of the result in order, and keep the limits."""
     assert len(parts) <= limits.max_count
     offset = 0
     flat: list[tuple[str, int, int, int]] = []
@@ -74,15 +76,36 @@ def test_every_plan_covers_the_result_within_the_limits(
 
 @given(sizes=st.lists(st.integers(0, 100), max_size=60), minimum=st.integers(1, 120))
 @settings(max_examples=200, deadline=None)
-def test_where_parts_are_plenty_only_what_is_too_small_to_be_one_is_uploaded(sizes: list[int], minimum: int) -> None:
+def test_with_enough_parts_only_pieces_too_small_for_a_part_are_uploaded(sizes: list[int], minimum: int) -> None:
     layout = layout_of(sizes, row_bytes=7, text_bytes=3, metadata=50)
     limits = PartLimits(minimum, 10_000, 10_000)
     parts = list(plan_parts(layout, limits, sizes=PartSizes(upload_bytes=200, copy_bytes=10_000)))
     check(layout, parts, limits)
     large = [7 * size for size in sizes if 7 * size >= 2 * minimum + 7]
-    # Each large chunk gives at most what the part before it lacks.
+    # Each large chunk gives at most the rows that the part before it needs.
     assert uploaded(parts) <= layout.size - sum(large) + len(large) * (minimum + 6)
     assert all(part.size <= max(200, minimum) + minimum + 7 for part in parts if isinstance(part, UploadPart))
+
+
+def test_the_example_in_the_docstring_of_the_module_is_true() -> None:
+    rows = [10_000, 2_000, 10_000, 100]
+    headers = [
+        header(index, size, url_bytes=54, id_bytes=0, dimensions=512, chunk_count=4) for index, size in enumerate(rows)
+    ]
+    layout = compute_layout(headers, result_attributes(headers, count_totals(headers, [])))
+    assert layout.column(EMBEDDINGS).offset == 1_204_224
+    found = []
+    for part in plan_parts(layout, S3_PART_LIMITS):
+        pieces = [part.piece] if isinstance(part, CopyPart) else part.pieces
+        vectors = [(piece.chunk, piece.first, piece.rows) for piece in pieces if piece.column == EMBEDDINGS]
+        found.append(("copy" if isinstance(part, CopyPart) else "upload", vectors, part.size))
+    assert found == [
+        ("upload", [(0, 0, 1972)], 5_242_880),
+        ("copy", [(0, 1972, 8028)], 16_441_344),
+        ("upload", [(1, 0, 2000), (2, 0, 560)], 5_242_880),
+        ("copy", [(2, 560, 9440)], 19_333_120),
+        ("upload", [(3, 0, 100)], 204_800),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -90,12 +113,12 @@ def test_where_parts_are_plenty_only_what_is_too_small_to_be_one_is_uploaded(siz
     [[1], [2560], [2559], [2561], [2560, 2560, 1], [1, 2560, 2559, 2560], [0, 0, 3000, 0], [9] * 2500, [], [0]],
     ids=lambda sizes: f"{len(sizes)} chunks of {sizes[:4]}",
 )
-def test_plans_around_the_least_part_of_s3_keep_its_limits(sizes: list[int]) -> None:
+def test_plans_around_the_smallest_part_of_s3_keep_its_limits(sizes: list[int]) -> None:
     layout = layout_of(sizes)
     check(layout, list(plan_parts(layout, S3_PART_LIMITS)), S3_PART_LIMITS)
 
 
-def test_of_nine_million_rows_only_texts_and_metadata_pass_through() -> None:
+def test_a_plan_for_nine_million_rows_uploads_only_texts_and_metadata() -> None:
     layout = layout_of([10_000] * 900)
     parts = list(plan_parts(layout, S3_PART_LIMITS))
     check(layout, parts, S3_PART_LIMITS)
@@ -103,15 +126,15 @@ def test_of_nine_million_rows_only_texts_and_metadata_pass_through() -> None:
     assert uploaded(parts) < 0.06 * layout.size
 
 
-def test_a_chunk_larger_than_a_part_may_be_is_copied_in_several() -> None:
+def test_a_chunk_larger_than_the_largest_part_is_copied_in_several() -> None:
     layout = layout_of([10_000_000])
     parts = list(plan_parts(layout, S3_PART_LIMITS, sizes=PartSizes(copy_bytes=5 << 30)))
     check(layout, parts, S3_PART_LIMITS)
     assert sum(isinstance(part, CopyPart) for part in parts) == 4
 
 
-def test_a_chunk_of_as_many_bytes_as_two_parts_hold_whose_rows_do_not_divide_into_two_is_copied_in_three() -> None:
-    # The last whole row of either part would be the first byte beyond the limit.
+def test_a_chunk_as_large_as_two_parts_is_copied_in_three_when_it_has_an_odd_number_of_rows() -> None:
+    # Of two parts, the one with a row more would be larger than the limit.
     layout = layout_of([5_000_000, 2 * (5 << 30) // 3072], row_bytes=3072)
     parts = list(plan_parts(layout, S3_PART_LIMITS, sizes=PartSizes(copy_bytes=5 << 30)))
     check(layout, parts, S3_PART_LIMITS)
@@ -119,7 +142,7 @@ def test_a_chunk_of_as_many_bytes_as_two_parts_hold_whose_rows_do_not_divide_int
 
 
 @pytest.mark.parametrize("rows", [2600, 3000, 10_000])
-def test_more_chunks_than_parts_are_gathered_no_further_than_necessary(rows: int) -> None:
+def test_if_there_are_more_chunks_than_parts_no_more_of_them_than_necessary_share_parts(rows: int) -> None:
     layout = layout_of([rows] * 2000, text_bytes=20)
     limits = S3_PART_LIMITS._replace(max_count=1000)
     parts = list(plan_parts(layout, limits))

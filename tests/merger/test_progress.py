@@ -1,4 +1,4 @@
-"""What the log says of a merge under way."""
+"""The log lines of a running merge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_how_far_it_is_is_said_every_few_seconds_whatever_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_is_logged_every_few_seconds_in_every_step(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs()
     said: list[LogLine] = []
 

@@ -1,4 +1,4 @@
-"""The rows by which a result is compared with its chunks."""
+"""The sample: which rows of a result are compared with its chunks, and with how many requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIZES = [3, 0, 400, 1, 250]
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_stretches_show_every_row_in_every_column_and_none_is_long(data: st.DataObject) -> None:
+def test_stretches_cover_every_row_of_the_sample_in_every_column_and_none_is_too_long(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(0, 3000), min_size=1, max_size=8).filter(any))
     starts = [sum(sizes[:end]) for end in range(len(sizes) + 1)]
     widths = data.draw(st.lists(st.integers(1, 4000), min_size=1, max_size=3))
@@ -56,8 +56,8 @@ def test_stretches_show_every_row_in_every_column_and_none_is_long(data: st.Data
 
 def open_run(store: Store, count: int) -> Sources:
     traffic = Traffic()
-    chunks = read_inputs(store, chunk_count=count, allow_missing=False, concurrency=2, traffic=traffic).chunks
-    return Sources(store, chunks, compute_layout([chunk.header for chunk in chunks], {}), traffic)
+    inputs = read_inputs(store, chunk_count=count, allow_missing=False, concurrency=2, traffic=traffic)
+    return Sources(store, inputs.chunks, compute_layout(inputs.headers, {}), traffic)
 
 
 def test_a_wrong_byte_in_the_first_or_last_row_of_any_chunk_is_noticed_in_every_column(tmp_path: Path) -> None:
@@ -85,11 +85,11 @@ def test_a_wrong_byte_in_the_first_or_last_row_of_any_chunk_is_noticed_in_every_
         for row in ends:
             spoilt = bytearray(content)
             spoilt[column.offset + row * column.row_bytes] ^= 1
-            with pytest.raises(ResultDiffers, match=f"its {column.name} of rows"):
+            with pytest.raises(ResultDiffers, match=f"its {column.name} for rows"):
                 verify(bytes(spoilt))
 
 
-def test_texts_that_passed_are_not_read_again_and_neighbouring_rows_of_the_result_are_one_request(
+def test_kept_texts_are_not_read_again_and_one_request_reads_neighbouring_rows_of_the_result(
     s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 12
@@ -101,7 +101,7 @@ def test_texts_that_passed_are_not_read_again_and_neighbouring_rows_of_the_resul
         merge(store, settings_for(store, count, verify_rows=0, assembly="streaming"))
         paths = [each.path for each in proxy.requests if each.method == "GET" and "?" not in each.path]
     gets = Counter("result" if path.endswith(RESULT_KEY) else "chunks" for path in paths)
-    # Of each chunk: its header; three columns that pass, one of them in two parts; first and last vector.
+    # From each chunk: its header, three columns that pass (one of them in two parts), its first and its last vector.
     assert gets["chunks"] == (1 + 3 + 2) * count + 1
-    # Of the result: its metadata, and in each of three columns the seams between the chunks and both ends.
+    # From the result: its metadata, and for each of three columns the seams between chunks, the start and the end.
     assert gets["result"] <= 4 + 3 * (count + 1)

@@ -1,4 +1,4 @@
-"""Merges over a store that fails end as if it had not, or with exit code 75, and then the next one completes them."""
+"""Merges with a store that fails: the run is finished all the same, or by the next merge after exit code 75."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tests.s3_server import S3Server
 
 SIZES = [2600, 0, 40, 2700]
-"""Two that the store can copy, and two that it cannot."""
+"""Rows of the chunks. Two are large enough for the store to copy, and two are not."""
 
 FAULTS: list[Answer | Fault] = [
     RESET,
@@ -57,12 +57,12 @@ FAULTS: list[Answer | Fault] = [
 ]
 
 CONTRADICTIONS = [FLIPPED, WRONG_ETAG]
-"""Answers that look well and are wrong."""
+"""Answers that look right and are wrong."""
 
 
 @pytest.fixture
 def store(bucket: str) -> S3Store:
-    """The run's store without its faults."""
+    """The store of the run, without the faults."""
     return S3Store(f"s3://{bucket}/run")
 
 
@@ -74,7 +74,7 @@ def merge_through(intervene: Intervention, s3: S3Server, store: S3Store, **sdk: 
 
 
 def merge_here(intervene: Intervention, s3: S3Server, store: S3Store, chunk_count: int) -> Sequence[Request]:
-    """Merge in this process, which is quicker."""
+    """Merge in this process, which takes less time."""
     with pytest.MonkeyPatch.context() as patch, s3_proxy(s3, intervene) as proxy:
         patch.setenv("AWS_ENDPOINT_URL", proxy.environment["AWS_ENDPOINT_URL"])
         clear_clients()

@@ -1,0 +1,53 @@
+"""The search for all damaged chunks, once one damaged column was found.
+
+All chunks are searched, so that one rerun of the worker repairs all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from merger.finding import BadChunks, Fault, Problem
+from merger.layout import EMBEDDINGS, Piece
+from merger.ledger import FAILURE_DATASETS
+from merger.parallel import ordered
+from merger.sources import ColumnDigest, DigestDiffers, blocks
+
+if TYPE_CHECKING:
+    from merger.sources import Sources
+
+BLOCK_BYTES = 4 << 20
+"""Size of one read of a column, in bytes."""
+
+
+def find_damaged_chunks(first: DigestDiffers, sources: Sources, *, with_vectors: bool, concurrency: int) -> BadChunks:
+    """Return every chunk with a damaged column, or the one that `first` names where the search finds none.
+
+    The search reads the vectors, most of a chunk's bytes, only `with_vectors`.
+    """
+    columns = ["urls", "ids", *FAILURE_DATASETS, *([EMBEDDINGS] if with_vectors else [])]
+
+    def damaged_columns(chunk: int) -> tuple[str, ...]:
+        present = sources.chunks[chunk].header.spans
+        return tuple(column for column in columns if column in present and _is_damaged(sources, chunk, column))
+
+    every_chunk = range(len(sources.chunks))
+    damaged = zip(every_chunk, ordered(damaged_columns, every_chunk, concurrency=concurrency), strict=True)
+    problems = [_problem(sources, chunk, found) for chunk, found in damaged if found]
+    return BadChunks(tuple(problems or [_problem(sources, first.chunk, (first.column,))]))
+
+
+def _problem(sources: Sources, chunk: int, columns: tuple[str, ...]) -> Problem:
+    message = f"{sources.location(chunk)}: damaged {', '.join(columns)}"
+    return Problem(sources.chunks[chunk].header.index, Fault.ROWS, columns, message=message)
+
+
+def _is_damaged(sources: Sources, chunk: int, column: str) -> bool:
+    digest = ColumnDigest(sources)
+    span = sources.chunks[chunk].header.spans[column]
+    try:
+        for block in blocks(Piece(column, chunk, 0, span.rows, span.row_bytes), BLOCK_BYTES):
+            digest.update(block, sources.read(block))
+    except DigestDiffers:
+        return True
+    return False

@@ -1,0 +1,142 @@
+"""What a merge finds when the chunks in the store cannot be merged, as values that can be compared.
+
+If a finding is true, it ends the merge's Job for good. But a finding may be wrong: one wrong byte in an answer of the
+store looks like a damaged chunk, and a chunk that another merge has just deleted looks like a missing one. So a merge
+looks again, and believes the finding once it has made an equal one. Texts for people do not count in the comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, assert_never
+
+from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
+from common.indexes import format_indexes
+
+if TYPE_CHECKING:
+    from common.format.provenance import Provenance
+
+NAMED_PROBLEMS = 20
+"""Largest number of bad chunks that one message names. The log names all of them; a termination log holds 4 KiB."""
+
+
+class Fault(Enum):
+    """What is wrong with a chunk file."""
+
+    HEADER = auto()
+    """The header cannot be read, or contradicts itself."""
+    INDEX = auto()
+    """The header has another index than the file's name."""
+    DIMENSIONS = auto()
+    """The vectors have other dimensions than those of most chunks."""
+    IDS = auto()
+    """The chunk has ids and most chunks have none, or the other way round."""
+    ROWS = auto()
+    """Rows are not the bytes that the worker wrote."""
+    NORMS = auto()
+    """Vectors do not have L2 norm 1."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One chunk file that cannot be merged."""
+
+    index: int
+    """Index of the chunk, from the file's name."""
+    fault: Fault
+    columns: tuple[str, ...] = ()
+    """The damaged columns, for Fault.ROWS."""
+    message: str = field(compare=False, kw_only=True)
+    """A sentence that names the file and says what is wrong."""
+
+
+@dataclass(frozen=True)
+class BadChunks:
+    """Chunk files that cannot be merged, at least one."""
+
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class MissingChunks:
+    indexes: tuple[int, ...]
+    chunk_count: int
+
+
+@dataclass(frozen=True)
+class OtherRun:
+    """A file that was made with settings that give other vectors or rows."""
+
+    location: str
+    expected_fingerprint: str
+    found_fingerprint: str
+    message: str = field(compare=False)
+    """A sentence that names the file and the settings that differ."""
+
+
+@dataclass(frozen=True)
+class OtherChunkCount:
+    """A file of a run that is divided into another number of chunks."""
+
+    location: str
+    expected: int
+    found: int
+
+
+Finding = BadChunks | MissingChunks | OtherRun | OtherChunkCount
+
+
+class MergeRefused(Exception):
+    """This attempt has found that the chunks cannot be merged."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(str(error_of(finding)))
+        self.finding = finding
+
+
+def check_same_run(expected: Provenance, found: Provenance, *, location: str) -> None:
+    """Raise MergeRefused unless the file at `location`, which `found` was read from, is of the expected run."""
+    try:
+        expected.check_same(found, name=location)
+    except FingerprintMismatch as error:
+        raise MergeRefused(OtherRun(location, expected.fingerprint, found.fingerprint, str(error))) from error
+
+
+def check_chunk_count(expected: int, found: int, *, location: str) -> None:
+    """Raise MergeRefused unless the file at `location` is of a run of as many chunks as expected."""
+    if found != expected:
+        raise MergeRefused(OtherChunkCount(location, expected, found))
+
+
+def error_of(finding: Finding) -> ChunkInvalid | ChunksMissing | FingerprintMismatch:
+    """Return the error that ends the Job when the finding is believed."""
+    match finding:
+        case BadChunks(problems):
+            return ChunkInvalid(_name_problems(problems))
+        case MissingChunks(indexes, chunk_count):
+            partial = ", or merge the chunks that exist with EMBEDDER_ON_MISSING_CHUNKS=partial"
+            return ChunksMissing(
+                f"{len(indexes)} of {chunk_count} chunks are missing: {format_indexes(indexes)}; run the worker for "
+                "them with EMBEDDER_CHUNK_INDEXES set to these indexes, then merge again"
+                + (partial if len(indexes) < chunk_count else "")
+            )
+        case OtherRun(message=message):
+            return FingerprintMismatch(message)
+        case OtherChunkCount(location, expected, found):
+            return FingerprintMismatch(
+                f"{location} is of a run of {found} chunks, EMBEDDER_CHUNK_COUNT is {expected}; set it to {found}, or "
+                "choose another EMBEDDER_RUN_URI"
+            )
+        case _:
+            assert_never(finding)
+
+
+def _name_problems(problems: tuple[Problem, ...]) -> str:
+    more = len(problems) - NAMED_PROBLEMS
+    return (
+        f"{len(problems)} chunk files cannot be merged: "
+        + "; ".join(problem.message for problem in problems[:NAMED_PROBLEMS])
+        + (f"; and {more} more" if more > 0 else "")
+        + ". Delete these files, run the worker for their indexes with EMBEDDER_CHUNK_INDEXES, then merge again"
+    )

@@ -1,0 +1,168 @@
+"""The result in the store: found there or made from the chunks, and verified either way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.errors import ChunkInvalid, StoreUnavailable
+from common.format.result_file import read_result
+from common.logs import log
+from common.run.keys import RESULT_KEY
+from merger.assemble import CopyFailed, assemble
+from merger.finding import MergeRefused, check_same_run
+from merger.plan import plan_parts
+from merger.progress import Step
+from merger.sample import KeptRows, Sample, choose_rows, stretches
+from merger.sources import DigestDiffers
+from merger.verify import Result, ResultDiffers, verify_full, verify_metadata, verify_sample
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from common.format.provenance import Provenance
+    from common.run.summary import Verification
+    from common.store.contract import ObjectStat
+    from merger.plan import Part
+    from merger.progress import Progress
+    from merger.settings import MergerSettings
+    from merger.sources import Sources
+
+
+class Published(NamedTuple):
+    """A verified result in the store."""
+
+    stat: ObjectStat
+    assembly: str
+    """How the vectors got into the result: `server-side`, `streaming`, or `found` where it was there already."""
+    verification: Verification
+
+
+class Publisher:
+    """Publishes the result of one attempt."""
+
+    def __init__(self, sources: Sources, provenance: Provenance, settings: MergerSettings, progress: Progress) -> None:
+        self._store = sources.store
+        self._layout = sources.layout
+        self._sources = sources
+        self._provenance = provenance
+        self._settings = settings
+        self._progress = progress
+        self._location = self._store.location(RESULT_KEY)
+
+    def publish(self) -> Published:
+        """Return the result in the store if it is the right one, else make it, verify it and publish it.
+
+        A result that cannot be verified is deleted again. Raises StoreUnavailable when the result cannot be made;
+        MergeRefused when a result of another run is there or a chunk has vectors without norm 1; DigestDiffers when a
+        chunk is damaged; and ObjectExists or AssemblyGone when another merge was quicker.
+        """
+        existing = self._store.stat(RESULT_KEY)
+        if existing is not None:
+            self._check_same_run(existing)
+            if (found := self._verify_existing(existing)) is not None:
+                return found
+        match self._settings.assembly:
+            case "auto":
+                assemblies = ["server-side", "streaming"]
+            case only:
+                assemblies = [only]
+        for assembly in assemblies:
+            try:
+                return self._make(assembly, replacing=existing)
+            except (CopyFailed, ResultDiffers) as error:
+                problem = error
+                log.warning("assembly_failed", assembly=assembly, error=str(error))
+            existing = self._store.stat(RESULT_KEY)
+        raise StoreUnavailable(
+            f"{self._location} could not be made ({', then '.join(assemblies)}): {problem}; nothing was left there, "
+            "and the chunks are as they were"
+        ) from problem
+
+    def _check_same_run(self, existing: ObjectStat) -> None:
+        """Raise MergeRefused where the object is a result of another run. Any other object may be replaced."""
+        try:
+            with self._store.open(RESULT_KEY, existing.size) as file:
+                found = read_result(file, name=self._location)
+        except ChunkInvalid:
+            return
+        check_same_run(self._provenance, found.provenance, location=self._location)
+
+    def _verify_existing(self, existing: ObjectStat) -> Published | None:
+        """Return the existing result, None where it is not the right one."""
+        if existing.size != self._layout.size:
+            return None
+        sample = self._choose_sample(self._plan(copying=True))
+        try:
+            verification = self._verify(self._in_store(existing), sample, KeptRows())
+        except ResultDiffers as error:
+            log.info("result_replaced", because=str(error))
+            return None
+        except (DigestDiffers, MergeRefused):
+            self._withdraw(existing)
+            raise
+        return Published(existing, "found", verification)
+
+    def _make(self, assembly: str, *, replacing: ObjectStat | None) -> Published:
+        """Assemble, verify and publish the result. Verify it after it is published where the store allows no other."""
+        parts = self._plan(copying=assembly == "server-side")
+        sample = self._choose_sample(parts)
+        kept = KeptRows(stretches(self._layout, sample))
+        verification = None
+        self._progress.begin(parts)
+        with self._store.assemble(RESULT_KEY, size=self._layout.size, replacing=replacing) as being_made:
+            assemble(
+                parts,
+                self._sources,
+                being_made,
+                kept=kept,
+                concurrency=self._settings.merge_concurrency,
+                progress=self._progress,
+            )
+            if being_made.is_readable:
+                verification = self._verify(Result(self._layout.size, being_made.read, self._sources), sample, kept)
+            self._progress.step = Step.PUBLISHING
+            published = being_made.publish()
+        if verification is None:
+            try:
+                verification = self._verify(self._in_store(published), sample, kept)
+            except (ResultDiffers, DigestDiffers, MergeRefused):
+                self._withdraw(published)
+                raise
+        return Published(published, assembly, verification)
+
+    def _withdraw(self, published: ObjectStat) -> None:
+        """Delete the result, unless another merge has replaced it."""
+        found = self._store.stat(RESULT_KEY)
+        if found is not None and found.version == published.version:
+            self._store.delete([RESULT_KEY])
+
+    def _in_store(self, result: ObjectStat) -> Result:
+        def read(start: int, length: int) -> bytes:
+            return self._store.read(RESULT_KEY, start, length)
+
+        return Result(result.size, read, self._sources)
+
+    def _plan(self, *, copying: bool) -> Sequence[Part]:
+        return plan_parts(self._layout, self._store.part_limits, copying=copying)
+
+    def _choose_sample(self, parts: Sequence[Part]) -> Sample:
+        """Return the rows of the result to compare. A full verification needs none: it reads all rows."""
+        if self._settings.verify == "full":
+            return Sample()
+        seed = self._provenance.fingerprint
+        return choose_rows(self._layout, parts, random_rows=self._settings.verify_rows, seed=seed)
+
+    def _verify(self, result: Result, sample: Sample, kept: KeptRows) -> Verification:
+        self._progress.step = Step.VERIFYING
+        try:
+            return self._verify_once(result, sample, kept)
+        except (ResultDiffers, DigestDiffers, MergeRefused) as error:
+            # The store may have sent a wrong byte although the object is right.
+            log.warning("verifying_again", because=str(error))
+            return self._verify_once(result, sample, kept)
+
+    def _verify_once(self, result: Result, sample: Sample, kept: KeptRows) -> Verification:
+        verify_metadata(result)
+        if self._settings.verify == "full":
+            return verify_full(result, concurrency=self._settings.merge_concurrency)
+        return verify_sample(result, sample, kept=kept, concurrency=self._settings.merge_concurrency)
