@@ -45,8 +45,7 @@ def run(
 ) -> None:
     """Embed a list of images on this machine, from the list to Images_Embedded.h5.
 
-    Divides the list into chunks, runs a worker for each chunk, and merges the chunks. What fails for a reason that may
-    pass is tried again.
+    Runs a worker for each chunk of the list, then merges the chunks. Failures that may pass are tried again.
 
     You can stop it with Ctrl-C at any time: the same command continues from what is finished.
 

@@ -157,7 +157,7 @@ Sources = Annotated[
         "sources",
         metavar="LIST",
         panel=_IMAGES,
-        text="Where to look for an image, in this order: mirror, thumbnail, original, url.",
+        text="Where to look for an image, from first to last, with commas: mirror, thumbnail, original, url.",
         default="auto",
     ),
 ]

@@ -36,16 +36,10 @@ def report_result(console: Console, store: Store, *, untrained: bool) -> None:
     result = store.location(RESULT_KEY)
     console.print(f"{summary.rows_embedded:,} of {summary.rows_requested:,} images embedded", style="bold green")
     for reason, count in sorted(summary.failures_by_reason.items(), key=lambda each: -each[1]):
-        help_text = (
-            REASON_HELP[Reason(reason)]
-            if reason in set(Reason)
-            else "a reason that another version of the embedder uses"
-        )
+        help_text = REASON_HELP[Reason(reason)] if reason in set(Reason) else "a reason of another version"
         console.print(f"  {count:,} {reason}: {help_text}", style="yellow")
     if summary.chunks_missing:
-        console.print(
-            f"  chunks {summary.chunks_missing} are missing, because they are not in the store", style="yellow"
-        )
+        console.print(f"  missing, because not in the store: chunks {summary.chunks_missing}", style="yellow")
     console.print(f"\nvectors   {result}")
     if summary.rows_failed:
         console.print(f"failures  {store.location(FAILURES_KEY)}")

@@ -77,7 +77,8 @@ WORKER_MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
 }
-"""Variables by which glibc keeps freed memory for the next batch; without them a batch costs up to 15 % more on a CPU."""
+"""Settings of glibc that keep freed memory for the next batch. Without them each batch gets its memory from the kernel,
+page by page, which takes 3 to 15 % of the encoder's time on a CPU."""
 
 
 def environment_of(options: Mapping[str, str | None], assignments: Iterable[str]) -> dict[str, str]:
@@ -112,7 +113,7 @@ def worker_environment(environment: Mapping[str, str], *, index: int, parallelis
     A variable that the caller has set stays as it is. Workers that run at the same time share the cores: otherwise each
     of them would start as many threads as there are cores.
     """
-    worker = WORKER_MALLOC | environment
+    worker = {**WORKER_MALLOC, **environment}
     # A worker takes JOB_COMPLETION_INDEX for a position in this list.
     worker.pop(f"{ENV_PREFIX}CHUNK_INDEXES", None)
     if parallelism > 1:
