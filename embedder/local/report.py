@@ -39,7 +39,7 @@ def report_result(console: Console, store: Store, *, untrained: bool) -> None:
         help_text = REASON_HELP[Reason(reason)] if reason in set(Reason) else "a reason of another version"
         console.print(f"  {count:,} {reason}: {help_text}", style="yellow")
     if summary.chunks_missing:
-        console.print(f"  missing, because not in the store: chunks {summary.chunks_missing}", style="yellow")
+        console.print(f"  without chunks {summary.chunks_missing}: they are not in the store", style="yellow")
     console.print(f"\nvectors   {result}")
     if summary.rows_failed:
         console.print(f"failures  {store.location(FAILURES_KEY)}")
