@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import re
 import sys
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
@@ -12,23 +13,8 @@ from common.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WORKER_LIBRARIES = (
-    "PIL",
-    "aiohttp",
-    "huggingface_hub",
-    "prometheus_client",
-    "pyarrow",
-    "safetensors",
-    "simplejpeg",
-    "torch",
-    "transformers",
-    "urllib3",
-)
-"""The modules of the libraries that the extra `worker` installs."""
-
-
-class LibrariesMissing(ConfigError):
-    """The worker cannot start, because the embedder is installed without the extra `worker`."""
+_WORKER_REQUIREMENT = re.compile(r'([\w.-]+).*; extra == "worker"')
+"""A line of the embedder's metadata such as `torch>=2.9; extra == "worker"`."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +28,24 @@ class Programs:
     merger: Sequence[str] = (sys.executable, "-P", "-m", "merger")
 
 
+class LibrariesMissing(ConfigError):
+    """The worker cannot start, because the embedder is installed without the extra `worker`."""
+
+
 def check_worker_libraries() -> None:
-    """Raise LibrariesMissing unless every library of the worker is installed. None of them is imported."""
-    missing = [name for name in WORKER_LIBRARIES if importlib.util.find_spec(name) is None]
+    """Raise LibrariesMissing unless every library of the extra `worker` is installed. Imports none of them."""
+    found = (_WORKER_REQUIREMENT.match(each) for each in requires("embedder") or [])
+    missing = [match[1] for match in found if match is not None and not _is_installed(match[1])]
     if missing:
         raise LibrariesMissing(
-            f"embedder run needs the libraries of the worker, but {', '.join(missing)} cannot be found; install the "
-            "embedder with its extra `worker`: run uv tool install '.[worker]' in the folder of its source code"
+            f"embedder run needs the libraries of the worker, and these are not installed: {', '.join(missing)}; install "
+            "the embedder with its extra `worker`: run uv tool install '.[worker]' in the folder of its source code"
         )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
