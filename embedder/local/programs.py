@@ -38,8 +38,9 @@ def check_worker_libraries() -> None:
     missing = [match[1] for match in found if match is not None and not _is_installed(match[1])]
     if missing:
         raise LibrariesMissing(
-            f"embedder run needs the libraries of the worker, and these are not installed: {', '.join(missing)}; install "
-            "the embedder with its extra `worker`: run uv tool install '.[worker]' in the folder of its source code"
+            "embedder run needs the libraries of the worker, and these are not installed: "
+            f"{', '.join(missing)}; install the embedder with its extra `worker`: run uv tool install '.[worker]' in "
+            "the folder of its source code"
         )
 
 

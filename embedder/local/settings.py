@@ -67,10 +67,13 @@ class LocalRunSettings(RunSettings):
         return indexes
 
 
-SETTABLE = frozenset(
-    name for kind in (WorkerSettings, MergerSettings, LocalRunSettings) for name in settings_of(kind)
-) - {"job_completion_index"}
-"""The settings that an option or `--set` can give: all of them except the chunk's index, which each worker is given."""
+SETTABLE = {
+    name: setting.variable
+    for kind in (WorkerSettings, MergerSettings, LocalRunSettings)
+    for name, setting in settings_of(kind).items()
+    if name != "job_completion_index"
+}
+"""The variables of the settings that an option or `--set` can give. Each worker is given the index of its chunk."""
 
 WORKER_MALLOC = {
     "MALLOC_ARENA_MAX": "1",
@@ -87,7 +90,7 @@ def environment_of(options: Mapping[str, str | None], assignments: Iterable[str]
     `options` has the options by the name of their setting, None for an option that is not given. An assignment is a
     text `NAME=VALUE`. Raises SettingsError for a text without a value and for a name that no setting has.
     """
-    environment = {f"{ENV_PREFIX}{name}".upper(): value for name, value in options.items() if value is not None}
+    environment = {SETTABLE[name]: value for name, value in options.items() if value is not None}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         setting = name.strip().lower().replace("-", "_").removeprefix(ENV_PREFIX.lower())
@@ -95,15 +98,10 @@ def environment_of(options: Mapping[str, str | None], assignments: Iterable[str]
             raise SettingsError(f"--set {assignment!r} has no value; write --set NAME=VALUE")
         if setting not in SETTABLE:
             near = difflib.get_close_matches(setting, SETTABLE, n=1)
-            raise SettingsError(
-                f"--set {assignment!r}: there is no setting {setting}; "
-                + (
-                    f"did you mean {near[0]}?"
-                    if near
-                    else f"choose from {', '.join(sorted(SETTABLE - options.keys()))}"
-                )
-            )
-        environment[f"{ENV_PREFIX}{setting}".upper()] = value
+            others = ", ".join(sorted(SETTABLE.keys() - options.keys()))
+            remedy = f"did you mean {near[0]}?" if near else f"choose from {others}"
+            raise SettingsError(f"--set {assignment!r}: there is no setting {setting}; {remedy}")
+        environment[SETTABLE[setting]] = value
     return environment
 
 
