@@ -1,7 +1,4 @@
-"""The console script `embedder`: one command for each thing that people do with a run.
-
-A command is a function in a module of its own, put under its name here; heavy libraries are imported when it runs.
-"""
+"""The console script `embedder`. Each of its commands is a function in a module of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from common.logs import configure_logs, log, redact_urls
 from common.process.resources import exhausted
 from common.process.stop import install_stop_handlers
 from embedder.local import command as run_command
-from embedder.local.local_run import Programs
+from embedder.local.programs import Programs
 from k8s import logs
 from k8s.api.options import IN_CLUSTER
 from k8s.rerun import command as rerun
@@ -58,9 +55,9 @@ def embedder(
 
 
 def main(programs: Programs | None = None) -> NoReturn:
-    """Run the command line and end with its exit code; what is foreseen to go wrong is one sentence, no traceback.
+    """Run the command line and end the process with its exit code. An expected error is one sentence, not a traceback.
 
-    `programs` are what `embedder run` starts, by default the worker and the merger that are installed beside it.
+    `programs` are the programs that `embedder run` starts, by default the worker and the merger of this installation.
     """
     configure_logs()
     install_stop_handlers()

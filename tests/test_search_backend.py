@@ -53,7 +53,7 @@ def test_the_search_backend_finds_each_photo_as_its_own_neighbour(folder: Path) 
     assert nearest.tolist() == list(range(len(urls)))
 
 
-def test_the_run_adds_up(folder: Path) -> None:
+def test_the_counts_of_the_run_add_up(folder: Path) -> None:
     summary = json.loads((folder / "out" / "summary.json").read_text())
     with MANIFEST.open(newline="") as rows:
         assert summary["rows_requested"] == len(list(csv.DictReader(rows)))

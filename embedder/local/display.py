@@ -6,10 +6,9 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, Protocol, Self, TextIO
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from common.durations import format_duration
@@ -17,6 +16,7 @@ from common.logs import log
 from embedder.local.progress import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
     from rich.console import RenderableType
@@ -28,9 +28,9 @@ Level = Literal["info", "warning", "error"]
 
 class Display(Protocol):
     tick_seconds: float
-    """How often `tick` wants to be called."""
+    """The time in seconds between two calls of `tick`."""
     worker_progress_seconds: str
-    """How often a worker best logs its progress for this display."""
+    """The time in seconds between two progress lines of a worker that suits this display."""
 
     def __enter__(self) -> Self: ...
 
@@ -42,14 +42,14 @@ class Display(Protocol):
         """Show how far the run is."""
 
     def say(self, level: Level, event: str, message: str, *, chunk: int | None, exit_code: int | None = None) -> None:
-        """Tell of an event, of a chunk or (None) of the whole run."""
+        """Show an event of a chunk, or of the whole run where `chunk` is None."""
 
     def forward(self, line: str) -> None:
-        """Show a worker's own line."""
+        """Show a log line of a worker or of the merger."""
 
 
 class LineDisplay:
-    """For files, pipes and CI: one log line each, how far the run is every ten seconds."""
+    """For files, pipes and CI: one log line for each event, and one every ten seconds for the progress."""
 
     tick_seconds: float = 10
     worker_progress_seconds = "5"
@@ -86,12 +86,12 @@ class LineDisplay:
         {"info": log.info, "warning": log.warning, "error": log.error}[level](event, **values, message=message)
 
     def forward(self, line: str) -> None:
-        with suppress(OSError):  # as for the log's own lines
+        with suppress(OSError):  # a line that cannot be written is lost, as for this program's own log
             sys.stderr.write(f"{line}\n")
 
 
 class TerminalDisplay:
-    """For people: a bar that stays at the bottom, events above it."""
+    """For people: a bar that stays at the bottom of the terminal, and events above it."""
 
     tick_seconds: float = 0.25
     worker_progress_seconds = "0.5"
@@ -99,79 +99,106 @@ class TerminalDisplay:
     def __init__(self, progress: RunProgress, console: Console) -> None:
         self._progress = progress
         self._console = console
-        self._live = Live(console=console, auto_refresh=False, transient=True, get_renderable=self._render)
+        self._bar = _RunBar(console)
 
     def __enter__(self) -> Self:
-        self._live.start()
+        self._bar.show(self._progress)
+        self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
+        self._bar.stop()
 
     def tick(self) -> None:
-        self._live.refresh()
+        self._bar.show(self._progress)
+        self._bar.refresh()
 
     def say(self, level: Level, event: str, message: str, *, chunk: int | None, exit_code: int | None = None) -> None:
         style = {"info": "green", "warning": "yellow", "error": "bold red"}[level]
         about = Text(event if chunk is None else f"chunk {chunk} {event}", style=style)
         code = f" (exit code {exit_code})" if exit_code else ""
         self._console.print(about.append(f"  {message}{code}", style="default not bold"), soft_wrap=True)
-        self._live.refresh()
+        self.tick()
 
     def forward(self, line: str) -> None:
-        # The time of a line says nothing to someone who watches.
+        # A person who watches does not need the time of a line.
         self._console.print(Text(line.partition("Z ")[2] or line, style="dim"), soft_wrap=True)
-        self._live.refresh()
+        self.tick()
 
-    def _render(self) -> RenderableType:
-        progress = self._progress
-        total = progress.total
-        bar = Table.grid(padding=(0, 1), expand=True)
-        bar.add_column(no_wrap=True)
-        bar.add_column(ratio=1, min_width=8)
-        bar.add_column(no_wrap=True)
-        merging = progress.merge_note is not None
-        # It pulses where the end is not known.
-        shown = ProgressBar(
-            total=total,
-            completed=progress.settled,
-            pulse=merging or total is None,
-            complete_style="cyan",
-            finished_style="green",
-            pulse_style="cyan",
+
+class _RunBar(Progress):
+    """The bar of the run's images, and below it a line about the chunks.
+
+        embedding ━━━━━━━━━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━ 12,000 of about 40,000 images · 600/s · 47s left
+                  1 of 4 chunks done · 1 running · waiting on fetch
+
+    While chunks are merged, the bar pulses and the line shows the merger's latest log line.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._below = ""  # rich renders once while it is set up
+        super().__init__(
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(
+                bar_width=None,
+                complete_style="cyan",
+                finished_style="green",
+                pulse_style="cyan",
+                table_column=Column(ratio=1, min_width=8),
+            ),
+            TextColumn("{task.fields[images]}", markup=False),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            expand=True,
         )
-        bar.add_row(Text("merging  " if merging else "embedding", style="bold"), shown, self._images())
-        return Group(bar, Text(f"          {self._chunks()}", style="dim", no_wrap=True, overflow="ellipsis"))
+        # rich shows a task without a total as a bar that pulses.
+        self._embedding = self.add_task("embedding", total=None, images="")
+        self._merging = self.add_task("merging  ", total=None, images="")
 
-    def _images(self) -> Text:
-        progress = self._progress
-        if progress.merge_note is not None:
-            return Text(f"{progress.settled:,} images")
-        about = "" if progress.is_total_known else "about "
-        parts = [f"{progress.settled:,} of {about}{progress.total:,} images" if progress.total else "starting"]
-        if progress.rate_per_second is not None:
-            parts.append(f"{progress.rate_per_second:,.{0 if progress.rate_per_second >= 100 else 1}f}/s")
-        if progress.eta_seconds is not None:
-            parts.append(f"{format_duration(progress.eta_seconds)} left")
-        return Text(" · ".join(parts))
+    def show(self, progress: RunProgress) -> None:
+        """Take over how far the run is, for the next refresh."""
+        is_merging = progress.merge_note is not None
+        self.update(
+            self._embedding,
+            completed=progress.settled,
+            total=progress.total,
+            images=_describe_images(progress),
+            visible=not is_merging,
+        )
+        self.update(self._merging, images=f"{progress.settled:,} images", visible=is_merging)
+        self._below = progress.merge_note or _describe_chunks(progress)
 
-    def _chunks(self) -> str:
-        progress = self._progress
-        if progress.merge_note is not None:
-            return progress.merge_note
-        parts = [f"{progress.chunks(Phase.DONE):,} of {progress.chunk_count:,} chunks done"]
-        parts.append(f"{progress.chunks(Phase.RUNNING):,} running")
-        if progress.chunks(Phase.FAILED):
-            parts.append(f"{progress.chunks(Phase.FAILED):,} failed")
-        if progress.waiting_on:
-            parts.append(f"waiting on {progress.waiting_on}")
-        return " · ".join(parts)
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield what rich shows: the visible tasks, and the line below them."""
+        yield from super().get_renderables()
+        yield Text(f"          {self._below}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _describe_images(progress: RunProgress) -> str:
+    about = "" if progress.is_total_known else "about "
+    parts = [f"{progress.settled:,} of {about}{progress.total:,} images" if progress.total else "starting"]
+    if progress.rate_per_second is not None:
+        parts.append(f"{progress.rate_per_second:,.{0 if progress.rate_per_second >= 100 else 1}f}/s")
+    if progress.eta_seconds is not None:
+        parts.append(f"{format_duration(progress.eta_seconds)} left")
+    return " · ".join(parts)
+
+
+def _describe_chunks(progress: RunProgress) -> str:
+    parts = [f"{progress.chunks(Phase.DONE):,} of {progress.chunk_count:,} chunks done"]
+    parts.append(f"{progress.chunks(Phase.RUNNING):,} running")
+    if progress.chunks(Phase.FAILED):
+        parts.append(f"{progress.chunks(Phase.FAILED):,} failed")
+    if progress.waiting_on:
+        parts.append(f"waiting on {progress.waiting_on}")
+    return " · ".join(parts)
 
 
 def open_display(progress: RunProgress, stream: TextIO) -> Display:
-    """Return the display that suits the stream: a bar on a terminal that can move its cursor, else lines."""
+    """Return the display that suits the stream: a bar on a terminal that can move its cursor, else log lines."""
     console = Console(file=stream, highlight=False)
     if stream.isatty() and not console.is_dumb_terminal:
         return TerminalDisplay(progress, console)

@@ -1,4 +1,4 @@
-"""What an earlier `embedder run` has left in the store, so that no worker is started only to find its work done."""
+"""What an earlier `embedder run` has left in the store, so that workers start only for chunks that need one."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ if TYPE_CHECKING:
 class FinishedChunk:
     fingerprint: str
     rows: int
+    """Number of rows of the manifest in the chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedWork:
     chunks: dict[int, FinishedChunk]
-    """By index: the whole chunk files in the store."""
+    """The chunk files in the store whose header is whole, by index."""
     has_result: bool
-    """Whether a merge of all chunks has finished."""
+    """Whether the run is finished and its result holds every chunk."""
 
-    def witness(self, indexes: Collection[int]) -> int | None:
-        """Return the chunk whose worker can tell at once whether this is the same run, None where none can."""
+    def reference_chunk(self, indexes: Collection[int]) -> int | None:
+        """Return a chunk whose worker can tell at once whether the settings have changed, None where there is none."""
         return min(self.chunks.keys() & set(indexes), default=min(indexes) if self.has_result else None)
 
-    def vouched_for(self, witness: int, indexes: Collection[int]) -> dict[int, int | None]:
-        """Return the chunks that are finished, each with its rows if known, once the worker of `witness` has succeeded.
+    def same_run_as(self, reference_chunk: int, indexes: Collection[int]) -> dict[int, int | None]:
+        """Return those of `indexes` that are finished, with their numbers of rows where these are known.
 
-        It has compared its settings' fingerprint with its own chunk's, so they also fit every chunk of the same
-        fingerprint. Where it had no chunk it has found them to fit the result, which holds all chunks.
+        The worker of the reference chunk must have succeeded. This worker has compared the fingerprint of its settings
+        with the fingerprint of its chunk, so the settings also fit every chunk with the same fingerprint. A worker
+        without a chunk file has compared its settings with the result, which holds every chunk.
         """
-        known = self.chunks.get(witness)
+        known = self.chunks.get(reference_chunk)
         if known is None:
             return dict.fromkeys(indexes) if self.has_result else {}
         return {
@@ -50,21 +52,20 @@ class FinishedWork:
 
 
 def find_finished_work(store: Store) -> FinishedWork:
-    """Return what is in the store; a chunk file that is damaged is left for its worker to deal with.
+    """Return what is in the store. A chunk file with a damaged header is left out, so its worker deals with it.
 
-    Costs a read of 16 KiB per chunk. Raises StoreUnavailable and StoreAccessDenied.
+    Reads 16 KiB of each chunk file. Raises StoreUnavailable and StoreAccessDenied.
     """
     chunks = {}
     for found in store.list(CHUNKS_PREFIX):
         index = chunk_index(found.key)
-        chunk = _finished_chunk(store, found, index) if index is not None else None
-        if index is not None and chunk is not None:
+        if index is not None and (chunk := _read_finished_chunk(store, found, index)) is not None:
             chunks[index] = chunk
     finished = find_finished(store)
     return FinishedWork(chunks, has_result=finished is not None and finished.is_complete)
 
 
-def _finished_chunk(store: Store, found: ObjectStat, index: int) -> FinishedChunk | None:
+def _read_finished_chunk(store: Store, found: ObjectStat, index: int) -> FinishedChunk | None:
     with store.open(found.key, found.size) as file:
         try:
             header = read_header(file, name=store.location(found.key))

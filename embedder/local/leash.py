@@ -1,9 +1,9 @@
-"""Run a command that cannot outlive its parent: `python leash.py PARENT_PID COMMAND …`.
+"""Runs a command that cannot outlive its parent: `python leash.py PARENT_PID COMMAND …`.
 
-Workers run in sessions of their own, so that a terminal's Ctrl-C reaches `embedder run` alone; when that is killed
-with SIGKILL, nothing would end them. Linux can promise it: the kernel kills a process whose parent has died. The
-promise is made here, in the child itself right before it becomes the command, because code between fork and exec of
-a process with threads is not safe. Elsewhere the command runs without it, ends its chunk and exits.
+Workers run in sessions of their own, so the Ctrl-C of a terminal reaches only `embedder run`. When `embedder run` is
+killed with SIGKILL, it cannot stop its workers. On Linux the kernel does so, if a process asks for it: prctl with
+PR_SET_PDEATHSIG. This program asks and then becomes the command, because code that runs between fork and exec of a
+process with threads is not safe. On other systems the worker ends its chunk and exits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     parent, *command = arguments
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != int(parent):  # it died before the promise was made
+        if os.getppid() != int(parent):  # the parent died before the call of prctl
             sys.exit(128 + signal.SIGKILL)
     os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
 

@@ -1,4 +1,4 @@
-"""The processes that `embedder run` starts in place of pods: followed line by line, stopped as a kubelet stops them."""
+"""The processes that `embedder run` starts in place of pods. It reads their lines, and stops them as a kubelet does."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 GRACE_SECONDS = 30
-"""Between SIGTERM and SIGKILL: Kubernetes' terminationGracePeriodSeconds."""
+"""Time in seconds between SIGTERM and SIGKILL: the default of a pod's terminationGracePeriodSeconds."""
 
 _MAX_LINE_BYTES = 1 << 16
-"""What of one line is looked at; the log file has all of it."""
+"""Size in bytes of the part of a line that is read. The log file has the whole line."""
 
 
 class Processes:
-    """Starts processes and knows which are alive. To cancel a `run` is to stop its process."""
+    """Starts processes and knows which ones are alive. Whoever cancels a `run` stops its process."""
 
     def __init__(self, *, grace_seconds: float = GRACE_SECONDS) -> None:
         self._grace_seconds = grace_seconds
@@ -40,11 +40,11 @@ class Processes:
         log_path: Path,
         on_line: Callable[[str], None],
     ) -> int:
-        """Run the command to its end and return its exit code as a container's would be (137 for SIGKILL).
+        """Run the command to its end and return the exit code that a container would have (137 for SIGKILL).
 
-        All that it writes is appended to `log_path`, and each line given to `on_line`. When cancelled, the process
-        gets SIGTERM, after the grace period SIGKILL, and is gone when CancelledError comes through. Raises
-        ResourceExhausted, and kills the process, where there is no room for what it writes.
+        Everything that the process writes is appended to `log_path`, and `on_line` is called with each line. A process
+        whose `run` is cancelled gets SIGTERM, and SIGKILL after the grace period; it has ended before CancelledError is
+        raised. Raises ResourceExhausted, and kills the process, where the log file has no room.
         """
         with written_file(log_path), log_path.open("ab") as log_file:
             process = await asyncio.create_subprocess_exec(
@@ -91,7 +91,7 @@ async def _follow(process: Process, log_file: BinaryIO, on_line: Callable[[str],
 
 
 async def _drain(process: Process) -> None:
-    # A pipe that nobody empties would keep the process's end from being noticed.
+    # The end of a process is noticed only when its pipe is empty.
     while await _output(process).read(1 << 16):
         pass
     await process.wait()
@@ -104,13 +104,13 @@ def _output(process: Process) -> asyncio.StreamReader:
 
 
 def _kill(process: Process) -> None:
-    """Kill the process, and what it may have started, unless it has ended."""
+    """Kill the process and its child processes, unless it has ended."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
 def _printable(line: bytes) -> str:
-    # What reaches a terminal must not steer it.
+    # Control characters of a program must not reach the terminal.
     text = line[:_MAX_LINE_BYTES].decode("utf-8", "backslashreplace").rstrip()
     return "".join(each if each.isprintable() else " " for each in text)

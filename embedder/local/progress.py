@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
+
+from rich.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from common.logs import LogLine
 
 RATE_WINDOW_SECONDS = 60
-"""What the rate is measured over: several of the workers' lines, and short enough to show a source that slows down."""
+"""Time in seconds over which the rate is measured. It covers several log lines of a worker, and it is short enough to
+show that a source has become slow."""
 
 
 class Phase(Enum):
@@ -28,62 +31,57 @@ class Phase(Enum):
 class ChunkProgress:
     phase: Phase = Phase.WAITING
     settled: int = 0
-    """Images embedded or in the ledger."""
+    """Number of images that are embedded or in the ledger."""
     of: int | None = None
-    """Images of the chunk, None until its worker has said."""
+    """Number of images in the chunk, None until its worker has logged it."""
     waiting_on: str = ""
+    """The stage that the worker waits for, as it logged last."""
 
 
 class RunProgress:
-    """Counts over all chunks of a run, kept from its events. Knows nothing of how it is shown."""
+    """Counts over all chunks of a run. It does not know how they are shown."""
 
     def __init__(self, indexes: Iterable[int], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._chunks = {index: ChunkProgress() for index in indexes}
-        self._clock = clock
-        self._settled_here = 0
-        self._samples: deque[tuple[float, int]] = deque()
+        # This progress bar is never shown: it only measures the rate.
+        self._meter = Progress(speed_estimate_period=RATE_WINDOW_SECONDS, get_time=clock, disable=True)
+        self._settled_here = self._meter.add_task("images settled by this command", total=None)
         self.merge_note: str | None = None
-        """The merger's latest word; None while it does not run."""
+        """The merger's latest log line; None while it does not run."""
 
     def start(self, index: int) -> None:
+        """Note that a worker has started on the chunk."""
         self._chunks[index] = ChunkProgress(Phase.RUNNING)
 
     def observe(self, index: int, line: LogLine) -> None:
-        """Take a worker's line: `started … rows=N` or `embedded … images=n of=N`; others say nothing of progress."""
+        """Take a worker's line: `started … rows=N` or `embedded … images=n of=N`. Other lines change nothing."""
         chunk = self._chunks[index]
-        rows = _count(line.values.get("rows" if line.event == "started" else "of"))
+        rows = count_of(line, "rows" if line.event == "started" else "of")
         if line.event not in {"started", "embedded"} or rows is None:
             return
-        settled = _count(line.values.get("images")) or 0
-        now = self._clock()
-        if not self._samples:
-            self._samples.append((now, 0))
-        self._settled_here += max(0, settled - chunk.settled)
-        self._samples.append((now, self._settled_here))
-        while self._samples[1][0] < now - RATE_WINDOW_SECONDS:
-            self._samples.popleft()
+        settled = count_of(line, "images") or 0
+        self._meter.advance(self._settled_here, max(0, settled - chunk.settled))
         chunk.settled, chunk.of = settled, rows
         chunk.waiting_on = line.values.get("waiting_on", "")
 
     def wait(self, index: int) -> None:
-        """The chunk's attempt came to nothing; there will be another."""
+        """Note that an attempt at the chunk has failed and that another one will follow."""
         self._chunks[index] = ChunkProgress()
 
     def finish(self, index: int, *, rows: int | None = None) -> None:
-        """The chunk is in the store; `rows` where its worker has not told how many it has."""
+        """Note that the chunk is in the store. `rows` is its number of images, where no worker has logged it."""
         chunk = self._chunks[index]
         chunk.of = rows if rows is not None else chunk.of
         chunk.settled = chunk.of or 0
         chunk.phase = Phase.DONE
 
     def fail(self, index: int) -> None:
+        """Note that the last attempt at the chunk has failed."""
         self._chunks[index].phase = Phase.FAILED
 
     def chunks(self, phase: Phase) -> int:
-        return self._phases()[phase]
-
-    def _phases(self) -> Counter[Phase]:
-        return Counter(chunk.phase for chunk in self._chunks.values())
+        """Return the number of chunks in that phase."""
+        return sum(chunk.phase is phase for chunk in self._chunks.values())
 
     @property
     def chunk_count(self) -> int:
@@ -91,6 +89,7 @@ class RunProgress:
 
     @property
     def settled(self) -> int:
+        """Return the number of images that are embedded or in the ledger, those of an earlier command included."""
         return sum(chunk.settled for chunk in self._chunks.values())
 
     @property
@@ -99,20 +98,17 @@ class RunProgress:
 
     @property
     def total(self) -> int | None:
-        """Return the images of all chunks; those not yet counted are taken to be as large as the others are."""
+        """Return the number of images in all chunks. A chunk without a count is taken to be as large as the others."""
         return self._with_uncounted(sum(chunk.of or 0 for chunk in self._chunks.values()))
 
     @property
     def rate_per_second(self) -> float | None:
-        """Return the images settled in a second of late, None before anything can be said."""
-        if not self._samples:
-            return None
-        (start, before), (end, after) = self._samples[0], self._samples[-1]
-        return (after - before) / (end - start) if end - start >= 1 and after > before else None
+        """Return the number of images settled per second in the last minute, None while nothing is known."""
+        return self._meter.tasks[0].speed or None
 
     @property
     def eta_seconds(self) -> float | None:
-        """Return the seconds until the last chunk that still can is embedded, None before anything can be said."""
+        """Return the seconds until no image is left, without those of failed chunks; None while nothing is known."""
         active = [chunk for chunk in self._chunks.values() if chunk.phase in {Phase.WAITING, Phase.RUNNING}]
         remaining = self._with_uncounted(sum(chunk.of - chunk.settled for chunk in active if chunk.of is not None))
         rate = self.rate_per_second
@@ -120,11 +116,12 @@ class RunProgress:
 
     @property
     def waiting_on(self) -> str:
-        """Return the stage that most running workers wait for, "" where none has said."""
+        """Return the stage that most running workers wait for, an empty text where no worker has logged one."""
         stages = Counter(each.waiting_on for each in self._chunks.values() if each.phase is Phase.RUNNING)
         return max(stages, key=stages.__getitem__, default="")
 
     def _with_uncounted(self, counted: int) -> int | None:
+        """Return `counted` and an estimate for the chunks without a count, None where no chunk has a count."""
         known = [chunk.of for chunk in self._chunks.values() if chunk.of is not None]
         uncounted = sum(
             chunk.of is None and chunk.phase in {Phase.WAITING, Phase.RUNNING} for chunk in self._chunks.values()
@@ -134,5 +131,7 @@ class RunProgress:
         return counted + (round(uncounted * sum(known) / len(known)) if uncounted else 0)
 
 
-def _count(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else None
+def count_of(line: LogLine, key: str) -> int | None:
+    """Return a value as a whole number from 0, None when it is absent or not such a number."""
+    text = line.values.get(key, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None

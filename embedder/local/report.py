@@ -1,4 +1,4 @@
-"""What `embedder run` says at its end: what it made and how to look at it, or what failed and how to go on."""
+"""The report at the end of `embedder run`: the result and how to open it, or the failures and how to continue."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from common.store.contract import Store
-    from embedder.local.local_run import Ending, Outcome
+    from embedder.local.outcome import Ending, Outcome
 
 UNTRAINED = (
-    "the model is `untrained`: its weights are random numbers, so the vectors mean NOTHING. They show that everything "
-    "works; for real ones name a model with --model"
+    "the model is `untrained`: its weights are random numbers, so the vectors mean NOTHING. They only show that "
+    "everything works. Choose a model with --model to get real vectors"
 )
 
 
 def report_result(console: Console, store: Store, *, untrained: bool) -> None:
-    """Print what the run has made. Raises ChunkInvalid and StoreUnavailable when its summary cannot be read."""
+    """Print what is in the result. Raises ChunkInvalid and StoreUnavailable when the summary cannot be read."""
     summary = read_summary(store)
     if summary is None:
-        raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is not there right after the merge; look at the store")
+        raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is missing right after the merge; check the store")
     result = store.location(RESULT_KEY)
     console.print(f"{summary.rows_embedded:,} of {summary.rows_requested:,} images embedded", style="bold green")
     for reason, count in sorted(summary.failures_by_reason.items(), key=lambda each: -each[1]):
         help_text = REASON_HELP[Reason(reason)] if reason in set(Reason) else "a reason of another version"
         console.print(f"  {count:,} {reason}: {help_text}", style="yellow")
     if summary.chunks_missing:
-        console.print(f"  without chunks {summary.chunks_missing}, which are not in the store", style="yellow")
+        console.print(f"  without chunks {summary.chunks_missing}: they are not in the store", style="yellow")
     console.print(f"\nvectors   {result}")
     if summary.rows_failed:
         console.print(f"failures  {store.location(FAILURES_KEY)}")
@@ -47,9 +47,9 @@ def report_result(console: Console, store: Store, *, untrained: bool) -> None:
     local = result
     if store.uri.startswith("s3://"):
         local = RESULT_KEY
-        console.print(f"To look at it, fetch it with `aws s3 cp {shlex.quote(result)} .` and in Python:\n")
+        console.print(f"To open it, download it with `aws s3 cp {shlex.quote(result)} .` and run in Python:\n")
     else:
-        console.print("To look at it in Python:\n")
+        console.print("To open it in Python:\n")
     console.print(f"  import h5py; result = h5py.File({local!r})", style="cyan")
     console.print('  print(result["urls"][0].decode(), result["embeddings"][0])', style="cyan")
     if untrained:
@@ -57,22 +57,22 @@ def report_result(console: Console, store: Store, *, untrained: bool) -> None:
 
 
 def report_chunks(console: Console, store: Store) -> None:
-    """Print where the chunks are, of a run without a merge."""
+    """Print where the chunks of a run without a merge are."""
     console.print(f"the chunks are in {store.location(CHUNKS_PREFIX)}", style="bold green")
 
 
 def report_failures(console: Console, outcome: Outcome, command: Sequence[str]) -> None:
-    """Print each part that failed with its last word and its log, and the command that goes on."""
+    """Print each part that failed, with its last word and its log, and the command that continues the run."""
     parts = [(f"chunk {index}", ending) for index, ending in sorted(outcome.failed.items())]
     if outcome.merge is not None and outcome.merge.exit_code != ExitCode.OK:
         parts.append(("the merge", outcome.merge))
     for name, ending in parts:
         console.print(_failure(name, ending))
     if outcome.failed:
-        console.print("The other chunks are in the store; nothing was merged.")
+        console.print("Every chunk that succeeded is in the store. Nothing was merged.")
     can_pass = all(action_for(ending.exit_code) is Action.RETRY for _, ending in parts)
-    advice = "The cause may pass;" if can_pass else "Once the cause is mended,"
-    console.print(f"{advice} this goes on with what is missing:\n\n  {shlex.join(command)}\n")
+    advice = "The cause may pass." if can_pass else "Remove the cause first."
+    console.print(f"{advice} This command continues the run:\n\n  {shlex.join(command)}\n")
 
 
 def _failure(name: str, ending: Ending) -> Text:

@@ -1,4 +1,4 @@
-"""`embedder …` in this process, up to the border that turns errors into sentences and exit codes."""
+"""Runs `embedder …` in this process, without the code that turns errors into sentences and exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Output(NamedTuple):
 
 
 def embedder(*arguments: object) -> Output:
-    """Run the command and return what it prints. Raises its errors."""
+    """Run the command and return what it prints. Raises the command's errors."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         app([str(each) for each in arguments], standalone_mode=False)

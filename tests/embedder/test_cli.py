@@ -1,4 +1,4 @@
-"""The console script as its users meet it: in a pipe, and on a pseudo-terminal."""
+"""The console script in a pipe and on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from common.errors import SettingsError
 from common.logs import parse_line
 from common.settings import read_settings, settings_of
 from embedder.local.command import EXAMPLES, run
-from embedder.local.settings import SETTABLE, LocalRunSettings, environment_of, worker_environment
+from embedder.local.settings import (
+    SETTABLE,
+    WORKER_MALLOC,
+    LocalRunSettings,
+    environment_of,
+    worker_environment,
+)
 from merger.settings import MergerSettings
 from worker.settings import WorkerSettings
 
@@ -48,13 +54,14 @@ def embedder(
     )
 
 
-def on_terminal(folder: Path, *arguments: str, width: int = 80) -> str:
-    """Return all that the console script writes to a terminal of that width."""
+def on_terminal(folder: Path, *arguments: str, width: int = 80, behaviours: dict[str, list[str]] | None = None) -> str:
+    """Return everything that the console script writes to a terminal of that width."""
     (folder / "journal").mkdir(exist_ok=True)
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "NO_COLOR"}}
-    environment |= {"TEST_FOLDER": str(folder / "journal"), "TERM": "xterm-256color"}
+    environment |= {"TEST_FOLDER": str(folder / "journal"), "TEST_BEHAVIOURS": json.dumps(behaviours or {})}
+    environment |= {"TERM": "xterm-256color"}
     with subprocess.Popen(
         [*EMBEDDER, *arguments], cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
     ):
@@ -63,7 +70,7 @@ def on_terminal(folder: Path, *arguments: str, width: int = 80) -> str:
         try:
             while data := os.read(ours, 65_536):
                 written += data
-        except OSError:  # how Linux says that the other side has closed a terminal
+        except OSError:  # on Linux, the other side has closed the terminal
             pass
     os.close(ours)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
@@ -72,8 +79,8 @@ def on_terminal(folder: Path, *arguments: str, width: int = 80) -> str:
 # Running
 
 
-def test_a_run_in_a_pipe_logs_lines_and_ends_with_what_it_made_and_how_to_look_at_it(tmp_path: Path) -> None:
-    done = embedder(tmp_path, "run", "list.csv", "out", "--chunks", "2")
+def test_a_run_in_a_pipe_logs_lines_and_ends_with_the_result_and_how_to_open_it(tmp_path: Path) -> None:
+    done = embedder(tmp_path, "run", "list.csv", "out", "--chunks", "2", behaviours={"1": ["lose 3"]})
     assert done.returncode == 0
     lines = [parse_line(line) for line in done.stderr.splitlines()]
     assert [line.event if line else None for line in lines] == ["finished", "finished", "merged"]
@@ -86,7 +93,7 @@ def test_a_run_in_a_pipe_logs_lines_and_ends_with_what_it_made_and_how_to_look_a
 
 
 def test_a_run_on_a_terminal_shows_a_bar_and_leaves_the_result(tmp_path: Path) -> None:
-    shown = on_terminal(tmp_path, "run", "list.csv", "out", "--chunks", "2")
+    shown = on_terminal(tmp_path, "run", "list.csv", "out", "--chunks", "2", behaviours={"1": ["lose 3"]})
     assert "━━━" in shown
     assert "of 2 chunks done" in shown
     assert "chunk 1 finished  10 images embedded" in shown
@@ -94,7 +101,7 @@ def test_a_run_on_a_terminal_shows_a_bar_and_leaves_the_result(tmp_path: Path) -
     assert "exit_code=0" not in shown
 
 
-def test_failed_chunks_are_summed_up_with_their_logs_and_the_command_that_goes_on(tmp_path: Path) -> None:
+def test_failed_chunks_are_reported_with_their_logs_and_the_command_that_continues(tmp_path: Path) -> None:
     command = ["run", "list with spaces.csv", "out", "--chunks", "3", "--set", "retry_seconds=0", "--retries", "1"]
     done = embedder(tmp_path, *command, behaviours={"0": ["75", "75"], "2": ["65"]})
     assert done.returncode == 65
@@ -116,20 +123,20 @@ def test_a_setting_that_no_worker_accepts_is_one_sentence_and_a_log(tmp_path: Pa
     assert "chunk-0-attempt-1.log" in done.stderr
 
 
-def test_untrained_weights_are_told_at_the_start_and_at_the_end(tmp_path: Path) -> None:
+def test_a_run_with_untrained_weights_says_so_at_its_start_and_at_its_end(tmp_path: Path) -> None:
     done = embedder(tmp_path, "run", "list.csv", "out", EMBEDDER_MODEL="untrained")
     assert "the vectors mean NOTHING" in done.stderr.splitlines()[0]
     assert "the vectors mean NOTHING" in done.stdout
 
 
-def test_chunks_may_be_left_unmerged(tmp_path: Path) -> None:
+def test_a_run_without_a_merge_says_where_its_chunks_are(tmp_path: Path) -> None:
     done = embedder(tmp_path, "run", "list.csv", "out", "--no-merge")
     assert done.returncode == 0
     assert "the chunks are in out/chunks" in done.stdout
     assert (tmp_path / "out" / "chunks" / "Images_Embedded_0.h5").exists()
 
 
-def test_the_environment_serves_where_no_option_is_given(tmp_path: Path) -> None:
+def test_a_setting_without_an_option_comes_from_the_environment(tmp_path: Path) -> None:
     done = embedder(
         tmp_path,
         *("run", "--chunks", "2", "--keep-chunks"),
@@ -168,7 +175,7 @@ def test_a_wrong_setting_is_one_sentence_and_exit_code_78(tmp_path: Path, argume
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_an_unknown_option_is_a_mistake_of_usage(tmp_path: Path) -> None:
+def test_an_unknown_option_is_a_usage_error(tmp_path: Path) -> None:
     done = embedder(tmp_path, "run", "list.csv", "out", "--chunk", "3")
     assert done.returncode == 2
     assert "No such option: --chunk" in done.stderr
@@ -184,7 +191,7 @@ def test_a_setting_may_be_set_by_any_of_its_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("assignment", ["fetch_concurrency", "=3", "colour=red", "job_completion_index=1"])
-def test_what_is_no_setting_is_not_set(assignment: str) -> None:
+def test_an_assignment_without_a_value_or_to_an_unknown_setting_is_refused(assignment: str) -> None:
     with pytest.raises(SettingsError, match="--set"):
         environment_of({"model": None}, [assignment])
 
@@ -209,18 +216,27 @@ def test_an_option_that_is_not_given_leaves_the_environment_as_it_is() -> None:
 
 
 def test_a_lone_worker_has_all_cores() -> None:
-    assert worker_environment({}, index=3, parallelism=1, cores=8) == {"JOB_COMPLETION_INDEX": "3"}
+    assert worker_environment({}, index=3, parallelism=1, cores=8) == WORKER_MALLOC | {"JOB_COMPLETION_INDEX": "3"}
     assert worker_environment({}, index=3, parallelism=3, cores=8)["OMP_NUM_THREADS"] == "2"
 
 
-def test_every_setting_can_be_given_and_none_that_is_not_there() -> None:
+def test_a_worker_keeps_freed_memory_unless_the_caller_says_otherwise() -> None:
+    given = worker_environment({"MALLOC_ARENA_MAX": "4"}, index=3, parallelism=1, cores=8)
+    assert {name: value for name, value in given.items() if name.startswith("MALLOC_")} == {
+        "MALLOC_ARENA_MAX": "4",
+        "MALLOC_MMAP_THRESHOLD_": "33554432",
+        "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    }
+
+
+def test_every_setting_of_the_programs_can_be_given_and_no_other() -> None:
     options = set(inspect.signature(run).parameters) - {"context", "assignments", "no_merge"} | {"merge"}
     settable = SETTINGS.keys() - {"job_completion_index"}
     assert options <= settable
-    assert settable == SETTABLE
+    assert settable == SETTABLE.keys()
 
 
-def test_the_help_tells_the_defaults_and_variables_that_hold() -> None:
+def test_the_help_shows_the_defaults_and_variables_of_the_settings() -> None:
     told = {}
     for field, hint in get_type_hints(run, include_extras=True).items():
         for option in getattr(hint, "__metadata__", ()):
@@ -256,7 +272,7 @@ def test_without_arguments_the_commands_are_shown(tmp_path: Path) -> None:
 
 
 def test_the_console_script_loads_neither_cluster_nor_cloud_nor_model() -> None:
-    heavy = {"kubernetes", "boto3", "torch", "transformers", "worker.pipeline", "merger.merge"}
+    heavy = {"kubernetes", "boto3", "torch", "transformers", "h5py", "numpy", "worker.pipeline", "merger.merge"}
     loaded = subprocess.run(
         [sys.executable, "-c", f"import sys, embedder.cli; print(*(set(sys.modules) & {heavy}))"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""`embedder run` as the Indexed Job, over small programs that behave as workers and mergers do."""
+"""`embedder run` as an Indexed Job, with small programs in place of the worker and the merger."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import ExitCode, Stopped, StoreAccessDenied
-from common.exit_policy import Action, action_for, backoff_seconds, container_exit_code
-from common.format.chunk_file import read_header
+from common.exit_policy import Action, action_for, container_exit_code
 from common.logs import configure_logs
 from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.summary import read_summary
 from common.store import open_store
 from embedder.local.display import LineDisplay
-from embedder.local.local_run import JobFailed, LocalRun, Outcome, Programs
+from embedder.local.local_run import LocalRun
+from embedder.local.outcome import JobFailed, Outcome
 from embedder.local.processes import Processes
+from embedder.local.programs import Programs
 from embedder.local.progress import Phase, RunProgress
 from embedder.local.settings import LocalRunSettings
+from embedder.local.supervisor import retry_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +39,7 @@ PROGRAMS = Path(__file__).parents[1] / "programs"
 
 @dataclass
 class Bench:
-    """A run of small programs, its journal and its log lines."""
+    """A run of small programs, and their journal."""
 
     folder: Path
     run_uri: str
@@ -47,6 +50,7 @@ class Bench:
         behaviours: dict[str, list[str]] | None = None,
         *,
         model: str = "some/model",
+        on_missing_chunks: str = "refuse",
         display: type[LineDisplay] = LineDisplay,
         grace_seconds: float = 20,
         **settings: object,
@@ -65,6 +69,7 @@ class Bench:
                 "EMBEDDER_CHUNK_COUNT": str(configured.chunk_count),
                 "EMBEDDER_CHUNK_INDEXES": configured.chunk_indexes,
                 "EMBEDDER_MODEL": model,
+                "EMBEDDER_ON_MISSING_CHUNKS": on_missing_chunks,
                 "TEST_FOLDER": str(self.folder),
                 "TEST_BEHAVIOURS": json.dumps(behaviours or {}),
             },
@@ -83,7 +88,7 @@ class Bench:
         return open_store(self.run_uri)
 
     def attempts(self) -> list[str]:
-        """The workers that were started, as `index-attempt`, in order; forgotten afterwards."""
+        """Return the workers that were started since the last call, as `index-attempt`, in their order."""
         started = sorted(self.folder.glob("worker-*"), key=lambda path: json.loads(path.read_text())["time"])
         for path in started:
             path.unlink()
@@ -92,10 +97,6 @@ class Bench:
     def environment_of(self, attempt: str) -> dict[str, str]:
         environment: dict[str, str] = json.loads((self.folder / f"worker-{attempt}").read_text())["environment"]
         return environment
-
-    def size(self, key: str) -> int:
-        found = self.store.stat(key)
-        return found.size if found else 0
 
     def has(self, key: str) -> bool:
         return self.store.stat(key) is not None
@@ -117,7 +118,7 @@ def read_until(program: subprocess.Popen[str], word: str, *, times: int = 1) -> 
         times -= word in line
         if not times:
             return
-    raise AssertionError(f"{word} did not come")
+    raise AssertionError(f"the program ended and wrote no line with {word}")
 
 
 def pids(bench: Bench) -> list[int]:
@@ -203,7 +204,7 @@ def test_a_wrong_setting_ends_the_run_at_once_and_stops_the_other_workers(bench:
     with pytest.raises(JobFailed, match="'float8': choose float32") as failure:
         bench.run({"0": ["hang"], "1": ["78 while hanging 0"]}, parallelism=2)
     assert failure.value.exit_code == ExitCode.CONFIG_ERROR
-    assert "so says chunk 1" in str(failure.value)
+    assert "chunk 1: EMBEDDER_DTYPE is 'float8'" in str(failure.value)
     assert "float8" in failure.value.log_path.read_text()
     pid = json.loads((bench.folder / "worker-0-0").read_text())["pid"]
     assert not is_alive(pid)
@@ -232,7 +233,7 @@ def test_only_the_chunks_asked_for_are_computed_and_they_keep_their_numbers(benc
     assert [bench.has(chunk_key(index)) for index in range(3)] == [True, False, True]
 
 
-def test_workers_side_by_side_share_the_cores_unless_the_caller_said_how(
+def test_workers_that_run_at_the_same_time_share_the_cores_unless_the_caller_says_how(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -244,7 +245,7 @@ def test_workers_side_by_side_share_the_cores_unless_the_caller_said_how(
     assert bench.environment_of("1-0")["OMP_NUM_THREADS"] == "7"
 
 
-def test_a_run_goes_on_from_what_is_in_the_store_and_starts_one_worker_to_compare_settings(bench: Bench) -> None:
+def test_a_run_continues_from_what_is_in_the_store_and_starts_one_worker_to_compare_settings(bench: Bench) -> None:
     bench.run({"2": ["65"]})
     bench.attempts()
     assert bench.run().exit_code == ExitCode.OK
@@ -254,7 +255,7 @@ def test_a_run_goes_on_from_what_is_in_the_store_and_starts_one_worker_to_compar
     assert bench.has(RESULT_KEY)
 
 
-def test_a_finished_run_takes_one_worker_and_the_merger_to_say_so(bench: Bench) -> None:
+def test_a_finished_run_starts_one_worker_and_the_merger_to_say_so(bench: Bench) -> None:
     bench.run()
     bench.attempts()
     outcome = bench.run()
@@ -276,7 +277,7 @@ def test_a_chunk_of_another_model_among_the_right_ones_is_noticed(bench: Bench) 
     bench.run(chunk_indexes="0-1", merge=False)
     bench.run(chunk_indexes="2", merge=False, model="another/model")
     bench.attempts()
-    with pytest.raises(JobFailed, match="so says chunk 2"):
+    with pytest.raises(JobFailed, match=r"^chunk 2: .* was made with"):
         bench.run()
 
 
@@ -289,31 +290,31 @@ def test_a_damaged_chunk_is_left_to_its_worker(bench: Bench) -> None:
     assert outcome.failed.keys() == {2}
 
 
-def test_a_result_without_a_summary_does_not_pass_for_a_finished_run(bench: Bench) -> None:
+def test_a_result_without_a_summary_is_not_taken_for_a_finished_run(bench: Bench, tmp_path: Path) -> None:
     bench.run(merge=False)
-    fingerprint = b"whatever an unfinished merge has published"
-    bench.store.put_bytes(RESULT_KEY, fingerprint)
+    other = Bench(bench.folder, str(tmp_path / "another run"))
+    other.run(model="another/model")
+    bench.store.put_bytes(RESULT_KEY, other.store.read(RESULT_KEY))  # as a merge leaves it that was killed
     bench.store.delete([chunk_key(2)])
     bench.attempts()
-    with pytest.raises(JobFailed, match=r"Images_Embedded\.h5 was made with another model"):
+    with pytest.raises(JobFailed, match=r"^chunk 2: Images_Embedded\.h5 was made with model another/model"):
         bench.run()
     assert bench.attempts() == ["0-0", "2-0"]
     assert not bench.has(SUMMARY_KEY)
 
 
-def test_chunks_that_were_not_asked_for_let_no_worker_wait(bench: Bench) -> None:
+def test_a_chunk_that_was_not_asked_for_is_not_the_reference_chunk(bench: Bench) -> None:
     bench.run(chunk_indexes="0", merge=False)
     bench.attempts()
     with pytest.raises(JobFailed, match="float8"):
         bench.run({"1": ["hang"], "2": ["78 while hanging 1"]}, chunk_indexes="1-2", parallelism=2)
 
 
-def test_a_partial_result_does_not_vouch_for_the_chunks_that_it_lacks(bench: Bench) -> None:
-    bench.run(chunk_indexes="0", merge=False)
-    with bench.store.open(chunk_key(0), bench.size(chunk_key(0))) as file:
-        bench.store.put_bytes(RESULT_KEY, read_header(file, name="chunk 0").fingerprint.encode())
-    summary = {"rows_requested": 10, "rows_embedded": 10, "rows_failed": 0, "failures_by_reason": {}}
-    bench.store.put_bytes(SUMMARY_KEY, json.dumps(summary | {"chunks_missing": "1,2"}).encode())
+def test_chunks_that_a_partial_result_lacks_are_computed(bench: Bench) -> None:
+    assert bench.run(chunk_indexes="0", on_missing_chunks="partial").exit_code == ExitCode.OK
+    summary = read_summary(bench.store)
+    assert summary is not None
+    assert (summary.rows_embedded, summary.missing) == (10, [1, 2])
     bench.attempts()
     bench.run(chunk_indexes="1-2", merge=False)
     assert bench.attempts() == ["1-0", "2-0"]
@@ -353,7 +354,7 @@ def test_a_signal_stops_the_workers_and_the_same_command_goes_on(bench: Bench) -
         program.send_signal(signal.SIGTERM)
         _, said = program.communicate()
     assert program.returncode == 143
-    assert "1 of 3 chunks are in the store, and the same command goes on from there" in said
+    assert "1 of 3 chunks are in the store, and the same command continues from there" in said
     assert not any(is_alive(pid) for pid in pids(bench))
     with start(bench, {}, "--chunks", "3") as again:
         assert again.wait() == 0
@@ -376,7 +377,7 @@ def test_no_worker_outlives_a_run_that_was_killed(bench: Bench) -> None:
         program.kill()
     deadline = time.monotonic() + 20
     while any(is_alive(pid) for pid in pids(bench)) and time.monotonic() < deadline:
-        time.sleep(0.01)  # the kernel tells nobody but the new parent
+        time.sleep(0.01)  # only the new parent of a process learns of its end
     assert not any(is_alive(pid) for pid in pids(bench))
 
 
@@ -416,7 +417,9 @@ def test_a_killed_process_has_the_exit_code_that_a_container_would_have() -> Non
     assert container_exit_code(75) == 75
 
 
-def test_waits_double_up_to_the_limit_and_are_never_in_step() -> None:
+def test_pauses_double_up_to_the_limit_and_differ_between_runs() -> None:
+    policy = retry_policy(retries=3, retry_seconds=1)
+    assert policy.attempts == 4
     for failures, longest in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (1000, 60)]:
-        waits = {backoff_seconds(failures, first=1) for _ in range(20)}
-        assert longest / 2 <= min(waits) < max(waits) <= longest
+        pauses = {policy.pause_seconds(failures) for _ in range(20)}
+        assert longest / 2 <= min(pauses) < max(pauses) <= longest

@@ -1,4 +1,4 @@
-"""`embedder run` over a store in which chunk files were damaged, with the real worker and the real merger."""
+"""`embedder run` with damaged chunk files in the store, with the real worker and the real merger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNT = 4
 
 
 def embedder_run(run: Path, logs: Path, *options: str) -> str:
-    """Embed the photos of the examples, in so many chunks, and return the log."""
+    """Embed the photos of the examples in COUNT chunks, and return the log."""
     ended = subprocess.run(
         [
             *(
@@ -51,7 +51,7 @@ def test_exactly_the_damaged_chunks_are_computed_again_and_the_result_is_that_of
     files = [run / chunk_key(index) for index in range(COUNT)]
     before = [read_chunk(run, index) for index in range(COUNT)]
 
-    # One is not even a header any more. Another looks whole until somebody reads its rows.
+    # Chunk 1 loses a part of its header. Chunk 2 has a whole header and a damaged URL.
     files[1].write_bytes(files[1].read_bytes()[:5000])
     data = bytearray(files[2].read_bytes())
     with files[2].open("rb") as file:
@@ -71,5 +71,5 @@ def test_exactly_the_damaged_chunks_are_computed_again_and_the_result_is_that_of
     assert (run / RESULT_KEY).exists()
     events = [line.event for text in log.splitlines() if (line := parse_line(text)) is not None]
     assert events.count("mending") == 1
-    # Chunk 0's worker was asked whether this is the same run; nobody was asked about chunk 3.
+    # Chunk 0 was the reference chunk. Chunk 3 needed no worker.
     assert {path.name.split("-")[1] for path in (tmp_path / "second").glob("chunk-*")} == {"0", "1", "2"}

@@ -37,14 +37,14 @@ def line(text: str) -> LogLine:
     return parsed
 
 
-def test_before_any_worker_has_said_how_many_images_it_has_nothing_is_known(clock: Clock) -> None:
+def test_before_a_worker_logs_its_number_of_images_nothing_is_known(clock: Clock) -> None:
     progress = RunProgress(range(3), clock=clock)
     progress.start(0)
     assert (progress.settled, progress.total, progress.rate_per_second, progress.eta_seconds) == (0, None, None, None)
     assert [progress.chunks(phase) for phase in Phase] == [2, 1, 0, 0]
 
 
-def test_chunks_not_yet_counted_are_taken_to_be_as_large_as_the_others(clock: Clock) -> None:
+def test_a_chunk_without_a_count_is_taken_to_be_as_large_as_the_others(clock: Clock) -> None:
     progress = RunProgress(range(4), clock=clock)
     progress.start(0)
     progress.observe(0, line("started chunk=0 of=4 rows=100"))
@@ -54,7 +54,7 @@ def test_chunks_not_yet_counted_are_taken_to_be_as_large_as_the_others(clock: Cl
     assert progress.total == 300
 
 
-def test_rate_and_eta_follow_from_the_images_settled_here_and_now(clock: Clock) -> None:
+def test_rate_and_eta_follow_from_the_images_that_this_command_settles(clock: Clock) -> None:
     progress = RunProgress(range(3), clock=clock)
     progress.finish(2, rows=1000)  # by an earlier run
     progress.start(0)
@@ -67,7 +67,7 @@ def test_rate_and_eta_follow_from_the_images_settled_here_and_now(clock: Clock) 
     assert progress.waiting_on == "fetch"
 
 
-def test_the_rate_is_that_of_late(clock: Clock) -> None:
+def test_the_rate_is_that_of_the_last_minute(clock: Clock) -> None:
     progress = RunProgress([0], clock=clock)
     progress.start(0)
     progress.observe(0, line("started chunk=0 of=1 rows=100000"))
@@ -79,7 +79,7 @@ def test_the_rate_is_that_of_late(clock: Clock) -> None:
     assert progress.rate_per_second == 10
 
 
-def test_an_attempt_that_came_to_nothing_gives_its_images_back(clock: Clock) -> None:
+def test_the_images_of_an_attempt_that_failed_count_no_longer(clock: Clock) -> None:
     progress = RunProgress([0, 1], clock=clock)
     progress.start(0)
     progress.observe(0, line("embedded chunk=0 images=70 of=100"))
@@ -101,7 +101,7 @@ def test_a_failed_chunk_is_not_waited_for(clock: Clock) -> None:
     assert progress.chunks(Phase.FAILED) == 1
 
 
-def test_a_chunk_found_finished_by_its_worker_adds_nothing_to_be_done(clock: Clock) -> None:
+def test_a_chunk_that_its_worker_finds_finished_leaves_no_image_to_do(clock: Clock) -> None:
     progress = RunProgress([0], clock=clock)
     progress.start(0)
     progress.finish(0)
@@ -111,7 +111,7 @@ def test_a_chunk_found_finished_by_its_worker_adds_nothing_to_be_done(clock: Clo
 @pytest.mark.parametrize(
     "text", ["embedded chunk=0", "embedded images=x of=-1", "started rows=١٢", "library of=3 images=2", "hello"]
 )
-def test_lines_that_say_nothing_of_progress_change_nothing(clock: Clock, text: str) -> None:
+def test_lines_without_progress_change_nothing(clock: Clock, text: str) -> None:
     progress = RunProgress([0], clock=clock)
     progress.start(0)
     progress.observe(0, line(text))
@@ -147,7 +147,7 @@ def shown_on_terminal(progress: RunProgress, *, width: int, act: Callable[[Termi
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_bar_tells_images_rate_eta_and_chunks_within_the_terminal(halfway: RunProgress, width: int) -> None:
+def test_the_bar_shows_images_rate_eta_and_chunks_and_fits_the_terminal(halfway: RunProgress, width: int) -> None:
     shown = shown_on_terminal(halfway, width=width, act=TerminalDisplay.tick)
     assert "12,000 of about 40,000 images · 600/s · 47s left" in shown
     assert "1 of 4 chunks done · 1 running · waiting on fetch" in shown
@@ -172,5 +172,5 @@ def test_events_on_a_terminal_are_sentences_and_markup_in_them_is_text(halfway: 
     assert "2026-11-23" not in shown
 
 
-def test_a_stream_that_is_no_terminal_gets_lines(halfway: RunProgress) -> None:
+def test_a_stream_that_is_not_a_terminal_gets_lines(halfway: RunProgress) -> None:
     assert isinstance(open_display(halfway, io.StringIO()), LineDisplay)

@@ -1,4 +1,4 @@
-"""The console script, with the programs of these tests in place of the worker and the merger."""
+"""The console script, with the programs of this folder in place of the worker and the merger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from embedder.cli import main
-from embedder.local.local_run import Programs
+from embedder.local.programs import Programs
 
 HERE = Path(__file__).parent
 

@@ -1,4 +1,8 @@
-"""A merger as `embedder run` sees one; the "result" holds nothing but the run's fingerprint."""
+"""The merger, in front of which a test can put faults.
+
+TEST_BEHAVIOURS says what each attempt does, as JSON: {"merge": ["75", "65"]}. Attempts beyond the list run the real
+merge. TEST_FOLDER has the journal of all attempts.
+"""
 
 from __future__ import annotations
 
@@ -6,51 +10,36 @@ import json
 import os
 from pathlib import Path
 
-from common.errors import ChunksMissing, DataError, TemporaryError
-from common.format.chunk_file import read_header
-from common.indexes import format_indexes
-from common.logs import configure_logs, log
+from common.errors import DataError, TemporaryError
+from common.logs import configure_logs
 from common.process import program
-from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.state import find_finished
+from common.settings import read_settings
 from common.store import open_store
+from merger.merge import merge
+from merger.settings import MergerSettings
 
 FOLDER = Path(os.environ["TEST_FOLDER"])
 
 
 def main() -> program.Finished:
     if "JOB_COMPLETION_INDEX" in os.environ:
-        raise DataError("the merger is no indexed pod")
+        raise DataError("the merger is not the pod of an Indexed Job")
     behaviours = json.loads(os.environ.get("TEST_BEHAVIOURS", "{}")).get("merge", [])
     before = len(list(FOLDER.glob("merger-*")))
     (FOLDER / f"merger-{before}").touch()
     if before < len(behaviours):
         raise {"65": DataError, "75": TemporaryError}[behaviours[before]]("the merge went wrong")
-    store = open_store(os.environ["EMBEDDER_RUN_URI"])
-    if store.stat(RESULT_KEY) is not None:
+    settings = read_settings(MergerSettings)
+    store = open_store(settings.run_uri)
+    was_finished = find_finished(store) is not None
+    merge(store, settings)
+    finished = find_finished(store)
+    if finished is None:
+        raise DataError("the merge has ended without a finished run")
+    if was_finished:
         return program.Finished("the run is finished")
-    keys = [chunk_key(index) for index in range(int(os.environ["EMBEDDER_CHUNK_COUNT"]))]
-    found = [store.stat(key) for key in keys]
-    missing = [index for index, each in enumerate(found) if each is None]
-    if missing:
-        raise ChunksMissing(f"chunks {format_indexes(missing)} are missing")
-    headers = []
-    for each in filter(None, found):
-        with store.open(each.key, each.size) as file:
-            headers.append(read_header(file, name=each.key))
-    rows = sum(header.requested for header in headers)
-    log.info("merged", chunks=len(keys), rows=rows)
-    store.put_bytes(RESULT_KEY, headers[0].fingerprint.encode())
-    summary = {
-        "rows_requested": rows + 3,
-        "rows_embedded": rows,
-        "rows_failed": 3,
-        "failures_by_reason": {"not_found": 3},
-        "chunks_missing": "",
-    }
-    store.put_bytes(SUMMARY_KEY, json.dumps(summary).encode())
-    if os.environ.get("EMBEDDER_KEEP_CHUNKS") != "true":
-        store.delete(keys)
-    return program.Finished(f"{rows} rows merged")
+    return program.Finished(f"{finished.header.embedded} rows merged")
 
 
 configure_logs()

@@ -1,7 +1,7 @@
-"""A worker as `embedder run` sees one: its environment, log lines, exit codes and chunk files, without a model.
+"""A worker without a model: its log lines, exit codes and chunk files are those of the real worker.
 
-TEST_FOLDER has the journal of all attempts. TEST_BEHAVIOURS says what each attempt of a chunk does, as JSON:
-{"3": ["75", "SIGKILL"], "4": ["78 while hanging 5"], "5": ["hang"]}; attempts beyond the list succeed.
+TEST_FOLDER has the journal of all attempts. TEST_BEHAVIOURS says what each attempt at a chunk does, as JSON:
+{"3": ["75", "SIGKILL"], "4": ["78 while hanging 5"], "5": ["hang"], "6": ["lose 3"]}. Attempts beyond the list succeed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import ConfigError, DataError, TemporaryError
-from common.format.chunk_file import Chunk, read_header, write_chunk
+from common.format.chunk_file import Chunk, Failure, read_header, write_chunk
 from common.format.provenance import Provenance
+from common.format.reasons import Reason
+from common.format.result_file import read_result
 from common.logs import configure_logs, log
 from common.process import program
 from common.run.keys import RESULT_KEY, chunk_key
+from common.run.state import find_finished
 from common.store import open_store
 
 if TYPE_CHECKING:
@@ -39,8 +42,10 @@ def main() -> program.Finished:
     (FOLDER / f"worker-{INDEX}-{before}").write_text(
         json.dumps({"pid": os.getpid(), "environment": dict(os.environ), "time": time.time_ns()})
     )
-    behave(behaviours[before] if before < len(behaviours) else "succeed")
-    return program.Finished(embed(open_store(os.environ["EMBEDDER_RUN_URI"])))
+    behaviour = behaviours[before] if before < len(behaviours) else "succeed"
+    behave(behaviour)
+    lost = int(behaviour.removeprefix("lose ")) if behaviour.startswith("lose ") else 0
+    return program.Finished(embed(open_store(os.environ["EMBEDDER_RUN_URI"]), lost=lost))
 
 
 ENDINGS = {
@@ -95,30 +100,37 @@ def provenance() -> Provenance:
     )
 
 
-def embed(store: Store) -> str:
+def embed(store: Store, *, lost: int) -> str:
+    """Store a chunk with ROWS images that are embedded and `lost` images that are not, unless the chunk is done."""
     found = store.stat(chunk_key(INDEX))
     if found is not None:
         with store.open(found.key, found.size) as file:
             provenance().check_same(read_header(file, name=found.key).provenance, name=found.key)
         return f"{found.key} is in the store already"
-    if store.stat(RESULT_KEY) is not None:
-        if store.read(RESULT_KEY).decode() != provenance().fingerprint:
-            raise ConfigError(f"{RESULT_KEY} was made with another model")
+    result = store.stat(RESULT_KEY)
+    if result is not None:
+        with store.open(RESULT_KEY, result.size) as file:
+            provenance().check_same(read_result(file, name=RESULT_KEY).provenance, name=RESULT_KEY)
+    finished = find_finished(store)
+    if finished is not None and finished.holds(INDEX):
         return f"{RESULT_KEY} is in the store already"
-    log.info("started", of=int(os.environ["EMBEDDER_CHUNK_COUNT"]), rows=ROWS)
+    log.info("started", of=int(os.environ["EMBEDDER_CHUNK_COUNT"]), rows=ROWS + lost)
     embeddings = np.eye(ROWS, 512, dtype=np.float32)
     chunk = Chunk(
         index=INDEX,
         urls=[f"https://example.org/{INDEX}/{row}.jpg" for row in range(ROWS)],
         ids=None,
         embeddings=embeddings,
-        failures=[],
+        failures=[
+            Failure(ROWS + row, f"https://example.org/{INDEX}/{ROWS + row}.jpg", Reason.NOT_FOUND, "404")
+            for row in range(lost)
+        ],
         provenance=provenance(),
     )
     with tempfile.TemporaryDirectory() as folder:
         write_chunk(Path(folder) / "chunk.h5", chunk)
         store.put_file(chunk_key(INDEX), Path(folder) / "chunk.h5", overwrite=False)
-    log.info("embedded", images=ROWS, of=ROWS, failed=0, rate_per_s=81.2, waiting_on="fetch")
+    log.info("embedded", images=ROWS + lost, of=ROWS + lost, failed=lost, rate_per_s=81.2, waiting_on="fetch")
     return f"{ROWS} images embedded"
 
 

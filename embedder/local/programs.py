@@ -1,0 +1,52 @@
+"""The programs that `embedder run` starts in place of the containers of a cluster."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import TYPE_CHECKING
+
+from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_WORKER_REQUIREMENT = re.compile(r'([\w.-]+).*; extra == "worker"')
+"""A line of the embedder's metadata such as `torch>=2.9; extra == "worker"`."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The commands of the worker and the merger.
+
+    Python's option -P keeps a file `worker.py` in the caller's folder from being run in place of the worker.
+    """
+
+    worker: Sequence[str] = (sys.executable, "-P", "-m", "worker")
+    merger: Sequence[str] = (sys.executable, "-P", "-m", "merger")
+
+
+class LibrariesMissing(ConfigError):
+    """The worker cannot start, because the embedder is installed without the extra `worker`."""
+
+
+def check_worker_libraries() -> None:
+    """Raise LibrariesMissing unless every library of the extra `worker` is installed. Imports none of them."""
+    found = (_WORKER_REQUIREMENT.match(each) for each in requires("embedder") or [])
+    missing = [match[1] for match in found if match is not None and not _is_installed(match[1])]
+    if missing:
+        raise LibrariesMissing(
+            "embedder run needs the libraries of the worker, and these are not installed: "
+            f"{', '.join(missing)}; install the embedder with its extra `worker`: run uv tool install '.[worker]' in "
+            "the folder of its source code"
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
