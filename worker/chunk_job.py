@@ -17,9 +17,9 @@ from common.run.state import find_finished
 from common.store import open_store
 from common.store.contract import ObjectExists, ObjectReplaced
 from worker.collector import Collector
+from worker.decode import plain_jpeg
 from worker.decode.decoders import Decoders
 from worker.decode.geometry import PREPROCESSING_VERSION
-from worker.decode.plain_jpeg import square as plain_jpeg
 from worker.encode.model_loading import ModelLoading
 from worker.manifest.manifest import open_manifest
 from worker.pipeline import Pipeline
@@ -83,7 +83,7 @@ class _ChunkJob:
         chunk = self._manifest.read_chunk(self._index, self._settings.chunk.chunk_count)
         collector = Collector(chunk, vectors)
         log.info("started", of=self._settings.chunk.chunk_count, rows=collector.requested, manifest=self._manifest.name)
-        if not plain_jpeg.is_there():
+        if not plain_jpeg.is_available():
             log.info("no_compiled_decoder", message="JPEGs are left to the libraries, which take half as long again")
         if collector.requested > MAX_CHUNK_ROWS:
             raise SettingsError(
