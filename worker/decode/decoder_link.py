@@ -110,7 +110,7 @@ def answer_to_message(answer: Answer) -> bytes:
     return json.dumps([type(answer).__name__, *fields], ensure_ascii=False).encode()
 
 
-def answer_from_message(message: bytes) -> Answer:
+def answer_from_message(message: bytes) -> Answer:  # noqa: PLR0911 - one return for each type
     """Return the answer that `answer_to_message` wrote. Raises ValueError for any other message."""
     match json.loads(message):
         case ["Ready", int(generation)]:

@@ -40,10 +40,10 @@ class Geometry(NamedTuple):
 def square_geometry(*, height: int, width: int, size: int) -> Geometry:
     """Return how CLIP takes its square of `size` pixels from a (height, width) image.
 
-    This is the transform that OpenAI published with CLIP. The short side becomes `size`, and the long side is truncated,
-    not rounded (torchvision's Resize). The offset of the crop is rounded half to even (torchvision's CenterCrop), not
-    floored as in the processor of transformers. An image of 1024 x 683 pixels becomes 335 x 224, because
-    224 * 1024 / 683 is 335.8, and its square starts at 56, because the offset is 55.5.
+    This is the transform that OpenAI published with CLIP. The short side becomes `size`, and the long side is
+    truncated, not rounded (torchvision's Resize). The offset of the crop is rounded half to even (torchvision's
+    CenterCrop), not floored as in the processor of transformers. An image of 1024 x 683 pixels becomes 335 x 224,
+    because 224 * 1024 / 683 is 335.8, and its square starts at 56, because the offset is 55.5.
 
     Raises ValueError for an image without pixels.
     """

@@ -53,8 +53,8 @@ LARGE_PIXELS = 32_000_000
 take 100 MB or more."""
 
 KEPT_BYTES = 16 << 20
-"""Largest size in bytes of a buffer for decoded pixels that a thread keeps for its next image: 5 megapixels. Fresh memory
-costs a page fault for each page, and those took a third of the decoding time."""
+"""Largest size in bytes of a buffer for decoded pixels that a thread keeps for its next image: 5 megapixels. Fresh
+memory costs a page fault for each page, and those took a third of the decoding time."""
 
 _thread = threading.local()
 
@@ -75,9 +75,9 @@ def image_square(
 ) -> Tensor:
     """Return the pixels that the model sees, uint8 (size, size, 3) in RGB.
 
-    `rotation` is in degrees counter-clockwise, a multiple of 90. Raises ImageFailed for bytes that are not an image, are
-    damaged, or announce more than `max_pixels` pixels in the header, which is checked before anything is decoded. Raises
-    LargeImage for an image of more than LARGE_PIXELS pixels, unless it `may_be_large`.
+    `rotation` is in degrees counter-clockwise, a multiple of 90. Raises ImageFailed for bytes that are not an image,
+    are damaged, or announce more than `max_pixels` pixels in the header, which is checked before anything is decoded.
+    Raises LargeImage for an image of more than LARGE_PIXELS pixels, unless it `may_be_large`.
     """
     limits = _PixelLimits(max_pixels, max_pixels if may_be_large else LARGE_PIXELS)
     if _is_ordinary_jpeg(data):
@@ -134,7 +134,7 @@ def _is_ordinary_jpeg(data: bytes | bytearray | memoryview) -> bool:
 def _fast_square(
     data: bytes | bytearray | memoryview, limits: _PixelLimits, *, rotation: int, size: int
 ) -> Tensor | None:
-    """Return the square by `plain_jpeg` or by libjpeg-turbo and torch, or None if it may differ from Pillow's square."""
+    """Return the square by `plain_jpeg` or by libjpeg-turbo and torch, or None if Pillow's may differ from it."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         limits.check(height=height, width=width)

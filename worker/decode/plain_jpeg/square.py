@@ -1,4 +1,6 @@
-"""Calls plain_jpeg.c, which makes squares of plain JPEGs: the pixels of libjpeg-turbo and torch in two thirds of the time.
+"""Calls plain_jpeg.c, which makes squares of plain JPEGs.
+
+The pixels are those of libjpeg-turbo and torch, in two thirds of the time.
 
 The C code is compiled when the program is installed. It is not available if there was no compiler or if the processor
 is not an x86-64 with AVX2. The libraries then do its work.
@@ -35,8 +37,8 @@ _WEIGHT_BITS = 15
 """Maximum size of a weight in bits, without its sign."""
 
 _MAX_PRECISION = 22
-"""Maximum number of bits after a weight's binary point. The sums have 32 bits: 8 for the pixel and 2 for intermediate sums
-of weights remain."""
+"""Maximum number of bits after a weight's binary point. The sums have 32 bits: 8 for the pixel and 2 for intermediate
+sums of weights remain."""
 
 
 class _AxisStruct(ctypes.Structure):
@@ -85,7 +87,7 @@ def plain_square(
     geometry: Geometry,
     buffer: Callable[[int], bytearray],
 ) -> NDArray[np.uint8] | None:
-    """Return the square of a plain JPEG, uint8 (size, size, 3) in RGB, or None for a damaged file or another kind of file.
+    """Return the square of a plain JPEG, uint8 (size, size, 3) in RGB, or None for any other or damaged file.
 
     `height` and `width` are what libjpeg-turbo read from the header. It must have accepted the header, because the C
     code skips parts of it (a colour profile, for example). `buffer` returns at least the number of bytes it is given,
@@ -121,8 +123,8 @@ def resize_axis(pixels: int, resized: int, *, start: int, size: int) -> Axis:
     """Return the axis of a resize from `pixels` to `resized` pixels, for the `size` outputs from `start` on.
 
     It is torch's bicubic resize of bytes with antialiasing: Keys' cubic convolution (1981) with a = -0.5, stretched by
-    the scale if the scale is above 1. The weights of an output sum up to 1. They are fixed-point numbers of 16 bits, with
-    as many bits after the binary point as the largest weight allows. The weights outside the square count too.
+    the scale if the scale is above 1. The weights of an output sum up to 1. They are fixed-point numbers of 16 bits,
+    with as many bits after the binary point as the largest weight allows. The weights outside the square count too.
     """
     scale = pixels / resized
     stretch = max(scale, 1.0)

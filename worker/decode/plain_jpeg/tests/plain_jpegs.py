@@ -1,7 +1,7 @@
 """Plain JPEGs, and their squares by the compiled code and by the libraries.
 
-`python -m worker.decode.plain_jpeg.tests.plain_jpegs LIBRARY` decodes thousands of damaged files with the compiled code at
-the path LIBRARY.
+`python -m worker.decode.plain_jpeg.tests.plain_jpegs LIBRARY` decodes thousands of damaged files with the compiled code
+at the path LIBRARY.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def test_it_uses_only_the_memory_that_it_asks_for() -> None:
 @needs_compiled
 @pytest.mark.timeout(600)
 def test_no_damaged_file_makes_it_read_or_write_where_it_must_not(tmp_path: Path) -> None:
-    """Decodes damaged files under GCC's sanitizers of addresses and undefined behaviour. Their first finding ends the process."""
+    """Decodes damaged files under GCC's sanitizers of addresses and undefined behaviour: a finding ends the process."""
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("no gcc here")
