@@ -204,7 +204,7 @@ def test_a_file_is_left_to_the_libraries_if_they_read_another_size() -> None:
 
 @needs_compiled
 @pytest.mark.parametrize("kind", sorted(plain_files()))
-def test_a_damaged_file_has_the_libraries_pixels_where_they_find_nothing_wrong_and_else_none(kind: str) -> None:
+def test_a_damaged_file_has_the_libraries_pixels_if_they_accept_it_and_else_none(kind: str) -> None:
     taken = 0
     for data in mutations(plain_files()[kind], count=1500, seed=7):
         try:
@@ -250,7 +250,7 @@ def test_it_uses_only_the_memory_that_it_asks_for() -> None:
 
 @needs_compiled
 @pytest.mark.timeout(600)
-def test_no_damaged_file_makes_it_read_or_write_where_it_must_not(tmp_path: Path) -> None:
+def test_no_damaged_file_causes_an_access_out_of_bounds(tmp_path: Path) -> None:
     """Decodes damaged files under GCC's sanitizers of addresses and undefined behaviour: a finding ends the process."""
     compiler = shutil.which("gcc")
     if compiler is None:
