@@ -29,7 +29,7 @@ MAX_TEXT_CHARS = 2000
 """Maximum length of a text in an answer. In JSON a character takes at most 6 bytes, so the text fits in a message."""
 
 MAX_SQUARE_BYTES = 4 << 20
-"""Minimum size of the shared memory in bytes: room for a square of 1,182 x 1,182 pixels."""
+"""Maximum size of a square in bytes: 1,182 x 1,182 pixels. The shared memory always has room for it."""
 
 _REQUEST = Struct("<IQHHQ?")
 

@@ -1,7 +1,7 @@
 """From an image's bytes to the model's square of pixels.
 
 The square is that of OpenAI's published transform: resize the short side bicubically with antialiasing, crop the
-centre, convert to RGB. There are three ways to it:
+centre, convert to RGB. There are three ways to it, and the first two are the fast way:
 
     plain JPEG      plain_jpeg, a decoder of our own; if it refuses the file, the next way
     ordinary JPEG   libjpeg-turbo and torch's resize of bytes, which give the same pixels as plain_jpeg
@@ -58,7 +58,7 @@ memory costs a page fault for each page, and those took a third of the decoding 
 
 _thread = threading.local()
 
-# `_PixelLimits` checks the caller's limit for every format instead.
+# Pillow's own limit is off, because `_PixelLimits` checks the caller's limit for every format.
 Image.MAX_IMAGE_PIXELS = None
 
 # Pillow warns of odd palettes and metadata, and among millions of photos nobody can act on that.
@@ -97,6 +97,7 @@ def image_square(
         raise  # this machine is at fault, not the image
     except Exception as error:  # for damaged bytes, Pillow's decoders raise errors of any type
         text = str(error) or type(error).__name__
+        # Pillow has no type of error for a cut file; only the text says it.
         is_cut = "truncated" in text.lower() or isinstance(error, EOFError) or _is_cut(data)
         raise ImageFailed(Reason.TRUNCATED if is_cut else Reason.CORRUPT, text[:200]) from error
 

@@ -147,7 +147,7 @@ def decoder_processes() -> list[int]:
 
 
 def busy_decoders(of: int | None = None) -> set[int]:
-    """Return the decoders of a worker, by default of this process, that have used far more CPU time than for a start."""
+    """Return the decoders of a worker, by default of this process, that have used far more CPU time than a start."""
     found = set()
     for process in descendants(of or os.getpid()):
         try:
