@@ -22,11 +22,11 @@ from common.format.reasons import Reason
 if TYPE_CHECKING:
     import socket
 
-MESSAGE_BYTES = 16 << 10
+MESSAGE_BYTES = 32 << 10
 """Maximum size of a message in bytes."""
 
 MAX_TEXT_CHARS = 2000
-"""Maximum length of a text in an answer. In JSON a character takes at most 6 bytes, so the text fits in a message."""
+"""Maximum length of a text in an answer. In JSON a character takes at most 12 bytes, so the text fits in a message."""
 
 MAX_SQUARE_BYTES = 4 << 20
 """Maximum size of a square in bytes: 1,182 x 1,182 pixels. The shared memory always has room for it."""
@@ -107,16 +107,16 @@ Answer = Ready | Done | Failed | Large | NoMemory | Bug | Died
 def answer_to_message(answer: Answer) -> bytes:
     """Return the answer as a JSON list: its type's name and its fields."""
     fields = [_sendable(field) if isinstance(field, str) else field for field in answer]
-    return json.dumps([type(answer).__name__, *fields], ensure_ascii=False).encode()
+    return json.dumps([type(answer).__name__, *fields]).encode()
 
 
 def answer_from_message(message: bytes) -> Answer:  # noqa: PLR0911 - one return for each type
     """Return the answer that `answer_to_message` wrote. Raises ValueError for any other message."""
-    match json.loads(message):
-        case ["Ready", int(generation)]:
-            return Ready(generation)
+    match json.loads(message.decode()):
         case ["Done"]:
             return Done()
+        case ["Ready", int(generation)]:
+            return Ready(generation)
         case ["Failed", str(reason), str(detail)]:
             return Failed(Reason(reason), detail)
         case ["Large"]:
