@@ -10,6 +10,7 @@ import torch
 from benchmarks.rig import in_turn, median, part, run
 from common.logs import parse_line
 from worker.encode.encoder import choose_batch_size, choose_device
+from worker.memory import WORKER_MALLOC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ def vit_b_32(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
     few = 2 * BATCH_SIZE
     numbers = in_turn(
         {
-            "encode": lambda: part("encode", rig.vit_b_32, environment={"OMP_WAIT_POLICY": "PASSIVE"}),
+            "encode": lambda: part("encode", rig.vit_b_32, environment={"OMP_WAIT_POLICY": "PASSIVE"} | WORKER_MALLOC),
             "decode": lambda: part("decode", rig.folder / "photos", environment={}),
             "few": lambda: rig.run_worker(few, rig.vit_b_32).seconds,
             "many": lambda: rig.run_worker(few + rows, rig.vit_b_32).seconds,

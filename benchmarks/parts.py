@@ -33,9 +33,6 @@ def encode(model: str) -> float:
     import transformers
 
     from worker.encode.encoder import choose_batch_size, choose_device, choose_dtype
-    from worker.memory import keep_freed_memory
-
-    keep_freed_memory()
 
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
@@ -67,8 +64,8 @@ def decode(folder: str) -> float:
 
 
 def load(model: str) -> float:
-    from worker.encode.encoder import load_vision_tower
     from worker.encode.model import find_model
+    from worker.encode.vision_tower import load_vision_tower
 
     source = find_model(model, revision="")
     load_vision_tower(source)

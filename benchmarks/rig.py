@@ -20,6 +20,7 @@ import transformers
 
 from benchmarks.photos import link_photos, make_photos
 from tests.s3_server import s3_server
+from worker.memory import WORKER_MALLOC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,7 +125,7 @@ class Rig(NamedTuple):
                 "EMBEDDER_RUN_URI": run_uri,
                 "EMBEDDER_MODEL": str(model),
             }
-            return run(["worker"], self.environment | environment | named)
+            return run(["worker"], self.environment | WORKER_MALLOC | environment | named)
 
     def run_seed(self, count: int, model: Path) -> Cost:
         """Embed `count` images the seed's way."""

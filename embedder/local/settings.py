@@ -11,6 +11,7 @@ from common.errors import SettingsError
 from common.indexes import parse_indexes
 from common.settings import ENV_PREFIX, RunSettings, settings_of
 from merger.settings import MergerSettings
+from worker.memory import WORKER_MALLOC
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -74,14 +75,6 @@ SETTABLE = {
     if name != "job_completion_index"
 }
 """The variables of the settings that an option or `--set` can give. Each worker is given the index of its chunk."""
-
-WORKER_MALLOC = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-}
-"""Settings of glibc that keep freed memory for the next batch. Without them each batch gets its memory from the kernel,
-page by page, which takes 3 to 15 % of the encoder's time on a CPU."""
 
 
 def environment_of(options: Mapping[str, str | None], assignments: Iterable[str]) -> dict[str, str]:

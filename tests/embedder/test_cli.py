@@ -23,12 +23,12 @@ from common.settings import read_settings, settings_of
 from embedder.local.command import EXAMPLES, run
 from embedder.local.settings import (
     SETTABLE,
-    WORKER_MALLOC,
     LocalRunSettings,
     environment_of,
     worker_environment,
 )
 from merger.settings import MergerSettings
+from worker.memory import WORKER_MALLOC
 from worker.settings import WorkerSettings
 
 EMBEDDER = [sys.executable, str(Path(__file__).parent / "programs" / "embedder_program.py")]

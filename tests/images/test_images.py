@@ -17,7 +17,7 @@ from tests.image_server import image_server
 from tests.images.build import MODEL, PLAIN_BASE, TORCH_BASE, Image, bases, build, mounted, reason_to_skip
 from tests.images.container import RUN_SECONDS, run, start
 from tests.worker.worker_process import PHOTOS
-from worker.decode.plain_jpeg import square as plain_jpeg
+from worker.decode import plain_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,9 +107,9 @@ def test_workers_and_merge_make_a_result_with_a_read_only_root_and_any_uid(
 
 def test_the_worker_has_the_compiled_decoder(worker_image: Image, tmp_path: Path) -> None:
     assert len(list((worker_image.root / "opt/program/worker").rglob("_plain_jpeg*.so"))) == 1
-    command = ["python", "-c", "from worker.decode.plain_jpeg import square; print(square.is_there())"]
+    command = ["python", "-c", "from worker.decode import plain_jpeg; print(plain_jpeg.is_available())"]
     asked = run(worker_image, tmp_path, command=command, environment={})
-    assert asked.log.split() == [str(plain_jpeg.is_there())]
+    assert asked.log.split() == [str(plain_jpeg.is_available())]
 
 
 def test_sigterm_ends_the_worker_with_143_and_nothing_in_the_store(

@@ -1,38 +1,125 @@
-"""That the C library keeps a worker's memory as it is told to."""
+"""Freed memory stays in a worker for the next batch, and a decoder gives back the memory of a large image."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import subprocess
 import sys
-
-PROGRAM = """
-import ctypes, tempfile, threading
+from contextlib import closing
 from pathlib import Path
-from common.process import program
-from worker.__main__ import before_threads
 
-def heaps():
-    libc = ctypes.CDLL(None)
-    libc.fopen.restype = ctypes.c_void_p
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "malloc.xml"
-        file = ctypes.c_void_p(libc.fopen(str(path).encode(), b"w"))
-        libc.malloc_info(0, file)
-        libc.fclose(file)
-        return path.read_text("utf-8").count("<heap ")
+import pytest
 
-def main():
-    for _ in range(3):
-        thread = threading.Thread(target=bytearray, args=(1_000_000,))
-        thread.start()
-        thread.join()
-    return f"{heaps()} heap"
+from tests.worker.images import PHOTOS, encoded, photo
+from worker.decode.decoders import Decoders
+from worker.memory import DECODER_MALLOC, WORKER_MALLOC
 
-program.run(main, before_threads=before_threads)
+FEW_FAULTS = 50
+MANY_FAULTS = 5000
+"""Page faults of one batch of 80 MiB, whose memory has 20,480 pages of 4 KiB."""
+
+BATCHES = """
+import resource, threading
+
+def page_faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def use_a_batch_of_memory():
+    blocks = [b"x" * (megabytes << 20) for megabytes in (10, 20, 20, 20, 10)]
+
+def measure():
+    use_a_batch_of_memory()
+    use_a_batch_of_memory()
+    before = page_faults()
+    use_a_batch_of_memory()
+    print(page_faults() - before)
+
+thread = threading.Thread(target=measure)
+thread.start()
+thread.join()
 """
+"""Batches in a thread, as in a worker. The first two are not measured: they take their memory from the kernel."""
+
+LARGE_GROWTH = 80 << 20
+SMALL_GROWTH = 30 << 20
+"""Bytes by which a decoder grows. The large images below take 100 MB and more while they are decoded."""
 
 
-def test_all_threads_of_a_worker_share_one_heap() -> None:
-    # That of a second one is given back after every batch that does not fit into 64 MiB, whatever it is told.
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60)
-    assert "1 heap" in done.stdout + done.stderr
+def faults_of_a_batch(variables: dict[str, str]) -> int:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | variables
+    ended = subprocess.run(
+        [sys.executable, "-c", BATCHES], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    return int(ended.stdout)
+
+
+def test_a_worker_keeps_the_memory_of_a_batch_for_the_next_batch() -> None:
+    assert faults_of_a_batch(WORKER_MALLOC) < FEW_FAULTS
+
+
+@pytest.mark.parametrize("missing", [*WORKER_MALLOC, "all"])
+def test_without_one_of_the_variables_the_memory_of_each_batch_comes_from_the_kernel(missing: str) -> None:
+    variables = {name: value for name, value in WORKER_MALLOC.items() if missing not in (name, "all")}
+    assert faults_of_a_batch(variables) > MANY_FAULTS
+
+
+def test_a_decoder_gives_back_the_memory_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A decoder with the values of the worker that starts it would keep this memory.
+    for name, value in WORKER_MALLOC.items():
+        monkeypatch.setenv(name, value)
+    growth, environment = decoder_growth_over_large_images()
+    assert growth < SMALL_GROWTH
+    assert {name: environment.get(name) for name in DECODER_MALLOC} == DECODER_MALLOC
+
+
+def test_with_the_workers_values_a_decoder_would_stay_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.decode.decoders.DECODER_MALLOC", WORKER_MALLOC)
+    growth, _ = decoder_growth_over_large_images()
+    assert growth > LARGE_GROWTH
+
+
+def decoder_growth_over_large_images() -> tuple[int, dict[str, str]]:
+    """Return how many bytes larger a decoder is after large images than after photos, and its environment."""
+    picture = photo().resize((6600, 4900))
+    large = [encoded(picture, "BMP"), encoded(picture, "PNG", compress_level=1)]
+
+    async def decode(decoders: Decoders, files: list[bytes]) -> None:
+        with decoders.listening():
+            for data in files:
+                async with decoders.idle() as decoder:
+                    await decoder.square(data, rotation=0, size=224, max_pixels=10**9, may_be_large=True)
+
+    with (
+        closing(Decoders(1, max_image_bytes=128 << 20, timeout_seconds=60)) as decoders,
+        asyncio.Runner() as loop,
+    ):
+        loop.run(decode(decoders, [path.read_bytes() for path in PHOTOS]))
+        (process,) = decoder_processes()
+        before = private_bytes(process)
+        loop.run(decode(decoders, large))
+        variables = Path(f"/proc/{process}/environ").read_text("utf-8").split("\0")
+        return private_bytes(process) - before, dict(variable.split("=", 1) for variable in variables if variable)
+
+
+def decoder_processes() -> list[int]:
+    """Return the decoders of this process: the children of a child that runs the decoders' server."""
+    return [
+        decoder
+        for server in children_of(os.getpid())
+        if b"worker.decode.decoder_server" in Path(f"/proc/{server}/cmdline").read_bytes()
+        for decoder in children_of(server)
+    ]
+
+
+def children_of(process: int) -> list[int]:
+    return [
+        int(child)
+        for thread in Path(f"/proc/{process}/task").iterdir()
+        for child in (thread / "children").read_text("utf-8").split()
+    ]
+
+
+def private_bytes(process: int) -> int:
+    lines = Path(f"/proc/{process}/status").read_text("utf-8").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))

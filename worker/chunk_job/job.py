@@ -15,9 +15,9 @@ from common.store.contract import ObjectStat
 from worker.chunk_job.chunk_in_store import ChunkInStore
 from worker.chunk_job.outcome import Stored
 from worker.collector import Collector
+from worker.decode import plain_jpeg
 from worker.decode.decoders import Decoders
 from worker.decode.geometry import PREPROCESSING_VERSION
-from worker.decode.plain_jpeg import square as plain_jpeg
 from worker.encode.model_loading import ModelLoading
 from worker.manifest.manifest import open_manifest
 from worker.metrics import serve_metrics
@@ -77,7 +77,7 @@ class _ChunkJob:
         chunk = self._manifest.read_chunk(self._index, chunk_count)
         collector = Collector(chunk, vectors)
         log.info("started", of=chunk_count, rows=collector.requested, manifest=self._manifest.name)
-        if not plain_jpeg.is_there():
+        if not plain_jpeg.is_available():
             log.info(
                 "no_compiled_decoder",
                 message="the libraries decode all JPEGs, which takes half as long again; install with a C compiler",

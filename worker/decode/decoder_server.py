@@ -1,120 +1,66 @@
-"""python -m worker.decode.decoder_server: the decoders of one worker, as processes that may crash.
+"""python -m worker.decode.decoder_server: starts the decoders of one worker and replaces each decoder that dies.
 
-It imports what they need and forks them, so that they share it, and forks another where one has died. They end when
-the worker does, which holds the other ends of their sockets.
+It imports the libraries once and forks the decoders, so that all of them share the libraries' memory. The decoders end
+when the worker ends, because the worker holds the other ends of their sockets.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import mmap
 import os
 import signal
 import socket
 import sys
-import traceback
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
-from worker.decode.decoder_link import MESSAGE_BYTES, Answer, Kind, Request
-from worker.memory import keep_small_blocks
-from worker.rows import ImageFailed, LargeImage
+from worker.decode.decoder_link import Connection, Died, answer_to_message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-REAL_SECONDS_PER_CPU_SECOND = 20
-"""How much longer an image may take by the clock than in CPU time, on a machine that is busy with other things."""
+    Decode = Callable[[Connection, int], None]
+    """Decodes images from a connection until the worker closes it; takes the decoder's generation too."""
 
 _PR_SET_PDEATHSIG = 1
-"""From Linux's prctl.h."""
+"""The option of prctl by which a process ends with its parent, from Linux's prctl.h."""
 
 
-class Seat(NamedTuple):
-    """What a decoder has, and the one that takes its place."""
-
-    link: socket.socket
-    memory: int
-    """Descriptor of the memory shared with the worker."""
-    timeout_seconds: float
-    """CPU time for one image."""
-
-
-def serve(seats: Sequence[Seat]) -> None:
-    """Keep a decoder on each seat until the worker has gone."""
-    generations = [0] * len(seats)
-    sitting = {_fork(seat, 0): number for number, seat in enumerate(seats)}
-    while sitting:
+def serve(connections: Sequence[Connection], decode: Decode) -> None:
+    """Keep one decoder running for each connection until the worker closes all of them."""
+    generations = [0] * len(connections)
+    running = {_fork(connection, 0, decode): number for number, connection in enumerate(connections)}
+    while running:
         process, status = os.wait()
-        number = sitting.pop(process)
-        code = os.waitstatus_to_exitcode(status)
-        if code == 0:
-            continue  # the worker has gone
-        with suppress(OSError):  # it has gone meanwhile, as the next decoder will find
-            seats[number].link.send(Answer(Kind.DIED, str(-code)).to_message())
+        number = running.pop(process)
+        exit_code = os.waitstatus_to_exitcode(status)
+        if exit_code == os.EX_OK:
+            continue  # the worker has closed the connection
+        with suppress(OSError):  # the worker closes the connection now; the next decoder finds it closed
+            connections[number].link.send(answer_to_message(Died(exit_code)))
         generations[number] += 1
-        sitting[_fork(seats[number], generations[number])] = number
+        running[_fork(connections[number], generations[number], decode)] = number
 
 
-def _fork(seat: Seat, generation: int) -> int:
+def _fork(connection: Connection, generation: int, decode: Decode) -> int:
+    """Start a decoder and return its process id."""
     process = os.fork()
     if process:
         return process
-    code = os.EX_SOFTWARE
+    exit_code = os.EX_SOFTWARE
     try:
         _die_with_parent()
-        # What C libraries write of damaged files, nobody could match with an image.
+        # C libraries print warnings about damaged images, but the warnings do not say which image it is.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        _decode_until_the_end(seat, generation)
-        code = os.EX_OK
-    except (BrokenPipeError, ConnectionResetError):  # the worker has gone
-        code = os.EX_OK
+        decode(connection, generation)
+        exit_code = os.EX_OK
+    except (BrokenPipeError, ConnectionResetError):  # the worker has closed the connection
+        exit_code = os.EX_OK
     finally:
-        # Whatever happens, a forked process must not go on in its parent's place.
-        os._exit(code)
-
-
-def _decode_until_the_end(seat: Seat, generation: int) -> None:
-    memory = memoryview(mmap.mmap(seat.memory, 0))
-    seat.link.send(Answer(Kind.READY, str(generation)).to_message())
-    while message := seat.link.recv(MESSAGE_BYTES):
-        request = Request.from_message(message)
-        if request.generation != generation:
-            continue
-        # Neither signal has a handler, so it ends this process even where native code does not return.
-        signal.setitimer(signal.ITIMER_PROF, seat.timeout_seconds)
-        signal.setitimer(signal.ITIMER_REAL, seat.timeout_seconds * REAL_SECONDS_PER_CPU_SECOND)
-        answer = _answer(request, memory)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        seat.link.send(answer.to_message())
-
-
-def _answer(request: Request, memory: memoryview) -> Answer:
-    # Imported before the fork.
-    import numpy as np  # noqa: PLC0415
-
-    from worker.decode.preprocess import image_square  # noqa: PLC0415
-
-    try:
-        square = image_square(
-            memory[: request.length],
-            rotation=request.rotation,
-            size=request.size,
-            max_pixels=request.max_pixels,
-            may_be_large=request.may_be_large,
-        ).numpy()  # (size, size, 3)
-    except ImageFailed as failed:
-        return Answer(Kind.FAILED, f"{failed.reason} {failed.detail}")
-    except LargeImage:
-        return Answer(Kind.LARGE)
-    except MemoryError:
-        return Answer(Kind.NO_MEMORY)
-    except Exception:  # noqa: BLE001 - raised again by the worker
-        return Answer(Kind.BUG, traceback.format_exc())
-    np.copyto(np.frombuffer(memory[: square.nbytes], np.uint8).reshape(square.shape), square)
-    return Answer(Kind.SQUARE)
+        # Even after an error, the forked process must not continue with the server's code.
+        os._exit(exit_code)
 
 
 def _die_with_parent() -> None:
@@ -122,32 +68,29 @@ def _die_with_parent() -> None:
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Serve as `Decoders` asks for: CPU seconds for an image, the worker's process, and socket and memory of each."""
+    """Serve the worker that gave these arguments.
+
+    They are the CPU seconds for one image, the worker's process id, and for each decoder the file descriptors of its
+    socket and its shared memory.
+    """
     timeout_seconds, worker_process, *descriptors = arguments
     _die_with_parent()
     if os.getppid() != int(worker_process):
-        os._exit(os.EX_OK)  # it had gone before
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker gets it too
-    keep_small_blocks()
-    # See worker.model_loading; and pages that are not looked through stay shared.
+        os._exit(os.EX_OK)  # the worker ended before `_die_with_parent`
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker too, and the worker ends the decoders
+    # Without the garbage collector the import is faster (see worker.encode.model_loading), and the frozen objects stay
+    # in memory that the decoders share.
     gc.disable()
-    try:
-        import torch  # noqa: PLC0415 - only now, since the worker may be gone or stopped before
+    # Imported here: it takes seconds, in which the worker may end.
+    from worker.decode.decoder_process import answer_requests  # noqa: PLC0415
 
-        import worker.decode.preprocess  # noqa: F401, PLC0415
-
-        gc.freeze()
-        gc.enable()
-        torch.set_num_threads(1)
-        numbers = map(int, descriptors)
-        serve(
-            [
-                Seat(socket.socket(fileno=link), memory, float(timeout_seconds))
-                for link, memory in zip(numbers, numbers, strict=True)
-            ]
-        )
-    except Exception as error:  # noqa: BLE001 - where memory is refused, an import raises anything
-        sys.exit(f"no decoders: {type(error).__name__}: {error}")
+    gc.freeze()
+    gc.enable()
+    numbers = map(int, descriptors)
+    serve(
+        [Connection(socket.socket(fileno=link), memory) for link, memory in zip(numbers, numbers, strict=True)],
+        partial(answer_requests, timeout_seconds=float(timeout_seconds)),
+    )
     os._exit(os.EX_OK)
 
 

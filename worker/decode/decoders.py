@@ -1,4 +1,4 @@
-"""Decodes images in processes of their own, so that a crash or a hang of a decoder costs one image."""
+"""Decodes images in separate processes, so that a decoder that crashes or hangs costs one image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,20 @@ import numpy as np
 from common.errors import ResourceExhausted
 from common.format.reasons import Reason
 from common.logs import log
-from worker.decode.decoder_link import MESSAGE_BYTES, Answer, Kind, Request, new_memory
+from worker.decode.decoder_link import (
+    MESSAGE_BYTES,
+    Bug,
+    Died,
+    Done,
+    Failed,
+    Large,
+    NoMemory,
+    Ready,
+    Request,
+    answer_from_message,
+    new_memory,
+)
+from worker.memory import DECODER_MALLOC
 from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
@@ -27,31 +40,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from worker.decode.decoder_link import Answer
+
 KEPT_BYTES = 4 << 20
-"""Of an image's bytes in shared memory; what a larger one takes more is given back after it. That, and to copy so many
-bytes, would hold up the event loop, so a thread does it."""
+"""Size in bytes of the shared memory that a decoder keeps after an image. What a larger image took beyond it is given
+back. A thread does that, and copies such an image, because either would hold up the event loop."""
 
 GRACE_SECONDS = 2
-"""For what is being decoded when the decoders are to end."""
+"""Seconds that the decoders have to end, before they are killed."""
 
-MAX_DEATHS = 10
-"""In a row, of decoders that have not even begun."""
+MAX_EARLY_DEATHS = 10
+"""Maximum number of decoders in a row that may die before they are ready."""
 
 _KEPT_NAMES = {"PATH", "HOME", "LANG", "TMPDIR"}
 _KEPT_PREFIXES = ("LC_", "LD_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_")
 
 _OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
+"""Signals of the timers that `decoder_process` sets for each image."""
 
 
 class Decoders:
-    """A process that keeps `count` decoders, for one event loop.
+    """A process that keeps `count` decoders running, for one event loop.
 
-    Start it from a thread that lives as long as the worker does: Linux ends the process with that thread.
+    Create it in a thread that lives as long as the worker: Linux ends the process together with that thread.
     """
 
     def __init__(self, count: int, *, max_image_bytes: int, timeout_seconds: float) -> None:
         self._idle: asyncio.Queue[Decoder] = asyncio.Queue()
-        # Not asyncio's own: file systems that hang may have all of that one's threads.
+        # Not the event loop's own executor: file systems that hang may block all threads of that one.
         self._copies = ThreadPoolExecutor(1, thread_name_prefix="copy")
         self.count = count
         self._decoders: list[Decoder] = []
@@ -64,7 +80,7 @@ class Decoders:
             self._decoders.append(Decoder(ours, mmap.mmap(memory, 0), self._copies))
             self._idle.put_nowait(self._decoders[-1])
         try:
-            self._server = subprocess.Popen(  # noqa: S603 - this very program
+            self._server = subprocess.Popen(  # noqa: S603 - a part of this program
                 [
                     sys.executable,
                     "-m",
@@ -83,7 +99,7 @@ class Decoders:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Have the running event loop hear the decoders within the block."""
+        """Let the running event loop receive the decoders' messages within the block."""
         loop = asyncio.get_running_loop()
         for decoder in self._decoders:
             decoder.listen(loop)
@@ -95,17 +111,18 @@ class Decoders:
 
     @asynccontextmanager
     async def idle(self) -> AsyncIterator[Decoder]:
-        """Wait for a decoder that has nothing to do, and give it for the block."""
+        """Wait for an idle decoder and reserve it for the block."""
         decoder = await self._idle.get()
         try:
             yield decoder
         finally:
-            # Whoever is cancelled leaves it at work, and its answer must not be taken for another image's.
+            # If the caller was cancelled, the decoder is still at work. It is not used again, because its answer must
+            # not be taken for the answer to another image.
             if not decoder.is_at_work:
                 self._idle.put_nowait(decoder)
 
     def close(self) -> None:
-        """End the decoders, whatever they are at."""
+        """End the decoders, even if they are at work."""
         for decoder in self._decoders:
             decoder.hang_up()
         try:
@@ -119,7 +136,7 @@ class Decoders:
 
 
 class Decoder:
-    """The worker's end of one decoder, and of those that take its place."""
+    """The worker's end of the connection to one decoder. If that decoder dies, the next one takes its place."""
 
     def __init__(self, link: socket.socket, memory: mmap.mmap, copies: Executor) -> None:
         self._link = link
@@ -134,42 +151,46 @@ class Decoder:
     async def square(
         self, data: bytes | bytearray, *, rotation: int, size: int, max_pixels: int, may_be_large: bool
     ) -> NDArray[np.uint8]:
-        """Return the pixels that the model sees, uint8 (size, size, 3), as `preprocess.image_square` makes them.
+        """Return the pixels that the model sees, uint8 (size, size, 3), as `preprocess.image_square` does.
 
-        They are good until the next are asked for. Raises ImageFailed also where the decoder dies of the image or takes
-        too long, LargeImage where it is large and may not be, and ResourceExhausted where it is this machine's fault.
+        The array is valid until the next call. Raises ImageFailed also when two decoders crash on the image or it takes
+        too long, LargeImage if the image is large and `may_be_large` is false, and ResourceExhausted if this machine is
+        at fault.
         """
         request = Request(0, len(data), rotation, size, max_pixels, may_be_large)
         answer = await self._ask(data, request)
-        if answer.kind is Kind.DIED:
-            # It may have been the fault of an image before, and then it is not that of a decoder that has seen none.
-            log.warning("decoder_died", of=_death(answer), image_bytes=len(data))
+        if isinstance(answer, Died):
+            # An earlier image may have damaged that decoder. The next decoder has seen no other image.
+            log.warning("decoder_died", of=_cause(answer), image_bytes=len(data))
             answer = await self._ask(data, request)
         if len(data) > KEPT_BYTES:
             surplus = len(self._memory) - KEPT_BYTES
             await self._in_thread(self._memory.madvise, mmap.MADV_REMOVE, KEPT_BYTES, surplus)
-        match answer.kind:
-            case Kind.SQUARE:
+        match answer:
+            case Done():
                 return self._bytes[: 3 * size**2].reshape(size, size, 3)
-            case Kind.FAILED:
-                reason, _, detail = answer.text.partition(" ")
-                raise ImageFailed(Reason(reason), detail)
-            case Kind.LARGE:
+            case Failed(reason, detail):
+                raise ImageFailed(reason, detail)
+            case Large():
                 raise LargeImage
-            case Kind.NO_MEMORY:
+            case NoMemory():
                 raise MemoryError
-            case Kind.DIED:
-                raise _blame(answer)
-        raise RuntimeError(f"a decoder failed:\n{answer.text}")
+            case Died():
+                raise _error_of_death(answer)
+            case Bug(traceback):
+                raise RuntimeError(f"a decoder failed:\n{traceback}")
+            case Ready():
+                raise RuntimeError("a decoder said that it is ready instead of answering a request")
 
     async def _ask(self, data: bytes | bytearray, request: Request) -> Answer:
+        """Have the image decoded, and return the decoder's answer, or its death once the next decoder is ready."""
         self.is_at_work = True
         if not self._is_ready:
             await self._wait_until_ready()
-        # Of decoders that died while they had nothing to do.
+        # Decoders may have died while they were idle.
         self._receive(asyncio.get_running_loop())
         while not self._messages.empty():
-            if (await self._answer()).kind is Kind.DIED:
+            if isinstance(await self._answer(), Died):
                 await self._wait_until_ready()
         place, image = self._bytes[: len(data)], np.frombuffer(data, np.uint8)
         if len(data) > KEPT_BYTES:
@@ -179,9 +200,9 @@ class Decoder:
         try:
             self._link.send(request._replace(generation=self._generation).to_message())
         except OSError as error:
-            raise _gone() from error
+            raise _decoders_ended() from error
         answer = await self._answer()
-        if answer.kind is Kind.DIED:
+        if isinstance(answer, Died):
             await self._wait_until_ready()
         self.is_at_work = False
         return answer
@@ -190,30 +211,30 @@ class Decoder:
         await asyncio.get_running_loop().run_in_executor(self._copies, work, *arguments)
 
     async def _wait_until_ready(self) -> None:
-        for _ in range(MAX_DEATHS):
+        for _ in range(MAX_EARLY_DEATHS):
             answer = await self._answer()
-            if answer.kind is Kind.READY:
-                self._generation, self._is_ready = int(answer.text), True
+            if isinstance(answer, Ready):
+                self._generation, self._is_ready = answer.generation, True
                 return
-        raise ResourceExhausted(f"{MAX_DEATHS} decoders died before their first image, the last of {_death(answer)}")
+        cause = f", the last of {_cause(answer)}" if isinstance(answer, Died) else ""
+        raise ResourceExhausted(f"{MAX_EARLY_DEATHS} decoders died before their first image{cause}")
 
     async def _answer(self) -> Answer:
         message = await self._messages.get()
         if not message:
-            raise _gone()
-        return Answer.from_message(message)
+            raise _decoders_ended()
+        return answer_from_message(message)
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.add_reader(self._link, self._receive, loop)
 
     def stop_listening(self, loop: asyncio.AbstractEventLoop) -> None:
-        with suppress(ValueError):  # closed meanwhile
+        with suppress(ValueError):  # the socket is closed
             loop.remove_reader(self._link)
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take in every message that there is."""
-        message = b"something"
-        while message:
+        """Move all messages that have arrived into the queue. An empty message says that the decoders have ended."""
+        while True:
             try:
                 message = self._link.recv(MESSAGE_BYTES)
             except BlockingIOError:
@@ -221,11 +242,13 @@ class Decoder:
             except OSError:
                 message = b""
             self._messages.put_nowait(message)
-        self.stop_listening(loop)
+            if not message:
+                self.stop_listening(loop)
+                return
 
     def hang_up(self) -> None:
-        """End the decoder, and what its answer is waited for by."""
-        with suppress(OSError):  # not connected any more
+        """Close the connection. That ends the decoder, and whoever waits for its answer gets an error."""
+        with suppress(OSError):  # the connection is closed already
             self._link.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -233,25 +256,25 @@ class Decoder:
 
 
 def _environment() -> dict[str, str]:
-    """Return what a decoder needs of this process's environment: nothing that is secret."""
+    """Return the part of this process's environment that a decoder needs, which contains no secret."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT_NAMES or name.startswith(_KEPT_PREFIXES)}
-    # A team of threads in each would be in the others' way.
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # One thread for each decoder: more threads would compete with the other decoders for the cores.
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | DECODER_MALLOC
 
 
-def _blame(death: Answer) -> Exception:
-    number = int(death.text)
+def _error_of_death(death: Died) -> Exception:
+    """Return the error for an image on which two decoders in a row have died."""
+    number = -death.exit_code
     if number in _OUT_OF_TIME:
-        return ImageFailed(Reason.DECODE_TIMEOUT, "it took longer than EMBEDDER_DECODE_TIMEOUT_SECONDS")
+        return ImageFailed(Reason.DECODE_TIMEOUT, "decoding took longer than EMBEDDER_DECODE_TIMEOUT_SECONDS")
     if number == signal.SIGKILL:
-        return ResourceExhausted("a decoder was killed, as for want of memory; raise the memory limit")
-    return ImageFailed(Reason.DECODER_DIED, f"the decoder died of it, twice: {_death(death)}")
+        return ResourceExhausted("a decoder was killed, probably for lack of memory; raise the memory limit")
+    return ImageFailed(Reason.DECODER_DIED, f"the decoder crashed twice on this image: {_cause(death)}")
 
 
-def _death(answer: Answer) -> str:
-    number = int(answer.text)
-    return signal.Signals(number).name if number > 0 else f"exit code {-number}"
+def _cause(death: Died) -> str:
+    return signal.Signals(-death.exit_code).name if death.exit_code < 0 else f"exit code {death.exit_code}"
 
 
-def _gone() -> ResourceExhausted:
-    return ResourceExhausted("the decoders have ended, as for want of memory; the log above may say why")
+def _decoders_ended() -> ResourceExhausted:
+    return ResourceExhausted("the decoders have ended, probably for lack of memory; the log above may say why")

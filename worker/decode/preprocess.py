@@ -1,9 +1,13 @@
 """From an image's bytes to the model's square of pixels.
 
-The result is that of OpenAI's published transform: resize the short side bicubically with antialiasing, crop the
-centre, convert to RGB. Ordinary JPEGs take the fast way, libjpeg-turbo and torch's integer resize, or `plain_jpeg`
-with the same pixels; all other images go through Pillow, whose resize is the published one. EXIF orientation is not
-applied, as it is not there (a TIFF's is, by Pillow itself, there and here).
+The square is that of OpenAI's published transform: resize the short side bicubically with antialiasing, crop the
+centre, convert to RGB. There are three ways to it, and the first two are the fast way:
+
+    plain JPEG      plain_jpeg, a decoder of our own; if it refuses the file, the next way
+    ordinary JPEG   libjpeg-turbo and torch's resize of bytes, which give the same pixels as plain_jpeg
+    other images    Pillow, whose resize is the published one
+
+Like the published transform, this one ignores the EXIF orientation, except that Pillow itself applies a TIFF's.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from torch.nn import functional
 
 from common.format.reasons import Reason
 from worker.decode.geometry import square_geometry
-from worker.decode.plain_jpeg.square import plain_square
+from worker.decode.plain_jpeg import plain_square
 from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
@@ -31,31 +35,33 @@ if TYPE_CHECKING:
     from worker.decode.geometry import Geometry
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is read, by Pillow's names. Every decoder more is one more that hostile bytes reach."""
+"""Formats that are decoded, by Pillow's names. There are few, because hostile bytes reach each of their decoders."""
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
-"""How a file begins that is an image however damaged; Pillow cannot identify one whose header it cannot read."""
+"""First bytes of files that count as damaged images when Pillow cannot read their header."""
 
 MAX_FAST_ASPECT = 4
-"""Of long side to short. Longer images take Pillow's way: most of what torch resized would be cropped away."""
+"""Largest ratio of long side to short side for the fast way. torch resizes the whole image, and in longer images the
+crop removes most of it, so Pillow takes those."""
 
 MAX_WHOLE_ASPECT = 64
-"""Up to here Pillow resizes the whole image before the crop, as published; of longer ones only what the crop shows: a
-panorama of 65,535 x 1 pixels would become one of 15 million x 224."""
+"""Largest ratio of long side to short side of an image that Pillow resizes as a whole, as published. Of longer images
+it resizes only what the crop shows: a panorama of 65,535 x 1 pixels would become 15 million x 224 pixels."""
 
 LARGE_PIXELS = 32_000_000
-"""Images above this are large, to be decoded one at a time: their pixels alone take 100 MB and more."""
+"""Number of pixels above which an image is large. Large images are decoded one at a time, because the pixels of each
+take 100 MB or more."""
 
 KEPT_BYTES = 16 << 20
-"""Of decoded pixels in a buffer that is used again: fresh memory comes page by page, each a fault, and those took as
-long as a third of the decoding. It holds photos of 5 megapixels."""
+"""Largest size in bytes of a buffer for decoded pixels that a thread keeps for its next image: 5 megapixels. Fresh
+memory costs a page fault for each page, and those took a third of the decoding time."""
 
 _thread = threading.local()
 
-# The limit is the caller's, and it is checked for every format in one place.
+# Pillow's own limit is off, because `_PixelLimits` checks the caller's limit for every format.
 Image.MAX_IMAGE_PIXELS = None
 
-# Odd palettes and metadata, of which nobody who embeds millions of photos could do anything.
+# Pillow warns of odd palettes and metadata, and among millions of photos nobody can act on that.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
@@ -69,12 +75,12 @@ def image_square(
 ) -> Tensor:
     """Return the pixels that the model sees, uint8 (size, size, 3) in RGB.
 
-    `rotation` is in degrees counter-clockwise, a multiple of 90. Raises ImageFailed for bytes that are no image, that
-    are damaged, or that announce more than `max_pixels` pixels, which is checked before any is decoded; LargeImage for
-    more than LARGE_PIXELS unless it `may_be_large`.
+    `rotation` is in degrees counter-clockwise, a multiple of 90. Raises ImageFailed for bytes that are not an image,
+    are damaged, or announce more than `max_pixels` pixels in the header, which is checked before anything is decoded.
+    Raises LargeImage for an image of more than LARGE_PIXELS pixels, unless it `may_be_large`.
     """
     limits = _PixelLimits(max_pixels, max_pixels if may_be_large else LARGE_PIXELS)
-    if _is_plain_jpeg(data):
+    if _is_ordinary_jpeg(data):
         square = _fast_square(data, limits, rotation=rotation, size=size)
         if square is not None:
             return square
@@ -85,29 +91,31 @@ def image_square(
     except UnidentifiedImageError:
         if bytes(data[:8]).startswith(SIGNATURES):
             reason = Reason.TRUNCATED if _is_cut(data) else Reason.CORRUPT
-            raise ImageFailed(reason, f"its header cannot be read: {_looks_like(data)}") from None
-        raise ImageFailed(Reason.NOT_AN_IMAGE, _looks_like(data)) from None
+            raise ImageFailed(reason, f"the image's header cannot be read: {_first_bytes(data)}") from None
+        raise ImageFailed(Reason.NOT_AN_IMAGE, _first_bytes(data)) from None
     except MemoryError:
-        raise
-    except Exception as error:  # decoders raise anything on damaged bytes
+        raise  # this machine is at fault, not the image
+    except Exception as error:  # for damaged bytes, Pillow's decoders raise errors of any type
         text = str(error) or type(error).__name__
+        # Pillow has no type of error for a cut file; only the text says it.
         is_cut = "truncated" in text.lower() or isinstance(error, EOFError) or _is_cut(data)
         raise ImageFailed(Reason.TRUNCATED if is_cut else Reason.CORRUPT, text[:200]) from error
 
 
 class _PixelLimits(NamedTuple):
-    ever: int
-    now: int
+    for_any_image: int
+    for_this_call: int
+    """LARGE_PIXELS while large images are not allowed, else the same."""
 
     def check(self, *, height: int, width: int) -> None:
-        if height * width > self.ever:
-            raise ImageFailed(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, the limit is {self.ever}")
-        if height * width > self.now:
+        if height * width > self.for_any_image:
+            raise ImageFailed(Reason.TOO_MANY_PIXELS, f"{width} x {height} pixels, the limit is {self.for_any_image}")
+        if height * width > self.for_this_call:
             raise LargeImage
 
 
-def _is_plain_jpeg(data: bytes | bytearray | memoryview) -> bool:
-    """Tell whether the bytes are a sequential JPEG of 8 bits (SOF0 or SOF1) with one or three components."""
+def _is_ordinary_jpeg(data: bytes | bytearray | memoryview) -> bool:
+    """Tell whether the bytes are a sequential JPEG (SOF0 or SOF1) of 8 bits with one or three components."""
     if len(data) < 4 or data[0] != 0xFF or data[1] != 0xD8:
         return False
     at = 2
@@ -127,7 +135,7 @@ def _is_plain_jpeg(data: bytes | bytearray | memoryview) -> bool:
 def _fast_square(
     data: bytes | bytearray | memoryview, limits: _PixelLimits, *, rotation: int, size: int
 ) -> Tensor | None:
-    """Return the square as by libjpeg-turbo and torch, None where that way is not sure to give Pillow's pixels."""
+    """Return the square by `plain_jpeg` or by libjpeg-turbo and torch, or None if Pillow's may differ from it."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         limits.check(height=height, width=width)
@@ -136,7 +144,7 @@ def _fast_square(
         upright = (height, width) if rotation % 180 == 0 else (width, height)
         geometry = square_geometry(height=upright[0], width=upright[1], size=size)
         if geometry.is_vertical_first(height=upright[0], width=upright[1]):
-            return None  # torch resizes along the rows first
+            return None  # torch always resizes horizontally first
         if not rotation:
             square = plain_square(data, height=height, width=width, geometry=geometry, buffer=_buffer)
             if square is not None:
@@ -146,15 +154,15 @@ def _fast_square(
             data, colorspace="GRAY" if grey else "RGB", buffer=_buffer(height * width * (1 if grey else 3))
         )
     except ValueError:
-        return None  # Pillow decides whether the bytes are damaged, and how
-    # (1, 3 or 1, height, width), channels last in memory. Added first, the dimension of one has the stride by which
-    # torch sees that the channels are last, and it neither takes them apart nor puts them together.
-    image = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
+        return None  # Pillow decides whether and how the bytes are damaged
+    # The channels are last in memory. torch recognises that by the stride of the first dimension, but only if this
+    # dimension is added before the permutation. Otherwise it copies the image into another order and back.
+    image = torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)  # (1, channels, height, width)
     if rotation:
         image = torch.rot90(image, rotation // 90, dims=(2, 3)).contiguous(memory_format=torch.channels_last)
     resized = functional.interpolate(image, size=(geometry.height, geometry.width), mode="bicubic", antialias=True)[0]
     shown = resized[:, geometry.top : geometry.top + size, geometry.left : geometry.left + size]
-    return shown.permute(1, 2, 0).expand(size, size, 3)
+    return shown.permute(1, 2, 0).expand(size, size, 3)  # from (channels, size, size)
 
 
 def _pillow_square(data: bytes | bytearray | memoryview, limits: _PixelLimits, *, rotation: int, size: int) -> Tensor:
@@ -162,42 +170,42 @@ def _pillow_square(data: bytes | bytearray | memoryview, limits: _PixelLimits, *
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         limits.check(height=image.height, width=image.width)
         square = _resized(image, rotation=rotation, size=size)
-    return torch.from_numpy(np.array(square, dtype=np.uint8))
+    return torch.from_numpy(np.array(square, dtype=np.uint8))  # (size, size, 3)
 
 
 def _resized(image: Image.Image, *, rotation: int, size: int) -> Image.Image:
     image.load()
-    turned = _eight_bits(image)
+    upright = _eight_bits(image)
     if rotation:
-        turned = turned.transpose(_TRANSPOSE[rotation])
-    geometry = square_geometry(height=turned.height, width=turned.width, size=size)
-    if max(turned.size) > MAX_WHOLE_ASPECT * min(turned.size):
-        return _resized_square(turned, geometry).convert("RGB")
-    resized = turned.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC)
+        upright = upright.transpose(_TRANSPOSE[rotation])
+    geometry = square_geometry(height=upright.height, width=upright.width, size=size)
+    if max(upright.size) > MAX_WHOLE_ASPECT * min(upright.size):
+        return _resized_square(upright, geometry).convert("RGB")
+    resized = upright.resize((geometry.width, geometry.height), Image.Resampling.BICUBIC)
     right, bottom = geometry.left + size, geometry.top + size
     return resized.crop((geometry.left, geometry.top, right, bottom)).convert("RGB")
 
 
 def _resized_square(image: Image.Image, geometry: Geometry) -> Image.Image:
-    """Return the square, resizing only what it shows: as of the whole image but for Pillow's rounding of the box."""
+    """Return the square, but resize only what it shows. Pillow's rounding of the box is the only difference."""
     if image.mode in _PREMULTIPLIED:
-        # Once around both passes, as Pillow does around one resize; between them it would round colours away.
+        # Pillow would premultiply for each of the two passes, and the rounding between them would lose colours.
         return _resized_square(image.convert(_PREMULTIPLIED[image.mode]), geometry).convert(image.mode)
     left, top, right, bottom = geometry.source_box(height=image.height, width=image.width)
-    passes = [("across", left, right), ("down", top, bottom)]
+    passes = [(True, left, right), (False, top, bottom)]
     if geometry.is_vertical_first(height=image.height, width=image.width):
         passes.reverse()
-    for direction, start, end in passes:
-        across = direction == "across"
+    for is_across, start, end in passes:
         image = image.resize(
-            (geometry.size, image.height) if across else (image.width, geometry.size),
+            (geometry.size, image.height) if is_across else (image.width, geometry.size),
             Image.Resampling.BICUBIC,
-            box=(start, 0, end, image.height) if across else (0, start, image.width, end),
+            box=(start, 0, end, image.height) if is_across else (0, start, image.width, end),
         )
     return image
 
 
 _PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}
+"""Pillow's modes with transparency, and the modes whose colours are multiplied by it."""
 
 _TRANSPOSE = {
     90: Image.Transpose.ROTATE_90,
@@ -207,7 +215,7 @@ _TRANSPOSE = {
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return a 16-bit image scaled to 8 bits; Pillow's own conversion would clip all above 255 to white."""
+    """Return a 16-bit image scaled to 8 bits. Pillow's own conversion would clip every value above 255 to white."""
     if not image.mode.startswith("I"):
         return image
     values: NDArray[np.integer] = np.asarray(image).clip(0, 65_535)
@@ -216,7 +224,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _check_webp_canvas(data: bytes | bytearray | memoryview, limits: _PixelLimits) -> None:
-    """Check the canvas of an extended WebP: its decoder allocates two of them as it opens the file."""
+    """Check the canvas of an extended WebP. The decoder allocates two canvases as soon as it opens the file."""
     if len(data) >= 30 and data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
         width = 1 + int.from_bytes(data[24:27], "little")
         height = 1 + int.from_bytes(data[27:30], "little")
@@ -224,7 +232,7 @@ def _check_webp_canvas(data: bytes | bytearray | memoryview, limits: _PixelLimit
 
 
 def _buffer(size: int) -> bytearray:
-    """Return this thread's memory for decoded pixels; an image so large that it is not worth keeping has its own."""
+    """Return memory for decoded pixels: this thread's own buffer, or a new one for more than KEPT_BYTES."""
     if size > KEPT_BYTES:
         return bytearray(size)
     buffer: bytearray = getattr(_thread, "buffer", None) or bytearray()
@@ -234,17 +242,17 @@ def _buffer(size: int) -> bytearray:
 
 
 def _is_cut(data: bytes | bytearray | memoryview) -> bool:
-    """Tell whether a WebP or TIFF ends before its header says; their decoders do not tell cut bytes from damaged."""
+    """Tell whether a WebP or TIFF is shorter than its header says. Their decoders report a cut file as damaged."""
     start = bytes(data[:8])
     if len(start) == 8 and start.startswith(b"RIFF"):
         return len(data) < 8 + int.from_bytes(start[4:], "little")
     if len(start) == 8 and start.startswith((b"II*\0", b"MM\0*")):
-        # The directory may stand behind the pixels.
+        # The header says where the directory starts, which may be after the pixels.
         return len(data) < int.from_bytes(start[4:], "little" if start.startswith(b"I") else "big") + 2
     return False
 
 
-def _looks_like(data: bytes | bytearray | memoryview) -> str:
+def _first_bytes(data: bytes | bytearray | memoryview) -> str:
     if not len(data):
         return "no bytes"
     return f"{len(data)} bytes that start with {bytes(data[:16])!r}"

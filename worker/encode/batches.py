@@ -1,4 +1,4 @@
-"""Batches of squares on their way from the decoders to the encoder, in a fixed number of buffers."""
+"""Batches of squares between the decoders and the encoder, in a fixed number of buffers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BUFFERS = 4
-"""One being encoded, one whose vectors are waited for, one ready, one being filled."""
+"""Number of buffers: one is being encoded, one waits for its vectors, one is ready, one is being filled."""
 
 
 class Batch:
-    """Squares in the order they were put, and which rows of the chunk they are."""
+    """Squares in the order in which they were added, and the position of each in the chunk."""
 
     def __init__(self, buffer: Tensor) -> None:
         self.buffer = buffer
         self.positions: list[int] = []
-        # By NumPy, since torch would wake a team of threads for each copy.
-        self._squares = buffer.numpy()
+        # NumPy copies the squares, because torch would wake a team of threads for each copy.
+        self._squares = buffer.numpy()  # uint8 (batch size, size, size, 3)
 
     @property
     def pixels(self) -> Tensor:
@@ -42,10 +42,10 @@ class Batch:
 
 
 class Batches:
-    """A bounded queue: an event loop puts squares, the encoder's thread gets whole batches.
+    """A bounded queue: an event loop puts squares, and the encoder's thread gets whole batches.
 
-    Squares are batched as they come, so nobody waits for a slow image. `put` waits while all buffers are in use,
-    which is how a slow encoder holds up the decoders, and through them the fetching.
+    Squares are batched in the order in which they arrive, so that no batch waits for a slow image. `put` waits while
+    all buffers are in use. In this way a slow encoder slows down the decoders, and they slow down the fetching.
     """
 
     def __init__(self, *, batch_size: int, image_size: int, pinned: bool) -> None:
@@ -60,7 +60,10 @@ class Batches:
         self._ready: SimpleQueue[Batch | None] = SimpleQueue()
 
     async def put(self, position: int, square: NDArray[np.uint8]) -> None:
-        """Add the square, uint8 (size, size, 3), of a row; waits while there is no room. From one event loop."""
+        """Add the square, uint8 (size, size, 3), of the row at `position`. Waits while there is no free buffer.
+
+        Always call it from the same event loop.
+        """
         async with self._next:
             if self._filling is None:
                 self._loop = asyncio.get_running_loop()
@@ -72,26 +75,26 @@ class Batches:
                 self._ready.put(batch)
 
     def close(self) -> None:
-        """Say that every `put` has returned and none will follow; the last batch may be smaller than the others."""
+        """End the queue after the squares that were put. The last batch may be smaller than the others."""
         if self._filling is not None:
             self._ready.put(self._filling)
         self.abandon()
 
     def abandon(self) -> None:
-        """Say that nothing will follow, from any thread; what was put into no whole batch is lost."""
+        """End the queue, from any thread. Squares that do not fill a whole batch are lost."""
         self._ready.put(None)
 
     @property
     def is_ready(self) -> bool:
-        """Whether `get` would return at once, for the one thread that calls it."""
+        """Tell the thread that calls `get` whether it would return at once."""
         return not self._ready.empty()
 
     def get(self) -> Batch | None:
-        """Return the next batch, waiting for it; None when there will be none."""
+        """Wait for the next batch and return it, or None when the queue has ended."""
         return self._ready.get()
 
     def give_back(self, batch: Batch) -> None:
-        """Let the batch's buffer be filled again. From any thread."""
+        """Let the batch's buffer be filled again. Call it from any thread."""
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed: nothing follows
+            with suppress(RuntimeError):  # the loop is closed, so nothing follows
                 self._loop.call_soon_threadsafe(self._free.put_nowait, batch.buffer)

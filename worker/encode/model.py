@@ -1,53 +1,56 @@
-"""Which model a run uses and where its files are; nothing here imports torch."""
+"""Which model a run uses and where its files are. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigError, ModelError, SourceUnavailable
+from common.errors import ConfigError, ModelError
 from common.process.resources import exhausted
 
 UNTRAINED = "untrained"
+"""Value of EMBEDDER_MODEL for a ViT-B/32 with random weights."""
+
 UNTRAINED_SEED = 0
+"""Seed of those weights."""
 
 WEIGHTS_PATTERNS = ("model*.safetensors*", "pytorch_model*.bin*")
-"""By preference; a repository may hold both."""
+"""Patterns of weights files, the preferred one first. A repository may hold both kinds."""
 
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 
 ORIGIN_FILE = "origin.json"
-"""In a folder that `python -m worker.encode.weights` wrote: which model of the hub it was."""
+"""Name of the file that says which model of the hub a folder holds. `python -m worker.encode.weights` writes it."""
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of the channels, 0 to 1: those CLIP was trained with, where a model does not bring its own."""
+"""Mean and standard deviation of the channels (0 to 1) in CLIP's training, for models that do not bring their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """A model that was found: `folder` holds its configuration and weights, None for untrained ones."""
+    """A model that was found. `folder` holds its configuration and weights; it is None for untrained weights."""
 
     name: str
     revision: str
     folder: Path | None
     weights: str
-    """What identifies configuration and weights: a hash of their files."""
+    """Identifies configuration and weights: a hash of their files."""
     image_size: int = 224
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
 
 
 def find_model(name: str, *, revision: str) -> ModelSource:
-    """Return the model `name`: `untrained`, a folder, or an id of the hub, whose files are fetched unless cached.
+    """Return the model `name`: `untrained`, a folder, or an id of the hub.
 
-    Raises ModelError when there is no such model or it is no CLIP model, SourceUnavailable when the hub does not
+    The files of a model of the hub are fetched unless they are cached.
+
+    Raises ModelError if there is no such model or it is not a CLIP model, and SourceUnavailable if the hub does not
     answer or is busy.
     """
     if name == UNTRAINED:
@@ -60,58 +63,11 @@ def find_model(name: str, *, revision: str) -> ModelSource:
         return _model_in(folder, name=name, revision="")
     if name.startswith(("/", ".", "~")):
         raise ModelError(f"EMBEDDER_MODEL is {name!r}, and there is no such folder")
-    return _model_in(fetch_model(name, revision=revision), name=name, revision=revision)
+    # Imported here: the hub's client takes a quarter of a second, and only models of the hub need it.
+    from worker.encode.hub import fetch_model  # noqa: PLC0415
 
-
-def fetch_model(name: str, *, revision: str) -> Path:
-    """Return the folder with the hub's files of a model, from the cache or fetched. Raises as `find_model` does."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - not needed for folders, and slow to import
-    from huggingface_hub.errors import (  # noqa: PLC0415
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    what = f"the model {name!r} at revision {revision!r}"
-    try:
-        for pattern in WEIGHTS_PATTERNS:
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*CONFIG_FILES, pattern]))
-            if any(folder.glob(pattern)):
-                return folder
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ModelError(f"the hub has no {what.removeprefix('the ')}, or does not show it to this user") from error
-    except HFValidationError as error:
-        raise ModelError(f"EMBEDDER_MODEL is {name!r}, which is neither a folder nor an id of the hub") from error
-    except LocalEntryNotFoundError as error:
-        if _may_pass(error):
-            raise SourceUnavailable(f"{what} cannot be fetched now: {_first_line(error)}") from error
-        raise ModelError(
-            f"{what} is not in the cache, and the hub cannot be asked for it ({_first_line(error)}); bake "
-            "or mount the weights and set EMBEDDER_MODEL to their folder"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise SourceUnavailable(f"{what} cannot be fetched now: {_first_line(error)}") from error
-    raise ModelError(f"{what} has no weights that can be read ({', '.join(WEIGHTS_PATTERNS)})")
-
-
-def _may_pass(error: BaseException | None) -> bool:
-    """Tell whether the hub failed to answer in a way that may pass: not when it is switched off or has no address."""
-    from huggingface_hub.errors import OfflineModeIsEnabled  # noqa: PLC0415
-
-    while error is not None:
-        if isinstance(error, OfflineModeIsEnabled) or "offline" in str(error).lower():
-            return False
-        if isinstance(error, socket.gaierror):
-            return error.errno != socket.EAI_NONAME
-        error = error.__cause__ or error.__context__
-    return True
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    folder = fetch_model(name, revision=revision, configuration=CONFIG_FILES, weights=WEIGHTS_PATTERNS)
+    return _model_in(folder, name=name, revision=revision)
 
 
 def _model_in(folder: Path, *, name: str, revision: str) -> ModelSource:
@@ -122,7 +78,7 @@ def _model_in(folder: Path, *, name: str, revision: str) -> ModelSource:
     vision = config.get("vision_config", {}) if kind == "clip" else config
     image_size = vision.get("image_size", 224) if isinstance(vision, dict) else None
     if not isinstance(image_size, int) or image_size < 1:
-        raise ModelError(f"{name}: config.json says no image size of the vision tower in pixels")
+        raise ModelError(f"{name}: config.json has no image size of the vision tower in pixels")
     processor = _read_json(folder / "preprocessor_config.json", optional=True)
     origin = _read_json(folder / ORIGIN_FILE, optional=True)
     return ModelSource(

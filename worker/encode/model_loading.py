@@ -1,4 +1,4 @@
-"""Loading the model in the background: importing takes seconds, in which the first images are fetched."""
+"""Loads the model in the background: the imports take seconds, in which the first images are fetched."""
 
 from __future__ import annotations
 
@@ -21,34 +21,37 @@ if TYPE_CHECKING:
 
 
 class ModelLoading:
-    """What the model will be, as promises that are kept one after the other. Errors are the promises' too."""
+    """The parts of the model as futures, in the order in which they are set. If a part fails, its future has the error.
+
+    find files ----> source ------------+
+                                        v
+    import torch --> dtype --------> batches --> import transformers --> encoder
+    """
 
     def __init__(self, settings: EncodeSettings) -> None:
         self._settings = settings
         self.source: Future[ModelSource] = Future()
-        """Found and hashed."""
+        """The model's files, found and hashed."""
         self.dtype: Future[str] = Future()
-        """Of the computation, decided for the device at hand."""
+        """The type of the computation, chosen for this machine's device."""
         self.batches: Future[Batches] = Future()
-        """Ready to be filled."""
+        """The queue of batches, ready for squares."""
         self.encoder: Future[Encoder] = Future()
-        """Loaded and warm."""
+        """The encoder, loaded and warmed up."""
 
     def start(self) -> None:
-        # Before torch is imported: its threads are not to spin while they wait for work, on cores that decode.
+        # To be set before torch is imported: torch's threads then sleep while they wait for work. By default they spin,
+        # on cores that decode.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        self._in_background(self._find, self.source)
-        self._in_background(self._load, self.dtype, self.batches, self.encoder)
-
-    def _in_background(self, work: Callable[[], None], *promises: Future[Any]) -> None:
-        threading.Thread(target=partial(_keep, work, promises), name=work.__name__, daemon=True).start()
+        _in_background(self._find, self.source)
+        _in_background(self._load, self.dtype, self.batches, self.encoder)
 
     def _find(self) -> None:
         self.source.set_result(find_model(self._settings.model, revision=self._settings.model_revision))
 
     def _load(self) -> None:
-        # What the libraries make as they are imported stays: to look through it for garbage takes a quarter of the
-        # import's time, and later a tenth of each image's.
+        # The objects that the imports create stay. While the garbage collector looked through them, it took a quarter
+        # of the imports' time and later a tenth of each image's time.
         gc.disable()
         try:
             self._import_and_load()
@@ -57,35 +60,35 @@ class ModelLoading:
             gc.enable()
 
     def _import_and_load(self) -> None:
-        import torch  # noqa: PLC0415
+        from worker.encode import batches, encoder  # noqa: PLC0415 - they import torch, which takes a second
 
-        from worker.encode.batches import Batches  # noqa: PLC0415 - imports torch
-        from worker.encode.encoder import (  # noqa: PLC0415
-            Encoder,
-            choose_batch_size,
-            choose_device,
-            choose_dtype,
-            load_vision_tower,
-        )
-
-        threads = torch.get_num_threads()
-        device = choose_device(self._settings.device)
-        dtype = choose_dtype(self._settings.dtype, device)
+        device = encoder.choose_device(self._settings.device)
+        dtype = encoder.choose_dtype(self._settings.dtype, device)
         self.dtype.set_result(str(dtype).removeprefix("torch."))
         source = self.source.result()
-        batch_size = self._settings.batch_size or choose_batch_size(device, threads=threads)
+        threads = encoder.choose_thread_count()
+        batch_size = self._settings.batch_size or encoder.choose_batch_size(device, threads=threads)
         self.batches.set_result(
-            Batches(batch_size=batch_size, image_size=source.image_size, pinned=device.type == "cuda")
+            batches.Batches(batch_size=batch_size, image_size=source.image_size, pinned=device.type == "cuda")
         )
-        encoder = Encoder(load_vision_tower(source), source, device=device, dtype=dtype, threads=threads)
-        encoder.warm_up(batch_size)
-        self.encoder.set_result(encoder)
+        # This import takes seconds. It comes after `batches` is set, so that decoders fill the first batch meanwhile.
+        from worker.encode.vision_tower import load_vision_tower  # noqa: PLC0415
+
+        tower = load_vision_tower(source)
+        loaded = encoder.Encoder(tower, source, device=device, dtype=dtype, threads=threads)
+        loaded.warm_up(batch_size)
+        self.encoder.set_result(loaded)
 
 
-def _keep(work: Callable[[], None], promises: tuple[Future[Any], ...]) -> None:
+def _in_background(work: Callable[[], None], *futures: Future[Any]) -> None:
+    """Start a thread in which `work` sets the futures. If it raises, the error goes to those that are not set yet."""
+    threading.Thread(target=partial(_run, work, futures), name=work.__name__, daemon=True).start()
+
+
+def _run(work: Callable[[], None], futures: tuple[Future[Any], ...]) -> None:
     try:
         work()
-    except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-        for promise in promises:
-            if not promise.done():
-                promise.set_exception(error)
+    except BaseException as error:  # noqa: BLE001 - else the threads that wait for the futures would wait for ever
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)

@@ -1,4 +1,4 @@
-"""OpenAI's published preprocessing, restated with Pillow alone: what the program's squares are compared with."""
+"""OpenAI's published preprocessing, written with Pillow only. The tests compare the program's squares with it."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 
 def published_square(data: bytes, *, rotation: int = 0, size: int = 224) -> NDArray[np.uint8]:
-    """Return the published transform's pixels of the image in `data`, before ToTensor: (size, size, 3) in RGB."""
+    """Return the pixels of the published transform for the image in `data`, before ToTensor: (size, size, 3) in RGB."""
     with Image.open(io.BytesIO(data)) as image:
         return published_square_of(image, rotation=rotation, size=size)
 
 
 def published_square_of(image: Image.Image, *, rotation: int = 0, size: int = 224) -> NDArray[np.uint8]:
-    """Return the published transform's pixels of an image, turned by `rotation` degrees counter-clockwise before it.
+    """Return the pixels of the published transform for an image that is first rotated by `rotation` degrees.
 
-    Compose([Resize(size, BICUBIC), CenterCrop(size), convert to RGB]): the resize is in the image's own mode. Resize
-    truncates the long side and CenterCrop rounds the offset half to even, both in Python's floats, as torchvision does.
+    The rotation is counter-clockwise. The transform is Compose([Resize(size, BICUBIC), CenterCrop(size), to RGB]), so
+    the resize is in the image's own mode. Like torchvision, Resize truncates the long side and CenterCrop rounds the
+    offset half to even, both with Python's floats.
     """
     if rotation:
         image = image.rotate(rotation, expand=True)
@@ -38,5 +39,5 @@ def published_square_of(image: Image.Image, *, rotation: int = 0, size: int = 22
 
 
 def widest_difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    """Return the largest difference of two channels' values at the same place, 0 to 255."""
+    """Return the largest difference of two values at the same position and channel, 0 to 255."""
     return int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max())

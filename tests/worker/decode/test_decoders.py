@@ -1,4 +1,4 @@
-"""Decoders die of images, hang on them and are killed, and it costs no more than it must."""
+"""Decoders crash, hang and are killed, and each time only the image at fault is lost, or none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CRASH, CRASH_ONCE, HANG = (61, 61), (62, 61), (63, 61)
-"""Sizes of images on which the library is at fault."""
+"""Sizes of the images on which the faulty library crashes or hangs."""
 
 FAULTY_LIBRARY = f"""
 import ctypes, pathlib, simplejpeg
@@ -71,7 +71,7 @@ Image.Image.resize, simplejpeg.decode_jpeg_header = resize, decode_header
 
 @pytest.fixture
 def faulty_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give Pillow and simplejpeg faults, in every process that is started from here on."""
+    """Make Pillow and simplejpeg faulty in every process that is started after this."""
     folder = tmp_path / "faulty"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(FAULTY_LIBRARY, "utf-8")
@@ -87,7 +87,7 @@ def server() -> Iterator[ImageServer]:
 
 
 class Pool:
-    """Decoders, and the event loop that they are for."""
+    """Decoders and their event loop."""
 
     def __init__(self, decoders: Decoders, loop: asyncio.Runner) -> None:
         self._decoders = decoders
@@ -125,12 +125,12 @@ def image_of(size: tuple[int, int], kind: str = "PNG") -> bytes:
 
 
 def descendants(process: int) -> list[int]:
-    """Return the processes below `process`, those deeper later."""
+    """Return the descendants of `process`, parents before their children."""
     found = []
     for folder in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(folder.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if parent == process:
             found.append(int(folder.parent.name))
@@ -138,7 +138,7 @@ def descendants(process: int) -> list[int]:
 
 
 def decoder_processes() -> list[int]:
-    """Return the server of this process's only pool and its decoders."""
+    """Return the server of this process's only pool, and its decoders."""
     return [
         process
         for process in descendants(os.getpid())
@@ -147,7 +147,7 @@ def decoder_processes() -> list[int]:
 
 
 def busy_decoders(of: int | None = None) -> set[int]:
-    """Return the decoders of a worker, by default of this process, that have had much more CPU time than to begin."""
+    """Return the decoders of a worker, by default of this process, that have used far more CPU time than a start."""
     found = set()
     for process in descendants(of or os.getpid()):
         try:
@@ -156,7 +156,7 @@ def busy_decoders(of: int | None = None) -> set[int]:
             is_forked = command == Path(f"/proc/{status[1]}/cmdline").read_bytes()
             if is_forked and sum(map(int, status[11:13])) >= 20:
                 found.add(process)
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
     return found
 
@@ -172,7 +172,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def test_the_pixels_are_those_of_the_same_code_in_this_process() -> None:
+def test_the_pixels_equal_those_of_the_same_code_in_this_process() -> None:
     with decoders(2) as pool:
         for path in PHOTOS:
             for rotation in (0, 90):
@@ -180,11 +180,11 @@ def test_the_pixels_are_those_of_the_same_code_in_this_process() -> None:
                 assert np.array_equal(pool.pixels(path.read_bytes(), rotation=rotation), expected), path.name
 
 
-def test_no_image_gets_the_pixels_of_one_that_is_not_waited_for_any_more() -> None:
+def test_no_image_gets_the_pixels_of_a_cancelled_request() -> None:
     slow, others = image_of((3000, 3000), "JPEG"), [path.read_bytes() for path in PHOTOS[:4]]
 
     async def ask_and_leave(pool: Pool) -> list[NDArray[np.uint8]]:
-        await asyncio.gather(pool.ask(slow), pool.ask(slow))  # both decoders are there
+        await asyncio.gather(pool.ask(slow), pool.ask(slow))  # both decoders have started
         left = asyncio.create_task(pool.ask(slow))
         await asyncio.sleep(0.005)
         left.cancel()
@@ -223,14 +223,14 @@ def test_a_decoder_that_hangs_on_an_image_costs_that_image(kind: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 @pytest.mark.parametrize("deaths", [1, 3])
-def test_decoders_that_die_while_they_have_nothing_to_do_cost_nothing(deaths: int, number: signal.Signals) -> None:
+def test_decoders_that_die_while_they_are_idle_cost_nothing(deaths: int, number: signal.Signals) -> None:
     with decoders() as pool:
         pool.pixels(image_of((70, 61)))
         server, *_ = decoder_processes()
         for _ in range(deaths):
             (decoder,) = descendants(server)
             os.kill(decoder, number)
-            wait_until(lambda: descendants(server) not in ([], [decoder]))  # noqa: B023 - called here and now
+            wait_until(lambda: descendants(server) not in ([], [decoder]))  # noqa: B023 - called at once
         wait_until(lambda: is_asleep(*descendants(server)))
         assert pool.pixels(image_of((70, 61))).shape == (224, 224, 3)
 
@@ -258,7 +258,7 @@ def test_a_decoder_that_is_killed_is_this_machines_fault_and_not_the_images() ->
         assert "raise the memory limit" in str(raised[0])
 
 
-def test_decoders_that_cannot_be_had_are_this_machines_fault() -> None:
+def test_without_a_server_of_decoders_this_machine_is_at_fault() -> None:
     with decoders() as pool:
         pool.pixels(image_of((70, 61)))
         server, decoder = decoder_processes()
@@ -268,7 +268,7 @@ def test_decoders_that_cannot_be_had_are_this_machines_fault() -> None:
             pool.pixels(image_of((70, 61)))
 
 
-def test_an_image_is_large_only_where_it_may_not_be() -> None:
+def test_a_large_image_is_refused_only_if_it_must_not_be_large() -> None:
     large = encoded(Image.new("L", (8000, LARGE_PIXELS // 8000 + 1)), "PNG")
     with decoders() as pool:
         with pytest.raises(LargeImage):

@@ -1,4 +1,4 @@
-"""Geometry against the published formulas, computed independently."""
+"""The geometry is that of the published formulas, which the tests compute independently."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_square_lies_within_the_resized_image(width: int, height: int, size:
 def test_the_long_side_is_truncated_and_the_offset_rounded_half_to_even(width: int, height: int, size: int) -> None:
     geometry = square_geometry(height=height, width=width, size=size)
     long, short = max(width, height), min(width, height)
-    # A quotient of integers this small is only rounded up to a whole number where it is one.
+    # For integers this small, a float quotient is a whole number only if the exact quotient is.
     exact_long = Fraction(size * long, short).__floor__()
     exact_offset = round(Fraction(exact_long - size, 2))
     landscape = width > height
@@ -62,7 +62,7 @@ def test_the_long_side_is_truncated_and_the_offset_rounded_half_to_even(width: i
 
 @given(width=SIDES, height=SIDES, size=SQUARES)
 @settings(deadline=None)
-def test_a_turned_image_has_the_turned_geometry(width: int, height: int, size: int) -> None:
+def test_a_rotated_image_has_the_rotated_geometry(width: int, height: int, size: int) -> None:
     geometry = square_geometry(height=height, width=width, size=size)
     turned = square_geometry(height=width, width=height, size=size)
     assert turned == (geometry.width, geometry.height, geometry.left, geometry.top, size)
@@ -77,7 +77,8 @@ def test_the_source_box_is_centred_and_shows_a_square_of_the_image(width: int, h
     assert top >= 0
     assert right <= width * (1 + 1e-12)
     assert bottom <= height * (1 + 1e-12)
-    # Rounding the offset moves the square by half a pixel of the resized image: of `across` by `down` source pixels.
+    # Rounding the offset moves the square by half a pixel of the resized image. That pixel has `across` x `down` pixels
+    # of the original image.
     across, down = width / geometry.width, height / geometry.height
     assert abs((left + right) / 2 - width / 2) <= across / 2 * (1 + 1e-9) + 1e-9
     assert abs((top + bottom) / 2 - height / 2) <= down / 2 * (1 + 1e-9) + 1e-9

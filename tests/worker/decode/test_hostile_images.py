@@ -1,4 +1,4 @@
-"""Bytes that mean no good: each is a square of the right shape or an ImageFailed, in bounded memory."""
+"""Hostile bytes: the outcome is a square of the right shape or an ImageFailed, in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ LIMIT = 178_956_970
 SMALL = (60, 42)
 KINDS = every_kind(photo().resize(SMALL))
 MANY_PICTURES = {"JPEG of two pictures", "PNG animated", "GIF animated", "TIFF of two pages"}
-"""Where a cut may leave the first picture whole."""
+"""Kinds in which a cut may leave the first picture whole."""
 
 DAMAGED = {Reason.TRUNCATED, Reason.CORRUPT, Reason.NOT_AN_IMAGE}
 
 TAIL_BYTES = 24
-"""What may follow a picture's last pixel: a PNG's checksums and IEND chunk, rows' padding, end markers."""
+"""Maximum number of bytes after a picture's last pixel: checksums and IEND of a PNG, padding of rows, end markers."""
 
 JPEG_TAIL_BYTES = 2
-"""What may follow a JPEG's: its end marker."""
+"""The same number for a JPEG: its end marker."""
 
 
 def square_or_reason(data: bytes, *, max_pixels: int = LIMIT) -> torch.Tensor | Reason:
@@ -68,7 +68,7 @@ def square_or_reason(data: bytes, *, max_pixels: int = LIMIT) -> torch.Tensor | 
     ],
     ids=lambda data: repr(data[:12]),
 )
-def test_what_is_no_image_of_a_format_that_is_read_is_said_to_be_none(data: bytes) -> None:
+def test_bytes_of_no_supported_format_are_not_an_image(data: bytes) -> None:
     assert square_or_reason(data) is Reason.NOT_AN_IMAGE
 
 
@@ -82,7 +82,7 @@ def test_a_cut_file_is_damaged_wherever_it_is_cut(kind: str) -> None:
         if not isinstance(found, torch.Tensor):
             assert found in DAMAGED, end
             continue
-        # Only where every pixel of the first picture is still there.
+        # A square is right only if every pixel of the first picture is still there.
         assert torch.equal(found, whole), end
         assert kind in MANY_PICTURES or len(data) - end <= tail, end
 
@@ -100,13 +100,13 @@ def test_half_a_file_of_any_kind_is_truncated(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
-def test_a_header_that_is_cut_is_still_an_images(kind: str) -> None:
+def test_an_image_with_a_cut_header_is_a_damaged_image(kind: str) -> None:
     assert square_or_reason(KINDS[kind][:20]) in {Reason.CORRUPT, Reason.TRUNCATED}
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("buffer", [bytearray, memoryview])
-def test_any_damaged_buffer_has_the_reason_of_its_bytes(kind: str, buffer: type[bytearray | memoryview]) -> None:
+def test_a_damaged_image_has_the_same_reason_in_any_buffer(kind: str, buffer: type[bytearray | memoryview]) -> None:
     for end in (5, 20, len(KINDS[kind]) // 3):
         cut = KINDS[kind][:end]
         with pytest.raises(ImageFailed) as caught:
@@ -115,7 +115,7 @@ def test_any_damaged_buffer_has_the_reason_of_its_bytes(kind: str, buffer: type[
 
 
 @pytest.mark.parametrize("kind", ["WebP", "TIFF LZW"])
-def test_damage_that_leaves_the_length_is_not_taken_for_a_cut(kind: str) -> None:
+def test_damage_that_keeps_the_length_is_not_a_cut(kind: str) -> None:
     data = KINDS[kind]
     assert square_or_reason(data[:16] + bytes(len(data) - 16)) in {Reason.CORRUPT, Reason.NOT_AN_IMAGE}
 
@@ -139,12 +139,12 @@ def test_a_header_that_announces_too_many_pixels_is_believed(kind: str) -> None:
 @pytest.mark.parametrize(("width", "height"), [(0, 0), (0, 10), (10, 0)])
 def test_an_image_without_pixels_is_damaged(kind: str, width: int, height: int) -> None:
     found = square_or_reason(announcing(width, height)[kind])
-    # A GIF's screen grows to its frame, so that a screen of nothing shows a whole picture.
+    # The screen of a GIF grows to the size of its frame, so an empty screen shows a whole picture.
     assert found in DAMAGED or (kind == "GIF screen" and isinstance(found, torch.Tensor))
 
 
 def zipped_bombs() -> dict[str, bytes]:
-    """Return PNGs of 10 x 10 pixels with 200 MB packed into a chunk that is not pixels, or behind the pixels."""
+    """Return PNGs of 10 x 10 pixels with 200 MB compressed in a chunk without pixels, or after the pixels."""
     header = struct.pack(">IIBBBBB", 10, 10, 8, 2, 0, 0, 0)
     packed = zlib.compress(bytes(200_000_000), 1)
     pixels = zlib.compress(bytes(310))
@@ -156,14 +156,14 @@ def zipped_bombs() -> dict[str, bytes]:
     }
 
 
-MEASURED_APART = """
+MEASURED_IN_ITS_OWN_PROCESS = """
 import resource, sys
 from tests.worker.decode import test_hostile_images as hostile
 from tests.worker.images import announcing
 
 files = {**announcing(65_535, 65_535), **hostile.zipped_bombs()}
 hostile.square_or_reason(hostile.KINDS["PNG"])
-# What making the files took is given back before the decoders' peak is measured.
+# Reset the peak, which the making of the files has raised.
 open("/proc/self/clear_refs", "w").write("5")
 def peak():
     lines = open("/proc/self/status").read().splitlines()
@@ -175,10 +175,10 @@ for name, data in files.items():
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is only reset by Linux")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak")
 def test_no_bomb_takes_memory() -> None:
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MEASURED_APART],
+        [sys.executable, "-W", "ignore", "-c", MEASURED_IN_ITS_OWN_PROCESS],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
@@ -188,7 +188,7 @@ def test_no_bomb_takes_memory() -> None:
     assert run.returncode == 0, run.stderr
     peaks = dict(line.rsplit(" ", 1) for line in run.stdout.splitlines())
     assert len(peaks) == len(BOMBS) + 4
-    # The least of them would unpack to 200 MB, the others to 800 MB and more.
+    # The smallest bomb would unpack to 200 MB, the others to 800 MB and more.
     assert max(map(int, peaks.values())) < 64, peaks
 
 

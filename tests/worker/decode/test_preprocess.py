@@ -1,4 +1,4 @@
-"""Squares against the published preprocessing, over every photo, format and mode, and over sizes to the extreme."""
+"""Squares equal those of the published preprocessing, for every photo, format and mode, and for extreme sizes."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Pillow warns of palettes whose transparency is dropped; the program drops it on purpose, as published.
+# Pillow warns of palettes whose transparency is lost. The program drops it on purpose, like the published transform.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 JPEG_BOUND = 2
-"""Of 255: where torch resizes instead of Pillow, plain JPEGs of 8 bits in YCbCr or grey."""
+"""Largest difference (0 to 255) for images that torch resizes instead of Pillow: JPEGs of 8 bits in YCbCr or grey."""
 
 LONG_BOUND = 2
-"""Of 255: where only what the crop shows is resized, in images above MAX_WHOLE_ASPECT of any format."""
+"""Largest difference (0 to 255) for images above MAX_WHOLE_ASPECT, of which only the crop is resized."""
 
 EXACT = 0
-"""Everything else (PNG, GIF, WebP, BMP, TIFF; progressive, CMYK and RGB JPEG) has the published pixels."""
+"""Largest difference for all other images: PNG, GIF, WebP, BMP, TIFF, and progressive, CMYK and RGB JPEGs."""
 
 NO_LIMIT = 10**9
 
@@ -62,7 +62,7 @@ def test_every_photo_has_the_published_square_of_336_pixels(path: Path) -> None:
     assert widest_difference(square(data, size=336), published_square(data, size=336)) <= JPEG_BOUND
 
 
-def test_over_all_photos_the_mean_difference_is_a_hundredth_of_a_step() -> None:
+def test_over_all_photos_the_mean_difference_is_less_than_a_hundredth() -> None:
     differences = [
         np.abs(square(data).astype(np.int16) - published_square(data)).mean()
         for data in (path.read_bytes() for path in PHOTOS)
@@ -79,7 +79,7 @@ def test_every_format_and_mode_has_the_published_square(kind: str, rotation: int
 
 
 @pytest.mark.parametrize(("kind", "bound"), [("JPEG", JPEG_BOUND), ("JPEG progressive", EXACT)])
-def test_a_damaged_jpeg_is_refused_where_pillow_refuses_it_and_else_has_its_pixels(kind: str, bound: int) -> None:
+def test_a_damaged_jpeg_is_refused_if_pillow_refuses_it_and_else_has_pillows_pixels(kind: str, bound: int) -> None:
     refused, variants = 0, mutations(KINDS[kind], count=400, seed=5)
     for variant in variants:
         try:
@@ -124,7 +124,7 @@ SHAPES = [
     (64, 1),
     (1, 64),
 ]
-"""Both sides of every limit, upscaled and downscaled, columns first and rows first."""
+"""Shapes on both sides of every limit, upscaled and downscaled, resized vertically first and horizontally first."""
 
 
 @pytest.mark.parametrize("size", [224, 336])
@@ -171,7 +171,8 @@ def test_images_too_long_to_resize_whole_are_within_the_bound(mode: str, width: 
     if mode in {"L", "RGB"}:
         assert widest_difference(found, expected) <= LONG_BOUND
     else:
-        # A step in a nearly transparent pixel is many in the colour under it, so few pixels may be further apart.
+        # In a nearly transparent pixel, a difference of one becomes a large difference of its colour. So a few pixels
+        # may differ more.
         assert np.mean(np.abs(found.astype(np.int16) - expected) > LONG_BOUND) < 0.01
 
 
@@ -190,7 +191,7 @@ def test_the_longest_panorama_shows_its_centre(format_name: str, longest: int, r
 
 
 def bicubic_centre(row: NDArray[np.float64], *, size: int) -> NDArray[np.float64]:
-    """Return the `size` middle values of a row of grey values enlarged `size` times (Keys' kernel, a = -1/2)."""
+    """Return the middle `size` values of a grey row that is enlarged `size` times by Keys' kernel with a = -1/2."""
     offset = round((size * len(row) - size) / 2)
     values = []
     for place in range(offset, offset + size):
@@ -218,7 +219,7 @@ def test_of_many_pictures_the_first_is_taken(kind: str) -> None:
     with Image.open(io.BytesIO(KINDS[kind])) as image:
         assert getattr(image, "n_frames", 1) == 2
     of_one = {"GIF animated": "GIF", "WebP animated": "WebP", "PNG animated": "PNG", "TIFF of two pages": "TIFF"}
-    # Frames of a film are compressed against each other, losslessly but for WebP's.
+    # The frames of an animation are compressed against each other, without loss except in WebP.
     assert widest_difference(square(KINDS[kind]), square(KINDS[of_one[kind]])) <= (40 if "WebP" in kind else 1)
 
 
@@ -230,7 +231,7 @@ def test_the_orientation_of_exif_is_not_applied(format_name: str) -> None:
     assert np.array_equal(square(turned), square(plain))
 
 
-def test_a_tiff_is_turned_by_its_orientation_as_pillow_turns_it() -> None:
+def test_pillow_applies_the_orientation_of_a_tiff() -> None:
     data = encoded(photo(), "TIFF", tiffinfo={0x0112: 6})
     upright = published_square_of(photo().transpose(Image.Transpose.ROTATE_270))
     assert np.array_equal(square(data), upright)
@@ -238,21 +239,21 @@ def test_a_tiff_is_turned_by_its_orientation_as_pillow_turns_it() -> None:
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
-def test_broken_exif_and_icc_profiles_are_of_no_consequence(format_name: str) -> None:
+def test_broken_exif_and_icc_profiles_change_no_pixel(format_name: str) -> None:
     plain = encoded(photo(), format_name)
     for junk in (b"", b"\xff" * 40, b"II*\0\xff\xff\xff\xff"):
         broken = encoded(photo(), format_name, exif=b"Exif\0\0" + junk, icc_profile=b"no profile" + junk)
         assert np.array_equal(square(broken), square(plain))
 
 
-def test_what_follows_a_jpeg_is_of_no_consequence() -> None:
+def test_bytes_after_a_jpeg_change_nothing() -> None:
     data = KINDS["JPEG"]
     for tail in (b"\0" * 100, b"<html><script>alert(1)</script></html>", b"PK\x03\x04" + bytes(50), data):
         assert np.array_equal(square(data + tail), square(data))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG grey", "PNG", "WebP"])
-def test_any_buffer_of_bytes_will_do(kind: str) -> None:
+def test_bytes_may_be_in_any_kind_of_buffer(kind: str) -> None:
     expected = square(KINDS[kind])
     for data in (bytearray(KINDS[kind]), memoryview(KINDS[kind])):
         assert np.array_equal(image_square(data, max_pixels=NO_LIMIT).numpy(), expected)

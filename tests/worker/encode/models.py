@@ -1,4 +1,4 @@
-"""CLIP models with seeded random weights, saved as folders the way the hub lays them out."""
+"""CLIP models with seeded random weights, saved in folders like those of the hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from worker.encode.model import OPENAI_MEAN, OPENAI_STD
 
@@ -30,14 +31,14 @@ TINY_TEXT: dict[str, Any] = {
     "max_position_embeddings": 8,
 }
 WIDE_VISION: dict[str, Any] = {"num_hidden_layers": 1}
-"""One layer of ViT-B/32: its matrices have the real sizes, by which the CPU's kernels are chosen."""
+"""One layer of ViT-B/32. Its matrices have the real sizes, because the CPU's kernels depend on the sizes."""
 
 VIT_B_32: dict[str, Any] = {}
-"""The vision tower of clip-vit-base-patch32, at its full size: transformers' default."""
+"""The vision tower of clip-vit-base-patch32 in its full size, which is the default of transformers."""
 
 
 def save_clip(folder: Path, *, vision: dict[str, Any], projection_dim: int, seed: int = 1) -> Path:
-    """Save a whole CLIP model, text tower included, with its preprocessor's configuration; return the folder."""
+    """Save a whole CLIP model with its text tower and its preprocessor's configuration. Return the folder."""
     torch.manual_seed(seed)
     config = transformers.CLIPConfig(
         vision_config=vision | {"projection_dim": projection_dim},
@@ -50,7 +51,7 @@ def save_clip(folder: Path, *, vision: dict[str, Any], projection_dim: int, seed
 
 
 def save_vision_tower(folder: Path, *, vision: dict[str, Any], projection_dim: int, seed: int = 1) -> Path:
-    """Save a vision tower with its projection alone, and no preprocessor's configuration; return the folder."""
+    """Save only a vision tower with its projection, without a preprocessor's configuration. Return the folder."""
     torch.manual_seed(seed)
     config = transformers.CLIPVisionConfig(**vision, projection_dim=projection_dim)
     transformers.CLIPVisionModelWithProjection(config).save_pretrained(folder)
@@ -63,9 +64,7 @@ def save_preprocessor(folder: Path, *, mean: tuple[float, ...], std: tuple[float
 
 
 def as_pickled_weights(folder: Path) -> Path:
-    """Replace the folder's model.safetensors by a pytorch_model.bin of the same weights; return the folder."""
-    from safetensors.torch import load_file  # noqa: PLC0415 - used by this maker alone
-
+    """Replace the folder's model.safetensors by a pytorch_model.bin with the same weights. Return the folder."""
     safe = folder / "model.safetensors"
     torch.save(load_file(safe), folder / "pytorch_model.bin")
     safe.unlink()

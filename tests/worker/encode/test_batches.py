@@ -1,4 +1,4 @@
-"""Batches on their way from an event loop to a thread: nothing lost, nothing doubled, nothing beyond the buffers."""
+"""Batches between an event loop and a thread: no square is lost or doubled, and there are no more than the buffers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def batches_of(size: int) -> Batches:
 
 
 def square(value: int) -> NDArray[np.uint8]:
-    """Return a square that says which one it is, in every byte of two."""
+    """Return a square whose bytes hold its number, again and again."""
     return np.array([value // 256, value % 256] * 6, dtype=np.uint8).reshape(2, 2, 3)
 
 
@@ -32,7 +32,7 @@ def taken(batch: Batch) -> dict[int, NDArray[np.uint8]]:
 
 
 def drain(batches: Batches) -> list[dict[int, NDArray[np.uint8]]]:
-    """Return what every batch held, giving its buffer back, until there are no more."""
+    """Return the content of every batch until the queue ends, and give the buffers back."""
     found = []
     while (batch := batches.get()) is not None:
         found.append(taken(batch))
@@ -54,7 +54,7 @@ def got(batches: Batches) -> Batch:
 @pytest.mark.parametrize(
     ("count", "size", "tasks"), [(1000, 32, 8), (997, 10, 3), (500, 1, 5), (7, 32, 2), (64, 32, 16)]
 )
-def test_what_many_tasks_put_is_got_once_each_with_its_own_pixels(count: int, size: int, tasks: int) -> None:
+def test_each_square_that_many_tasks_put_is_got_once_with_its_own_pixels(count: int, size: int, tasks: int) -> None:
     batches = batches_of(size)
 
     async def put_slowly(positions: range) -> None:
@@ -81,14 +81,14 @@ def test_what_many_tasks_put_is_got_once_each_with_its_own_pixels(count: int, si
 @pytest.mark.parametrize(
     ("size", "count", "expected"), [(4, 6, [[0, 1, 2, 3], [4, 5]]), (2, 4, [[0, 1], [2, 3]]), (4, 0, [])]
 )
-def test_the_last_batch_holds_what_is_left(size: int, count: int, expected: list[list[int]]) -> None:
+def test_the_last_batch_holds_the_remaining_squares(size: int, count: int, expected: list[list[int]]) -> None:
     batches = batches_of(size)
     asyncio.run(put_all(batches, range(count)))
     batches.close()
     assert [list(batch) for batch in drain(batches)] == expected
 
 
-def test_put_waits_once_all_buffers_are_in_use_and_goes_on_when_one_is_given_back() -> None:
+def test_put_waits_while_all_buffers_are_in_use() -> None:
     batches = batches_of(2)
 
     async def put_one_too_many() -> None:
@@ -147,7 +147,7 @@ def test_get_waits_for_a_whole_batch() -> None:
         assert waiting.result(timeout=10).positions == [0, 1, 2]
 
 
-def test_a_batch_is_ready_once_it_is_whole_or_the_last() -> None:
+def test_a_batch_is_ready_when_it_is_full_or_the_last() -> None:
     batches, ready = batches_of(2), []
 
     async def put_three() -> None:
@@ -163,7 +163,7 @@ def test_a_batch_is_ready_once_it_is_whole_or_the_last() -> None:
     assert [list(batch) for batch in drain(batches)] == [[2]]
 
 
-def test_a_queue_that_is_abandoned_lets_go_of_whoever_waits_for_a_batch() -> None:
+def test_abandoning_the_queue_ends_the_wait_for_a_batch() -> None:
     batches = batches_of(2)
     asyncio.run(put_all(batches, [0]))
     with ThreadPoolExecutor(1) as encoder:
@@ -172,7 +172,7 @@ def test_a_queue_that_is_abandoned_lets_go_of_whoever_waits_for_a_batch() -> Non
         assert waiting.result(timeout=10) is None
 
 
-def test_a_batch_is_given_back_though_nobody_puts_any_more() -> None:
+def test_a_batch_can_be_given_back_after_the_event_loop_has_ended() -> None:
     batches = batches_of(1)
     asyncio.run(put_all(batches, [0]))
     batches.give_back(got(batches))

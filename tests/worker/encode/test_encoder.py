@@ -1,7 +1,8 @@
-"""Vectors against transformers' own, and that nothing but an image's pixels decides its vector."""
+"""Vectors equal those of transformers, and only an image's pixels decide its vector."""
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from common.errors import DeviceUnavailable, ResourceExhausted
 from tests.worker.encode.models import TINY_VISION, save_clip, save_preprocessor, save_vision_tower
 from tests.worker.images import PHOTOS
 from worker.decode.preprocess import image_square
-from worker.encode.encoder import Encoder, choose_batch_size, choose_device, choose_dtype, load_vision_tower
+from worker.encode.encoder import Encoder, choose_batch_size, choose_device, choose_dtype
 from worker.encode.model import UNTRAINED, find_model
+from worker.encode.vision_tower import load_vision_tower
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,13 +42,13 @@ def noise(rows: int, size: int) -> torch.Tensor:
 
 
 def transformers_vectors(folder: Path, pixels: torch.Tensor) -> NDArray[np.float64]:
-    """Return what CLIPModel makes of `pixels`, uint8 (rows, size, size, 3), normalised as its processor does."""
+    """Return the vectors of CLIPModel for `pixels`, uint8 (rows, size, size, 3), normalised as its processor does."""
     source = find_model(str(folder), revision="")
     mean, std = torch.tensor(source.mean).view(3, 1, 1), torch.tensor(source.std).view(3, 1, 1)
     model = transformers.CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         features: Any = model.get_image_features(pixel_values=(pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
-    # transformers 5 returns an output object, older ones the tensor.
+    # transformers 5 returns an output object, older versions return the tensor.
     vectors = (features if isinstance(features, torch.Tensor) else features.pooler_output).double().numpy()
     normalised: NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return normalised
@@ -60,7 +62,7 @@ def cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def photos() -> torch.Tensor:
-    """Every example photo's square, (photos, 224, 224, 3)."""
+    """The squares of all example photos, (photos, 224, 224, 3)."""
     return torch.stack([image_square(path.read_bytes(), max_pixels=10**9) for path in PHOTOS])
 
 
@@ -70,7 +72,7 @@ def expected(base_clip: Path, photos: torch.Tensor) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_photos_vector_is_that_of_transformers_and_alone_as_among_others(
+def test_every_photos_vector_is_that_of_transformers_and_does_not_depend_on_the_batch(
     dtype: torch.dtype, base_clip: Path, photos: torch.Tensor, expected: NDArray[np.float64]
 ) -> None:
     encoder = encoder_of(base_clip, dtype)
@@ -79,14 +81,14 @@ def test_every_photos_vector_is_that_of_transformers_and_alone_as_among_others(
     assert vectors.dtype == np.float32
     assert cosines(vectors, expected).min() >= COSINE_BOUNDS[dtype]
     assert np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max() < 1e-6
-    # Different photos are further apart than the bound, or it would show nothing.
+    # Different photos are further apart than the bound, else the bound would show nothing.
     apart = cosines(np.roll(vectors, 1, axis=0), expected)
     assert apart.max() < COSINE_BOUNDS[dtype]
     for start, stop in ((0, 1), (1, 6)):
         assert np.array_equal(encoder.start(photos[start:stop])(), vectors[start:stop])
 
 
-def test_all_tokens_but_the_class_token_are_left_out_of_the_last_layer(base_clip: Path) -> None:
+def test_the_last_layer_computes_only_the_class_token(base_clip: Path) -> None:
     source = find_model(str(base_clip), revision="")
     tower = load_vision_tower(source)
     encoder = Encoder(tower, source, device=CPU, dtype=torch.float32)
@@ -97,13 +99,15 @@ def test_all_tokens_but_the_class_token_are_left_out_of_the_last_layer(base_clip
     assert shapes == [50] * 11 + [1]
 
 
-def test_a_tower_that_was_loaded_can_be_saved_as_it_was(tiny_clip: Path, tmp_path: Path) -> None:
+def test_a_loaded_tower_can_be_saved_unchanged(tiny_clip: Path, tmp_path: Path) -> None:
     load_vision_tower(find_model(str(tiny_clip), revision="")).save_pretrained(tmp_path)
     pixels = noise(3, find_model(str(tiny_clip), revision="").image_size)
     assert np.array_equal(encoder_of(tmp_path).start(pixels)(), encoder_of(tiny_clip).start(pixels)())
 
 
-def test_a_last_layer_that_computes_otherwise_stays_as_it_is(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_last_layer_that_computes_something_else_is_not_shortened(
+    tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attention = transformers.models.clip.modeling_clip.CLIPAttention
     right = attention.forward
 
@@ -115,19 +119,19 @@ def test_a_last_layer_that_computes_otherwise_stays_as_it_is(tiny_clip: Path, mo
     assert cosines(encoder_of(tiny_clip).start(pixels)(), transformers_vectors(tiny_clip, pixels)).min() > 0.999999
 
 
-def test_a_tower_without_layers_is_encoded_as_it_is(tmp_path: Path) -> None:
+def test_a_tower_without_layers_is_used_as_it_is(tmp_path: Path) -> None:
     folder = save_clip(tmp_path / "m", vision=TINY_VISION | {"num_hidden_layers": 0}, projection_dim=16)
     pixels = noise(3, find_model(str(folder), revision="").image_size)
     assert cosines(encoder_of(folder).start(pixels)(), transformers_vectors(folder, pixels)).min() > 0.999999
 
 
 def _as_336(folder: Path) -> Path:
-    """Save a vision tower of 336 x 336 pixels, as L/14@336 has."""
+    """Save a vision tower for 336 x 336 pixels, like L/14@336."""
     return save_vision_tower(folder, vision=TINY_VISION | {"image_size": 336, "patch_size": 56}, projection_dim=24)
 
 
 def _as_large(folder: Path) -> Path:
-    """Save a model shaped as L/14: patches of 14, its projection narrower than its tower."""
+    """Save a model like L/14: with patches of 14 pixels and a projection that is narrower than the tower."""
     vision = TINY_VISION | {"hidden_size": 64, "num_hidden_layers": 3, "image_size": 56, "patch_size": 14}
     return save_clip(folder, vision=vision, projection_dim=48)
 
@@ -166,7 +170,7 @@ def test_a_vision_tower_alone_of_another_image_size_is_encoded(tmp_path: Path) -
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_vector_does_not_depend_on_its_batch_to_the_bit(dtype: torch.dtype, wide_tower: Path) -> None:
-    # At the real widths: the kernels of a far narrower tower add up in an order that depends on the rows.
+    # The tower has its real width. In a far narrower tower, the order of the kernels' sums depends on the rows.
     encoder = encoder_of(wide_tower, dtype)
     pixels = noise(17, encoder.image_size)
     whole = encoder.start(pixels)()
@@ -186,7 +190,7 @@ def test_the_untrained_model_is_the_same_each_time() -> None:
 
 
 class SmallMemory(torch.nn.Module):
-    """A vision tower on a device whose memory holds `rows` images: it runs out as torch does, above them."""
+    """A vision tower on a device whose memory holds `rows` images. For more images it raises torch's error."""
 
     def __init__(self, tower: torch.nn.Module, *, rows: int) -> None:
         super().__init__()
@@ -207,14 +211,14 @@ def test_a_batch_that_does_not_fit_is_halved_and_so_are_all_after_it(tiny_clip: 
     memory = SmallMemory(load_vision_tower(source), rows=16)
     encoder = Encoder(memory, source, device=CPU, dtype=torch.float32)
     assert cosines(encoder.start(pixels)(), expected).min() >= COSINE_BOUNDS[torch.float32]
-    assert memory.seen[:3] == [56, 32, 16]  # filled up to multiples of 8
+    assert memory.seen[:3] == [56, 32, 16]  # padded to multiples of 8
     memory.seen.clear()
     assert cosines(encoder.start(pixels)(), expected).min() >= COSINE_BOUNDS[torch.float32]
     assert max(memory.seen) <= 16
 
 
 class Crowd(torch.nn.Module):
-    """A vision tower that lets nobody out before as many threads are in it at once."""
+    """A vision tower in which each thread waits until `threads` threads are in it at the same time."""
 
     def __init__(self, tower: torch.nn.Module, *, threads: int) -> None:
         super().__init__()
@@ -231,30 +235,69 @@ class Crowd(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("rows", "threads", "seen"), [(64, 2, [32, 32]), (33, 2, [24, 16]), (17, 3, [8, 8, 8])])
-def test_each_thread_of_a_cpu_computes_a_part_of_the_batch_by_itself(
+def test_each_thread_of_a_cpu_computes_its_own_part_of_the_batch(
     rows: int, threads: int, seen: list[int], tiny_clip: Path
 ) -> None:
     source = find_model(str(tiny_clip), revision="")
     crowd = Crowd(load_vision_tower(source), threads=threads)
     encoder = Encoder(crowd, source, device=CPU, dtype=torch.float32, threads=threads)
     pixels = noise(rows, source.image_size)
+    threads_of_caller = torch.get_num_threads()
     assert cosines(encoder.start(pixels)(), encoder_of(tiny_clip).start(pixels)()).min() >= 0.999999
     assert sorted(crowd.rows, reverse=True) == seen
     assert set(crowd.inner_threads) == {1}
+    assert torch.get_num_threads() == threads_of_caller
 
 
-def test_a_batch_is_begun_while_another_is_computed(tiny_clip: Path) -> None:
+def test_a_batch_begins_while_another_is_computed(tiny_clip: Path) -> None:
     source = find_model(str(tiny_clip), revision="")
     encoder = Encoder(Crowd(load_vision_tower(source), threads=2), source, device=CPU, dtype=torch.float32, threads=2)
-    batches = [noise(8, source.image_size), noise(7, source.image_size)]  # each of them work for one thread
+    batches = [noise(8, source.image_size), noise(7, source.image_size)]  # each batch is work for one thread
     expected = [encoder_of(tiny_clip).start(batch)() for batch in batches]
     for vectors, own in zip([encoder.start(batch) for batch in batches], expected, strict=True):
         assert cosines(vectors(), own).min() >= 0.999999
 
 
-def test_a_default_batch_has_work_for_each_thread() -> None:
+def test_a_default_batch_has_work_for_every_thread() -> None:
     assert [choose_batch_size(CPU, threads=threads) for threads in (1, 2, 8, 64)] == [32, 64, 256, 256]
     assert choose_batch_size(torch.device("cuda"), threads=2) == 256
+
+
+class Broken(torch.nn.Module):
+    """A vision tower that raises an error for its first batch."""
+
+    def __init__(self, tower: torch.nn.Module) -> None:
+        super().__init__()
+        self.tower, self.config = tower, tower.config
+        self.is_broken = True
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:  # noqa: ANN401 - transformers' output
+        if self.is_broken:
+            self.is_broken = False
+            raise ZeroDivisionError
+        return self.tower(pixel_values=pixel_values)
+
+
+def test_whoever_waits_for_the_vectors_gets_the_error_and_the_thread_continues(tiny_clip: Path) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    encoder = Encoder(Broken(load_vision_tower(source)), source, device=CPU, dtype=torch.float32)
+    failing, following = (encoder.start(noise(3, source.image_size)) for _ in range(2))
+    with pytest.raises(ZeroDivisionError):
+        failing()
+    assert following().shape == (3, encoder.dimensions)
+
+
+def test_the_threads_of_an_encoder_end_with_it(tiny_clip: Path) -> None:
+    before = set(threading.enumerate())
+    encoder = encoder_of(tiny_clip, threads=2)
+    encoder.start(noise(16, encoder.image_size))()
+    threads = set(threading.enumerate()) - before
+    assert threads
+    del encoder
+    gc.collect()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_memory_that_does_not_hold_one_image_is_exhausted(tiny_clip: Path) -> None:
@@ -265,7 +308,7 @@ def test_memory_that_does_not_hold_one_image_is_exhausted(tiny_clip: Path) -> No
         encoder.start(noise(6, source.image_size))()
 
 
-def test_output_that_is_not_finite_is_not_dressed_up(tiny_clip: Path) -> None:
+def test_output_that_is_not_finite_stays_not_finite(tiny_clip: Path) -> None:
     source = find_model(str(tiny_clip), revision="")
     tower = load_vision_tower(source)
     with torch.no_grad():
@@ -274,7 +317,7 @@ def test_output_that_is_not_finite_is_not_dressed_up(tiny_clip: Path) -> None:
     assert not np.isfinite(vectors).all(axis=1).any()
 
 
-def test_output_without_length_is_not_finite(tiny_clip: Path) -> None:
+def test_output_of_length_zero_is_not_finite(tiny_clip: Path) -> None:
     source = find_model(str(tiny_clip), revision="")
     tower = load_vision_tower(source)
     with torch.no_grad():
@@ -284,13 +327,13 @@ def test_output_without_length_is_not_finite(tiny_clip: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_where_there_is_none_is_said_to_be_missing() -> None:
+def test_without_a_gpu_the_device_cuda_is_unavailable() -> None:
     with pytest.raises(DeviceUnavailable, match="does the pod ask for a GPU"):
         choose_device("cuda")
     assert choose_device("auto") == choose_device("cpu") == CPU
 
 
-def test_a_named_dtype_is_that_one_and_auto_is_right_for_the_device() -> None:
+def test_a_named_dtype_is_used_and_auto_depends_on_the_device() -> None:
     for name in ("float32", "bfloat16", "float16"):
         assert choose_dtype(name, CPU) == getattr(torch, name)
     assert choose_dtype("auto", torch.device("cuda")) == torch.float16

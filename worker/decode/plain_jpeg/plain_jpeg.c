@@ -1,15 +1,19 @@
 /*
- * The square of pixels that a model sees, out of a plain JPEG, in one pass: entropy decoding of everything, but inverse
- * DCT, upsampling, colour conversion and resize only of what the square shows, a few rows at a time.
+ * Makes the square of pixels that a model sees from a plain JPEG, in one pass, a few rows at a time:
  *
- * Plain is what nearly all photos are: sequential with Huffman codes, 8 bits, one scan, Y'CbCr of 4:2:0, 4:2:2 or
- * 4:4:4, or grey. Of any other file, and of one in which anything at all is amiss, nothing is returned: a library has
- * it, which can say what is wrong. The pixels are those of libjpeg-turbo (accurate DCT, chroma by its triangle filter)
- * and of torch's resize of bytes (bicubic, antialiased), bit for bit.
+ *     bytes -> coefficients -> pixels of luma and chroma -> colours -> rows of the square
  *
- * Memory. All of it is the caller's, of the size that plain_jpeg_room tells. What a header says is bounded before it is
- * used. Bits are read without a look at their end, which is looked for after every minimum coded unit (MCU) of at most
- * six blocks: behind a scan lie more zeros than those can take.
+ * The first step decodes the whole file. The other steps (inverse DCT, upsampling, colour conversion, resize) compute
+ * only what the square shows.
+ *
+ * Nearly all photos are plain JPEGs: sequential, with Huffman codes, 8 bits, one scan, and grey or Y'CbCr with 4:2:0,
+ * 4:2:2 or 4:4:4 sampling. For any other file, and for a file with any error, the code returns no square. The caller
+ * then uses the libraries, which can say what is wrong. The pixels are equal, bit for bit, to those of libjpeg-turbo
+ * (accurate DCT, triangle filter for chroma) and of torch's resize of bytes (bicubic, antialiased).
+ *
+ * Memory: the caller provides all of it; plain_jpeg_room returns the size. The values in headers are checked before
+ * they are used. The bit reader does not check for the end of the scan at every read, but only after every minimum
+ * coded unit (MCU), which has at most six blocks. Behind the scan there are more zeros than one MCU can consume.
  */
 
 #include <stddef.h>
@@ -18,14 +22,14 @@
 
 enum { DONE = 0, NOT_PLAIN = 1, NO_ROOM = 2 };
 
-/* One direction of the resize: an output is the sum of its weights times the pixels from `first` on. */
+/* One direction of the resize. An output pixel is the sum of the pixels from `first` on, each times its weight. */
 struct axis {
-    const int32_t *first;   /* [outputs], counted from the image's edge; outputs are a multiple of 8 */
-    const int32_t *counts;  /* [outputs], how many weights are not zero */
+    const int32_t *first;   /* [outputs], from the edge of the image; the number of outputs is a multiple of 8 */
+    const int32_t *counts;  /* [outputs], the number of pixels of each output */
     const int16_t *weights; /* [outputs][taps] */
-    int32_t taps;           /* a multiple of 16 */
-    int32_t precision;      /* bits of the weights behind the point */
-    int32_t start, end;     /* the pixels that any output is made of */
+    int32_t taps;           /* weights of each output, with padding: a multiple of 16 */
+    int32_t precision;      /* number of bits after the weights' binary point */
+    int32_t start, end;     /* range of all pixels that the outputs use */
 };
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -38,16 +42,19 @@ struct axis {
 
 /* -- Headers ----------------------------------------------------------------------------------------------------- */
 
-/* Of an image. Where chroma has two columns or less, libjpeg-turbo does not filter it; larger ones it refuses. */
+/*
+ * Side lengths of an image in pixels. libjpeg-turbo does not filter chroma of two columns or less, and it refuses
+ * images above the maximum.
+ */
 enum { MIN_SIDE = 16, MAX_SIDE = 65500 };
 
-/* Where a coefficient of the zigzag lies in its block. A run may lead up to 15 beyond the last. */
+/* Index in the block of each coefficient in zigzag order. A run of zeros may end up to 15 places after the last. */
 static const uint8_t NATURAL[64 + 16] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,
     6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31,
     39, 46, 53, 60, 61, 54, 47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
 
-/* The same in two blocks side by side, of each row 8 of the one and 8 of the other. */
+/* The same for two blocks side by side: 8 coefficients of the first block, then 8 of the second, for each row. */
 #define OF(i) ((i) / 8 * 16 + (i) % 8)
 static const uint8_t PLACE[64 + 16] = {
     OF(0),  OF(1),  OF(8),  OF(16), OF(9),  OF(2),  OF(3),  OF(10), OF(17), OF(24), OF(32), OF(25), OF(18), OF(11),
@@ -58,20 +65,24 @@ static const uint8_t PLACE[64 + 16] = {
     OF(63), OF(63), OF(63), OF(63), OF(63), OF(63), OF(63), OF(63), OF(63), OF(63)};
 
 /*
- * The next LOOK_BITS bits are looked up. Where they hold a code and the value behind it, the entry is both (VALUE);
- * where the value is longer or there is none, the code alone (BARE); of a longer code it is 0. It has the bits to
- * consume in its bits 0-7, the run of zeros before the value in 8-11, its kind in 12-13, and in 16-31 the value or how
- * many bits that has.
+ * A table is indexed by the next LOOK_BITS bits of the scan. Its entries are of three kinds:
+ *
+ *     VALUE   the bits hold a whole code and the value after it
+ *     BARE    the bits hold a whole code, but the value after it is longer, or there is no value
+ *     0       the code itself is longer than LOOK_BITS
+ *
+ *     bits     0-7               8-11                          12-13   16-31
+ *     content  bits to consume   run of zeros before a value   kind    the value, or its number of bits (BARE)
  */
 enum { LOOK_BITS = 11, VALUE = 1 << 12, BARE = 2 << 12 };
 
-/* Short codes with their values that are sure to be in 56 bits. */
+/* Number of VALUE entries whose bits fit in the 56 bits of one refill. */
 enum { SHORT_CODES = 4 };
 
 struct huffman {
     int32_t entries[1 << LOOK_BITS];
-    int32_t last_code[17];   /* of each length; -1 where there is none */
-    int32_t first_index[17]; /* what to add to a code of this length for its place in `symbols` */
+    int32_t last_code[17];   /* largest code of each length; -1 if there is no code of the length */
+    int32_t first_index[17]; /* add it to a code of this length to get the index in `symbols` */
     uint8_t symbols[256];
     uint8_t counts[17];
     int is_known, is_prepared;
@@ -87,14 +98,14 @@ struct header {
     struct component component[3];
     int16_t quantization[4][64];
     int has_quantization[4];
-    size_t scan; /* where its entropy-coded bytes start */
+    size_t scan; /* offset of the entropy-coded bytes */
 };
 
 INLINE int big_endian(const uint8_t *bytes) { return bytes[0] << 8 | bytes[1]; }
 
 static int read_quantization(struct header *header, const uint8_t *at, const uint8_t *end) {
     while (at < end) {
-        if (end - at < 65 || *at > 3) return NOT_PLAIN; /* 16 bits, or no such table */
+        if (end - at < 65 || *at > 3) return NOT_PLAIN; /* a table of 16-bit values, or a table number above 3 */
         int16_t *table = header->quantization[*at];
         header->has_quantization[*at] = 1;
         for (int i = 0; i < 64; i++) table[NATURAL[i]] = at[1 + i];
@@ -131,7 +142,7 @@ static int read_frame(struct header *header, const uint8_t *at, const uint8_t *e
         header->component[i] = (struct component){at[6], at[7] >> 4, at[7] & 15, at[8], 0, 0};
     }
     struct component *luma = header->component;
-    if (header->components == 1) { /* alone, its sampling means nothing */
+    if (header->components == 1) { /* the sampling of a single component has no effect */
         if (!luma->across || !luma->down || luma->across > 4 || luma->down > 4) return NOT_PLAIN;
         luma->across = luma->down = 1;
         return DONE;
@@ -207,7 +218,7 @@ static int read_headers(struct header *header, struct huffman tables[2][2], cons
     return NOT_PLAIN;
 }
 
-/* What `bits` extra bits say, by the standard's EXTEND. */
+/* Return the value that `bits` extra bits stand for: EXTEND in the standard. */
 INLINE int extended(int value, int bits) { return value - ((1 << bits) - 1) * (bits && !(value >> (bits - 1))); }
 
 static int prepare_huffman(struct huffman *table, int is_ac) {
@@ -218,7 +229,7 @@ static int prepare_huffman(struct huffman *table, int is_ac) {
     int code = 0, index = 0;
     for (int length = 1; length <= 16; length++, code <<= 1) {
         int count = table->counts[length];
-        if (code + count >= 1 << length) return NOT_PLAIN; /* no code is all ones, says the standard */
+        if (code + count >= 1 << length) return NOT_PLAIN; /* the standard forbids a code of all ones */
         table->first_index[length] = index - code;
         for (int i = 0; i < count; i++, code++, index++) {
             int symbol = table->symbols[index];
@@ -241,17 +252,17 @@ static int prepare_huffman(struct huffman *table, int is_ac) {
 
 /* -- The scan's bits --------------------------------------------------------------------------------------------- */
 
-/* Zeros behind a scan: more than what the blocks of an MCU can consume, 6 of 64 coefficients of 31 bits at most. */
+/* Number of zero bytes after a scan. One MCU consumes less: at most 6 blocks of 64 coefficients of 31 bits. */
 enum { SCAN_PADDING = 2048 };
 
-/* The bits that come next: `count` of them at the top of `buffer`, and those from `next` on. */
+/* The bits to read next: `count` bits at the top of `buffer`, then the bytes from `next` on. */
 struct bits {
     uint64_t buffer;
     int count;
     const uint8_t *next;
 };
 
-/* Have 56 bits or more; what is then below them in the buffer is the start of what follows them. */
+/* Fill the buffer with at least 56 bits. The bits below them already hold the start of the following bits. */
 INLINE void refill(struct bits *bits) {
     uint64_t word;
     memcpy(&word, bits->next, sizeof word);
@@ -263,8 +274,9 @@ INLINE void refill(struct bits *bits) {
 INLINE void skip(struct bits *bits, int count) { bits->buffer <<= count, bits->count -= count; }
 
 /*
- * Copy the scan up to the next marker, without the zeros that are stuffed behind each 0xFF. Returns where the marker
- * is, `end` without any, and in `to` the end of what was written. Writes no more than there is up to `end`.
+ * Copy the scan up to the next marker, without the zero byte that follows each 0xFF. Returns the marker's position, or
+ * `end` if there is no marker, and sets `to` to the end of the copy. The copy is at most as long as the bytes up to
+ * `end`.
  */
 AVX2 static const uint8_t *unstuff(const uint8_t *at, const uint8_t *end, uint8_t **to) {
     const __m256i marks = _mm256_set1_epi8((char)0xFF);
@@ -287,13 +299,13 @@ AVX2 static const uint8_t *unstuff(const uint8_t *at, const uint8_t *end, uint8_
     return end - at < 2 ? end : at;
 }
 
-/* Tell whether no more than the rest of a byte is left. */
+/* Tell whether less than one byte is left. */
 INLINE int is_read(const struct bits *bits, const uint8_t *end) {
     ptrdiff_t left = (end - bits->next) * 8 + bits->count;
     return 0 <= left && left < 8;
 }
 
-/* Return the BARE entry of a code longer than LOOK_BITS, 0 without one. */
+/* Return the BARE entry of a code that is longer than LOOK_BITS, or 0 if there is no such code. */
 static __attribute__((noinline)) int32_t longer_code(const struct huffman *table, uint64_t buffer, int is_ac) {
     for (int length = LOOK_BITS + 1; length <= 16; length++) {
         int code = (int)(buffer >> (64 - length));
@@ -304,7 +316,7 @@ static __attribute__((noinline)) int32_t longer_code(const struct huffman *table
     return 0;
 }
 
-/* Read the value of `count` bits, of 0 to 15. */
+/* Read a value of `count` bits (0 to 15). */
 INLINE int take(struct bits *bits, int count) {
     int value = extended((int)(bits->buffer >> 1 >> (63 - count)), count);
     skip(bits, count);
@@ -312,8 +324,8 @@ INLINE int take(struct bits *bits, int count) {
 }
 
 /*
- * Decode a block into `to` (places as of PLACE), or without `keep` no more than its prediction. Returns the place in
- * the zigzag of its last coefficient, -1 for what is no block.
+ * Decode a block and write its coefficients to `to`, at the indexes of PLACE. Without `keep`, only update `prediction`.
+ * Returns the position of the last coefficient in zigzag order, or -1 for invalid bits.
  */
 INLINE int decode_block(
     struct bits *state, const struct huffman *dc, const struct huffman *ac, uint32_t *prediction, int16_t *to,
@@ -360,9 +372,9 @@ INLINE int decode_block(
 /* -- Inverse DCT ------------------------------------------------------------------------------------------------- */
 
 /*
- * One pass over two blocks side by side, of each row 8 values and 8 of the other's: libjpeg's accurate integer
- * transform (Loeffler, Ligtenberg and Moschytz, 1989; 13 bits behind the point). Where sums have 16 bits and where 32
- * is as in libjpeg-turbo, so that even what overflows is the same.
+ * One pass over two blocks side by side (each row has 8 values of one block and 8 of the other): libjpeg's accurate
+ * integer transform (Loeffler, Ligtenberg and Moschytz, 1989; 13 bits after the binary point). Each sum has 16 or 32
+ * bits as in libjpeg-turbo, so that an overflow gives the same result too.
  */
 AVX2 INLINE void transform(__m256i rows[8], const int shift) {
 #define PAIR(first, second) _mm256_set1_epi32((int)((uint16_t)(first) | (uint32_t)(uint16_t)(second) << 16))
@@ -417,16 +429,20 @@ AVX2 INLINE void transpose(__m256i rows[8]) {
     }
 }
 
-/* Of a coefficient times its quantization. Beyond it, which no pixels of 8 bits lead to, 16 bits would not do. */
+/* Maximum of a coefficient times its quantization step. Pixels of 8 bits never exceed it, and 16 bits hold it. */
 enum { MAX_COEFFICIENT = 8191 };
 
-/* How two blocks are quantized, in the order of a pair; and the largest value of each place. */
+/* Quantization steps of two blocks side by side, and the largest valid coefficient for each step. */
 struct quantization {
     _Alignas(32) int16_t steps[128];
     _Alignas(32) int16_t most[128];
 };
 
-/* Turn two blocks, as decode_block leaves them, into pixels, and clear them. NOT_PLAIN beyond MAX_COEFFICIENT. */
+/*
+ * Turn two blocks of coefficients, as decode_block writes them, into pixels, and clear the coefficients. Returns
+ * NOT_PLAIN if a coefficient exceeds MAX_COEFFICIENT. `is_flat` says that both blocks have only their first
+ * coefficient.
+ */
 AVX2 static int place_blocks(
     int16_t *pair, const struct quantization *quantization, uint8_t *first, uint8_t *second, ptrdiff_t stride,
     int is_flat) {
@@ -457,7 +473,7 @@ AVX2 static int place_blocks(
     transform(rows, 18);
     transpose(rows);
     for (int y = 0; y < 8; y += 2) {
-        __m256i bytes = _mm256_packs_epi16(rows[y], rows[y + 1]); /* of each block one row and the next */
+        __m256i bytes = _mm256_packs_epi16(rows[y], rows[y + 1]); /* two rows of each block */
         bytes = _mm256_xor_si256(bytes, _mm256_set1_epi8((char)0x80));
         const __m128i low = _mm256_castsi256_si128(bytes), high = _mm256_extracti128_si256(bytes, 1);
         _mm_storel_epi64((void *)(first + y * stride), low);
@@ -470,18 +486,18 @@ AVX2 static int place_blocks(
 
 /* -- A row of pixels --------------------------------------------------------------------------------------------- */
 
-/* What the rows are made in. Columns count from the first that is kept. */
+/* Buffers for one row of pixels. Columns are counted from the first column that is kept. */
 struct rows {
-    int columns, chroma_columns; /* kept; multiples of 8 */
-    int last_chroma;             /* the image's last column of chroma, where it is kept; else the last kept */
+    int columns, chroma_columns; /* number of columns that are kept; multiples of 8 */
+    int last_chroma;             /* the image's last column of chroma, or the last that is kept */
     int is_halved_across, is_halved_down, channels;
-    int16_t *sums[2];   /* of Cb and Cr; from -1 on */
-    int16_t *colors[3]; /* R, G and B; or grey alone */
+    int16_t *sums[2];   /* of Cb and Cr; the first index is -1 */
+    int16_t *colors[3]; /* R, G and B, or only grey */
 };
 
 AVX2 INLINE __m256i wide(const uint8_t *bytes) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)bytes)); }
 
-/* Three times the nearer row of chroma and once the other; or the row as it is. */
+/* Compute three times the nearer row of chroma plus the other row. Without `far`, copy the row. */
 AVX2 static void sum_chroma(const struct rows *rows, const uint8_t *near, const uint8_t *far, int16_t *sums) {
     for (int i = 0; i < rows->chroma_columns; i += 16) {
         __m256i sum = wide(near + i);
@@ -492,7 +508,7 @@ AVX2 static void sum_chroma(const struct rows *rows, const uint8_t *near, const 
     sums[rows->last_chroma + 1] = sums[rows->last_chroma];
 }
 
-/* Make 32 columns of chroma, less 128, from 16 sums: three times each, and once its neighbour to either side. */
+/* Make 32 columns of chroma, minus 128, from 16 sums: three times each sum, plus its left or its right neighbour. */
 AVX2 INLINE void widen_chroma(const int16_t *sums, int is_halved_down, __m256i columns[2]) {
     __m256i sum = _mm256_loadu_si256((const void *)sums);
     __m256i before = _mm256_loadu_si256((const void *)(sums - 1)), after = _mm256_loadu_si256((const void *)(sums + 1));
@@ -514,7 +530,7 @@ AVX2 INLINE __m256i byte_range(__m256i values) {
     return _mm256_min_epi16(_mm256_max_epi16(values, _mm256_setzero_si256()), _mm256_set1_epi16(255));
 }
 
-/* JFIF's conversion in libjpeg's 16 bits behind the point, whole multiples of which are added apart. */
+/* JFIF's colour conversion with libjpeg's 16 bits after the binary point. Integer parts of factors are added apart. */
 AVX2 INLINE void store_colors(const struct rows *rows, int x, __m256i luma, __m256i cb, __m256i cr) {
     const __m256i one = _mm256_set1_epi16(1), half = _mm256_set1_epi32(1 << 15);
     __m256i twice = _mm256_add_epi16(cr, cr);
@@ -534,7 +550,7 @@ AVX2 INLINE void store_colors(const struct rows *rows, int x, __m256i luma, __m2
     _mm256_storeu_si256((void *)(rows->colors[2] + x), byte_range(blue));
 }
 
-/* Make the colours of a row from its luma, and of each chroma the nearer row and the one beyond. */
+/* Make the colours of a row from its luma and, for Cb and Cr, from the nearest row and the second nearest row. */
 AVX2 static void color_row(
     const struct rows *rows, const uint8_t *luma, const uint8_t *near[2], const uint8_t *far[2]) {
     if (rows->channels == 1) {
@@ -559,7 +575,7 @@ AVX2 static void color_row(
 
 /* -- Resize ------------------------------------------------------------------------------------------------------ */
 
-/* Return the sums of each of eight vectors. */
+/* Return eight sums, one of each vector. */
 AVX2 INLINE __m256i sums_of(const __m256i vectors[8]) {
     __m256i pairs[4], fours[2];
     for (int i = 0; i < 4; i++) {
@@ -574,7 +590,7 @@ AVX2 INLINE __m256i sums_of(const __m256i vectors[8]) {
         _mm256_permute2x128_si256(fours[0], fours[1], 0x20), _mm256_permute2x128_si256(fours[0], fours[1], 0x31));
 }
 
-/* Resize a row of one colour, which begins with pixel `start`, along itself, to a multiple of 8 bytes. */
+/* Resize a row of one colour horizontally. The row begins with pixel `start`. A multiple of 8 bytes is written. */
 AVX2 INLINE void resize_row(
     const struct axis *axis, const int16_t *row, int start, int size, uint8_t *to, const int vectors) {
     const __m256i half = _mm256_set1_epi32(1 << (axis->precision - 1));
@@ -608,7 +624,7 @@ AVX2 static void resize_across(const struct axis *axis, const int16_t *row, int 
         resize_row(axis, row, start, size, to, axis->taps / 16);
 }
 
-/* Resize `taps` rows down to one; an odd number of them has one more in memory, whose weight is zero. */
+/* Resize `taps` rows vertically to one row. If `taps` is odd, one more row follows, with the weight zero. */
 AVX2 static void resize_down(
     const int16_t *weights, int taps, int precision, const uint8_t *const *rows, int length, uint8_t *to) {
     const __m256i half = _mm256_set1_epi32(1 << (precision - 1));
@@ -628,7 +644,7 @@ AVX2 static void resize_down(
     }
 }
 
-/* Write a row of pixels from rows of their colours, each `next` bytes behind the one before. */
+/* Write a row of RGB pixels from the rows of their colours, which are `next` bytes apart. */
 static void interleave(const uint8_t *colors, ptrdiff_t next, int size, uint8_t *to) {
     for (int x = 0; x < size; x++, to += 3) to[0] = colors[x], to[1] = colors[x + next], to[2] = colors[x + 2 * next];
 }
@@ -638,7 +654,7 @@ static void interleave(const uint8_t *colors, ptrdiff_t next, int size, uint8_t 
 INLINE int least(int a, int b) { return a < b ? a : b; }
 INLINE int most(int a, int b) { return a > b ? a : b; }
 
-/* Some rows of pixels in memory, of which row y is at y modulo `height`. */
+/* Memory for the latest `height` rows of pixels. Row y is at index y modulo `height`. */
 struct ring {
     uint8_t *pixels;
     ptrdiff_t stride;
@@ -650,32 +666,32 @@ INLINE uint8_t *row_of(const struct ring *ring, int y) { return ring->pixels + (
 struct job {
     struct header header;
     struct huffman huffman[2][2];        /* DC and AC */
-    struct quantization quantization[2]; /* of luma and luma, of Cb and Cr */
+    struct quantization quantization[2]; /* of two blocks of luma; of Cb and Cr */
     _Alignas(32) int16_t pair[128];      /* two blocks, side by side */
     struct bits bits;
     uint32_t predictions[3];
     int mcu_width, mcu_height, mcus_across, mcus_down;
-    int left, right, top, bottom; /* the MCUs that are kept */
+    int left, right, top, bottom; /* range of the MCUs that are kept */
     struct ring planes[3];        /* the last two rows of MCUs */
-    uint8_t *spare;               /* where a block without a second one puts it */
+    uint8_t *spare;               /* receives the pixels of an unused second block */
     struct rows rows;
-    struct ring resized; /* rows that are resized across, of `span` bytes for each colour */
+    struct ring resized; /* horizontally resized rows, with `span` bytes for each colour */
     int span, next_row, next_output;
     uint8_t *output;
     const uint8_t **taken;
 };
 
-/* Return the next `size` bytes, aligned, of what is left. */
+/* Take the next `size` bytes, aligned to 64, from the memory that is left. */
 static void *carve(uint8_t **left, size_t size) {
     uint8_t *start = *left + (-(uintptr_t)*left & 63);
     *left = start + size;
     return start;
 }
 
-/* Room for a row of this many elements, and for what whole vectors reach beyond it. */
+/* Return the size of a row of `size` elements with room for whole vectors at its end. */
 INLINE size_t padded(size_t size) { return (size + 64 + 63) & ~(size_t)63; }
 
-/* Bytes of scratch memory for a square of an image `width` pixels wide, where up to `taps` pixels make one. */
+/* Return the bytes of scratch memory for a square of an image of this width, with up to `taps` weights an output. */
 size_t plain_jpeg_room(size_t length, int width, int size, int taps) {
     size_t row = padded((size_t)width + 48 + taps), span = padded(size), pieces = 16;
     size_t planes = 3 * 32 * row + 8 * row, colors = 5 * 2 * row;
@@ -683,7 +699,7 @@ size_t plain_jpeg_room(size_t length, int width, int size, int taps) {
     return sizeof(struct job) + length + SCAN_PADDING + planes + colors + resized + taken + 64 * pieces;
 }
 
-/* Resize the next row of pixels, and every row of the square that is complete with it. */
+/* Resize the next row of pixels, and write every row of the square that can now be computed. */
 AVX2 static void resize_next_row(
     struct job *job, const struct axis *across, const struct axis *down, int size, uint8_t *out) {
     struct rows *rows = &job->rows;
@@ -709,7 +725,7 @@ AVX2 static void resize_next_row(
     }
 }
 
-/* Decode one block or two of the current MCU, and with `keep` put their pixels where they belong. */
+/* Decode one or two blocks of the current MCU (`second` is -1 for one), and with `keep` write their pixels. */
 AVX2 INLINE int decode_pair(
     struct job *job, int first, int second, uint8_t *first_to, uint8_t *second_to, ptrdiff_t stride, int keep) {
     int last = 0;
@@ -726,7 +742,7 @@ AVX2 INLINE int decode_pair(
     return place_blocks(job->pair, &job->quantization[first > 0], first_to, second_to, stride, !last);
 }
 
-/* Decode the MCU in column x and row y of MCUs. */
+/* Decode the MCU in column x and row y of the grid of MCUs. */
 AVX2 INLINE int decode_mcu(struct job *job, int x, int y, int keep) {
     const struct component *luma = &job->header.component[0];
     const ptrdiff_t stride = job->planes[0].stride;
@@ -742,7 +758,7 @@ AVX2 INLINE int decode_mcu(struct job *job, int x, int y, int keep) {
     return decode_pair(job, 1, 2, cb, cr, job->planes[1].stride, keep);
 }
 
-/* Get the tables ready, and all that depends on the image's size. */
+/* Prepare the tables and everything that depends on the size of the image. */
 static int prepare(struct job *job, const struct axis *across, const struct axis *down, int size, uint8_t *left) {
     struct header *header = &job->header;
     const struct component *luma = header->component;
@@ -765,7 +781,7 @@ static int prepare(struct job *job, const struct axis *across, const struct axis
     job->mcu_width = 8 * luma->across, job->mcu_height = 8 * luma->down;
     job->mcus_across = (width + job->mcu_width - 1) / job->mcu_width;
     job->mcus_down = (height + job->mcu_height - 1) / job->mcu_height;
-    /* Two pixels more on each side, of which the chroma within is made. */
+    /* Two more pixels on each side, because the filter of chroma uses neighbours. */
     job->left = most(across->start - 2, 0) / job->mcu_width;
     job->right = least(across->end + 1, width - 1) / job->mcu_width + 1;
     job->top = most(down->start - 2, 0) / job->mcu_height;
@@ -798,8 +814,8 @@ static int prepare(struct job *job, const struct axis *across, const struct axis
 }
 
 /*
- * Write the square of `size` to `out`, [size][size][3] in RGB. Returns DONE; NOT_PLAIN, what `out` then holds means
- * nothing; NO_ROOM with less scratch memory than plain_jpeg_room tells.
+ * Write the square to `out`, [size][size][3] in RGB. Returns DONE, or NOT_PLAIN (`out` is then undefined), or NO_ROOM
+ * if there is less scratch memory than plain_jpeg_room returns.
  */
 AVX2 int plain_jpeg_square(
     const uint8_t *data, size_t length, int width, int height, int size, const struct axis *across,
@@ -815,7 +831,7 @@ AVX2 int plain_jpeg_square(
     const int interval =
         job->header.restart_interval ? job->header.restart_interval : job->mcus_across * job->mcus_down;
     const uint8_t *at = data + job->header.scan,
-                  *end = data + length; /* of the scan's bytes that are not unstuffed yet */
+                  *end = data + length; /* the bytes of the scan that are not unstuffed yet */
     uint8_t *scan_end = scan;
     for (int y = 0, number = 0; y < job->mcus_down; y++) {
         for (int x = 0; x < job->mcus_across; x++, number++) {
@@ -835,14 +851,14 @@ AVX2 int plain_jpeg_square(
             if ((is_kept ? decode_mcu(job, x, y, 1) : decode_mcu(job, x, y, 0)) != DONE) return NOT_PLAIN;
             if (job->bits.next > scan_end + 8) return NOT_PLAIN;
         }
-        /* The last row waits for the chroma of the next one, where that is halved. */
+        /* With vertically halved chroma, the last row needs the chroma of the next row of MCUs. */
         int ready = y == job->mcus_down - 1 ? height : (y + 1) * job->mcu_height - job->rows.is_halved_down;
         while (job->next_row < least(ready, down->end)) resize_next_row(job, across, down, size, out);
     }
     return is_read(&job->bits, scan_end) && end - at >= 2 && at[1] == 0xD9 ? DONE : NOT_PLAIN;
 }
 
-/* Tell whether this processor has what it takes. */
+/* Tell whether this processor has the instructions that this code uses. */
 int plain_jpeg_works(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
 
 #else

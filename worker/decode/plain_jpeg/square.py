@@ -1,7 +1,9 @@
-"""Squares of plain JPEGs by plain_jpeg.c: what libjpeg-turbo and torch make of them, in two thirds of the time.
+"""Calls plain_jpeg.c, which makes squares of plain JPEGs.
 
-It is compiled when the program is installed. Where there was no compiler, or the processor lacks what it takes (x86-64
-with AVX2), it is not there, and the libraries do its work.
+The pixels are those of libjpeg-turbo and torch, in two thirds of the time.
+
+The C code is compiled when the program is installed. It is not available if there was no compiler or if the processor
+is not an x86-64 with AVX2. The libraries then do its work.
 """
 
 from __future__ import annotations
@@ -26,19 +28,22 @@ _DONE = 0
 _NO_ROOM = 2
 
 _LANES = 16
-"""Weights are summed so many at a time."""
+"""Number of weights that the C code multiplies at a time."""
 
 _OUTPUTS = 8
-"""Pixels are resized so many at a time."""
+"""Number of output pixels that the C code makes at a time."""
 
 _WEIGHT_BITS = 15
-"""Of the largest weight, without its sign."""
+"""Maximum size of a weight in bits, without its sign."""
 
 _MAX_PRECISION = 22
-"""Bits behind the point: 8 of the pixel and 2 for what weights sum up to in between are the others of 32."""
+"""Maximum number of bits after a weight's binary point. The sums have 32 bits: 8 for the pixel and 2 for intermediate
+sums of weights remain."""
 
 
 class _AxisStruct(ctypes.Structure):
+    """`struct axis` of plain_jpeg.c."""
+
     _fields_ = (
         ("first", ctypes.c_void_p),
         ("counts", ctypes.c_void_p),
@@ -51,22 +56,26 @@ class _AxisStruct(ctypes.Structure):
 
 
 class Axis(NamedTuple):
-    """One direction of a resize, of the pixels that the square shows; filled up with outputs and weights of nothing."""
+    """One direction of a resize, for the output pixels of the square: output i is the sum of `counts[i]` pixels from
+    `first[i]` on, each times its weight.
+
+    The arrays are padded: there are a multiple of _OUTPUTS outputs, with a multiple of _LANES weights each.
+    """
 
     first: NDArray[np.int32]
-    """(outputs,): the first pixel that an output is made of."""
+    """(outputs,): the first pixel of each output."""
     counts: NDArray[np.int32]
-    """(outputs,): how many pixels that is."""
+    """(outputs,): the number of pixels of each output."""
     weights: NDArray[np.int16]
-    """(outputs, taps): what each of them counts for."""
+    """(outputs, weights): the weight of each pixel, as a fixed-point number."""
     precision: int
-    """Bits of the weights behind the point."""
+    """Number of bits after the weights' binary point."""
     struct: ctypes.Structure
-    """The same for C."""
+    """The same for the C code. It points into the arrays above."""
 
 
-def is_there() -> bool:
-    """Tell whether plain JPEGs are decoded by the compiled code here."""
+def is_available() -> bool:
+    """Tell whether the C code was compiled and this processor can run it."""
     return _library is not None
 
 
@@ -78,10 +87,11 @@ def plain_square(
     geometry: Geometry,
     buffer: Callable[[int], bytearray],
 ) -> NDArray[np.uint8] | None:
-    """Return the square of a plain JPEG, uint8 (size, size, 3) in RGB; None for another file, or a damaged one.
+    """Return the square of a plain JPEG, uint8 (size, size, 3) in RGB, or None for any other or damaged file.
 
-    `height` and `width` are what its header says by libjpeg-turbo, which must have found nothing amiss there (a colour
-    profile, say, is skipped here). `buffer` returns memory of so many bytes or more to work in.
+    `height` and `width` are what libjpeg-turbo read from the header. It must have accepted the header, because the C
+    code skips parts of it (a colour profile, for example). `buffer` returns at least the number of bytes it is given,
+    as memory to work in.
     """
     library = _library
     if library is None:
@@ -90,7 +100,7 @@ def plain_square(
     down = resize_axis(height, geometry.height, start=geometry.top, size=geometry.size)
     taps = max(across.struct.taps, down.struct.taps)
     scratch = np.frombuffer(buffer(library.plain_jpeg_room(len(data), width, geometry.size, taps)), np.uint8)
-    square = np.empty((geometry.size, geometry.size, 3), np.uint8)
+    square = np.empty((geometry.size, geometry.size, 3), np.uint8)  # (size, size, 3)
     outcome = library.plain_jpeg_square(
         np.frombuffer(data, np.uint8).ctypes.data,
         len(data),
@@ -110,19 +120,19 @@ def plain_square(
 
 @lru_cache(maxsize=128)
 def resize_axis(pixels: int, resized: int, *, start: int, size: int) -> Axis:
-    """Return how `size` outputs from `start` on are made, of the `resized` ones to which `pixels` become.
+    """Return the axis of a resize from `pixels` to `resized` pixels, for the `size` outputs from `start` on.
 
-    As torch resizes bytes bicubically with antialiasing: Keys' cubic convolution (1981) with a = -0.5, stretched by the
-    scale where that is above 1; weights that sum up to 1, in 16 bits of which as many are behind the point as the
-    largest weight of all outputs, those outside the square too, leaves room for.
+    It is torch's bicubic resize of bytes with antialiasing: Keys' cubic convolution (1981) with a = -0.5, stretched by
+    the scale if the scale is above 1. The weights of an output sum up to 1. They are fixed-point numbers of 16 bits,
+    with as many bits after the binary point as the largest weight allows. The weights outside the square count too.
     """
     scale = pixels / resized
     stretch = max(scale, 1.0)
-    centers = (np.arange(resized) + 0.5) * scale
+    centers = (np.arange(resized) + 0.5) * scale  # (resized,)
     first = np.maximum((centers - 2 * stretch + 0.5).astype(np.int64), 0)
     counts = np.minimum((centers + 2 * stretch + 0.5).astype(np.int64), pixels) - first
     taps = np.arange(counts.max())
-    distances = np.abs((taps + first[:, None] - centers[:, None] + 0.5) / stretch)
+    distances = np.abs((taps + first[:, None] - centers[:, None] + 0.5) / stretch)  # (resized, taps)
     near = (1.5 * distances - 2.5) * distances**2 + 1
     far = ((-0.5 * distances + 2.5) * distances - 4) * distances + 2
     weights = np.select([taps >= counts[:, None], distances < 1, distances < 2], [0.0, near, far])
@@ -156,17 +166,18 @@ def _up_to(number: int, multiple: int) -> int:
 
 
 def _installed() -> ctypes.CDLL | None:
+    """Return the C code as it was compiled at installation, or None if it is not available."""
     for suffix in EXTENSION_SUFFIXES:
         path = Path(__file__).with_name(f"_plain_jpeg{suffix}")
         if path.exists():
-            with suppress(OSError):  # it may be of another kind of machine
+            with suppress(OSError):  # it may have been compiled for another kind of machine
                 library = load(path)
                 return library if library.plain_jpeg_works() else None
     return None
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """Return what is compiled at a path, its functions with their types. Raises OSError where there is nothing."""
+    """Return the compiled code at `path`, with the types of its functions. Raises OSError if it cannot be loaded."""
     library = ctypes.CDLL(str(path))
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     library.plain_jpeg_room.argtypes = (size, number, number, number)

@@ -1,7 +1,7 @@
 """Plain JPEGs, and their squares by the compiled code and by the libraries.
 
-python -m worker.decode.plain_jpeg.tests.plain_jpegs LIBRARY decodes thousands of damaged files with the
-library compiled at this path.
+`python -m worker.decode.plain_jpeg.tests.plain_jpegs LIBRARY` decodes thousands of damaged files with the compiled code
+at the path LIBRARY.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import simplejpeg
 
 from tests.worker.images import encoded, every_kind, mutations, photo
 from worker.decode.geometry import square_geometry
-from worker.decode.plain_jpeg import square as plain_jpeg
+from worker.decode.plain_jpeg import plain_square
+from worker.decode.plain_jpeg import square as square_module
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,40 +33,40 @@ def plain_files() -> dict[str, bytes]:
 
 
 def plain_jpeg_of(picture: Image.Image, subsampling: str, **options: int | bool) -> bytes:
-    """Return an RGB picture as a plain JPEG; `subsampling` may be `grey`."""
+    """Return an RGB picture as a plain JPEG. `subsampling` may also be `grey`."""
     if subsampling == "grey":
         return encoded(picture.convert("L"), "JPEG", **options)
     return encoded(picture, "JPEG", subsampling=subsampling, **options)
 
 
 def compiled_square(data: bytes, *, height: int = 0, width: int = 0, size: int = 224) -> NDArray[np.uint8] | None:
-    """Return the square by the compiled code; the image's height and width as the header says, unless given."""
+    """Return the square by the compiled code. Height and width are the header's, unless they are given."""
     if not height:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
     geometry = square_geometry(height=height, width=width, size=size)
-    return plain_jpeg.plain_square(data, height=height, width=width, geometry=geometry, buffer=bytearray)
+    return plain_square(data, height=height, width=width, geometry=geometry, buffer=bytearray)
 
 
 def library_square(data: bytes, *, size: int = 224) -> NDArray[np.uint8]:
-    """Return the square by libjpeg-turbo and torch. Raises ValueError where anything about the file is amiss."""
-    import torch  # noqa: PLC0415 - which does not load beside the sanitizers
+    """Return the square by libjpeg-turbo and torch. Raises ValueError if anything is wrong with the file."""
+    import torch  # noqa: PLC0415 - torch cannot be loaded together with the sanitizers
 
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     pixels = simplejpeg.decode_jpeg(data, colorspace="GRAY" if colorspace == "Gray" else "RGB")
     geometry = square_geometry(height=height, width=width, size=size)
     resized = torch.nn.functional.interpolate(
-        torch.from_numpy(pixels).permute(2, 0, 1)[None],
+        torch.from_numpy(pixels).permute(2, 0, 1)[None],  # (1, channels, height, width)
         size=(geometry.height, geometry.width),
         mode="bicubic",
         antialias=True,
     )
     square = resized[0, :, geometry.top : geometry.top + size, geometry.left : geometry.left + size]
-    square_of_three: NDArray[np.uint8] = square.permute(1, 2, 0).expand(size, size, 3).numpy()
-    return square_of_three
+    result: NDArray[np.uint8] = square.permute(1, 2, 0).expand(size, size, 3).numpy()  # (size, size, 3)
+    return result
 
 
 def main(library: str) -> None:
-    plain_jpeg._library = plain_jpeg.load(Path(library))
+    square_module._library = square_module.load(Path(library))
     files = 0
     for number, (_, data) in enumerate(sorted(plain_files().items())):
         for damaged in mutations(data, count=1000, seed=number):

@@ -1,4 +1,4 @@
-"""The compiled decoder: to the bit what libjpeg-turbo and torch make of a file, or nothing for them to look into."""
+"""The compiled decoder: the pixels of libjpeg-turbo and torch to the bit, or none, and then those libraries decide."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.worker.images import PHOTOS, cut_points, encoded, every_kind, mutations, noise, photo
 from worker.decode.geometry import square_geometry
-from worker.decode.plain_jpeg import square as plain_jpeg
+from worker.decode.plain_jpeg import is_available, plain_square
 from worker.decode.plain_jpeg.tests.plain_jpegs import (
     PLAIN_KINDS,
     compiled_square,
@@ -29,15 +29,17 @@ from worker.decode.plain_jpeg.tests.plain_jpegs import (
 )
 from worker.decode.preprocess import image_square
 
-needs_compiled = pytest.mark.skipif(not plain_jpeg.is_there(), reason="no C compiler at installation, or no AVX2")
+needs_compiled = pytest.mark.skipif(not is_available(), reason="no C compiler at installation, or no AVX2")
+
+SOURCE = Path(__file__).parents[1] / "plain_jpeg.c"
 
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0", "grey")
 
 
-def test_it_is_there_wherever_it_can_be() -> None:
+def test_it_is_available_on_every_machine_with_gcc_and_avx2() -> None:
     flags = Path("/proc/cpuinfo").read_text("utf-8")
-    can_be = platform.machine() == "x86_64" and "avx2" in flags and shutil.which("gcc") is not None
-    assert plain_jpeg.is_there() or not can_be
+    has_both = platform.machine() == "x86_64" and "avx2" in flags and shutil.which("gcc") is not None
+    assert is_available() or not has_both
 
 
 @needs_compiled
@@ -77,7 +79,7 @@ def test_any_plain_file_has_the_libraries_pixels(
     size: int,
 ) -> None:
     picture = photo().resize((width, height)) if is_smooth else noise("RGB", width, height)
-    optimize = is_optimized and is_smooth  # Pillow has no room for noise with codes of its own
+    optimize = is_optimized and is_smooth  # Pillow's buffer is too small for noise with optimized codes
     data = plain_jpeg_of(picture, subsampling, quality=quality, optimize=optimize, restart_marker_blocks=restart_blocks)
     compiled = compiled_square(data, size=size)
     assert compiled is not None
@@ -97,9 +99,9 @@ def test_extremes_of_shape_have_the_libraries_pixels(width: int, height: int, su
 
 
 @needs_compiled
-def test_weights_have_no_more_bits_behind_the_point_than_torchs() -> None:
+def test_weights_have_as_many_bits_after_the_binary_point_as_torchs() -> None:
     data = plain_jpeg_of(photo().resize((5000, 5200), Image.Resampling.BILINEAR), "4:2:0")
-    for size in (8, 16, 24):  # scales of 625, 312 and 208, on both sides of where the largest weight would have more
+    for size in (8, 16, 24):  # scales of 625, 312 and 208, on both sides of the limit of the number of bits
         compiled = compiled_square(data, size=size)
         assert compiled is not None
         assert np.array_equal(compiled, library_square(data, size=size))
@@ -119,7 +121,7 @@ def test_only_plain_files_are_taken() -> None:
 
 
 def _grey_file(*, dc: bytes, ac: bytes) -> bytes:
-    """Return a grey JPEG of 32 x 32 pixels whose 16 blocks are two bits 0 each, by these two Huffman tables."""
+    """Return a grey JPEG of 32 x 32 pixels with these Huffman tables. Each of its 16 blocks is two bits 0."""
 
     def segment(marker: int, body: bytes) -> bytes:
         return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body
@@ -139,12 +141,12 @@ def _grey_file(*, dc: bytes, ac: bytes) -> bytes:
 
 
 def _table(counts: list[int]) -> bytes:
-    """Return a Huffman table with so many codes of 1, 2, ... bits, for the symbols 0, 1, ..."""
+    """Return a Huffman table with `counts` codes of 1, 2, ... bits, for the symbols 0, 1, ..."""
     return bytes(counts + [0] * (16 - len(counts))) + bytes(range(sum(counts)))
 
 
 LONGEST = [1] * 15
-"""Codes of 1 to 15 bits; two of 16 bits are then all that can follow."""
+"""One code of each length from 1 to 15 bits. At most two codes of 16 bits can follow."""
 
 
 @needs_compiled
@@ -179,7 +181,7 @@ def test_another_version_of_jfif_is_left_to_the_libraries(version: int) -> None:
 
 @needs_compiled
 @pytest.mark.parametrize("sampling", [0x00, 0x10, 0x01, 0x55])
-def test_sampling_that_there_is_not_is_left_to_the_libraries(sampling: int) -> None:
+def test_an_invalid_sampling_is_left_to_the_libraries(sampling: int) -> None:
     data = bytearray(plain_files()["JPEG grey"])
     data[data.index(b"\xff\xc0") + 11] = sampling
     assert compiled_square(bytes(data), height=144, width=216) is None
@@ -193,7 +195,7 @@ def test_a_cut_file_is_left_to_the_libraries() -> None:
 
 
 @needs_compiled
-def test_a_header_that_another_reader_reads_otherwise_is_left_to_it() -> None:
+def test_a_file_is_left_to_the_libraries_if_they_read_another_size() -> None:
     data = plain_files()["JPEG"]
     assert compiled_square(data, height=144, width=216) is not None
     assert compiled_square(data, height=145, width=216) is None
@@ -202,7 +204,7 @@ def test_a_header_that_another_reader_reads_otherwise_is_left_to_it() -> None:
 
 @needs_compiled
 @pytest.mark.parametrize("kind", sorted(plain_files()))
-def test_a_damaged_file_has_the_libraries_pixels_where_they_find_nothing_wrong_and_else_none(kind: str) -> None:
+def test_a_damaged_file_has_the_libraries_pixels_if_they_accept_it_and_else_none(kind: str) -> None:
     taken = 0
     for data in mutations(plain_files()[kind], count=1500, seed=7):
         try:
@@ -214,20 +216,20 @@ def test_a_damaged_file_has_the_libraries_pixels_where_they_find_nothing_wrong_a
         compiled = compiled_square(data, height=height, width=width)
         if compiled is not None:
             taken += 1
-            assert np.array_equal(compiled, library_square(data))  # which raises for a damaged file
+            assert np.array_equal(compiled, library_square(data))  # raises ValueError for a damaged file
     assert taken > 20
 
 
-def test_without_it_the_libraries_make_the_same_square(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_compiled_decoder_the_libraries_make_the_same_square(monkeypatch: pytest.MonkeyPatch) -> None:
     squares = [image_square(data, max_pixels=10**6) for data in plain_files().values()]
-    monkeypatch.setattr(plain_jpeg, "_library", None)
-    assert not plain_jpeg.is_there()
+    monkeypatch.setattr("worker.decode.plain_jpeg.square._library", None)
+    assert not is_available()
     for square, data in zip(squares, plain_files().values(), strict=True):
         assert torch.equal(square, image_square(data, max_pixels=10**6))
 
 
 @needs_compiled
-def test_it_keeps_to_the_memory_that_it_asks_for() -> None:
+def test_it_uses_only_the_memory_that_it_asks_for() -> None:
     given_out: list[tuple[bytearray, int]] = []
 
     def buffer(size: int) -> bytearray:
@@ -238,33 +240,32 @@ def test_it_keeps_to_the_memory_that_it_asks_for() -> None:
         for subsampling in ("4:4:4", "4:2:0"):
             data = plain_jpeg_of(photo().resize((width, height)), subsampling)
             geometry = square_geometry(height=height, width=width, size=224)
-            square = plain_jpeg.plain_square(data, height=height, width=width, geometry=geometry, buffer=buffer)
+            square = plain_square(data, height=height, width=width, geometry=geometry, buffer=buffer)
             assert square is not None
     for memory, size in given_out:
         assert memory[size:] == b"\xa5" * 4096
     with pytest.raises(ValueError, match="are not enough"):
-        plain_jpeg.plain_square(data, height=40, width=5000, geometry=geometry, buffer=lambda size: bytearray(size - 1))
+        plain_square(data, height=40, width=5000, geometry=geometry, buffer=lambda size: bytearray(size - 1))
 
 
 @needs_compiled
 @pytest.mark.timeout(600)
-def test_no_damaged_file_makes_it_read_or_write_where_it_must_not(tmp_path: Path) -> None:
-    """Under GCC's sanitizers of addresses and of undefined behaviour, whose first finding ends the process."""
+def test_no_damaged_file_causes_an_access_out_of_bounds(tmp_path: Path) -> None:
+    """Decodes damaged files under GCC's sanitizers of addresses and undefined behaviour: a finding ends the process."""
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("no gcc here")
-    library = tmp_path / "sanitized.so"
-    source = Path(plain_jpeg.__file__).with_suffix(".c")
-    flags = ["-O1", "-g", "-shared", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    compiling = subprocess.run(
-        [compiler, *flags, str(source), "-o", str(library)], capture_output=True, text=True, check=False
-    )
-    if compiling.returncode:
-        pytest.skip(f"no sanitizers here: {compiling.stderr[-200:]}")
+    empty, library = tmp_path / "empty.c", tmp_path / "sanitized.so"
+    empty.touch()
+    command = [compiler, "-O1", "-g", "-shared", "-fPIC", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    trial = subprocess.run([*command, str(empty), "-o", str(library)], capture_output=True, text=True, check=False)
+    if trial.returncode:
+        pytest.skip(f"no sanitizers here: {trial.stderr[-200:]}")
+    subprocess.run([*command, str(SOURCE), "-o", str(library)], check=True)
     runtime = subprocess.check_output([compiler, "-print-file-name=libasan.so"], text=True).strip()
     environment = os.environ | {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
-    command = [sys.executable, "-m", "worker.decode.plain_jpeg.tests.plain_jpegs", str(library)]
+    fuzz = [sys.executable, "-m", "worker.decode.plain_jpeg.tests.plain_jpegs", str(library)]
     root = Path(__file__).parents[4]
-    fuzzing = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    fuzzing = subprocess.run(fuzz, env=environment, cwd=root, capture_output=True, text=True, check=False)
     assert fuzzing.returncode == 0, fuzzing.stderr[-3000:]
     assert "5000 files" in fuzzing.stdout
