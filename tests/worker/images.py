@@ -1,4 +1,4 @@
-"""Makers of image files: every format and mode that is read, headers that lie, and structures cut or turned about."""
+"""Makes image files: every format and mode that is read, headers that lie, and files that are cut or damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}
 
 
 def noise(mode: str, width: int, height: int, *, seed: int = 0) -> Image.Image:
-    """Return seeded noise, the hardest picture for a resize: every pixel differs from its neighbours."""
+    """Return seeded noise. It is the hardest picture for a resize, because every pixel differs from its neighbours."""
     random = np.random.default_rng([seed, width, height])
     if mode == "1":
         return Image.fromarray(random.integers(0, 2, (height, width), dtype=np.uint8) * 255).convert("1")
@@ -36,7 +36,7 @@ def noise(mode: str, width: int, height: int, *, seed: int = 0) -> Image.Image:
 
 def encoded(image: Image.Image, format_name: str, **options: Any) -> bytes:  # noqa: ANN401 - Pillow's own
     file = io.BytesIO()
-    image.copy().save(file, format_name, **options)  # saving leaves traces that the next format stumbles over
+    image.copy().save(file, format_name, **options)  # saving changes an image, and the next format may fail
     return file.getvalue()
 
 
@@ -47,7 +47,7 @@ def photo() -> Image.Image:
 
 
 def every_kind(image: Image.Image) -> dict[str, bytes]:
-    """Return an RGB picture as a file of every kind that is read, by a name that says which."""
+    """Return files of every kind that is read, by the kind's name, all made from an RGB picture."""
     turned = image.transpose(Image.Transpose.ROTATE_180)
     grey, alpha = image.convert("L"), image.copy()
     alpha.putalpha(grey)
@@ -97,7 +97,7 @@ SIXTEEN_BIT = {"PNG 16 bit", "TIFF 16 bit"}
 
 
 def announcing(width: int, height: int) -> dict[str, bytes]:
-    """Return small files, by kind, whose headers announce so many pixels, or as many as the format can say."""
+    """Return small files, by kind, whose headers announce this size, or the largest size that the format allows."""
     return {
         "PNG": png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         "JPEG": _jpeg_announcing(width, height, b"\xff\xc0"),
@@ -115,7 +115,7 @@ def announcing(width: int, height: int) -> dict[str, bytes]:
 
 
 def png(header: bytes, *, before_data: bytes = b"", data: bytes | None = None) -> bytes:
-    """Return a PNG of an IHDR's content, chunks to stand before the pixels, and the pixels' compressed bytes."""
+    """Return a PNG with this content of its IHDR chunk, these chunks before the pixels, and these compressed pixels."""
     pixels = zlib.compress(bytes(1000)) if data is None else data
     chunks = [png_chunk(b"IHDR", header), before_data, png_chunk(b"IDAT", pixels), png_chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
@@ -182,7 +182,7 @@ def _webp_announcing(width: int, height: int) -> bytes:
 
 
 def cut_points(length: int, *, count: int) -> list[int]:
-    """Return where to cut a file: all of its first and last bytes, and `count` places between."""
+    """Return the places at which to cut a file: each of the first and last 40 bytes, and `count` places between."""
     ends = {*range(min(40, length)), *range(max(0, length - 40), length)}
     return sorted(ends | {int(place) for place in np.linspace(0, length - 1, count)})
 
@@ -212,7 +212,7 @@ def mutations(data: bytes, *, count: int, seed: int) -> list[bytes]:
     for _ in range(count):
         variant = bytearray(data)
         for _ in range(int(random.integers(1, 5))):
-            # Half of the damage to the first bytes, where the structure is.
+            # Half of the damage is in the first bytes, which hold the structure.
             end = len(variant) if random.random() < 0.5 else min(len(variant), 400)
             ways[int(random.integers(len(ways)))](variant, int(random.integers(end)))
         variants.append(bytes(variant))
