@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from common.store.contract import Store
 
-DIMENSIONS = 4096
+DIMENSIONS = 8192
 """Length of the model's vectors. Long vectors make a chunk of few images large enough for a store to copy."""
 
 

@@ -50,7 +50,8 @@ class Watch:
 class RunOfImages:
     """A manifest of three chunks with equally many bytes. Chunk 0 has `many` images, the others have `few`.
 
-    With vectors of 16 KB, `many` images make more than 5 MiB, from which size a store can copy a part.
+    With vectors of 32 KB, chunk 0 has 12 MB: enough for a first part with the URLs, which the merge uploads, and for a
+    part that the store copies. Both must have at least 5 MiB.
     """
 
     server: ImageServer
