@@ -109,7 +109,7 @@ class Workers(NamedTuple):
     uri: str
     manifest: Path
     chunks: Store
-    """The chunks as other pods of this run have stored them, for tests in which such a pod has ended before."""
+    """A store with both chunks of the run, from pods that have ended."""
 
     def settings(self, **settings: object) -> dict[str, object]:
         return {"run_uri": self.uri, "manifest_uri": self.manifest, "chunk_count": 2, **settings}

@@ -171,7 +171,7 @@ def test_a_worker_that_may_open_too_few_files_says_what_to_change_and_blames_no_
     assert read_chunk(uri).failures == {}
 
 
-def test_weights_that_cannot_be_opened_for_want_of_files_are_not_called_bad(wide_tower: Path) -> None:
+def test_weights_that_cannot_be_opened_because_of_too_many_open_files_are_not_called_bad(wide_tower: Path) -> None:
     # Bad weights would end the whole Job, although another node may have files to open.
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
