@@ -1,6 +1,7 @@
-"""The benchmarks: python -m benchmarks [--quick]. Prints ratios, each the median of runs made in turn.
+"""The benchmarks: python -m benchmarks [--quick]. Prints ratios of two variants that run in turn.
 
-Seconds depend on the machine and on what else it does; ratios of runs made in turn much less.
+Each figure is the median of several rounds. Seconds depend on the machine and on its other work. Ratios of variants
+that run in turn depend on them much less.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="an eighth of the work, once: to see that all runs")
-    parser.add_argument("--rounds", type=int, help="runs of each variant (default: 3, with --quick 1)")
-    parser.add_argument("--only", choices=["seed", "vit", "start", "scale", "memory"], help="one of the five alone")
-    parser.add_argument("--photos", type=Path, help="a folder of images to measure with, instead of those made here")
+    parser.add_argument(
+        "--quick", action="store_true", help="do an eighth of the work, in one round, to check that everything runs"
+    )
+    parser.add_argument("--rounds", type=int, help="number of runs of each variant (default: 3, with --quick 1)")
+    parser.add_argument("--only", choices=["seed", "vit", "start", "scale", "memory"], help="run only this benchmark")
+    parser.add_argument("--photos", type=Path, help="folder of images to use instead of generated photos")
     wanted = parser.parse_args()
     share = 8 if wanted.quick else 1
     rounds = wanted.rounds or (1 if wanted.quick else 3)

@@ -1,4 +1,4 @@
-"""Chunk 450 of 900 of a manifest of nine million rows behind HTTP, as CSV and as Parquet."""
+"""Reads chunk 450 of 900 of a manifest with nine million rows over HTTP, as CSV and as Parquet."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 INDEX, COUNT = 450, 900
 
 ROW_GROUP_ROWS = 100_000
-"""A chunk of nine million rows lies in one group or two; what it reads at least is its groups' columns."""
+"""Number of rows in a row group. A chunk lies in one or two groups, and must read at least their columns."""
 
 READ_COLUMNS = ("ImageID", "Subset", "OriginalURL", "Thumbnail300KURL", "Rotation")
 
 
 def scale(folder: Path, *, rows: int, rounds: int) -> list[Ratio]:
-    """Find and parse one chunk, over HTTP, in processes of their own; the server counts the bytes it sends."""
-    own_bytes = _make(folder, rows)
+    """Find and parse one chunk over HTTP, each time in a new process. The server counts the bytes that it sends."""
+    needed_bytes = _make(folder, rows)
     ratios = []
     with manifest_server() as server:
-        for name, least in own_bytes.items():
+        for name, least in needed_bytes.items():
             url = server.publish(name, folder / name)
             costs = in_turn({"chunk": lambda url=url: _read(server, url)}, rounds)["chunk"]  # type: ignore[misc]
             seconds = median([float(cost.output.split()[-1]) for cost, _ in costs])
             peak = median([cost.peak_megabytes for cost, _ in costs])
             read = median([sent for _, sent in costs])
-            detail = f"{rows} rows, {(folder / name).stat().st_size / 1e6:.0f} MB, its own {least / 1e6:.2f} MB"
+            detail = f"{rows} rows, {(folder / name).stat().st_size / 1e6:.0f} MB, the chunk {least / 1e6:.2f} MB"
             ratios += [
                 Ratio(f"{name}, seconds to find and parse", seconds, "<= 2", detail),
                 Ratio(f"{name}, MB resident", peak, "<= 200", "the whole process"),
-                Ratio(f"{name}, bytes read over its own", read / least, "<= 1.2", f"{read / 1e6:.2f} MB read"),
+                Ratio(f"{name}, bytes read over the chunk's own", read / least, "<= 1.2", f"{read / 1e6:.2f} MB read"),
             ]
     return ratios
 
@@ -75,7 +75,10 @@ def _make(folder: Path, rows: int) -> dict[str, int]:
 
 
 def _part(first: int) -> pa.Table:
-    """Return rows with the columns of Open Images' own files, of their widths, whose ids and names do not compress."""
+    """Return rows with the columns of Open Images' own files.
+
+    The values have the same widths, and the ids and names are random, so they do not compress.
+    """
     random = np.random.default_rng(first)
     ids = [f"{value:016x}" for value in random.integers(0, 1 << 63, ROW_GROUP_ROWS).tolist()]
     photos = [f"{value}_{value * 7919 % (1 << 40):010x}" for value in random.integers(10**9, 10**10, len(ids)).tolist()]

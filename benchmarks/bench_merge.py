@@ -1,15 +1,15 @@
-"""The merge against the way it was done before: download every chunk, append to one HDF5 file, upload that.
+"""Compares the merge with the earlier way: download every chunk, append all to one HDF5 file, upload that file.
 
-    python -m benchmarks.bench_merge            1 GB in 50 chunks, the ways in turn, then 900 chunks of texts alone
-    python -m benchmarks.bench_merge --quick    the same of 30 MB, once, to see that it works
+    python -m benchmarks.bench_merge            1 GB in 50 chunks, all ways in turn, then 900 chunks of texts alone
+    python -m benchmarks.bench_merge --quick    the same with 30 MB, in one round, to check that it works
 
-The vectors of 1 GB are merged for two kinds of rows: a plain list, URLs of 54 bytes and no ids; and Open Images, URLs
-of 64 bytes, as its longest, and ids of 16. The 900 chunks are of Open Images.
+1 GB of vectors is merged with two kinds of rows. A plain list has URLs of 54 bytes and no ids. Open Images has ids of
+16 bytes and URLs of 64 bytes, the length of its longest ones. The 900 chunks are of the second kind.
 
-Bytes in and out are all that the process reads from the store and writes to it, in % of the result.
+Bytes in and out are all bytes that the process reads from the store and writes to it, in % of the result.
 
-Each way runs as a process of its own against a real S3 server on this machine, so that server and client share its
-cores and its disk: the ratios mean something, the seconds little.
+Each way runs in a process of its own against a real S3 server on this machine. Server and client share the cores and
+the disk, so the ratios mean something and the seconds little.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Size(NamedTuple):
     rounds: int
     chunks: int
     rows: int
-    """Of a chunk."""
+    """Number of rows in a chunk."""
     text_chunks: int
 
 
@@ -70,13 +70,13 @@ KINDS: dict[str, Callable[[int, int], tuple[str, str | None]]] = {
     "plain list": plain_row,
     "Open Images": open_images_row,
 }
-"""Of rows: URL, and id if there are any."""
+"""The kinds of rows. Each function returns a URL, and an id if the kind has ids."""
 
 
 class Cost(NamedTuple):
     seconds: float
     cpu_seconds: float
-    """Of the process, user and system: what it costs on a machine that others use too."""
+    """CPU time of the process, user and system. It depends less than the seconds on the machine's other work."""
     bytes_in: int
     bytes_out: int
     peak_memory: int
@@ -116,8 +116,11 @@ def put_run(store: Store, kind: str, *, chunk_count: int, rows: int, dimensions:
 
 
 def measure(program: list[str], environment: Mapping[str, str]) -> Cost:
-    """Run one way in a process of its own. It prints the bytes that passed through it and its peak memory; what it
-    has on disk, in its temporary folder, is looked at ten times a second."""
+    """Run one way in a process of its own, and return its cost.
+
+    The process prints its CPU time, its bytes and its peak memory. The size of its temporary folder is measured ten
+    times a second.
+    """
     peak_disk = 0
     done = threading.Event()
     with tempfile.TemporaryDirectory() as scratch:
@@ -147,7 +150,7 @@ def measure(program: list[str], environment: Mapping[str, str]) -> Cost:
 
 
 def bytes_on_disk(folder: Path) -> int:
-    """Return what the files below the folder take on disk, holes not counted."""
+    """Return how many bytes the files below the folder take on disk. Holes do not count."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -158,7 +161,7 @@ def bytes_on_disk(folder: Path) -> int:
 
 
 def say(*, bytes_in: int, bytes_out: int) -> None:
-    # VmHWM and not ru_maxrss, which starts with what the parent had when it forked.
+    # VmHWM, because ru_maxrss also counts the memory of the parent before the fork.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     peak_memory = int(status["VmHWM"].split()[0]) * 1024
     cpu_seconds = sum(os.times()[:2])
@@ -171,7 +174,7 @@ def say(*, bytes_in: int, bytes_out: int) -> None:
 
 def merge_here(uri: str, chunk_count: int, assembly: str) -> None:
     """Merge with the merger itself."""
-    from merger.merge import merge  # noqa: PLC0415 - not in the process that measures the other way
+    from merger.merge import merge  # noqa: PLC0415 - the process that measures the other way does not import it
     from merger.settings import MergerSettings  # noqa: PLC0415
 
     configure_logs()

@@ -1,4 +1,8 @@
-"""The worker against the seed's way, against its own model, against the parts of its start-up, and its memory."""
+"""Measures the worker.
+
+Its speed is compared with the seed's way and with its bare model, its start-up with the parts of it, and its memory
+with that of a smaller chunk.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from benchmarks.rig import Cost, Rig
 
 BATCH_SIZE = choose_batch_size(choose_device("auto"), threads=torch.get_num_threads())
-"""Of the worker on this machine."""
+"""Number of images in a batch of the worker on this machine."""
 
 
 class Ratio(NamedTuple):
@@ -29,7 +33,10 @@ class Ratio(NamedTuple):
 
 
 def everything_but_the_encoder(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
-    """Compare the worker with the seed's way. Both have to start, which few rows show: it is taken off."""
+    """Compare the worker with the seed's way.
+
+    The time of both includes their start. A run of few rows measures the start, and its time is subtracted.
+    """
     costs = in_turn(
         {
             "seed": lambda: rig.run_seed(rows, rig.tiny_model),
@@ -57,7 +64,7 @@ def everything_but_the_encoder(rig: Rig, *, rows: int, rounds: int) -> list[Rati
 
 
 def vit_b_32(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
-    """Compare the worker with the limit that its encoder and its decoder set where they compete for the cores."""
+    """Compare the worker with the limit that its encoder and its decoder set when they share the cores."""
     few = 2 * BATCH_SIZE
     numbers = in_turn(
         {
@@ -79,7 +86,10 @@ def vit_b_32(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
 
 
 def start_up(rig: Rig, *, rounds: int) -> list[Ratio]:
-    """Compare the first batch of a worker with its parts alone: the model, and the images that wait for it."""
+    """Compare a worker's time to its first batch with the times of the two parts that run side by side.
+
+    One part loads the model, the other fetches and decodes the images.
+    """
     manifest = rig.folder / f"{BATCH_SIZE}.txt"
     seconds = in_turn(
         {
@@ -95,7 +105,7 @@ def start_up(rig: Rig, *, rounds: int) -> list[Ratio]:
 
 
 def memory(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
-    """Compare the peak memory of a chunk with that of one ten times smaller."""
+    """Compare the peak memory of a chunk with the peak memory of a chunk that is ten times smaller."""
     peaks = in_turn(
         {
             "small": lambda: rig.run_worker(rows // 10, rig.tiny_model).peak_megabytes,
@@ -109,12 +119,12 @@ def memory(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
 
 
 def _part_seconds(rig: Rig, *arguments: object) -> float:
-    """Return how long a part takes as a process of its own."""
+    """Return how long a part takes in a process of its own, in seconds."""
     return run(["benchmarks.parts", *map(str, arguments)], rig.environment).seconds
 
 
 def _first_batch(cost: Cost) -> float:
-    """Return the seconds from the start of a worker whose chunk is one batch until it is encoded."""
+    """Return the time from the start of a worker until its only batch is encoded, in seconds."""
     lines = [line for text in cost.output.splitlines() if (line := parse_line(text)) and line.event == "embedded"]
     return datetime.fromisoformat(lines[0].time).timestamp() - cost.started
 

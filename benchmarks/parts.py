@@ -1,13 +1,15 @@
-"""Parts of the worker, each alone in a process: python -m benchmarks.parts PART ...; prints a number last.
+"""One part of the worker, alone in its process: python -m benchmarks.parts PART ARGUMENT... It prints a number last.
 
-encode MODEL                 images a second of the bare model, on batches that are in memory
-decode FOLDER                images a second of the preprocessing, on files that are in memory, with every core
-load MODEL                   nothing more than the interpreter, the imports and the weights
-first-batch MANIFEST ROWS    the interpreter, the manifest, and ROWS images fetched and decoded
-chunk URL INDEX COUNT        seconds to find and parse a chunk of a manifest
+encode MODEL                 runs the bare model on batches in memory, and prints images a second
+decode FOLDER                preprocesses files in memory on every core, and prints images a second
+load MODEL                   starts the interpreter, imports the libraries and loads the weights, and prints 0
+first-batch MANIFEST ROWS    reads the manifest, fetches and decodes ROWS images, and prints 0
+chunk URL INDEX COUNT        finds and parses one chunk of a manifest, and prints the seconds that it took
+
+The parts that print 0 are timed from outside, with the start of their process.
 """
 
-# ruff: noqa: PLC0415 - a part loads nothing that it does not need
+# ruff: noqa: PLC0415 - a part is measured, so it imports only what it needs
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from worker.settings import WorkerSettings
 
 ROUNDS = 5
-"""The fastest counts: what the hardware can do is the yardstick."""
+"""Number of measurements in a process. The fastest counts, because the hardware's limit is the yardstick."""
 
 
 def encode(model: str) -> float:

@@ -1,5 +1,6 @@
-"""Photos to measure with: a folder's own, or some thousand different JPEGs of 1024 pixels and 200 KB or so, made of the
-example photos.
+"""Photos for the benchmarks: the files of a folder, or different JPEGs that are made from the example photos.
+
+A made photo has a long side of 1,024 pixels and about 200 KB.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ EXAMPLES = Path(__file__).parents[1] / "examples" / "photos"
 LONG_SIDE = 1024
 
 MIN_SOURCE_PIXELS = 400 * 400
-"""Smaller examples scaled up have no detail left, which makes JPEGs easy."""
+"""Number of pixels of the smallest example that is used. Scaling a smaller one up gives an easy JPEG."""
 
 SHORT_SIDES = (683, 768)
-"""The shapes of most photos: 3:2 and 4:3."""
+"""Lengths of the short side in pixels, for the usual shapes of photos: 3:2 and 4:3."""
 
 GRAIN = 6.0
-"""Standard deviation of the film grain, of 255: with it the files are as large as cameras' photos of this size."""
+"""Standard deviation of the added film grain, out of 255. It makes the files as large as a camera's of this size."""
 
 QUALITY = 88
 
 
 def make_photos(folder: Path, count: int) -> list[Path]:
-    """Write `count` JPEGs to `folder` and return their paths; each is a different crop, some are mirrored."""
+    """Write `count` JPEGs to `folder` and return their paths. Each is a different crop; some are mirrored."""
     paths = [folder / f"{number:05}.jpg" for number in range(count)]
     with ProcessPoolExecutor() as processes:
         list(processes.map(_make, paths, repeat(_sources()), range(count), chunksize=16))
@@ -36,7 +37,10 @@ def make_photos(folder: Path, count: int) -> list[Path]:
 
 
 def link_photos(folder: Path, count: int, *, source: Path) -> list[Path]:
-    """Link at most `count` files of `source` into `folder` and return the links. Raises ValueError if it has none."""
+    """Link at most `count` files of `source` into `folder` and return the links.
+
+    Raises ValueError if `source` has no files.
+    """
     photos = sorted(path.resolve() for path in source.iterdir() if path.is_file())[:count]
     if not photos:
         raise ValueError(f"{source} has no files")

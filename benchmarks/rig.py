@@ -1,4 +1,4 @@
-"""What the benchmarks stand on: photos in a local S3 server, a tiny model, and children whose costs are counted."""
+"""What the benchmarks need: photos in a local S3 server, models, and processes whose costs are counted."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ T = TypeVar("T")
 
 
 class Cost(NamedTuple):
-    """Of a process from its start to its end."""
+    """The cost of a process from its start to its end."""
 
     seconds: float
     cpu_seconds: float
     peak_megabytes: float
-    """Resident; it may grow unseen in its last 20 ms."""
+    """Largest resident memory. Growth in the last 20 ms may be missed."""
     output: str
     """Standard output and standard error."""
     started: float
-    """Unix time."""
+    """Time of the start, in Unix seconds."""
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> Cost:
@@ -69,7 +69,7 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> Cost:
 
 
 def _watch_memory(pid: int, peak: list[float]) -> None:
-    # Not from wait4, whose peak is at least that of the process which started this one.
+    # The peak that wait4 reports would also count the process that started this one.
     while True:
         try:
             status = Path(f"/proc/{pid}/status").read_text("utf-8")
@@ -88,7 +88,7 @@ def part(*arguments: object, environment: Mapping[str, str]) -> float:
 
 
 def in_turn(variants: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Return the results of each variant over the rounds; in every round each has its turn."""
+    """Return the results of each variant. In every round, each variant runs once."""
     results: dict[str, list[T]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, measure in variants.items():
@@ -104,12 +104,12 @@ class Rig(NamedTuple):
     folder: Path
     keys: list[str]
     environment: dict[str, str]
-    """Leads the SDK to the server."""
+    """The SDK's variables that lead a program to the server."""
     tiny_model: Path
     vit_b_32: Path
 
     def rows(self, count: int) -> list[str]:
-        """Return keys of so many images, the photos again and again where there are fewer."""
+        """Return the keys of `count` images. If there are fewer photos, they are repeated."""
         return [self.keys[number % len(self.keys)] for number in range(count)]
 
     def run_worker(self, count: int, model: Path, **settings: object) -> Cost:
@@ -137,8 +137,9 @@ class Rig(NamedTuple):
 
 @contextmanager
 def rig(photo_count: int, *, source: Path | None = None) -> Iterator[Rig]:
-    """Make photos (or take those of folder `source`) and models, and serve the photos from an S3 server of its own
-    process until the block ends.
+    """Make models and photos, or take the photos of folder `source`, and serve the photos until the block ends.
+
+    The S3 server is a process of its own.
     """
     transformers.utils.logging.disable_progress_bar()
     folder = Path(tempfile.mkdtemp(prefix="embedder-bench-"))

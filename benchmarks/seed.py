@@ -1,4 +1,4 @@
-"""The seed's way, restated: every image to disk, every image from disk, then the model, then the file.
+"""The seed's way, written again: download all images to disk, read all from disk, run the model, write the file.
 
 Run as `python -m benchmarks.seed BUCKET KEYS MODEL RESULT`, where KEYS is a text file with a key in every line.
 """
@@ -26,14 +26,14 @@ BATCH_SIZE = 32
 
 
 def transform(path: Path, size: int = 224) -> torch.Tensor:
-    """Return what CLIP's own preprocessing does: resize the short side, crop the centre, scale, normalise."""
+    """Preprocess as CLIP does: resize the short side, crop the centre, scale, normalise."""
     image: Image.Image = Image.open(path)
     width, height = image.size
     short, long = size, int(size * max(width, height) / min(width, height))
     image = image.resize((short, long) if width <= height else (long, short), Image.Resampling.BICUBIC)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     image = image.crop((left, top, left + size, top + size)).convert("RGB")
-    # As torchvision's ToTensor and Normalize do it, pass by pass.
+    # The same passes as torchvision's ToTensor and Normalize.
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
     mean, std = (torch.as_tensor(values).view(3, 1, 1) for values in (OPENAI_MEAN, OPENAI_STD))
     return pixels.clone().sub_(mean).div_(std)

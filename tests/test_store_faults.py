@@ -1,4 +1,4 @@
-"""Whole runs over a store that fails: workers whose list and images lie in it too, then the merge."""
+"""Whole runs over a store that fails: first the workers, whose list and images lie there too, then the merge."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from tests.s3_proxy import (
     stall,
     storm,
 )
+from tests.worker.conftest import tiny_clip
 from tests.worker.worker_process import PHOTOS, start_worker, worker_environment
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.s3_server import S3Server
+
+pytestmark = pytest.mark.slow
+
+__all__ = ["tiny_clip"]
 
 CHUNKS = 2
 ROWS = 60
@@ -57,10 +62,10 @@ FAULTS: list[Answer | Fault] = [
 ]
 
 ATTEMPTS = 6
-"""Of a program that ends with 75, as the cluster would make."""
+"""Number of times that a program which ends with 75 is started, as a cluster would start it."""
 
 SECONDS = 250
-"""Far more than any program takes, an outage of a minute included."""
+"""Longest time that a test waits for a program, in seconds: far more than any takes, even in an outage of a minute."""
 
 
 class Ended(NamedTuple):
@@ -69,7 +74,7 @@ class Ended(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Runs over one list, each below its own prefix of a bucket that has the list and its images too."""
+    """Runs over one list. Each has its own prefix in a bucket, which also holds the list and its images."""
 
     bucket: str
     model: Path
@@ -104,12 +109,9 @@ class Runs(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def runs(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """Runs of which one, named "undisturbed", is finished."""
-    from tests.worker.encode.models import TINY_VISION, save_clip  # noqa: PLC0415 - imports torch
-
-    model = save_clip(tmp_path_factory.mktemp("models") / "tiny", vision=TINY_VISION, projection_dim=16)
-    made = Runs("whole-runs", model)
+def runs(s3: S3Server, tiny_clip: Path) -> Iterator[Runs]:
+    """The runs, with a finished one named "undisturbed"."""
+    made = Runs("whole-runs", tiny_clip)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3.environment.items():
             patch.setenv(name, value)
@@ -122,7 +124,7 @@ def runs(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
         rows = csv.writer(text)
         rows.writerow(["id", "url"])
         for row in range(ROWS):
-            # The last number of each round is no image's: a row of the ledger.
+            # The last number of each round has no image, so it becomes a row of the ledger.
             rows.writerow([f"id-{row}", f"s3://{made.bucket}/images/{row % (len(PHOTOS) + 1)}"])
         objects.put_bytes("list.csv", text.getvalue().encode())
         for ended in [*made.embed("undisturbed", s3.environment), made.merge("undisturbed", s3.environment)]:
@@ -143,7 +145,7 @@ def is_image(request: Request) -> bool:
 
 
 class NthImage:
-    """Recognizes the so-manieth request for an image."""
+    """Recognizes every request from the n-th one for an image on."""
 
     def __init__(self, nth: int) -> None:
         self._left = nth
@@ -153,8 +155,7 @@ class NthImage:
         return self._left <= 0
 
 
-@pytest.mark.slow
-def test_a_run_in_a_storm_is_as_one_without(s3: S3Server, runs: Runs) -> None:
+def test_a_run_in_a_storm_has_the_result_of_an_undisturbed_one(s3: S3Server, runs: Runs) -> None:
     with s3_proxy(s3, storm(seed=1, share=0.1, faults=FAULTS)) as proxy:
         for ended in runs.embed("storm", proxy.environment, fetch_attempts=8):
             assert ended.exit_code == 0, ended.log
@@ -163,10 +164,9 @@ def test_a_run_in_a_storm_is_as_one_without(s3: S3Server, runs: Runs) -> None:
     assert_undisturbed(runs, "storm")
 
 
-@pytest.mark.slow
 def test_answers_with_wrong_bytes_or_etags_never_make_a_wrong_run(s3: S3Server, runs: Runs) -> None:
     wrong = storm(seed=3, share=0.1, faults=[FLIPPED, WRONG_ETAG])
-    # Nothing vouches for the bytes of an image but the transport.
+    # No checksum protects the bytes of an image, so these answers stay as they are.
     with s3_proxy(s3, lambda request: None if is_image(request) else wrong(request)) as proxy:
         for program in (runs.embed, lambda name, sdk: [runs.merge(name, sdk)]):
             for _ in range(ATTEMPTS):
@@ -178,7 +178,6 @@ def test_answers_with_wrong_bytes_or_etags_never_make_a_wrong_run(s3: S3Server, 
     assert_undisturbed(runs, "wrong")
 
 
-@pytest.mark.slow
 def test_bursts_cost_no_image_and_no_chunk(s3: S3Server, runs: Runs) -> None:
     outages = [
         Outage(SLOW_DOWN, seconds=5, begins=NthImage(20)),
@@ -197,7 +196,6 @@ def test_bursts_cost_no_image_and_no_chunk(s3: S3Server, runs: Runs) -> None:
     assert_undisturbed(runs, "bursts")
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_minute_in_which_the_store_says_nothing_is_survived_by_workers_and_merge(s3: S3Server, runs: Runs) -> None:
     other = runs.store("merged-meanwhile")
@@ -208,7 +206,7 @@ def test_a_minute_in_which_the_store_says_nothing_is_survived_by_workers_and_mer
     def intervene(request: Request) -> Reaction:
         if request.is_copy:
             copying.set()
-        # Until the merge copies the workers are to be in the middle of it.
+        # Slow images keep the workers in the middle of their chunks until the merge copies.
         return outage(request) or (late(0 if copying.is_set() else 1) if is_image(request) else None)
 
     with s3_proxy(s3, intervene) as proxy, ThreadPoolExecutor(2) as pool:

@@ -1,8 +1,9 @@
 """Asks whether a pinned package has a known vulnerability: `python -m tools.dependency_audit`, as in `make lint`.
 
-pip-audit asks OSV about every line of constraints.txt, and about one package more whose vulnerability is known. Where
-that is not reported, whoever answered has no data, and nothing is known about the others either. Exit code 1 means
-findings; not to have been answered is said in one line, and is no error: lint runs without a network too.
+pip-audit asks OSV about every line of constraints.txt, and about one more package that is known to be vulnerable. If
+the answer does not report that package, the service has no data, and its answer says nothing about the other packages.
+Exit code 1 means findings. Without an answer the audit says so in one line and exits 0, because lint must also pass
+without a network.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 
 KNOWN = ("flask", "0.12.2")
-"""CVE-2018-1000656, which stays one."""
+"""Name and version of a package with a vulnerability that will stay known: CVE-2018-1000656."""
 
 SECONDS = 120
-"""For all packages together, ten times what they take."""
+"""Longest time for the answers about all packages, in seconds: ten times what they usually take."""
 
-MANUAL_STEP = 'see "Known vulnerabilities" in the README'
+MANUAL_STEP = 'see "Known vulnerabilities" in CONTRIBUTING.md'
 
 
 class Unanswered(Exception):
-    """Nobody who knows has answered."""
+    """No service with data has answered."""
 
 
 class Finding(NamedTuple):
@@ -40,9 +41,9 @@ class Finding(NamedTuple):
 
 
 def find_vulnerabilities(pins: Path, options: Sequence[str] = (), *, seconds: float = SECONDS) -> list[Finding]:
-    """Return what is known about the packages pinned in the file. `options` are pip-audit's.
+    """Return the known vulnerabilities of the packages that the file pins. `options` are passed to pip-audit.
 
-    Raises Unanswered when it cannot be found out.
+    Raises Unanswered when the service gives no useful answer within `seconds`.
     """
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as known:
         known.write("==".join(KNOWN))
@@ -60,7 +61,7 @@ def find_vulnerabilities(pins: Path, options: Sequence[str] = (), *, seconds: fl
         except subprocess.TimeoutExpired as error:
             raise Unanswered(f"no answer within {seconds:.0f} s") from error
     try:
-        # Its exit code is 1 for findings and for every way of failing; a report comes with findings alone.
+        # pip-audit's exit code is 1 for findings and for every error. Only with findings does it print a report.
         packages = json.loads(done.stdout)["dependencies"]
         findings = [
             Finding(package["name"], package["version"], found["id"], ", ".join(found["fix_versions"]) or "none")
@@ -73,18 +74,18 @@ def find_vulnerabilities(pins: Path, options: Sequence[str] = (), *, seconds: fl
     if unexpected:
         return unexpected
     if not findings:
-        raise Unanswered(f"{'=='.join(KNOWN)} was called free of known vulnerabilities")
+        raise Unanswered(f"{'=='.join(KNOWN)} is reported without its known vulnerability")
     if skipped := [package["name"] for package in packages if "skip_reason" in package]:
-        raise Unanswered(f"nothing was said about {', '.join(skipped)}")
+        raise Unanswered(f"the report skips {', '.join(skipped)}")
     return []
 
 
 def main(options: Sequence[str], *, pins: Path = CONSTRAINTS) -> int:
-    """Say what is known about the pinned packages, and return the exit code."""
+    """Print the known vulnerabilities of the pinned packages, and return the exit code."""
     try:
         findings = find_vulnerabilities(pins, options)
-    except Unanswered as why:
-        sys.stderr.write(f"dependency audit: not done, {why}; {MANUAL_STEP}\n")
+    except Unanswered as error:
+        sys.stderr.write(f"dependency audit: not done, {error}; {MANUAL_STEP}\n")
         return 0
     for finding in findings:
         sys.stderr.write(
@@ -92,7 +93,7 @@ def main(options: Sequence[str], *, pins: Path = CONSTRAINTS) -> int:
             f"{finding.fixed_in}\n"
         )
     if not findings:
-        sys.stderr.write("dependency audit: nothing is known against the pinned packages\n")
+        sys.stderr.write("dependency audit: no pinned package has a known vulnerability\n")
     return 1 if findings else 0
 
 

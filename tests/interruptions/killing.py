@@ -1,4 +1,4 @@
-"""Kills a program at a chosen moment, as a node does that dies: with SIGKILL, and its requests may be under way."""
+"""Kills a program with SIGKILL at a chosen moment, as the death of its node would, even during a request."""
 
 from __future__ import annotations
 
@@ -18,38 +18,44 @@ if TYPE_CHECKING:
     from tests.s3_server import S3Server
 
 SECONDS = 280
-"""Far more than any of these programs takes."""
+"""Longest time that a test waits for a program, in seconds: far more than any of these programs takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """When to kill: whatever of these comes first. A request that is not passed on never reaches the store."""
+    """The moment of the kill: the first of the events that are set here."""
 
     phase: str
-    """What the program is doing then."""
+    """Name of the program's step at this moment."""
     seconds: float | None = None
-    """After the start."""
+    """Time since the program's start, in seconds."""
     line: Callable[[LogLine], bool] | None = None
+    """Recognizes a line of the log."""
     request: Callable[[Request], bool] | None = None
+    """Recognizes a request to the store."""
     is_passed_on: bool = False
+    """Whether the store receives the request at which the program is killed."""
     nth: int = 1
-    """Of the lines or requests that look right."""
+    """Number of the recognized line or request that is the moment, from 1."""
     image: int = 0
-    """The so-manieth request for an image."""
+    """Number of the request for an image that is the moment, from 1; 0: no such request."""
 
 
 def asks(operation: str, key: str = "") -> Callable[[Request], bool]:
-    """Return what recognizes a request of this kind for a key that ends so."""
+    """Return a function that recognizes requests with this S3 operation and a key that ends with `key`."""
     return lambda request: request.operation == operation and unquote(urlsplit(request.path).path).endswith(key)
 
 
 def says(event: str, **values: Callable[[str], bool]) -> Callable[[LogLine], bool]:
-    """Return what recognizes a line of the log."""
+    """Return a function that recognizes log lines with this event and with values that pass the tests."""
     return lambda line: line.event == event and all(test(line.values[name]) for name, test in values.items())
 
 
 class Reaper:
-    """Kills a process at the moment, or when it sends a request that would take the run further than it is to get."""
+    """Kills a process at its moment, or at the latest when it sends a request that `latest` recognizes.
+
+    Such a request would take the run too far for the kills that follow. The store does not receive it.
+    """
 
     def __init__(self, moment: Moment, *, latest: Callable[[Request], bool]) -> None:
         self.moment = moment
@@ -61,7 +67,7 @@ class Reaper:
         self._started = threading.Event()
 
     def run(self, start: Callable[[], Popen[str]]) -> tuple[int, str]:
-        """Start the process and return its exit code, and its log, once it is dead."""
+        """Start the process, wait until it has ended, and return its exit code and its log."""
         lines = []
         with start() as process:
             self._process = process
@@ -90,16 +96,17 @@ class Reaper:
         return None
 
     def see_image(self) -> None:
+        """Count a request for an image."""
         with self._lock:
             self._images += 1
             is_now = self._images == self.moment.image
         if is_now:
             self._kill(True)
 
-    def _is_nth(self, looks_right: bool) -> bool:
+    def _is_nth(self, is_recognized: bool) -> bool:
         with self._lock:
-            self._seen += looks_right
-            return looks_right and self._seen == self.moment.nth
+            self._seen += is_recognized
+            return is_recognized and self._seen == self.moment.nth
 
     def _kill(self, is_on_time: bool) -> None:
         assert self._started.wait(SECONDS)
@@ -120,9 +127,10 @@ def killed(
     watch: Callable[[Reaper | None], object] = lambda _: None,
     may_end: bool = False,
 ) -> Reaper:
-    """Start a program with the SDK's variables for a store that the reaper stands before, and have it killed.
+    """Start a program, have it killed, and return its reaper.
 
-    `watch` is given the reaper while images are to be counted. With `may_end` the moment may never come.
+    `start` is given the SDK's variables that lead the program to the store through the reaper. `watch` is given the
+    reaper while requests for images have to be counted. With `may_end` the program may end before its moment comes.
     """
     reaper = Reaper(moment, latest=latest)
     watch(reaper)

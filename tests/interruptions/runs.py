@@ -1,4 +1,4 @@
-"""A whole run over images of a server: what its workers and its merge are started with, and what is to come of it."""
+"""A whole run over images of a server: the start of its workers and its merge, and the check of its result."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from tests.interruptions.killing import Reaper
 
 TIMINGS = {"created_at", "seconds", "bytes_copied_by_store", "bytes_uploaded", "bytes_read", "assembly", "verification"}
-"""What a summary says of the way and not of the result."""
+"""The fields of a summary that depend on how a merge went and not on its result."""
 
 
 @dataclass
 class Watch:
-    """Sees the requests for one chunk's images, and holds up the last."""
+    """Reports the requests for one chunk's images to a reaper, and delays the answer for the chunk's last image."""
 
     reaper: Reaper | None = None
     last_image_seconds: float = 0
@@ -48,12 +48,16 @@ class Watch:
 
 @dataclass
 class RunOfImages:
-    """A manifest whose chunks are equally long, and the first has enough images for a store to copy."""
+    """A manifest of three chunks with equally many bytes. Chunk 0 has `many` images, the others have `few`.
+
+    With vectors of 32 KB, chunk 0 has 12 MB: enough for a first part with the URLs, which the merge uploads, and for a
+    part that the store copies. Both must have at least 5 MiB.
+    """
 
     server: ImageServer
     folder: Path
     model: Path
-    many: int = 2800
+    many: int = 400
     few: int = 60
     watches: list[Watch] = field(default_factory=lambda: [Watch(), Watch(), Watch()])
 
@@ -97,14 +101,14 @@ class RunOfImages:
 
 
 def ended(process: Popen[str]) -> str:
-    """Return the log of a program that is to succeed."""
+    """Wait for the program's end, check that it succeeded, and return its log."""
     _, log = process.communicate(timeout=280)
     assert process.returncode == 0, log
     return log
 
 
 def assert_same(store: Store, undisturbed: Store) -> None:
-    """Check that a run is finished, is that of the other store, and that nothing else is in its store."""
+    """Check that the store holds a finished run with the result of the undisturbed one, and nothing else."""
     found, expected = read_result(store), read_result(undisturbed)
     for name, one, other in zip(found._fields, found, expected, strict=True):
         assert one is not None, name

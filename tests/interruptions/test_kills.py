@@ -1,4 +1,4 @@
-"""Workers and merges that are killed at any moment: what comes out at the end is what comes out undisturbed."""
+"""Workers and merges are killed at any moment. In the end the run has the result of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from tests.interruptions.killing import Moment, asks, killed, says
-from tests.interruptions.runs import RunOfImages, assert_same, ended
+from tests.interruptions.runs import assert_same, ended
 from tests.merger.runs import assert_merged, put_run, run_merger
 from tests.worker.worker_process import object_keys
 
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from tests.image_server import ImageServer
+    from common.store.contract import Store
+    from tests.interruptions.runs import RunOfImages
     from tests.s3_proxy import Request
     from tests.s3_server import S3Server
+
+pytestmark = pytest.mark.slow
 
 WORKER_PHASES = {"start-up", "fetching", "encoding", "writing", "uploading", "verifying", "anywhere"}
 MERGE_PHASES = {
@@ -37,16 +40,20 @@ MERGE_PHASES = {
 }
 
 
-def worker_moments(index: int, draw: random.Random) -> Iterator[tuple[Moment, Callable[[Request], bool]]]:
-    """Yield when to kill a chunk's worker, one after the other, and the request with which it would get too far."""
+def worker_moments(
+    index: int, *, images: int, draw: random.Random
+) -> Iterator[tuple[Moment, Callable[[Request], bool]]]:
+    """Yield one moment after another at which to kill the worker of a chunk with so many images.
+
+    Beside each moment stands the latest request at which the worker is killed, so that the next kill finds work to do.
+    """
     storing, probing = asks("PutObject", chunk_key(index)), asks("CreateMultipartUpload")
-    images = 2000 if index == 0 else 50
     for _ in range(2):
         yield Moment(phase="start-up", seconds=draw.uniform(0.01, 0.5)), storing
     yield Moment(phase="start-up", request=probing, is_passed_on=True), storing
     yield Moment(phase="anywhere", seconds=draw.uniform(1, 4)), storing
     for _ in range(2):
-        yield Moment(phase="fetching", image=draw.randrange(1, images)), storing
+        yield Moment(phase="fetching", image=draw.randrange(1, images * 3 // 4)), storing
     yield Moment(phase="encoding", line=says("embedded", images=lambda settled: int(settled) > 8)), storing
     yield Moment(phase="writing", line=says("spent")), storing
     yield Moment(phase="uploading", request=storing), storing
@@ -61,7 +68,7 @@ def never(_: Request) -> bool:
 
 
 def merge_moments(draw: random.Random) -> Iterator[tuple[Moment, Callable[[Request], bool]]]:
-    """Yield when to kill the merge, one after the other, and the request with which it would get too far."""
+    """Yield one moment after another at which to kill the merge, and the latest request at which it is killed."""
     publishing, ledger = asks("CompleteMultipartUpload", RESULT_KEY), asks("PutObject", FAILURES_KEY)
     summary, deletion = asks("PutObject", SUMMARY_KEY), asks("DeleteObjects")
     for _ in range(4):
@@ -85,19 +92,18 @@ def merge_moments(draw: random.Random) -> Iterator[tuple[Moment, Callable[[Reque
         yield Moment(phase="deletion", request=deletion, is_passed_on=passed_on), deletion
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("s3_environment")
 def test_a_run_whose_programs_are_killed_again_and_again_has_the_result_of_an_undisturbed_one(
-    s3: S3Server, s3_api: S3Client, bucket: str, run: RunOfImages
+    s3: S3Server, s3_api: S3Client, bucket: str, run: RunOfImages, undisturbed: Store
 ) -> None:
-    undisturbed, store = open_store(f"s3://{bucket}/undisturbed"), open_store(f"s3://{bucket}/run")
+    store = open_store(f"s3://{bucket}/run")
     hits: Counter[str] = Counter()
 
     def work(index: int) -> None:
-        ended(run.start_worker(undisturbed.uri, index, s3.environment))
         watch = run.watches[index]
-        for moment, latest in worker_moments(index, random.Random(index)):
+        images = run.few if index else run.many
+        for moment, latest in worker_moments(index, images=images, draw=random.Random(index)):
             watch.last_image_seconds = 2 if moment.phase == "encoding" else 0
             reaper = killed(
                 moment,
@@ -112,7 +118,6 @@ def test_a_run_whose_programs_are_killed_again_and_again_has_the_result_of_an_un
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(work, range(3)))
-    ended(run.start_merger(undisturbed.uri, s3.environment))
     for moment, latest in merge_moments(random.Random(7)):
         reaper = killed(moment, s3=s3, latest=latest, start=lambda sdk: run.start_merger(store.uri, sdk))
         hits[f"merge {moment.phase}"] += reaper.is_on_time
@@ -125,12 +130,11 @@ def test_a_run_whose_programs_are_killed_again_and_again_has_the_result_of_an_un
     assert {phase for phase in MERGE_PHASES if hits[f"merge {phase}"]} >= MERGE_PHASES - {"anywhere"}, hits
     assert_same(store, undisturbed)
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
-    assert len(list(run.temporary.iterdir())) <= 3, "at most what the last of each chunk's workers left"
+    assert len(list(run.temporary.iterdir())) <= 3, "the next program removes what a killed one left"
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("s3_environment")
-def test_of_two_merges_at_once_either_may_be_killed_at_any_request(s3: S3Server, s3_api: S3Client, bucket: str) -> None:
+def test_either_of_two_merges_at_once_may_be_killed_at_any_request(s3: S3Server, s3_api: S3Client, bucket: str) -> None:
     draw = random.Random(9)
     on_time = 0
     for number in range(8):
@@ -150,8 +154,7 @@ def test_of_two_merges_at_once_either_may_be_killed_at_any_request(s3: S3Server,
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
 
 
-@pytest.mark.slow
-def test_of_two_merges_at_once_in_a_folder_either_may_be_killed_at_any_moment(tmp_path: Path) -> None:
+def test_either_of_two_merges_at_once_in_a_folder_may_be_killed_at_any_moment(tmp_path: Path) -> None:
     draw = random.Random(10)
     kills = 0
     for number in range(6):
@@ -174,8 +177,15 @@ def test_of_two_merges_at_once_in_a_folder_either_may_be_killed_at_any_moment(tm
     assert kills
 
 
-def kill_when(process: Popen[str], is_now: Callable[[], bool]) -> bool:
-    """Kill the process as soon as something is so, and return whether it was still there."""
+def kill_when(process: Popen[str], is_now: Callable[[], bool], *, after: str = "") -> bool:
+    """Kill the process as soon as `is_now`, and return whether it was still running.
+
+    The moment is short, so `is_now` is called without a pause, but not before the log has the event `after`.
+    """
+    assert process.stderr is not None
+    while after and (text := process.stderr.readline()):
+        if f" {after} " in text:
+            break
     while process.poll() is None and not is_now():
         pass
     process.kill()
@@ -183,39 +193,38 @@ def kill_when(process: Popen[str], is_now: Callable[[], bool]) -> bool:
     return process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.slow
 def test_a_run_in_a_folder_whose_programs_are_killed_while_they_write_has_the_result_of_an_undisturbed_one(
-    server: ImageServer, model: Path, tmp_path: Path
+    run: RunOfImages, undisturbed: Store, tmp_path: Path
 ) -> None:
-    run = RunOfImages(server, tmp_path, model, many=600)
-    undisturbed, store = open_store(str(tmp_path / "undisturbed")), open_store(str(tmp_path / "run"))
+    store = open_store(str(tmp_path / "run"))
     kills = left_behind = 0
 
     def parts(key: str) -> set[str]:
+        """Return the names of the unfinished files for this key."""
         folder, _, name = f"run/{key}".rpartition("/")
         with suppress(FileNotFoundError):
             return {path.name for path in (tmp_path / folder).iterdir() if path.name.startswith(f".{name}.")}
         return set()
 
-    def kill(process: Popen[str], key: str) -> None:
+    def kill(process: Popen[str], key: str, *, after: str = "") -> None:
+        """Kill the process as soon as it has begun to write the key's file."""
         nonlocal kills, left_behind
         before = parts(key)
-        kills += kill_when(process, lambda: not before >= parts(key))
+        kills += kill_when(process, lambda: bool(parts(key) - before), after=after)
         left_behind += len(parts(key))
-        assert len(parts(key)) <= 1, "each has removed what the one before it left"
+        assert len(parts(key)) <= 1, "each program removes what the one before it left"
         assert not any(found.key.endswith(".part") for found in store.list(""))
 
     for index in range(3):
-        ended(run.start_worker(undisturbed.uri, index, {}))
-        for key in ("access", *[chunk_key(index)] * (2 if index else 1)):
-            kill(run.start_worker(store.uri, index, {}), key)
+        kill(run.start_worker(store.uri, index, {}), "access")
+        for _ in range(2 if index else 1):
+            kill(run.start_worker(store.uri, index, {}), chunk_key(index), after="spent")
         ended(run.start_worker(store.uri, index, {}))
-    ended(run.start_merger(undisturbed.uri, {}))
     for key in (*[RESULT_KEY] * 4, *[FAILURES_KEY] * 2, *[SUMMARY_KEY] * 2):
-        kill(run.start_merger(store.uri, {}), key)
+        kill(run.start_merger(store.uri, {}), key, after="merge_begins")
     ended(run.start_merger(store.uri, {}))
     assert kills >= 8
     assert left_behind
     assert_same(store, undisturbed)
     assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
-    assert len(list(run.temporary.iterdir())) <= 3, "at most what the last of each chunk's workers left"
+    assert len(list(run.temporary.iterdir())) <= 3, "the next program removes what a killed one left"

@@ -1,4 +1,7 @@
-"""Workers and merges that are told to stop at any moment: 143 in time, nothing half-written, and how far they were."""
+"""Workers and merges are told to stop at any moment.
+
+They exit with 143 in time, leave nothing half-written, and say how far they were.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +34,24 @@ if TYPE_CHECKING:
     from tests.s3_proxy import Request
     from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.slow
+
 LIMIT_SECONDS = 20
-"""10 are promised, on a machine that is not busy with other tests."""
+"""Longest time from the signal to the end of a program, in seconds. On a machine without other work 10 are promised."""
 
 SILENT_SECONDS = 600.0
-"""For so long a store does not answer: for good."""
+"""Time for which a silent store does not answer, in seconds: longer than any test."""
 
 
 class Stopped(NamedTuple):
     exit_code: int
     lines: list[LogLine]
     seconds: float
-    """From the signal to the end."""
+    """Time from the signal to the end."""
 
 
 def stopped(process: Popen[str]) -> Stopped:
+    """Send SIGTERM to the program, and return how it ended."""
     process.send_signal(signal.SIGTERM)
     begun = time.monotonic()
     _, log = process.communicate(timeout=60)
@@ -56,7 +62,7 @@ def stopped(process: Popen[str]) -> Stopped:
 def stopped_at(
     request: Callable[[Request], bool], *, s3: S3Server, start: Callable[[Mapping[str, str]], Popen[str]]
 ) -> Stopped:
-    """Stop a program while the store has left this request, and all after it, without an answer."""
+    """Stop a program that waits for a store which answers neither this request nor any later one."""
     outage = Outage(stall(SILENT_SECONDS), seconds=SILENT_SECONDS, begins=request)
     with s3_proxy(s3, outage) as proxy, start(proxy.environment) as process:
         while not outage.struck and process.poll() is None:
@@ -66,7 +72,7 @@ def stopped_at(
 
 
 def assert_stopped(end: Stopped, event: str) -> LogLine:
-    """Check that a program ended as it should, and return the line that says how far it was."""
+    """Check that a program ended as promised, and return the log line that says how far it was."""
     assert end.exit_code == 143, end
     assert end.seconds < LIMIT_SECONDS
     assert end.lines[-1].event == "stopped"
@@ -80,7 +86,7 @@ def test_a_program_told_to_stop_while_it_starts_exits_143_and_says_that_nothing_
 ) -> None:
     uri = f"s3://{bucket}/run"
     environment = worker_environment(run_uri=uri, manifest_uri=write_manifest(tmp_path, [str(PHOTOS[0])]))
-    # Nothing is to be done so soon that the signal comes too late.
+    # A silent store keeps the programs from ending before the signal comes.
     silent = Outage(stall(SILENT_SECONDS), seconds=SILENT_SECONDS, begins=lambda _: True)
     with s3_proxy(s3, silent) as proxy:
         starts: dict[str, Callable[[], Popen[str]]] = {
@@ -92,7 +98,7 @@ def test_a_program_told_to_stop_while_it_starts_exits_143_and_says_that_nothing_
                 with start() as process:
                     time.sleep(seconds)
                     end = stopped(process)
-                # Before the first line of Python it is the system that ends it, with the same code to a cluster.
+                # Before Python's first line the system ends the process. A cluster sees the same exit code.
                 if end.exit_code == -signal.SIGTERM and not end.lines:
                     continue
                 assert assert_stopped(end, event).values["of"] in {"unknown", "0"}
@@ -106,18 +112,17 @@ WORKER_MOMENTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("s3_environment")
 def test_a_worker_told_to_stop_while_the_store_is_silent_says_how_far_it_was(
-    s3: S3Server, bucket: str, tmp_path: Path
+    s3: S3Server, bucket: str, model: Path, tmp_path: Path
 ) -> None:
-    manifest = write_manifest(tmp_path, [str(photo) for photo in PHOTOS])
+    settings = {"manifest_uri": write_manifest(tmp_path, [str(photo) for photo in PHOTOS]), "model": model}
 
     def stop(moment: str) -> Stopped:
-        environment = worker_environment(run_uri=f"s3://{bucket}/{moment}", manifest_uri=manifest)
+        environment = worker_environment(run_uri=f"s3://{bucket}/{moment}", **settings)
         return stopped_at(WORKER_MOMENTS[moment], s3=s3, start=lambda sdk: start_worker(environment | dict(sdk)))
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(len(WORKER_MOMENTS)) as pool:
         ends = dict(zip(WORKER_MOMENTS, pool.map(stop, WORKER_MOMENTS), strict=True))
     for moment, end in ends.items():
         line = assert_stopped(end, "embedded")
@@ -153,22 +158,27 @@ MERGE_MOMENTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("s3_environment")
 def test_a_merge_told_to_stop_while_the_store_is_silent_says_how_far_it_was_and_is_completed_by_the_next(
-    s3: S3Server, s3_api: S3Client, bucket: str
+    s3: S3Server, s3_api: S3Client, bucket: str, tmp_path: Path
 ) -> None:
+    original = open_store(str(tmp_path / "run"))
+    chunks = put_run(original, [2600, 40, 2700], failed=2)
     stores = {step: open_store(f"s3://{bucket}/{step}") for step in MERGE_MOMENTS}
-    runs = {step: put_run(store, [2600, 40, 2700], failed=2) for step, store in stores.items()}
+    for key in object_keys(original):
+        for store in stores.values():
+            store.put_file(key, tmp_path / "run" / key)
 
     def stop(step: Step) -> Stopped:
         return stopped_at(MERGE_MOMENTS[step], s3=s3, start=lambda sdk: run_merger(stores[step].uri, 3, sdk))
 
-    with ThreadPoolExecutor(4) as pool:
+    # A program that is told to stop mostly waits, so all may do so at once.
+    with ThreadPoolExecutor(len(MERGE_MOMENTS)) as pool:
         ends = dict(zip(MERGE_MOMENTS, pool.map(stop, MERGE_MOMENTS), strict=True))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda store: ended(run_merger(store.uri, 3, s3.environment)), stores.values()))
     for step, end in ends.items():
         assert assert_stopped(end, "merging").values["step"] == step
-        ended(run_merger(stores[step].uri, 3, s3.environment))
-        assert_merged(stores[step], runs[step])
+        assert_merged(stores[step], chunks)
         assert object_keys(stores[step]) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)

@@ -1,4 +1,4 @@
-"""A cgroup with a limit of memory, of either version, as a pod's container has one."""
+"""A cgroup (version 1 or 2) with a memory limit, as a pod's container has."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class MemoryGroup:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.prefix = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(folder / "cgroup.procs")]
-        """What a process is started with to be in the group, with all its children."""
+        """Command that starts another command in the group, with all its children."""
 
     @property
     def peak_bytes(self) -> int | None:
-        """The most that the group has held, page cache too; None where the kernel does not say."""
+        """Largest amount of memory that the group has held, page cache included; None where the kernel does not say."""
         for name in ("memory.max_usage_in_bytes", "memory.peak"):
             with suppress(FileNotFoundError):
                 return int((self._folder / name).read_text())
@@ -32,7 +32,7 @@ class MemoryGroup:
 
 @contextmanager
 def memory_group(limit_bytes: int) -> Iterator[MemoryGroup]:
-    """Give a new group; skips the test where none can be made."""
+    """Yield a new group. Skips the test where no group can be made."""
     folder = _make_group()
     try:
         _limit(folder, limit_bytes)
@@ -41,20 +41,20 @@ def memory_group(limit_bytes: int) -> Iterator[MemoryGroup]:
         while True:
             try:
                 folder.rmdir()
-            except OSError:  # those that were killed are on their way out
+            except OSError:  # killed processes have not ended yet
                 time.sleep(0.1)
                 continue
             break
 
 
 def _make_group() -> Path:
-    tried = ["no hierarchy of /proc/self/cgroup counts memory"]
+    problems = ["no hierarchy of /proc/self/cgroup counts memory"]
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, own = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
         bases = [ROOT / controllers] if controllers else [ROOT, ROOT / "unified"]
-        # In version 2 a group that has processes of its own cannot have groups with limits; one above it may.
+        # In version 2, a group with processes of its own cannot contain groups with limits. A group above it can.
         groups = [Path(own.strip("/")), *Path(own.strip("/")).parents]
         parents = [base / group for base in bases for group in groups]
         for parent in parents:
@@ -62,17 +62,17 @@ def _make_group() -> Path:
             try:
                 folder.mkdir()
             except OSError as error:
-                tried.append(str(error))
+                problems.append(str(error))
                 continue
             if any((folder / name).exists() for name in ("memory.limit_in_bytes", "memory.max")):
                 return folder
             folder.rmdir()
-            tried.append(f"{parent} has no memory controller for its groups")
-    pytest.skip(f"no cgroup with a limit of memory can be made here: {tried[-1]}")
+            problems.append(f"{parent} has no memory controller for its groups")
+    pytest.skip(f"no cgroup with a memory limit can be made here: {problems[-1]}")
 
 
 def _limit(folder: Path, limit_bytes: int) -> None:
-    # Without swap, as Kubernetes has it.
+    # Kubernetes uses no swap.
     limits = {
         "memory.limit_in_bytes": limit_bytes,
         "memory.memsw.limit_in_bytes": limit_bytes,

@@ -1,4 +1,4 @@
-"""Programs under limits: a disk, a cgroup, or those of the process, given by what the program is started with."""
+"""Starts programs under limits: a small disk, a cgroup, or limits of the process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ WORKER, MERGER = ["-m", "worker"], ["-m", "merger"]
 EMBEDDER = ["-c", "from embedder.cli import main; main()"]
 
 SECONDS = 240
-"""Far more than any of these programs takes."""
+"""Longest time that a test waits for a program, in seconds: far more than any of these programs takes."""
 
 
 def run(program: Sequence[str], environment: Mapping[str, str], *, prefix: Sequence[str] = ()) -> Ended:
-    """Run a Python program to its end, started by `prefix`; 137 for SIGKILL, as for a container."""
+    """Run a Python program to its end, started by the command `prefix`.
+
+    A program that a signal ends has the exit code of a container, for example 137 for SIGKILL.
+    """
     done = subprocess.run(
         [*prefix, sys.executable, "-P", *program],
         env=os.environ | dict(environment),

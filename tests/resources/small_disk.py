@@ -1,4 +1,7 @@
-"""A disk of a few kilobytes, that programs may fill: a tmpfs that only the processes started through it see."""
+"""A disk of a few kilobytes that programs may fill.
+
+It is a tmpfs in a mount namespace of its own, so only processes that are started with `prefix` see it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGE_BYTES = 4096
-"""A tmpfs gives its room by pages."""
+"""Size of a page in bytes. A tmpfs allocates whole pages."""
 
 ROOMY = "size=2m"
 
@@ -21,17 +24,17 @@ ROOMY = "size=2m"
 class SmallDisk:
     def __init__(self, path: Path, holder: subprocess.Popen[str]) -> None:
         self.path = path
-        """Where a process that is started with `prefix` sees the disk."""
+        """Path of the disk for a process that is started with `prefix`."""
         self.prefix = ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt"]
         self.outside = Path(f"/proc/{holder.pid}/root{path}")
-        """Where everybody else sees it."""
+        """Path of the disk for all other processes."""
 
     def remount(self, options: str) -> None:
         """Change the disk as `mount -o remount` does: `ro`, `rw`, `size=400k`."""
         subprocess.run([*self.prefix, "mount", "-o", f"remount,{options}", str(self.path)], check=True)
 
     def fill(self, *, leaving_pages: int) -> None:
-        """Leave room for so many pages, whatever else lies there."""
+        """Fill the disk until this number of pages is free."""
         ballast = self.outside / "ballast"
         ballast.unlink(missing_ok=True)
         found = subprocess.run(
@@ -45,7 +48,7 @@ class SmallDisk:
 
 @contextmanager
 def small_disk(path: Path, options: str = ROOMY) -> Iterator[SmallDisk]:
-    """Give a disk at `path`; skips the test where none can be mounted."""
+    """Yield a disk at `path`. Skips the test where no disk can be mounted."""
     path.mkdir()
     mount = f"mount -t tmpfs -o {options} tmpfs '{path}' && echo mounted && exec cat"
     with subprocess.Popen(
@@ -58,7 +61,7 @@ def small_disk(path: Path, options: str = ROOMY) -> Iterator[SmallDisk]:
         assert holder.stdout is not None
         if holder.stdout.readline() != "mounted\n":
             _, said = holder.communicate()
-            pytest.skip(f"a disk can be mounted by root alone, and not in every container: {said.strip()}")
+            pytest.skip(f"no disk can be mounted here; it takes root, and a container that allows it: {said.strip()}")
         try:
             yield SmallDisk(path, holder)
         finally:

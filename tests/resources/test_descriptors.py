@@ -1,4 +1,7 @@
-"""Open files and threads do not grow with a run, whatever its hosts do; a limit that is too low ends with 75."""
+"""The number of open files and threads does not grow during a run, whatever the hosts do.
+
+A program whose limit of open files is too low ends with 75.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +34,22 @@ if TYPE_CHECKING:
 
     from tests.image_server import Behaviour
 
+pytestmark = pytest.mark.slow
+
 PHOTO = min(PHOTOS, key=lambda path: path.stat().st_size).read_bytes()
 
 CONCURRENCY = 8
 
 
 class Held(NamedTuple):
-    """What a process holds at one moment."""
+    """The numbers of open files and threads of a process at one moment."""
 
     files: int
     threads: int
 
 
 class Watch:
-    """Looks at a process whenever it asks the server for an image."""
+    """Counts what a process holds whenever it asks the server for an image."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
@@ -61,7 +66,7 @@ class Watch:
 
 
 def images(server: ImageServer, watch: Watch, count: int) -> list[str]:
-    """Return URLs of which half are photos, and the others every way of failing; those at a host of their own."""
+    """Return URLs. One half are photos; the other half fail in every way, at another host name."""
     ways = [
         first(1, reset(), then=answer(PHOTO)),
         partly(PHOTO[:500], announced=len(PHOTO)),
@@ -77,7 +82,6 @@ def images(server: ImageServer, watch: Watch, count: int) -> list[str]:
     return urls
 
 
-@pytest.mark.slow
 def test_a_worker_holds_no_more_files_and_threads_late_in_its_chunk_than_early(
     tmp_path: Path, wide_tower: Path
 ) -> None:
@@ -93,7 +97,7 @@ def test_a_worker_holds_no_more_files_and_threads_late_in_its_chunk_than_early(
             fetch_concurrency=CONCURRENCY,
             fetch_attempts=2,
             fetch_concurrency_per_host=CONCURRENCY,
-            # Little room, so that most images are fetched once all is loaded.
+            # With little room, most images are fetched after everything is loaded.
             max_inflight_bytes=1 << 20,
             max_image_bytes=1 << 16,
         )
@@ -116,7 +120,7 @@ def test_a_merge_opens_no_more_files_for_more_chunks(kind: str, tmp_path: Path, 
     store = open_store(uri)
     chunks = put_run(store, [3] * 120, failed=1)
     environment = merger_environment(uri, len(chunks), sdk, merge_concurrency="4")
-    # A third of what the chunks would take if any of them stayed open.
+    # A third of the files that would be open if every chunk stayed open.
     ended = run(MERGER, environment, prefix=["prlimit", "--nofile=40"])
     assert ended.exit_code == 0, ended.log
     assert_merged(store, chunks)
@@ -125,7 +129,7 @@ def test_a_merge_opens_no_more_files_for_more_chunks(kind: str, tmp_path: Path, 
 def assert_too_few_files(ended: Ended) -> None:
     assert ended.exit_code == ExitCode.TEMPORARY_FAILURE, ended.log
     assert "Too many open files" in ended.last_word
-    assert "CONCURRENCY" in ended.last_word  # what to lower
+    assert "CONCURRENCY" in ended.last_word  # the settings that can be lowered
     assert "Traceback" not in ended.log
 
 
@@ -139,7 +143,7 @@ def test_a_merge_that_may_open_too_few_files_says_what_to_change_and_leaves_the_
     store = open_store(uri)
     chunks = put_run(store, [3] * 40)
     before = object_keys(store)
-    for limit in (6, 8):  # with 9 a merge may just do, if its threads never open files at once
+    for limit in (6, 8):  # 9 can be enough, if the merge's threads never open files at the same time
         ended = run(MERGER, merger_environment(uri, len(chunks), sdk), prefix=["prlimit", f"--nofile={limit}"])
         assert_too_few_files(ended)
         assert object_keys(store) == before
@@ -147,7 +151,6 @@ def test_a_merge_that_may_open_too_few_files_says_what_to_change_and_leaves_the_
     assert_merged(store, chunks)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "s3"])
 def test_a_worker_that_may_open_too_few_files_says_what_to_change_and_blames_no_image(
     kind: str, tmp_path: Path, wide_tower: Path, request: pytest.FixtureRequest
@@ -168,8 +171,8 @@ def test_a_worker_that_may_open_too_few_files_says_what_to_change_and_blames_no_
     assert read_chunk(uri).failures == {}
 
 
-def test_weights_that_cannot_be_opened_for_want_of_files_are_not_called_bad(wide_tower: Path) -> None:
-    # Bad weights would end the whole Job.
+def test_weights_that_cannot_be_opened_because_of_too_many_open_files_are_not_called_bad(wide_tower: Path) -> None:
+    # Bad weights would end the whole Job, although another node may have files to open.
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
     try:

@@ -1,4 +1,7 @@
-"""Disks that are full, become full or cannot be written: exit 75, a sentence that names the place, no half file."""
+"""Disks are full, become full or cannot be written.
+
+A program ends with 75 and a sentence that names the place, and leaves no half-written file.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
     from tests.worker.worker_process import Ended
 
+pytestmark = pytest.mark.slow
+
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
 
 
@@ -37,13 +42,13 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file, hidden ones too, by its path within the folder."""
+    """Return the content of every file, hidden files included, by its path within the folder."""
     found = (path for path in folder.rglob("*") if path.is_file() and path.name != "ballast")
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def assert_out_of(ended: Ended, place: Path, problem: str) -> None:
-    """Check that the program ended with 75 and one sentence of its own on the problem and the place."""
+    """Check that the program ended with 75, and that its last word names the problem and the place."""
     assert ended.exit_code == ExitCode.TEMPORARY_FAILURE, ended.log
     assert str(place) in ended.last_word
     assert problem in ended.last_word
@@ -82,10 +87,10 @@ def test_a_chunk_is_in_the_store_whole_or_not_at_all_however_little_room_there_i
 
 
 def pages(data: bytes) -> int:
+    """Return how many pages of a disk the bytes take."""
     return -(-len(data) // PAGE_BYTES)
 
 
-@pytest.mark.slow
 def test_a_merge_without_room_leaves_no_half_file_and_completes_once_there_is_some(
     disk: SmallDisk, tmp_path: Path
 ) -> None:
@@ -98,7 +103,7 @@ def test_a_merge_without_room_leaves_no_half_file_and_completes_once_there_is_so
     before = files_in(tmp_path / "run")
     result, ledger = pages(finished[RESULT_KEY]), pages(finished[FAILURES_KEY])
     folder = disk.outside / "run"
-    # What is written one after the other, and the most room in which there is none for it.
+    # For each file that the merge writes: the largest room, in pages, in which that file does not fit.
     for temporary, room, full in (
         (disk.path, 0, disk.path),
         (disk.path, ledger - 1, f"/{FAILURES_KEY}"),
@@ -113,7 +118,7 @@ def test_a_merge_without_room_leaves_no_half_file_and_completes_once_there_is_so
         ended = run(MERGER, environment, prefix=disk.prefix)
         assert_out_of(ended, disk.path, f"{full}: {FULL}")
         left = files_in(disk.outside)
-        # Whatever has its final name is whole, and no chunk is gone.
+        # Every file under its final name is whole, and no chunk is gone.
         expected = before | {name: finished[name] for name in (RESULT_KEY, FAILURES_KEY) if f"run/{name}" in left}
         assert left == {f"run/{name}": data for name, data in expected.items()}
         disk.make_room()
@@ -127,24 +132,13 @@ def test_a_merge_without_room_leaves_no_half_file_and_completes_once_there_is_so
         assert files_in(elsewhere) == {}
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> tuple[dict[str, str], Path]:
-    """A worker's settings, and the run of one that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("embedded")
-    manifest = write_manifest(folder, [str(path) for path in PHOTOS])
-    environment = worker_environment(manifest_uri=manifest, run_uri=folder / "run", model=tiny_clip, dtype="float32")
-    assert run(WORKER, environment).exit_code == 0
-    return environment, folder / "run"
-
-
-@pytest.mark.slow
 def test_embedder_run_without_room_says_so_and_the_same_command_completes_once_there_is_some(
     disk: SmallDisk, tmp_path: Path, wide_tower: Path
 ) -> None:
     manifest = write_manifest(tmp_path, [str(path) for path in PHOTOS[:8]])
     environment = {"TMPDIR": str(disk.path), "EMBEDDER_DTYPE": "float32", "EMBEDDER_RETRIES": "0"}
     command = [*EMBEDDER, "run", str(manifest), str(disk.path / "run"), "--model", str(wide_tower)]
-    # The folder of the logs, a worker's temporary file.
+    # With no room, the folder of the logs cannot be made. With 8 pages, a worker's temporary file does not fit.
     for room, full in ((0, f"{disk.path}: {FULL}"), (8, f"chunk.h5: {FULL}")):
         disk.fill(leaving_pages=room)
         ended = run(command, environment, prefix=disk.prefix)
@@ -168,8 +162,7 @@ def test_logs_that_fill_the_disk_end_embedder_run_and_its_workers_and_go_with_it
     assert run(embedder, environment, prefix=disk.prefix).exit_code == 0
 
 
-@pytest.mark.slow
-def test_a_worker_without_room_or_leave_to_write_stores_nothing_and_then_completes(
+def test_a_worker_that_cannot_write_stores_nothing_and_completes_once_it_can(
     disk: SmallDisk, tmp_path: Path, wide_tower: Path
 ) -> None:
     manifest = write_manifest(tmp_path, [*(str(path) for path in PHOTOS[:8]), str(tmp_path / "gone.jpg")])

@@ -1,4 +1,7 @@
-"""Limits of memory: a program finishes within them, says what it lacks (75), or is killed (137) and leaves nothing."""
+"""Memory limits. Within its limit a program finishes. Beyond it, it is killed (137) or says what it lacks (75).
+
+Either way it leaves nothing half-written.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,13 @@ if TYPE_CHECKING:
     from common.format.chunk_file import Chunk
     from common.store.contract import Store
 
+pytestmark = pytest.mark.slow
+
 KILLED = 137
+"""Exit code of a container that the kernel killed."""
 
 LARGE_PIXELS = 80_000_000
-"""Of the largest images that are taken in these tests, in which a 16-bit one takes 20 bytes a pixel."""
+"""Number of pixels of the largest images in these tests. A 16-bit image takes 20 bytes a pixel while it is decoded."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,6 @@ def big_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, l
     store.delete(found.key for found in list(store.list("")))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("assembly", ["server-side", "streaming"])
 def test_a_merge_larger_than_its_memory_completes(big_run: tuple[Store, list[Chunk]], assembly: str) -> None:
     store, chunks = big_run
@@ -61,7 +66,7 @@ def test_a_merge_that_its_memory_limit_kills_leaves_all_chunks_and_no_result(
         assert object_keys(store) == before
 
 
-@pytest.mark.parametrize("megabytes", [60, 100, 350, 450])
+@pytest.mark.parametrize("megabytes", [350, 450])
 def test_a_merge_that_is_refused_memory_says_so(tmp_path: Path, megabytes: int) -> None:
     store = open_store(str(tmp_path / "run"))
     put_run(store, [2000] * 4)
@@ -75,33 +80,30 @@ def test_a_merge_that_is_refused_memory_says_so(tmp_path: Path, megabytes: int) 
     assert object_keys(store) == before
 
 
-@pytest.mark.slow
 def test_a_worker_without_enough_memory_stores_nothing_and_completes_with_enough(
     tmp_path: Path, wide_tower: Path
 ) -> None:
     store = open_store(str(tmp_path / "run"))
     manifest = write_manifest(tmp_path, [str(path) for path in PHOTOS] * 3)
     environment = worker_environment(manifest_uri=manifest, run_uri=store.uri, model=wide_tower, dtype="float32")
-    # Killed before it begins, while it loads the libraries, and with the first images.
+    # The worker is killed before it begins, while it loads the libraries, or with the first images.
     for megabytes in (20, 150, 330):
         with memory_group(megabytes * 1_000_000) as group:
             ended = run(WORKER, environment, prefix=group.prefix)
         assert ended.exit_code in {KILLED, ExitCode.TEMPORARY_FAILURE}, ended.log
         assert object_keys(store) == []
-    # Refused in its interpreter, by the dynamic loader, by an allocator.
-    for megabytes in (50, 100, 600, 750, 1200):
-        ended = run(WORKER, environment, prefix=["prlimit", f"--as={megabytes}000000"])
-        assert ended.exit_code == ExitCode.TEMPORARY_FAILURE, ended.log
-        assert "raise the memory limit" in ended.last_word
-        assert "Traceback" not in ended.log
-        assert object_keys(store) == []
+    # An allocation fails.
+    ended = run(WORKER, environment, prefix=["prlimit", "--as=1200000000"])
+    assert ended.exit_code == ExitCode.TEMPORARY_FAILURE, ended.log
+    assert "raise the memory limit" in ended.last_word
+    assert "Traceback" not in ended.log
+    assert object_keys(store) == []
     with memory_group(3_000_000_000) as group:
         ended = run(WORKER, environment, prefix=group.prefix)
     assert ended.exit_code == 0, ended.log
     assert len(read_chunk(store.uri).urls) == 3 * len(PHOTOS)
 
 
-@pytest.mark.slow
 def test_images_at_the_limit_of_pixels_are_decoded_one_at_a_time_within_the_memory_that_one_takes(
     tmp_path: Path, wide_tower: Path
 ) -> None:
@@ -117,7 +119,7 @@ def test_images_at_the_limit_of_pixels_are_decoded_one_at_a_time_within_the_memo
         decode_threads=4,
         max_image_pixels=LARGE_PIXELS,
     )
-    # What a worker takes in any case, and one image: two at once would not fit.
+    # Room for a worker and one image: two images at once would not fit.
     with memory_group(1_100_000_000 + 20 * LARGE_PIXELS) as group:
         ended = run(WORKER, environment, prefix=group.prefix)
     assert ended.exit_code == 0, ended.log

@@ -19,8 +19,16 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def quick_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole CLIP model of 32 x 32 pixels with the 512 dimensions of ViT-B/32. It loads quickly."""
+    from tests.worker.encode.models import TINY_VISION, save_clip  # noqa: PLC0415
+
+    return save_clip(tmp_path_factory.mktemp("models") / "quick", vision=TINY_VISION, projection_dim=512)
+
+
+@pytest.fixture(scope="session")
 def wide_tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vision tower as wide as ViT-B/32, of one layer."""
+    """A vision tower of one layer, as wide as ViT-B/32."""
     from tests.worker.encode.models import WIDE_VISION, save_vision_tower  # noqa: PLC0415
 
     return save_vision_tower(tmp_path_factory.mktemp("models") / "wide", vision=WIDE_VISION, projection_dim=512)

@@ -1,4 +1,4 @@
-"""Rows settled in any order come out in the manifest's, each once."""
+"""Rows are settled in any order, and come out in the manifest's order, each once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def manifest_chunk(count: int, *, malformed: frozenset[int] = frozenset()) -> Ma
 
 
 def vector(position: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Return a vector of norm 1 that says which row it is of."""
+    """Return a vector of norm 1 that differs for each row."""
     angle = position / 1000
     return np.array([np.cos(angle), np.sin(angle), 0, 0], dtype=np.float32)
 
@@ -95,14 +95,14 @@ def test_malformed_rows_are_settled_from_the_start_and_keep_their_place(vector_f
 
 @st.composite
 def _fates(draw: st.DrawFn) -> tuple[list[str], list[int]]:
-    """Return what becomes of each row, and in which order they arrive."""
+    """Return the fate of each row, and the order in which the rows arrive."""
     fates = draw(st.lists(st.sampled_from(["embedded", "failed", "not finite", "malformed"]), max_size=60))
     return fates, draw(st.permutations(range(len(fates))))
 
 
 @given(settled=_fates(), batch_size=st.integers(1, 7))
 @settings(deadline=None)
-def test_the_chunk_is_what_indexing_with_the_embedded_rows_would_give(
+def test_the_chunk_has_exactly_the_embedded_rows_whatever_the_order_and_the_batches(
     settled: tuple[list[str], list[int]], batch_size: int
 ) -> None:
     fates, order = settled

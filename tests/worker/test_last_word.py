@@ -1,4 +1,4 @@
-"""What a worker says at its end, for people and for `embedder status`."""
+"""The last word of a worker, for people and for `embedder status`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from worker.__main__ import last_word
 from worker.chunk_job.outcome import AlreadyMerged, AlreadyStored, Stored
 
 
-def test_a_stored_chunk_is_told_with_its_failures_by_reason() -> None:
+def test_a_stored_chunk_is_reported_with_its_failures_by_reason() -> None:
     stored = Stored(
         chunk=7,
         location="s3://b/7.h5",
@@ -22,13 +22,13 @@ def test_a_stored_chunk_is_told_with_its_failures_by_reason() -> None:
     assert finished.counts == {"images": 8, "of": 8, "failed": 3}
 
 
-def test_a_chunk_that_was_in_the_store_is_told_with_the_same_counts() -> None:
+def test_a_chunk_that_was_in_the_store_before_is_reported_with_the_same_counts() -> None:
     finished = last_word(AlreadyStored(chunk=7, location="out/7.h5", embedded=5, failed=3))
     assert finished.message == "chunk 7 is in the store already: out/7.h5, 5 images embedded, 3 failed"
     assert finished.counts == {"images": 8, "of": 8, "failed": 3}
 
 
-def test_of_a_merged_chunk_no_count_is_known() -> None:
+def test_a_merged_chunk_is_reported_without_counts() -> None:
     finished = last_word(AlreadyMerged(chunk=7, result="out/Images_Embedded.h5"))
     assert finished.message == "this run is finished: out/Images_Embedded.h5 holds chunk 7"
     assert finished.counts == {}

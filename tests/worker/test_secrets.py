@@ -1,4 +1,4 @@
-"""Secrets are planted in all that a run is given, and looked for in all that it says and leaves."""
+"""Secrets are planted in everything that a run is given. Nothing that the run says or leaves may hold one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JPEG = next(path for path in PHOTOS if path.name == "coffee.jpg").read_bytes()
 
 
 class Plants:
-    """Secrets, each another one."""
+    """Makes secrets that all differ, and finds them again."""
 
     def __init__(self) -> None:
         self.all: list[str] = []
@@ -34,13 +34,13 @@ class Plants:
         return self.all[-1]
 
     def found_in(self, text: str) -> list[str]:
-        # No secret is the beginning of another.
+        # No secret is the beginning of another secret.
         return [plant for plant in self.all if plant in text]
 
 
 @pytest.mark.slow
-def test_no_secret_of_the_list_the_settings_or_the_environment_is_told_by_anything_but_the_urls_themselves(
-    tmp_path: Path,
+def test_nothing_but_the_urls_themselves_holds_a_secret_of_the_list_the_settings_or_the_environment(
+    tmp_path: Path, quick_clip: Path
 ) -> None:
     plant = Plants()
     release = threading.Event()
@@ -83,6 +83,7 @@ def test_no_secret_of_the_list_the_settings_or_the_environment_is_told_by_anythi
         environment = worker_environment(
             run_uri=run,
             manifest_uri=f"{manifest}?access_token={plant()}",
+            model=quick_clip,
             max_failure_ratio=1,
             fetch_attempts=2,
             log_level="debug",
@@ -117,7 +118,7 @@ def test_no_secret_of_the_list_the_settings_or_the_environment_is_told_by_anythi
         left = store.read(found.key)
         if found.key == "failures.csv":
             rows = list(csv.DictReader(io.StringIO(left.decode())))
-            # Of those that can be read, the ledger has the URL as it is.
+            # The ledger keeps the URL of every readable row as it is.
             assert {row["url"].removeprefix("'") for row in rows} >= set(urls[2:])
             left = "\n".join(f"{row['id']} {row['reason']} {row['detail']}" for row in rows).encode()
         for each in (*urls, *(line.rpartition(",")[0] for line in unreadable)):

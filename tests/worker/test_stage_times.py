@@ -1,4 +1,4 @@
-"""Which stage the others wait for, told from what each worked and waited."""
+"""The stage that the other stages wait for is found from the times that each stage worked and waited."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_the_stage_that_the_others_wait_for_is_named_with_its_share(
     assert found in ADVICE
 
 
-def test_more_decoders_must_all_be_busy_to_be_to_blame() -> None:
+def test_decoding_is_the_bottleneck_only_if_all_decoders_are_busy() -> None:
     seconds = Snapshot(wall=10, encode_worked=2, encode_waited=8, decode_worked=10)
     assert StageTimes(decode_threads=1).bottleneck(seconds)[0] == "decode"
     assert StageTimes(decode_threads=2).bottleneck(seconds)[0] == "fetch"
 
 
-def test_between_two_snapshots_only_what_happened_between_them_counts() -> None:
+def test_only_the_time_between_two_snapshots_counts() -> None:
     times = StageTimes(decode_threads=1)
     start = Snapshot(wall=100, model_waited=90, encode_worked=5, encode_waited=5)
     now = Snapshot(wall=110, model_waited=90, encode_worked=14.5, encode_waited=5.5)
@@ -53,7 +53,7 @@ def test_a_share_is_never_above_one() -> None:
     assert StageTimes(decode_threads=1).bottleneck(Snapshot(wall=1, encode_worked=1.01)) == ("encode", 1.0)
 
 
-def test_what_is_still_being_measured_counts_so_far() -> None:
+def test_a_block_that_has_not_ended_counts_up_to_now() -> None:
     times = StageTimes(decode_threads=1)
     with times.measure("encode_worked"):
         first = times.snapshot()
@@ -82,7 +82,7 @@ def test_threads_of_a_stage_are_measured_together() -> None:
     with ThreadPoolExecutor(4) as decoders:
         list(decoders.map(work, range(400)))
     spent = times.snapshot()
-    # Sums of clock readings that did not cancel would be off by days.
+    # A clock reading that is added and never subtracted would make the sum days too long.
     assert 0 <= spent.decode_worked <= 4 * spent.wall + 1e-3
     assert times.snapshot().decode_worked == spent.decode_worked
 
@@ -106,6 +106,6 @@ def test_the_event_loops_cpu_time_is_counted_while_it_runs_and_afterwards() -> N
     assert 0.1 <= seen[0] <= after <= times.snapshot().loop_worked < 1
 
 
-def test_an_unknown_kind_is_a_mistake() -> None:
+def test_an_unknown_kind_of_time_is_refused() -> None:
     with pytest.raises(KeyError), StageTimes(decode_threads=1).measure("lunch"):
         pass

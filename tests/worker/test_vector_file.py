@@ -1,4 +1,4 @@
-"""Vectors written in any order are read in that of their rows."""
+"""Vectors are written in any order, and read in the order of their rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def numbered(count: int, *, dimensions: int = 3) -> NDArray[np.float32]:
 
 @given(order=st.permutations(range(30)), written=st.integers(0, 30), batch_size=st.integers(1, 9), data=st.data())
 @settings(deadline=None)
-def test_slices_are_those_of_the_vectors_in_the_order_of_their_rows(
+def test_a_slice_has_the_vectors_in_the_order_of_their_rows(
     order: list[int], written: int, batch_size: int, data: st.DataObject
 ) -> None:
     vectors = numbered(30)
@@ -41,7 +41,7 @@ def test_slices_are_those_of_the_vectors_in_the_order_of_their_rows(
         assert np.array_equal(stored[rows], vectors[sorted(order)][rows])
 
 
-def test_rows_that_nobody_wrote_take_no_room() -> None:
+def test_rows_that_are_never_written_take_no_room() -> None:
     with VectorFile() as file:
         file.write(np.array([10_000_000]), numbered(1))
         assert np.array_equal(file.read(np.array([10_000_000]), dimensions=3), numbered(1))
@@ -66,7 +66,7 @@ def test_a_disk_without_room_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
             assert np.array_equal(file.read(np.arange(100), dimensions=512), numbered(100, dimensions=512))
 
 
-def test_vectors_that_another_program_cut_off_are_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_that_another_program_has_cut_short_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with VectorFile() as file:
         file.write(np.array([0]), numbered(1))

@@ -1,4 +1,7 @@
-"""The worker as a process: its exit codes, what it leaves in the store, and what its log says."""
+"""The worker as a process: its exit codes, the objects that it leaves in the store, and its log.
+
+The fast tier has one start for each kind of exit code. The model is a small one wherever its size does not matter.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,15 @@ def server() -> Iterator[ImageServer]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def _quick_model(quick_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a small model the default of every worker that a test starts."""
+    monkeypatch.setenv("EMBEDDER_MODEL", str(quick_clip))
+
+
+@pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_a_chunk_goes_to_the_store_in_the_manifests_order(store: Store, server: ImageServer, tmp_path: Path) -> None:
+    gone = server.url("/gone.jpg")
     urls = []
     for number, photo in enumerate(PHOTOS):
         behaviour = answer(photo.read_bytes())
@@ -53,29 +64,35 @@ def test_a_chunk_goes_to_the_store_in_the_manifests_order(store: Store, server: 
         urls.append(
             server.on(f"/{photo.name}", first(1, answer(status=503), then=behaviour) if number < 5 else behaviour)
         )
-    ended = run_worker(run_uri=store.uri, manifest_uri=write_manifest(tmp_path, urls))
+    ended = run_worker(run_uri=store.uri, manifest_uri=write_manifest(tmp_path, [*urls[:3], gone, *urls[3:]]))
     assert ended.exit_code == 0, ended.log
     chunk = read_chunk(store.uri)
     assert chunk.urls == urls
-    assert chunk.failures == {}
+    assert chunk.failures == {gone: "not_found"}
     assert chunk.embeddings.shape == (len(PHOTOS), 512)
     np.testing.assert_allclose(np.linalg.norm(chunk.embeddings, axis=1), 1, atol=1e-5)
     assert object_keys(store) == ["chunks/Images_Embedded_0.h5"]
     assert all(line.values["chunk"] == "0" for line in ended.lines)
-    assert ended.events("started")[0].values["rows"] == str(len(PHOTOS))
-    assert ended.events("embedded")[-1].values["images"] == str(len(PHOTOS))
+    assert ended.events("started")[0].values["rows"] == str(len(PHOTOS) + 1)
+    assert ended.events("embedded")[-1].values["images"] == str(len(PHOTOS) + 1)
     assert "bottleneck" in ended.events("spent")[0].values
 
 
-def test_vectors_depend_on_the_image_alone(store: Store, server: ImageServer, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_vectors_depend_on_the_image_alone(bucket: str, server: ImageServer, tmp_path: Path) -> None:
+    # This model has its real size, because the CPU's kernels are chosen by the sizes of the matrices.
+    settings: dict[str, Any] = {"model": "untrained", "batch_size": 16}
     urls = [server.on(f"/{photo.name}", answer(photo.read_bytes())) for photo in PHOTOS]
-    for uri, listed in ((store.uri, urls), (str(tmp_path / "other"), urls[::-1])):
+    runs = {f"s3://{bucket}/run": urls, str(tmp_path / "other"): urls[::-1]}
+    for uri, listed in runs.items():
         manifest = write_manifest(tmp_path, listed)
-        assert run_worker(run_uri=uri, manifest_uri=manifest, batch_size=16).exit_code == 0
-    one, other = read_chunk(store.uri), read_chunk(tmp_path / "other")
+        assert run_worker(run_uri=uri, manifest_uri=manifest, **settings).exit_code == 0
+    one, other = (read_chunk(uri) for uri in runs)
+    assert one.urls == other.urls[::-1]
     assert one.embeddings.tobytes() == other.embeddings[::-1].tobytes()
 
 
+@pytest.mark.slow
 def test_every_kind_of_failure_is_a_row_of_the_ledger(server: ImageServer, tmp_path: Path) -> None:
     expected = {
         server.url("/nowhere.jpg"): "not_found",
@@ -113,7 +130,7 @@ def test_every_kind_of_failure_is_a_row_of_the_ledger(server: ImageServer, tmp_p
     assert chunk.urls == [good]
     reasons = dict(chunk.failures)
     assert {url: reasons[url] for url in expected} == expected
-    assert len(chunk.failures) + 1 >= len(lines) - 1  # the two malformed ones share the empty URL
+    assert len(chunk.failures) + 1 >= len(lines) - 1  # the two malformed URLs are both empty in the ledger
     assert set(reasons.values()) >= {"url_too_long"} | {"invalid_url"}
 
 
@@ -125,6 +142,7 @@ def _png_start(width: int, height: int) -> bytes:
     )
 
 
+@pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_too_many_failures_end_the_chunk_and_upload_nothing(store: Store, server: ImageServer, tmp_path: Path) -> None:
     urls = [server.on("/good.jpg", answer(JPEG)), server.url("/a.jpg"), server.url("/b.jpg")]
     ended = run_worker(run_uri=store.uri, manifest_uri=write_manifest(tmp_path, urls), max_failure_ratio=0.5)
@@ -135,6 +153,7 @@ def test_too_many_failures_end_the_chunk_and_upload_nothing(store: Store, server
     assert object_keys(store) == []
 
 
+@pytest.mark.slow
 def test_a_network_that_is_gone_is_not_blamed_on_the_images(tmp_path: Path) -> None:
     urls = [f"http://127.0.0.1:9/{number}.jpg" for number in range(20)]
     manifest = write_manifest(tmp_path, urls)
@@ -143,6 +162,7 @@ def test_a_network_that_is_gone_is_not_blamed_on_the_images(tmp_path: Path) -> N
     assert "no image source has given a usable answer" in ended.last_word
 
 
+@pytest.mark.slow
 def test_a_chunk_already_in_the_store_is_not_computed_again(store: Store) -> None:
     settings: dict[str, Any] = {"run_uri": store.uri, "manifest_uri": MANIFEST, "chunk_count": 9}
     assert run_worker(index=3, **settings).exit_code == 0
@@ -159,13 +179,14 @@ def test_a_chunk_already_in_the_store_is_not_computed_again(store: Store) -> Non
     assert "bfloat16" in other.last_word or "float32" in other.last_word
     assert store.stat("chunks/Images_Embedded_3.h5") == before
 
-    # Another chunk of the same run may not be made otherwise either.
+    # Every other chunk of the run needs the same settings, too.
     peer = run_worker(index=4, **settings, rotate=False)
     assert peer.exit_code == 78
     assert "rotation" in peer.last_word
     assert object_keys(store) == ["chunks/Images_Embedded_3.h5"]
 
 
+@pytest.mark.slow
 def test_a_result_stands_for_its_chunks_only_with_the_summary_that_makes_the_run_finished(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"run_uri": tmp_path / "run", "manifest_uri": MANIFEST, "chunk_count": 1}
     assert run_worker(**settings).exit_code == 0
@@ -177,12 +198,13 @@ def test_a_result_stands_for_its_chunks_only_with_the_summary_that_makes_the_run
     assert "this run is finished" in finished.last_word
     assert not finished.events("started")
 
-    # A merge that dies before its summary leaves a result that nobody has verified.
+    # A merge that dies before it writes the summary may leave a result that is not verified.
     store.delete(["summary.json"])
     assert run_worker(**settings).exit_code == 0
     assert "chunks/Images_Embedded_0.h5" in object_keys(store)
 
 
+@pytest.mark.slow
 def test_a_damaged_chunk_is_computed_again(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"run_uri": tmp_path / "run", "manifest_uri": MANIFEST, "chunk_count": 9}
     assert run_worker(index=3, **settings).exit_code == 0
@@ -198,6 +220,7 @@ def test_a_damaged_chunk_is_computed_again(tmp_path: Path) -> None:
     assert read_chunk(tmp_path / "run", 3).embeddings.tobytes() == whole.embeddings.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has the device")
 def test_a_node_without_its_gpu_does_not_end_the_whole_job(tmp_path: Path) -> None:
     ended = run_worker(run_uri=tmp_path / "run", manifest_uri=MANIFEST, device="cuda")
@@ -205,6 +228,7 @@ def test_a_node_without_its_gpu_does_not_end_the_whole_job(tmp_path: Path) -> No
     assert "EMBEDDER_DEVICE" in ended.last_word
 
 
+@pytest.mark.slow
 def test_a_rerun_keeps_the_chunks_numbers(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "run_uri": tmp_path / "run",
@@ -218,6 +242,7 @@ def test_a_rerun_keeps_the_chunks_numbers(tmp_path: Path) -> None:
     assert object_keys(open_store(str(tmp_path / "run"))) == ["chunks/Images_Embedded_5.h5"]
 
 
+@pytest.mark.slow
 def test_a_chunk_without_rows_is_a_chunk_all_the_same(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, [str(PHOTOS[0])])
     ended = run_worker(index=6, run_uri=tmp_path / "run", manifest_uri=manifest, chunk_count=7)
@@ -227,7 +252,7 @@ def test_a_chunk_without_rows_is_a_chunk_all_the_same(tmp_path: Path) -> None:
     assert shapes == [(0, 512), (1, 512)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_worker_told_to_stop_leaves_nothing_and_says_how_far_it_was(
     number: signal.Signals, server: ImageServer, tmp_path: Path
 ) -> None:
@@ -250,6 +275,7 @@ def test_a_worker_told_to_stop_leaves_nothing_and_says_how_far_it_was(
     release.set()
 
 
+@pytest.mark.slow
 def test_metrics_say_how_far_a_worker_is(server: ImageServer, tmp_path: Path) -> None:
     release = threading.Event()
     urls = [server.url("/none.jpg"), *(server.on(f"/{n}.jpg", held(release, then=answer(JPEG))) for n in range(9))]
@@ -293,11 +319,16 @@ BAD_SETTINGS: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_SETTINGS)
+@pytest.mark.parametrize(
+    "case",
+    # One case in the fast tier is enough: tests/common/test_settings.py tests the reading without a process.
+    [case if case == "an unknown dtype" else pytest.param(case, marks=pytest.mark.slow) for case in BAD_SETTINGS],
+)
 def test_bad_settings_end_in_one_clear_sentence(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, named = BAD_SETTINGS[case]
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("EMBEDDER_MODEL")
     given: dict[str, Any] = {"run_uri": tmp_path / "run", "manifest_uri": MANIFEST, **settings}
     ended = run_worker(**given)
     assert ended.exit_code == 78, ended.log

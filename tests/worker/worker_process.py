@@ -1,4 +1,4 @@
-"""Runs `python -m worker` as a pod would."""
+"""Runs `python -m worker` as a pod does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 PHOTOS = sorted(path for path in (ROOT / "examples" / "photos").iterdir() if path.suffix != ".md")
 
 WORKER_SECONDS = 120
-"""Far more than any of these chunks takes."""
+"""Longest time that a test waits for a worker, in seconds: far more than any of these chunks takes."""
 
 
 class Ended(NamedTuple):
@@ -43,13 +43,17 @@ class Ended(NamedTuple):
 
     @property
     def last_word(self) -> str:
-        """The message of the last line, which every program ends with."""
+        """The message of the log's last line."""
         return self.lines[-1].values["message"]
 
 
 def worker_environment(*, index: int = 0, **settings: object) -> dict[str, str]:
-    """Return the environment of a pod with these settings, given by their Python names."""
-    defaults: dict[str, object] = {"chunk_count": 1, "model": "untrained", "allow_private_hosts": True}
+    """Return the environment of a pod. The settings are given by their Python names.
+
+    Without the setting `model`, the model is that of this process's EMBEDDER_MODEL, else `untrained`.
+    """
+    model = os.environ.get("EMBEDDER_MODEL", "untrained")
+    defaults: dict[str, object] = {"chunk_count": 1, "model": model, "allow_private_hosts": True}
     named = {f"EMBEDDER_{name.upper()}": str(value) for name, value in (defaults | settings).items()}
     return dict(os.environ) | {"JOB_COMPLETION_INDEX": str(index)} | named
 
@@ -61,7 +65,7 @@ def start_worker(environment: Mapping[str, str]) -> subprocess.Popen[str]:
 
 
 def run_worker(*, index: int = 0, **settings: object) -> Ended:
-    """Run a worker to its end. Settings go by their Python names."""
+    """Run a worker to its end. The settings are given by their Python names."""
     with start_worker(worker_environment(index=index, **settings)) as process:
         _, log = process.communicate(timeout=WORKER_SECONDS)
         return Ended(process.returncode, log)
@@ -72,11 +76,11 @@ class ChunkContent(NamedTuple):
     ids: list[str] | None
     embeddings: NDArray[np.float32]
     failures: dict[str, str]
-    """Reason by URL."""
+    """The reason of each failure, by URL."""
 
 
 def read_chunk(run_uri: str | Path, index: int = 0) -> ChunkContent:
-    """Return what the chunk's file in the store holds, its counts checked."""
+    """Return the content of the chunk's file in the store, and check its counts."""
     store = open_store(str(run_uri))
     stat = store.stat(chunk_key(index))
     if stat is None:
