@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 from enum import Enum, auto
 
@@ -45,9 +44,3 @@ def explain_exit_code(exit_code: int) -> str:
             name = f"signal {exit_code - 128}"
         return f"killed by {name}" + (" (out of memory, or by hand)" if name == "SIGKILL" else "")
     return f"ended with exit code {exit_code} and without a last word"
-
-
-def backoff_seconds(failures: int, *, first: float, limit: float = 60) -> float:
-    """Return the pause after a number of failures: `first`, doubled each time up to `limit`, less up to a half."""
-    doubled = first * 2.0 ** min(failures - 1, 30)
-    return min(limit, doubled) * random.uniform(0.5, 1)

@@ -116,10 +116,10 @@ WORKER_MOMENTS = {
 def test_a_worker_told_to_stop_while_the_store_is_silent_says_how_far_it_was(
     s3: S3Server, bucket: str, model: Path, tmp_path: Path
 ) -> None:
-    settings = {"manifest_uri": write_manifest(tmp_path, [str(photo) for photo in PHOTOS]), "model": model}
+    manifest = write_manifest(tmp_path, [str(photo) for photo in PHOTOS])
 
     def stop(moment: str) -> Stopped:
-        environment = worker_environment(run_uri=f"s3://{bucket}/{moment}", **settings)
+        environment = worker_environment(run_uri=f"s3://{bucket}/{moment}", manifest_uri=manifest, model=model)
         return stopped_at(WORKER_MOMENTS[moment], s3=s3, start=lambda sdk: start_worker(environment | dict(sdk)))
 
     with ThreadPoolExecutor(len(WORKER_MOMENTS)) as pool:
