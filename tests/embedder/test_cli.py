@@ -18,6 +18,7 @@ from typing import get_type_hints
 import pytest
 
 from common.errors import SettingsError
+from common.format.reasons import REASON_HELP, Reason
 from common.logs import parse_line
 from common.settings import read_settings, settings_of
 from embedder.local.command import EXAMPLES, run
@@ -85,7 +86,7 @@ def test_a_run_in_a_pipe_logs_lines_and_ends_with_the_result_and_how_to_open_it(
     lines = [parse_line(line) for line in done.stderr.splitlines()]
     assert [line.event if line else None for line in lines] == ["finished", "finished", "merged"]
     assert "20 of 23 images embedded" in done.stdout
-    assert "3 not_found: 404 or 410" in done.stdout
+    assert f"  3 not_found: {REASON_HELP[Reason.NOT_FOUND]}\n" in done.stdout
     assert "failures  out/failures.csv" in done.stdout
     assert "import h5py; result = h5py.File('out/Images_Embedded.h5')" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
