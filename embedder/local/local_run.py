@@ -18,7 +18,6 @@ from common.logs import CHUNK_REFUSED
 from embedder.local.finished_work import FinishedWork, find_finished_work
 from embedder.local.outcome import Ending, JobFailed, Outcome
 from embedder.local.processes import Processes
-from embedder.local.progress import count_of
 from embedder.local.settings import worker_environment
 from embedder.local.signals import until_signalled
 from embedder.local.supervisor import Listener, Supervisor, retry_policy
@@ -175,7 +174,7 @@ class LocalRun:
             self._progress.merge_note = "starting"
 
         def observe(line: LogLine) -> None:
-            if line.event == CHUNK_REFUSED and (chunk := count_of(line, "chunk")) is not None:
+            if line.event == CHUNK_REFUSED and (chunk := line.count("chunk")) is not None:
                 self._rejected.add(chunk)
             if line.level == "info":
                 self._progress.merge_note = " ".join([line.event, *(f"{k}={v}" for k, v in line.values.items())])

@@ -56,10 +56,10 @@ class RunProgress:
     def observe(self, index: int, line: LogLine) -> None:
         """Take a worker's line: `started … rows=N` or `embedded … images=n of=N`. Other lines change nothing."""
         chunk = self._chunks[index]
-        rows = count_of(line, "rows" if line.event == "started" else "of")
+        rows = line.count("rows" if line.event == "started" else "of")
         if line.event not in {"started", "embedded"} or rows is None:
             return
-        settled = count_of(line, "images") or 0
+        settled = line.count("images") or 0
         self._meter.advance(self._settled_here, max(0, settled - chunk.settled))
         chunk.settled, chunk.of = settled, rows
         chunk.waiting_on = line.values.get("waiting_on", "")
@@ -129,9 +129,3 @@ class RunProgress:
         if uncounted and not known:
             return None
         return counted + (round(uncounted * sum(known) / len(known)) if uncounted else 0)
-
-
-def count_of(line: LogLine, key: str) -> int | None:
-    """Return a value as a whole number from 0, None when it is absent or not such a number."""
-    text = line.values.get(key, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
