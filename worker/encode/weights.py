@@ -34,7 +34,8 @@ def main() -> program.Finished:
     source = find_model(wanted.model, revision=wanted.revision)
     log.info("fetched", model=source.name, revision=source.revision, weights=source.weights)
     save_vision_tower(source, wanted.folder)
-    return program.Finished(f"{wanted.folder} holds the vision tower of {source.name} at {source.revision}")
+    revision = f" at {source.revision}" if source.revision else ""
+    return program.Finished(f"{wanted.folder} holds the vision tower of {source.name}{revision}")
 
 
 def save_vision_tower(source: ModelSource, folder: Path) -> None:
