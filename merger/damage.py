@@ -33,13 +33,22 @@ def find_damaged_chunks(first: DigestDiffers, sources: Sources, *, with_vectors:
 
     every_chunk = range(len(sources.chunks))
     damaged = zip(every_chunk, ordered(damaged_columns, every_chunk, concurrency=concurrency), strict=True)
-    problems = [_problem(sources, chunk, found) for chunk, found in damaged if found]
-    return BadChunks(tuple(problems or [_problem(sources, first.chunk, (first.column,))]))
+    problems = [
+        Problem(
+            _index(sources, chunk), Fault.ROWS, found, message=f"{sources.location(chunk)}: damaged {', '.join(found)}"
+        )
+        for chunk, found in damaged
+        if found
+    ]
+    if not problems:
+        # The first was a wrong answer of the store, or vectors that the search does not read.
+        index = _index(sources, first.chunk)
+        problems = [Problem(index, Fault.PASSING_ROWS, (first.column,), message=str(first))]
+    return BadChunks(tuple(problems))
 
 
-def _problem(sources: Sources, chunk: int, columns: tuple[str, ...]) -> Problem:
-    message = f"{sources.location(chunk)}: damaged {', '.join(columns)}"
-    return Problem(sources.chunks[chunk].header.index, Fault.ROWS, columns, message=message)
+def _index(sources: Sources, chunk: int) -> int:
+    return sources.chunks[chunk].header.index
 
 
 def _is_damaged(sources: Sources, chunk: int, column: str) -> bool:

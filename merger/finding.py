@@ -32,8 +32,10 @@ class Fault(Enum):
     """The vectors have other dimensions than those of most chunks."""
     IDS = auto()
     """The chunk has ids and most chunks have none, or the other way round."""
+    PASSING_ROWS = auto()
+    """Rows were not the bytes that the worker wrote when the merge read them. The search for damage did not find it."""
     ROWS = auto()
-    """Rows are not the bytes that the worker wrote."""
+    """Rows are not the bytes that the worker wrote. The search for damage has found it."""
     NORMS = auto()
     """Vectors do not have L2 norm 1."""
 
@@ -46,7 +48,7 @@ class Problem:
     """Index of the chunk, from the file's name."""
     fault: Fault
     columns: tuple[str, ...] = ()
-    """The damaged columns, for Fault.ROWS."""
+    """The damaged columns, for Fault.PASSING_ROWS and Fault.ROWS."""
     message: str = field(compare=False, kw_only=True)
     """A sentence that names the file and says what is wrong."""
 

@@ -24,7 +24,7 @@ class DigestDiffers(Exception):
     """A column of a chunk is not what its worker wrote."""
 
     def __init__(self, location: str, *, chunk: int, column: str) -> None:
-        super().__init__(f"{location}: damaged {column}")
+        super().__init__(f"{location}: {column} are not what the worker wrote")
         self.chunk = chunk
         """Position of the chunk among those that are merged."""
         self.column = column

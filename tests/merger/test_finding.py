@@ -36,7 +36,7 @@ def test_findings_are_equal_whatever_their_messages_say() -> None:
     "other",
     [
         Problem(4, Fault.ROWS, ("urls",), message=DAMAGED.message),
-        Problem(3, Fault.HEADER, ("urls",), message=DAMAGED.message),
+        Problem(3, Fault.PASSING_ROWS, ("urls",), message=DAMAGED.message),
         Problem(3, Fault.ROWS, ("urls", "ids"), message=DAMAGED.message),
     ],
     ids=["another chunk", "another fault", "more columns"],
