@@ -102,6 +102,7 @@ def test_a_run_on_a_terminal_shows_a_bar_and_leaves_the_result(tmp_path: Path) -
     assert "exit_code=0" not in shown
 
 
+@pytest.mark.slow
 def test_failed_chunks_are_reported_with_their_logs_and_the_command_that_continues(tmp_path: Path) -> None:
     command = ["run", "list with spaces.csv", "out", "--chunks", "3", "--set", "retry_seconds=0", "--retries", "1"]
     done = embedder(tmp_path, *command, behaviours={"0": ["75", "75"], "2": ["65"]})

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -116,10 +116,13 @@ WORKER_MOMENTS = {
 def test_a_worker_told_to_stop_while_the_store_is_silent_says_how_far_it_was(
     s3: S3Server, bucket: str, model: Path, tmp_path: Path
 ) -> None:
-    manifest = write_manifest(tmp_path, [str(photo) for photo in PHOTOS])
+    settings: dict[str, Any] = {
+        "manifest_uri": write_manifest(tmp_path, [str(photo) for photo in PHOTOS]),
+        "model": model,
+    }
 
     def stop(moment: str) -> Stopped:
-        environment = worker_environment(run_uri=f"s3://{bucket}/{moment}", manifest_uri=manifest, model=model)
+        environment = worker_environment(run_uri=f"s3://{bucket}/{moment}", **settings)
         return stopped_at(WORKER_MOMENTS[moment], s3=s3, start=lambda sdk: start_worker(environment | dict(sdk)))
 
     with ThreadPoolExecutor(len(WORKER_MOMENTS)) as pool:

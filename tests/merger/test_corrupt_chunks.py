@@ -67,6 +67,7 @@ def test_a_chunk_cut_at_any_length_is_refused(folder: Store, chunks: list[Chunk]
         assert assert_refused_or_right(folder, chunks), length
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_in_any_region_makes_a_wrong_result(folder: Store, chunks: list[Chunk]) -> None:
     whole = folder.read(chunk_key(DAMAGED))
     with folder.open(chunk_key(DAMAGED), len(whole)) as file:

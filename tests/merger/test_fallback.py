@@ -64,6 +64,7 @@ def deceived(
         assert any(each.is_copy for each in proxy.requests), "nothing was copied, so nothing was tested"
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_copy_or_copies_wrongly_is_noticed_and_streamed_to(
     deceived: Store, s3_api: S3Client, bucket: str
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_store_that_does_not_copy_or_copies_wrongly_is_noticed_and_streamed_to
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deceived", ["refused", "whole", "torn"], indirect=True)
 def test_with_server_side_assembly_a_wrong_copy_ends_the_merge_and_leaves_no_result(
     deceived: Store, s3_api: S3Client, bucket: str

@@ -90,6 +90,7 @@ def merge_with(trap: Trap, s3: S3Server, uri: str) -> tuple[int, str]:
         return end(trap.process)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("s3_environment")
 def test_a_merge_that_is_told_to_stop_aborts_its_upload_and_exits_143(
     s3: S3Server, s3_api: S3Client, bucket: str
@@ -105,6 +106,7 @@ def test_a_merge_that_is_told_to_stop_aborts_its_upload_and_exits_143(
     assert_finished(store, chunks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment",
     [

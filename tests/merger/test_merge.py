@@ -195,6 +195,7 @@ def test_the_store_copies_large_chunks_and_only_the_rest_is_uploaded(bucket: str
     assert summary["bytes_uploaded"] < (5 << 20) + 2048
 
 
+@pytest.mark.slow
 def test_hundreds_of_tiny_chunks_are_merged(store: Store) -> None:
     chunks = put_run(store, [index % 4 for index in range(200)], dimensions=16)
     merge(store, settings_for(store, 200))
@@ -218,6 +219,7 @@ print(status["VmHWM"].split()[0])
 """
 
 
+@pytest.mark.slow
 def test_a_merge_takes_far_less_memory_than_its_vectors(bucket: str, s3: S3Server) -> None:
     store = open_store(f"s3://{bucket}/run")
     chunk = make_chunk(0, 12_000, chunk_count=14)

@@ -98,6 +98,7 @@ def test_a_merge_in_a_storm_ends_as_if_there_were_none(s3: S3Server, store: S3St
     assert_finished(store, chunks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [LOST, CUT_SHORT, RESET], ids=["lost", "cut", "reset"])
 def test_a_merge_goes_through_a_fault_of_each_operation(s3: S3Server, store: S3Store, fault: Fault) -> None:
     chunks = put_run(store, SIZES, failed=2)
@@ -118,6 +119,7 @@ def test_a_merge_goes_through_a_fault_of_each_operation(s3: S3Server, store: S3S
     assert_finished(store, chunks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["UploadPart", "UploadPartCopy", "ListObjectsV2"])
 def test_a_wrong_etag_costs_an_attempt_and_no_result(s3: S3Server, store: S3Store, operation: str) -> None:
     chunks = put_run(store, SIZES, failed=2)
@@ -153,6 +155,7 @@ def test_a_wrong_byte_in_any_one_answer_is_noticed_and_the_merge_completed(s3: S
     assert number > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_however_many_answers_are_wrong_a_result_is_right_or_there_is_none(
     s3: S3Server, store: S3Store, seed: int
@@ -166,6 +169,7 @@ def test_however_many_answers_are_wrong_a_result_is_right_or_there_is_none(
     assert_finished(store, chunks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["ListObjectsV2", "UploadPartCopy", "CompleteMultipartUpload", "DeleteObjects"])
 def test_an_outage_ends_the_merge_with_75_and_the_next_one_completes_it(
     s3: S3Server, store: S3Store, operation: str
@@ -182,6 +186,7 @@ def test_an_outage_ends_the_merge_with_75_and_the_next_one_completes_it(
     assert_finished(store, chunks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [RESET, SLOW_DOWN], ids=["reset", "503"])
 def test_a_short_outage_in_the_middle_of_a_merge_is_waited_for(
     s3: S3Server, store: S3Store, fault: Answer | Fault

@@ -64,6 +64,7 @@ def test_without_one_of_the_variables_the_memory_of_each_batch_comes_from_the_ke
     assert faults_of_a_batch(variables) > MANY_FAULTS
 
 
+@pytest.mark.slow
 def test_a_decoder_gives_back_the_memory_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
     # A decoder with the values of the worker that starts it would keep this memory.
     for name, value in WORKER_MALLOC.items():
@@ -73,6 +74,7 @@ def test_a_decoder_gives_back_the_memory_of_large_images(monkeypatch: pytest.Mon
     assert {name: environment.get(name) for name in DECODER_MALLOC} == DECODER_MALLOC
 
 
+@pytest.mark.slow
 def test_with_the_workers_values_a_decoder_would_stay_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.decode.decoders.DECODER_MALLOC", WORKER_MALLOC)
     growth, _ = decoder_growth_over_large_images()

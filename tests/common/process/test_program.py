@@ -152,6 +152,7 @@ def test_a_signal_that_a_library_swallowed_ends_the_program_all_the_same(body: s
     assert f"stopped by {number.name}" in log[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -197,6 +198,7 @@ def test_a_program_that_is_stopped_logs_its_progress_first() -> None:
     assert len(log) == 2
 
 
+@pytest.mark.slow
 def test_a_child_process_that_is_told_to_stop_does_not_stop_its_parent() -> None:
     body = """
         import os, signal, time

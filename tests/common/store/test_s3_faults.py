@@ -169,6 +169,7 @@ def test_a_conflict_of_two_writers_is_tried_again(s3: S3Server, direct: S3Store,
     assert direct.read("a") == b"one"
 
 
+@pytest.mark.slow
 def test_all_requests_in_flight_survive_an_outage(s3: S3Server, direct: S3Store) -> None:
     # The SDK's own retries would not be enough: all requests of a client share a hundred of them.
     stored = direct.put_bytes("a", b"one")

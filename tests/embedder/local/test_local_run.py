@@ -156,6 +156,7 @@ def test_every_chunk_is_computed_once_and_then_merged(bench: Bench) -> None:
     assert not bench.has(chunk_key(0))
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_run_and_resumed_like_one_in_a_folder(bench: Bench, bucket: str) -> None:
     bench.run_uri = f"s3://{bucket}/some/run"
     assert bench.run(chunk_count=2, merge=False).exit_code == ExitCode.OK

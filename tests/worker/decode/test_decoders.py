@@ -285,6 +285,7 @@ def test_no_decoder_knows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
             assert b"planted" not in Path(f"/proc/{process}/environ").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("faulty_library")
 def test_a_workers_ledger_says_which_images_its_decoders_died_of(server: ImageServer, tmp_path: Path) -> None:
     sizes = {"good": (70, 61), "crash": CRASH, "hang": HANG, "once": CRASH_ONCE, "also-good": (64, 61)}
@@ -307,6 +308,7 @@ def test_a_workers_ledger_says_which_images_its_decoders_died_of(server: ImageSe
     assert chunk.urls == [url for url in urls.values() if url not in chunk.failures]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("faulty_library")
 def test_no_decoder_outlives_a_worker_that_is_killed(server: ImageServer, tmp_path: Path) -> None:
     hang = server.on("/hang.png", answer(image_of(HANG)))

@@ -71,6 +71,7 @@ def expected(base_clip: Path, photos: torch.Tensor) -> NDArray[np.float64]:
     return transformers_vectors(base_clip, photos)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_photos_vector_is_that_of_transformers_and_does_not_depend_on_the_batch(
     dtype: torch.dtype, base_clip: Path, photos: torch.Tensor, expected: NDArray[np.float64]

@@ -158,6 +158,7 @@ async def fetch_after(urls: Sequence[str], fetcher: ImageFetcher) -> list[bytes 
     return await asyncio.gather(*(get(fetcher, url) for url in urls), return_exceptions=True)
 
 
+@pytest.mark.slow
 def test_when_all_names_vanish_halfway_no_image_is_blamed(server: ImageServer) -> None:
     names = Names()
     # The server closes each connection, so that each request resolves its name.
@@ -179,6 +180,7 @@ def test_when_all_names_vanish_halfway_no_image_is_blamed(server: ImageServer) -
     assert {type(outcome) for outcome in outcomes} == {SourceUnavailable}
 
 
+@pytest.mark.slow
 def test_a_dead_network_is_told_from_a_dead_host_even_if_only_one_host_is_left_to_ask() -> None:
     async def run(*, is_network_gone: bool) -> set[object]:
         with image_server() as one, image_server() as other:

@@ -248,6 +248,7 @@ def test_it_uses_only_the_memory_that_it_asks_for() -> None:
         plain_square(data, height=40, width=5000, geometry=geometry, buffer=lambda size: bytearray(size - 1))
 
 
+@pytest.mark.slow
 @needs_compiled
 @pytest.mark.timeout(600)
 def test_no_damaged_file_causes_an_access_out_of_bounds(tmp_path: Path) -> None:
