@@ -34,6 +34,7 @@ from common.format.provenance import Provenance
 from common.logs import configure_logs
 from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
+from merger.settings import MergerSettings
 from tests.s3_server import s3_server
 
 if TYPE_CHECKING:
@@ -175,7 +176,6 @@ def say(*, bytes_in: int, bytes_out: int) -> None:
 def merge_here(uri: str, chunk_count: int, assembly: str) -> None:
     """Merge with the merger itself."""
     from merger.merge import merge  # noqa: PLC0415 - the process that measures the other way does not import it
-    from merger.settings import MergerSettings  # noqa: PLC0415
 
     configure_logs()
     store = open_store(uri)

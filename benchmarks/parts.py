@@ -9,8 +9,6 @@ chunk URL INDEX COUNT        finds and parses one chunk of a manifest, and print
 The parts that print 0 are timed from outside, with the start of their process.
 """
 
-# ruff: noqa: PLC0415 - a part is measured, so it imports only what it needs
-
 from __future__ import annotations
 
 import asyncio
