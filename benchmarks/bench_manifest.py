@@ -41,7 +41,7 @@ def scale(folder: Path, *, rows: int, rounds: int) -> list[Ratio]:
             ratios += [
                 Ratio(f"{name}, seconds to find and parse", seconds, "<= 2", detail),
                 Ratio(f"{name}, MB resident", peak, "<= 200", "the whole process"),
-                Ratio(f"{name}, bytes read over the chunk's own", read / least, "<= 1.2", f"{read / 1e6:.2f} MB read"),
+                Ratio(f"{name}, bytes read over the chunk's", read / least, "<= 1.2", f"{read / 1e6:.2f} MB read"),
             ]
     return ratios
 
