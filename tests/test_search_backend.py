@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "examples" / "manifest.csv"
 HAS_HNSWLIB = importlib.util.find_spec("hnswlib") is not None
@@ -33,7 +35,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_the_search_backend_finds_each_photo_as_its_own_neighbour(folder: Path) -> None:
     with h5py.File(folder / "out" / "Images_Embedded.h5", "r") as file:
         urls = [url.decode("utf-8") for url in file["urls"][:]]
