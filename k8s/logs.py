@@ -35,7 +35,7 @@ RECONNECTS = 10
 """Number of reconnections in a row, without a line between them, after which a followed log is given up."""
 
 SINCE_MARGIN_SECONDS = 10
-"""Time before the last printed line from which lines are asked for again, in seconds. Printed lines are left out."""
+"""Time in seconds by which a new request overlaps with the printed lines. Lines that were printed are left out."""
 
 
 def logs(
@@ -171,7 +171,7 @@ def _print_line(line: str) -> None:
 
 
 def _sortable(stamp: str) -> str:
-    """Return a kubelet's time in a form that sorts as text: a kubelet leaves out the zeros at the end of a fraction."""
+    """Return a kubelet's time in a form that sorts as text. A kubelet leaves out zeros at the end of a fraction."""
     seconds, dot, rest = stamp.partition(".")
     fraction = re.match(r"\d*", rest)
     return f"{seconds[:19]}.{(fraction[0] if dot and fraction else ''):0<9}"

@@ -83,11 +83,11 @@ def merge_inputs(store: Store, inputs: Inputs, settings: MergerSettings, progres
 
 
 def _stat_while_published(store: Store, key: str, published: ObjectStat) -> ObjectStat | None:
-    """Return the object under `key`, which this merge replaces next, as it was while the result was still this merge's.
+    """Return the object under `key`, which this merge replaces next, after a check that the result is still its own.
 
-    Raises ObjectExists where another merge has replaced the result, perhaps with one of other chunks. A merge that
-    replaces the result only after this call goes on to replace the object as well: either before this merge, which
-    then finds another object than the one returned here and does not replace it, or after this merge.
+    Raises ObjectExists where another merge has replaced the result, perhaps with a result of other chunks. A merge that
+    replaces the result only after this check then writes its own object under `key`. If it does so before this merge,
+    this merge finds an object that it has not seen, and does not replace it.
     """
     seen = store.stat(key)
     if store.stat(RESULT_KEY) != published:

@@ -67,7 +67,7 @@ def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurre
     chunks, problems = _read_headers(store, stats, concurrency=concurrency, traffic=traffic)
     if chunks:
         _check_same_run(store, chunks, chunk_count=chunk_count)
-        problems += _find_unlike(store, chunks)
+        problems += _find_misfits(store, chunks)
     if problems:
         raise MergeRefused(BadChunks(tuple(problems)))
     if missing and (not allow_missing or not chunks):
@@ -78,7 +78,7 @@ def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurre
 def _read_headers(
     store: Store, stats: Mapping[int, ObjectStat], *, concurrency: int, traffic: Traffic
 ) -> tuple[list[StoredChunk], list[Problem]]:
-    """Return the chunks whose headers are sound, and the problems of the others."""
+    """Return the chunks whose headers are whole, and a problem for each of the others."""
     shared: dict[Provenance, Provenance] = {}
 
     def read(index: int) -> StoredChunk | Problem:
@@ -115,8 +115,8 @@ def _check_same_run(store: Store, chunks: Sequence[StoredChunk], *, chunk_count:
     check_chunk_count(chunk_count, provenance.chunk_count, location=store.location(first.key))
 
 
-def _find_unlike(store: Store, chunks: Sequence[StoredChunk]) -> list[Problem]:
-    """Return the chunks whose rows do not fit into one file with those of most chunks. A chunk without rows fits."""
+def _find_misfits(store: Store, chunks: Sequence[StoredChunk]) -> list[Problem]:
+    """Return a problem for each chunk whose rows have other columns or dimensions than those of most chunks."""
     with_rows = [chunk for chunk in chunks if chunk.header.embedded]
     if not with_rows:
         return []

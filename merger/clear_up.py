@@ -1,4 +1,4 @@
-"""What is removed from the store once the run is finished."""
+"""The removal of chunk files and leftovers from the store, once the run is finished."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def clear_up(store: Store, *, chunk_count: int, merged_chunks: Iterable[int]) -> None:
-    """Delete the chunk files that the result stands for, and what programs that died left behind.
+    """Delete the chunk files of `merged_chunks`, which the result holds, and what killed programs left behind.
 
     Call it only for a finished run: before that, an upload of the result may belong to a merge that is still alive.
     """

@@ -41,7 +41,7 @@ def find_damaged_chunks(first: DigestDiffers, sources: Sources, *, with_vectors:
         if found
     ]
     if not problems:
-        # The first was a wrong answer of the store, or vectors that the search does not read.
+        # `first` came from a wrong answer of the store, or from vectors, which the search does not always read.
         index = _index(sources, first.chunk)
         problems = [Problem(index, Fault.PASSING_ROWS, (first.column,), message=str(first))]
     return BadChunks(tuple(problems))

@@ -1,8 +1,8 @@
-"""What a merge finds when the chunks in the store cannot be merged, as values that can be compared.
+"""The findings of a merge whose chunks cannot be merged, as values that can be compared.
 
 If a finding is true, it ends the merge's Job for good. But a finding may be wrong: one wrong byte in an answer of the
 store looks like a damaged chunk, and a chunk that another merge has just deleted looks like a missing one. So a merge
-looks again, and believes the finding once it has made an equal one. Texts for people do not count in the comparison.
+makes another attempt, and believes a finding that two attempts have made. Messages do not count in the comparison.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Fault(Enum):
     IDS = auto()
     """The chunk has ids and most chunks have none, or the other way round."""
     PASSING_ROWS = auto()
-    """Rows were not the bytes that the worker wrote when the merge read them. The search for damage did not find it."""
+    """Rows differed from what the worker wrote when the merge read them, but the search for damage found nothing."""
     ROWS = auto()
-    """Rows are not the bytes that the worker wrote. The search for damage has found it."""
+    """Rows differ from what the worker wrote, and the search for damage found it."""
     NORMS = auto()
     """Vectors do not have L2 norm 1."""
 

@@ -1,4 +1,4 @@
-"""The merge: attempts, until one finishes the run, or until two of them find the same reason why none can.
+"""The merge: attempts, until one finishes the run, or until two make the same finding.
 
 What follows an attempt that ...
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from merger.settings import MergerSettings
 
 ATTEMPTS = 5
-"""Largest number of attempts when other merges disturb this one, by publishing first or by clearing up."""
+"""Largest number of attempts of one merge."""
 
 DISTURBED_SECONDS = 2
 """Pause in seconds after a disturbed attempt, so that two merges do not keep the same rhythm."""
@@ -90,7 +90,7 @@ def _attempt(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished
 
 
 def _find_sufficient(store: Store, settings: MergerSettings) -> FinishedRun | None:
-    """Return the finished run, None where there is none or where this merge has to make it more complete.
+    """Return the finished run, None where there is none or where this merge can add chunks to it.
 
     Raises MergeRefused where the finished run has another chunk count.
     """
@@ -121,7 +121,7 @@ def _is_sufficient(finished: FinishedRun, store: Store, settings: MergerSettings
 
 
 def _end_as_finished(store: Store, finished: FinishedRun, settings: MergerSettings) -> AlreadyFinished:
-    """Clear up what an earlier merge may have left when it died.
+    """Clear up what an earlier merge may have left, and return its outcome.
 
     Raises MergeRefused where a chunk file in the store is of another run.
     """

@@ -38,7 +38,7 @@ class Published(NamedTuple):
 
 
 class Publisher:
-    """Publishes the result of one attempt."""
+    """Makes sure that the right result is in the store, in one attempt of the merge."""
 
     def __init__(self, sources: Sources, provenance: Provenance, settings: MergerSettings, progress: Progress) -> None:
         self._store = sources.store
@@ -103,7 +103,7 @@ class Publisher:
         return Published(existing, "found", verification)
 
     def _make(self, assembly: str, *, replacing: ObjectStat | None) -> Published:
-        """Assemble, verify and publish the result. Verify it after it is published where the store allows no other."""
+        """Assemble, verify and publish the result. Where it can be read only once it is published, verify it then."""
         parts = self._plan(copying=assembly == "server-side")
         sample = self._choose_sample(parts)
         kept = KeptRows(stretches(self._layout, sample))

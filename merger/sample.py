@@ -1,4 +1,4 @@
-"""The rows that a verification compares, and those of them that are kept when they pass through this process."""
+"""The rows that a verification compares. Some of them are kept in memory when they pass through this process."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ class MergerSettings(RunSettings):
     streaming where the store cannot copy or copies wrongly."""
 
     merge_concurrency: int = Field(default=16, ge=1, le=32)
-    """Number of copies in flight at the same time, and of reads as well. A copy waits for the store and takes no work
-    here; 16 keep S3 busy. The memory of the merger does not depend on it."""
+    """Number of copies in flight at the same time, and of reads as well. A copy costs the merger almost no
+    CPU; 16 copies keep S3 busy. The memory of the merger does not depend on it."""
 
     progress_seconds: float = Field(default=5, gt=0)
     """Time in seconds between two lines of progress in the log."""

@@ -73,7 +73,7 @@ def blocks(piece: Piece, block_bytes: int) -> Iterator[Piece]:
 
 
 class ColumnDigest:
-    """Checks the digest of each column of a chunk whose rows all pass, in order. It ignores all other columns."""
+    """Checks the digest of each column of a chunk. A column of which not all rows pass here in order is not checked."""
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources

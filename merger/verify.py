@@ -36,7 +36,7 @@ class ResultDiffers(Exception):
 
 
 class Result(NamedTuple):
-    """The result that is verified, published or not."""
+    """The result that is verified. It may not be published yet."""
 
     size: int
     """Bytes."""

@@ -3,7 +3,7 @@
 Workers run in sessions of their own, so the Ctrl-C of a terminal reaches only `embedder run`. When `embedder run` is
 killed with SIGKILL, it cannot stop its workers. On Linux the kernel does so, if a process asks for it: prctl with
 PR_SET_PDEATHSIG. This program asks and then becomes the command, because code that runs between fork and exec of a
-process with threads is not safe. On other systems the worker ends its chunk and exits.
+process with threads is not safe. On other systems the worker completes its chunk and exits.
 """
 
 from __future__ import annotations

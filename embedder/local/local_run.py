@@ -63,8 +63,8 @@ class LocalRun:
             display=display,
         )
         self._outcome = Outcome()
-        self._rejected: set[int] = set()
-        """The chunks that the last attempt of the merge has rejected."""
+        self._refused: set[int] = set()
+        """The chunks that the last attempt of the merge has refused."""
 
     def run(self) -> Outcome:
         """Run the workers and the merge to their end.
@@ -154,28 +154,28 @@ class LocalRun:
                 self._display.say("error", "failed", ending.message, chunk=index, exit_code=ending.exit_code)
 
     async def _merge_and_mend(self) -> Ending:
-        """Merge the chunks. When the merge rejects some of them, compute these chunks again and merge once more.
+        """Merge the chunks. When the merge refuses some of them, compute these chunks again and merge once more.
 
         Damage among the rows of a chunk shows only when the merge reads them: `find_finished_work` reads the headers.
         """
         ending = await self._merge()
-        rejected = sorted(self._rejected & set(self._settings.indexes))
-        if ending.exit_code == ExitCode.OK or not rejected:
+        refused = sorted(self._refused & set(self._settings.indexes))
+        if ending.exit_code == ExitCode.OK or not refused:
             return ending
-        message = f"the merge rejects chunks {format_indexes(rejected)}; their workers check them again"
+        message = f"the merge refuses chunks {format_indexes(refused)}; their workers check them again"
         self._display.say("warning", "mending", message, chunk=None)
         self._progress.merge_note = None
-        await self._run_chunks(rejected)
+        await self._run_chunks(refused)
         return ending if self._outcome.failed else await self._merge()
 
     async def _merge(self) -> Ending:
         def start() -> None:
-            self._rejected.clear()
+            self._refused.clear()
             self._progress.merge_note = "starting"
 
         def observe(line: LogLine) -> None:
             if line.event == CHUNK_REFUSED and (chunk := line.count("chunk")) is not None:
-                self._rejected.add(chunk)
+                self._refused.add(chunk)
             if line.level == "info":
                 self._progress.merge_note = " ".join([line.event, *(f"{k}={v}" for k, v in line.values.items())])
 

@@ -91,7 +91,7 @@ async def _follow(process: Process, log_file: BinaryIO, on_line: Callable[[str],
 
 
 async def _drain(process: Process) -> None:
-    # The end of a process is noticed only when its pipe is empty.
+    # asyncio notices the end of a process only when its pipe is empty.
     while await _output(process).read(1 << 16):
         pass
     await process.wait()

@@ -103,12 +103,12 @@ class RunProgress:
 
     @property
     def rate_per_second(self) -> float | None:
-        """Return the number of images settled per second in the last minute, None while nothing is known."""
+        """Return the number of images settled per second in the last minute, None while it is unknown."""
         return self._meter.tasks[0].speed or None
 
     @property
     def eta_seconds(self) -> float | None:
-        """Return the seconds until no image is left, without those of failed chunks; None while nothing is known."""
+        """Return the seconds until no image is left, failed chunks aside; None while it is unknown."""
         active = [chunk for chunk in self._chunks.values() if chunk.phase in {Phase.WAITING, Phase.RUNNING}]
         remaining = self._with_uncounted(sum(chunk.of - chunk.settled for chunk in active if chunk.of is not None))
         rate = self.rate_per_second
@@ -116,7 +116,7 @@ class RunProgress:
 
     @property
     def waiting_on(self) -> str:
-        """Return the stage that most running workers wait for, an empty text where no worker has logged one."""
+        """Return the stage that most running workers wait for. Empty where no worker has logged one."""
         stages = Counter(each.waiting_on for each in self._chunks.values() if each.phase is Phase.RUNNING)
         return max(stages, key=stages.__getitem__, default="")
 

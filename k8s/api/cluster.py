@@ -50,7 +50,7 @@ RETRY = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=2, attempts=4
 """A person waits for the answer, so a request is given up within seconds."""
 
 ONCE = replace(RETRY, attempts=1)
-"""For a caller that waits for the cluster by itself."""
+"""One attempt, for a caller with a retry loop of its own."""
 
 RETRY_AFTER_LIMIT_SECONDS = 30.0
 """Longest Retry-After that is waited for, in seconds."""
@@ -59,8 +59,8 @@ PASSING_STATUSES = {429, 500, 502, 503, 504}
 """The HTTP statuses after which a request is sent again."""
 
 PASSING_CREATE_STATUSES = {429}
-"""The same for a request that creates an object: with 429 the API has not read it."""
-
+"""The HTTP statuses after which a create is sent again. The API answers with 429 before it reads a request, so nothing
+was created."""
 
 _CLIENT_ERRORS = (OpenApiException, config.ConfigException, urllib3.exceptions.HTTPError, OSError)
 
@@ -162,7 +162,7 @@ class Cluster:
         return self._parsed(self._open("create jobs", self._batch.create_namespaced_job, body=body, **options))
 
     def _pages(self, action: str, method: Callable[..., Any], **options: Any) -> Iterator[Object]:  # noqa: ANN401
-        """Yield the items of all pages. After a page that has expired, the rest is read as it is then."""
+        """Yield the items of all pages. When a page has expired, the other pages show the objects as they are then."""
         token = ""
         while True:
             page = {"limit": PAGE} | ({"_continue": token} if token else {})
@@ -201,7 +201,7 @@ class Cluster:
         retry: RetryPolicy | None = None,
         **options: Any,  # noqa: ANN401 - of the method
     ) -> urllib3.BaseHTTPResponse:
-        """Return the answer, unread, once there is one."""
+        """Send the request, again while its fault may pass. Return the answer, whose body is not read yet."""
         arguments = (*names, self.namespace)
         options |= {"_preload_content": False, "_request_timeout": (CONNECT_SECONDS, read_seconds)}
         is_create = "body" in options
@@ -213,7 +213,7 @@ class Cluster:
         def may_pass(error: Exception) -> bool:
             if isinstance(error, ApiException):
                 return error.status in (PASSING_CREATE_STATUSES if is_create else PASSING_STATUSES)
-            # A create without an answer may have been done.
+            # A create that got no answer may have succeeded.
             return isinstance(error, urllib3.exceptions.HTTPError | OSError) and not is_create
 
         try:
@@ -224,7 +224,7 @@ class Cluster:
             raise self._ours(action, error) from error
 
     def _ours(self, action: str, error: Exception) -> Exception:
-        """Return the error to raise for one of the client's."""
+        """Return our error for an error of the client."""
         if isinstance(error, ApiException):
             return refusal(
                 host=self.host,

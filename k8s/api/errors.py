@@ -15,7 +15,7 @@ class Expired(Exception):
     def __init__(self, token: str = "") -> None:
         super().__init__(token)
         self.token = token
-        """Continues the list nevertheless. Empty where there is no list to continue."""
+        """Token that continues the list all the same. Empty where there is no list to continue."""
 
 
 class AlreadyExists(Exception):
@@ -31,7 +31,7 @@ class NotAuthorized(ClusterAccessDenied):
 
 
 def refusal(*, host: str, namespace: str, action: str, status: int, reason: str, body: str) -> Exception:
-    """Return the error to raise where the cluster does not do `action`, as in "list pods"."""
+    """Return the error for an answer that is not a success. `action` is what was asked for, as in "list pods"."""
     said = _status_object(body)
     message = one_line(said.get("message") or reason or f"status {status}")
     error: Exception

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import ChunksMissing, StoreAccessDenied, TemporaryError
+from common.indexes import format_indexes
 from common.logs import log
 from common.retry import RetryPolicy
 from common.run.state import find_missing
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from k8s.gate.watch import WorkerState, WorkerWatch
 
 LISTED_RANGES = 50
-"""Largest number of ranges of chunks in a suggested command. Without `--chunks` it finds the failed chunks itself."""
+"""Largest number of ranges of chunks in a suggested command. Above it the command has no `--chunks`, and so reruns all
+failed chunks."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,8 @@ class Gate:
 
     def _advice(self, chunks: frozenset[int]) -> str:
         settings = self._settings
-        named = brief_indexes(chunks, ranges=LISTED_RANGES)
-        chosen = "" if "…" in named else f" --chunks {named}"
+        ranges = format_indexes(chunks).split(",")
+        chosen = f" --chunks {','.join(ranges)}" if len(ranges) <= LISTED_RANGES else ""
         if chosen and chunks & self._watch.completed:  # these chunks existed and were deleted
             chosen += " --force"
         namespace = f" -n {settings.pod_namespace}" if settings.pod_namespace else ""

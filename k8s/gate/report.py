@@ -46,14 +46,14 @@ def report(store: Store, settings: GateSettings, watch: WorkerWatch) -> SoundRes
         return SoundResult(store.location(RESULT_KEY), finished.summary)
     watch.refresh()
     missing = find_missing(store, settings.chunk_count)
-    far = f"{settings.chunk_count - len(missing)} of {settings.chunk_count} chunks are in the store"
+    progress = f"{settings.chunk_count - len(missing)} of {settings.chunk_count} chunks are in the store"
     if missing and watch.has_ended:
         raise ChunksMissing(
-            f"{far}, {watch.state}, and {brief_indexes(missing)} are missing; see embedder status --release "
+            f"{progress}, {watch.state}, and {brief_indexes(missing)} are missing; see embedder status --release "
             f"{settings.release}"
         )
     state = watch.state if missing else "the merge has not finished"
-    raise RunUnfinished(f"there is no result yet: {far}, {state}")
+    raise RunUnfinished(f"there is no result yet: {progress}, {state}")
 
 
 def _find_result(store: Store) -> FinishedRun | None:

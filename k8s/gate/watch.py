@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from k8s.release.job import Job
 
 API_RETRY = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=30)
-"""The gate waits for days, so it asks the API again for ever."""
+"""The gate waits for days, so it never stops asking the API."""
 
 
 class WorkerPhase(Enum):

@@ -1,4 +1,4 @@
-"""Why an object of the cluster is in its state, as the API says it: a reason and a message."""
+"""Why an object of the cluster is in its state: the reason and the message that the API gives."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = "OOMKilled"
 
 CONTAINERS = {"worker", "gate", "merger"}
-"""Names of the containers that run this project's programs. A service mesh, for one, adds others."""
+"""Names of the containers that run this project's programs. A service mesh, for example, adds others."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class PodEnd:
 
     @property
     def kind(self) -> Hashable:
-        """Return what is equal for pods that ended alike: the same error counts, whatever numbers its message has."""
+        """A key that is equal for pods with the same cause. The message counts only where the error has no name."""
         return (self.phase, self.exit_code, self.ended_by, self.error or self.message)
 
     @property

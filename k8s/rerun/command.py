@@ -30,7 +30,7 @@ EPILOG = "\n\n".join(
 )
 
 ATTEMPTS = 5
-"""Number of attempts to create a Job under a free name, while other people create reruns too."""
+"""Number of attempts to create a Job, whose name is taken when somebody else creates a rerun at the same time."""
 
 
 def rerun(

@@ -49,15 +49,15 @@ def status(
         bool, typer.Option("--watch", "-w", metavar=" ", help="Refresh until the merge has ended.")
     ] = False,
     output: Annotated[
-        Output, typer.Option("--output", "-o", help="A screen for people, or JSON: one object on each line.")
-    ] = (Output.SCREEN),
+        Output, typer.Option("--output", "-o", help="A screen for people, or JSON: one object a line.")
+    ] = Output.SCREEN,
     store: Annotated[
         bool,
         typer.Option(
             "--store",
             metavar=" ",
-            help="Also look into the store, with the credentials of this machine: "
-            "it has the chunks of Jobs that no longer exist.",
+            help="Also look into the store, with the credentials of this machine. "
+            "It has the chunks of Jobs that no longer exist.",
         ),
     ] = False,
     release: ReleaseOption = "embedder",

@@ -1,7 +1,7 @@
 """The images of a run: how many are done, and how long the rest will take.
 
-A worker says it in two places: its last log line while it runs, and the counts of its last word when it has ended.
-A chunk that says nothing counts as an average chunk.
+A running worker says it in its last log line, and a worker that has ended in the counts of its last word. A chunk whose
+workers have said nothing counts as an average chunk.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Images:
 def count_images(chunks: Chunks, pods: Sequence[Pod], progress: Mapping[str, Progress]) -> Images:
     """Return the images of the run.
 
-    `progress` is by pod, and may be of some of the running pods only. The others count as equally fast.
+    `progress` has the progress by the pod's name, perhaps of some running pods only. The others count as equally fast.
     """
     done: dict[int, Rows] = {}
     running: dict[int, Progress] = {}
@@ -90,7 +90,7 @@ def count_images(chunks: Chunks, pods: Sequence[Pod], progress: Mapping[str, Pro
     if not sizes:
         return Images()
     mean = sum(sizes) / len(sizes)
-    share = len(chunks.running) / len(running) if running else 0  # running chunks for each one that was asked
+    share = len(chunks.running) / len(running) if running else 0  # running chunks for each chunk with a known progress
     settled = sum(rows.settled for rows in done.values()) + (len(chunks.done) - len(done)) * mean
     settled_running = sum(each.settled for each in running.values()) * share
     rate = sum(each.rate_per_s for each in running.values()) * share

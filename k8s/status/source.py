@@ -83,7 +83,7 @@ def _stored(release: Release, run_uri: str) -> frozenset[int]:
 
 
 def _tails(cluster: Cluster, pods: Iterable[Pod], notes: list[Note]) -> dict[str, list[str]]:
-    """Return the last lines of the pods' logs by pod, without the pods whose logs cannot be read."""
+    """Return the last lines of the pods' logs, by the pod's name. Pods whose logs cannot be read are left out."""
 
     def tail(pod: Pod) -> tuple[str, list[str]] | EmbedderError:
         try:
@@ -109,7 +109,7 @@ def _last_progress(tail: list[str]) -> Progress | None:
 
 
 def _uncreated(release: Release, notes: list[Note]) -> list[PendingPods]:
-    """Return the pods that Jobs should have and do not: a Job is suspended, or the API refuses its pods."""
+    """Return the pods that a Job should have and does not have: the Job is suspended, or the API refuses its pods."""
     groups = []
     for job in release.jobs:
         wanted = min(job.parallelism, len(job.pending)) if job.chunks else 1

@@ -1,4 +1,4 @@
-"""What goes wrong in a run: pods that do not run, and chunks that failed, those with the same cause together."""
+"""What goes wrong in a run: pods that do not run, and chunks that failed, grouped by cause."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ class _Group:
 def group_failures(
     release: Release, failures: Mapping[int, Pod | None], last_lines: Mapping[str, str]
 ) -> list[FailedChunks]:
-    """Return the failed chunks by cause, each cause as the first of its chunks tells it.
+    """Return the failed chunks by cause. The first chunk of a group gives the group's wording.
 
-    `last_lines` are the last log lines of pods without a last word, by pod.
+    `last_lines` are the last log lines of pods without a last word, by the pod's name.
     """
     groups: dict[Hashable, _Group] = {}
     for chunk, pod in failures.items():

@@ -30,7 +30,7 @@ class EventsUnread:
 
 
 Note = LogsUnread | EventsUnread
-"""What could not be found out."""
+"""What the status lacks, because it could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
