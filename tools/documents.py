@@ -38,15 +38,6 @@ def replaced(text: str, name: str, content: str) -> str:
     return f"{head}{begin}\n\n{content}\n\n{end}{tail}"
 
 
-def code_blocks(text: str, *languages: str) -> list[str]:
-    """Return the contents of the fenced code blocks in one of the languages."""
-    return [
-        match[2]
-        for match in re.finditer(r"^```([a-z]+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-        if match[1] in languages
-    ]
-
-
 def local_links(text: str) -> list[str]:
     """Return the targets of all links and images in `text` that lead to files of the project, anchors included."""
     prose = _CODE.sub("", _FENCE.sub("", text))

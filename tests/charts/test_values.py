@@ -84,7 +84,7 @@ def test_a_wrong_value_is_refused_by_name(program: str, assignments: list[str], 
 
 
 @EVERY_HELM
-def test_three_values_are_enough(program: str) -> None:
+def test_the_three_required_values_are_enough(program: str) -> None:
     needed = ("manifest.uri=s3://b/list.csv", "run.uri=s3://b/run", "chunks.count=900")
     arguments = [argument for assignment in needed for argument in ("--set", assignment)]
     assert "kind: Job" in run_helm("template", "embedder", str(CHART), *arguments, program=program)

@@ -1,4 +1,4 @@
-"""The documents say what is so: their tables, commands, options, links and examples."""
+"""The tables, commands, options, links and examples of the documents are right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from embedder.cli import app
-from tools.documents import ROOT, anchors, broken_links, code_blocks, documents, local_links
+from tools.documents import ROOT, anchors, broken_links, documents, local_links
 from tools.settings_reference import RESULT, SETTINGS, with_reasons, with_settings
 
 if TYPE_CHECKING:
@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
 README = "README.md"
 README_BYTES = 10_240
-"""The most bytes that the README may have: a reader should get through it in one go."""
+"""Largest size of the README in bytes: a reader should get through it in one go."""
+
+def code_blocks(text: str, *languages: str) -> list[str]:
+    """Return the contents of the fenced code blocks in one of the languages."""
+    return [
+        match[2]
+        for match in re.finditer(r"^```([a-z]+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        if match[1] in languages
+    ]
+
 
 TEXTS = {str(path): (ROOT / path).read_text("utf-8") for path in documents()}
 SHELL = [

@@ -87,7 +87,7 @@ def values_of(names: str) -> list[str]:
 
 
 @pytest.mark.parametrize("row", BUDGET_ROWS, ids=lambda row: row.split("|")[1].strip())
-def test_every_budget_is_the_codes(row: str) -> None:
+def test_every_retry_budget_in_the_document_is_that_of_the_code(row: str) -> None:
     _, _, amount, _, names, _ = row.split("|")
     expected = values_of(names)
     assert expected

@@ -66,7 +66,7 @@ def test_a_chunk_is_not_confused_with_the_index_of_a_rerun() -> None:
     assert embedder("logs", 5).out == "of chunk 5\n"
 
 
-def test_it_is_said_that_pods_no_longer_exist(cluster: ClusterDouble) -> None:
+def test_a_chunk_without_pods_has_no_log_and_the_error_says_why(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(3, completed="0", failed="1", active=1))
     with pytest.raises(NotInCluster, match="chunk 0 is done, but its pods and their logs no longer exist"):
         embedder("logs", 0)

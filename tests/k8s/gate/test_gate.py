@@ -405,7 +405,7 @@ def test_the_report_says_how_result_and_summary_differ(cluster: ClusterDouble, s
         (WorkerPhase.FAILED, "Job w has failed (FailedIndexes: 3 indexes)"),
     ],
 )
-def test_the_worker_jobs_state_in_words(phase: WorkerPhase, words: str) -> None:
+def test_each_state_of_the_worker_job_has_its_wording(phase: WorkerPhase, words: str) -> None:
     assert str(WorkerState("w", phase, Cause("FailedIndexes", "3 indexes"))) == words
 
 
@@ -458,7 +458,7 @@ def test_the_program_ends_as_on_failed_chunks_says(
         assert program.wait(30) == exit_code
 
 
-def test_the_program_does_without_the_api(cluster: ClusterDouble, folder: Store) -> None:
+def test_the_program_works_without_the_api(cluster: ClusterDouble, folder: Store) -> None:
     cluster.is_allowed = lambda _: False
     with gate_process(folder) as program:
         assert "not allowed to list jobs" in read_event(program, "api_denied").values["message"]

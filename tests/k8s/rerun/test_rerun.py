@@ -182,7 +182,7 @@ def test_a_merge_that_has_ended_is_mentioned(cluster: ClusterDouble) -> None:
     assert "Job embedder-merge has ended" in embedder("rerun").err
 
 
-def test_a_verb_that_is_forbidden_is_named(cluster: ClusterDouble) -> None:
+def test_a_create_that_is_forbidden_is_named(cluster: ClusterDouble) -> None:
     put_run(cluster, failed="3", ended="Failed")
     cluster.is_allowed = lambda request: request.verb != "create"
     with pytest.raises(ClusterAccessDenied, match="not allowed to create jobs in namespace photos"):
@@ -201,7 +201,7 @@ def test_what_kueue_and_the_api_added_to_the_template_is_left_out() -> None:
     assert worker["spec"]["suspend"], "the object of the worker Job is not changed"
 
 
-def test_names_and_amounts() -> None:
+def test_the_next_name_has_the_next_number_and_doubled_is_twice_a_quantity() -> None:
     assert next_name("a", ["a-rerun-2", "a-rerun-10", "a-rerun-x", "b-rerun-50", "a-worker"]) == "a-rerun-11"
     assert [doubled(each) for each in ("6Gi", "512Mi", "1.5Gi", "")] == ["12Gi", "1024Mi", "", ""]
 

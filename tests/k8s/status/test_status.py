@@ -344,19 +344,19 @@ def test_watching_ends_with_the_merge(cluster: ClusterDouble) -> None:
     assert found["next"] == ["aws s3 cp s3://my-bucket/embedded/Images_Embedded.h5 ."]
 
 
-def test_no_such_release(cluster: ClusterDouble) -> None:
+def test_a_release_that_does_not_exist_is_an_error(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(1))
     with pytest.raises(NotInCluster, match=f"no release other in namespace {NAMESPACE}"):
         status("--release", "other")
 
 
-def test_a_worker_job_that_is_gone(cluster: ClusterDouble) -> None:
+def test_a_release_without_its_worker_job_is_an_error(cluster: ClusterDouble) -> None:
     cluster.put("jobs", merge_job())
     with pytest.raises(NotInCluster, match="has no worker Job any more, only embedder-merge"):
         status()
 
 
-def test_a_forbidden_verb(cluster: ClusterDouble) -> None:
+def test_a_forbidden_request_is_named(cluster: ClusterDouble) -> None:
     def no_pods(request: Request) -> bool:
         return request.resource != "pods"
 
@@ -366,7 +366,7 @@ def test_a_forbidden_verb(cluster: ClusterDouble) -> None:
         status()
 
 
-def test_a_token_that_is_not_accepted(cluster: ClusterDouble, tmp_path: Path) -> None:
+def test_a_token_that_is_not_accepted_is_an_error_with_the_remedy(cluster: ClusterDouble, tmp_path: Path) -> None:
     cluster.write_kubeconfig(tmp_path / "kubeconfig", token="an-old-token")
     with pytest.raises(ClusterAccessDenied, match=r"does not accept these credentials \(401\); log in again"):
         status()
@@ -383,7 +383,7 @@ def test_contexts_choose_the_cluster(cluster: ClusterDouble) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "contexts: 3", "current-context: x\ncontexts: []"])
 @pytest.mark.usefixtures("cluster")
-def test_a_file_that_is_not_a_kubeconfig(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_kubeconfig_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "kubeconfig").write_text(content)
     with pytest.raises(ClusterAccessDenied, match="cannot be used"):
         status()
@@ -455,7 +455,7 @@ def put_merge(cluster: ClusterDouble, *, ended_as: str = "", **pod_status: Any) 
         ),
     ],
 )
-def test_the_state_of_the_merge_in_words(cluster: ClusterDouble, ended_as: str, pod: Object, words: str) -> None:
+def test_each_state_of_the_merge_has_its_wording(cluster: ClusterDouble, ended_as: str, pod: Object, words: str) -> None:
     put_merge(cluster, ended_as=ended_as, **pod)
     assert status()["merge"] == words
 
@@ -466,7 +466,7 @@ def test_a_merge_that_runs_is_described_by_its_last_line(cluster: ClusterDouble)
     assert status()["merge"] == "merges: merging chunks=3 of=4"
 
 
-def test_a_release_without_a_merge(cluster: ClusterDouble) -> None:
+def test_the_status_says_when_there_is_no_merge_job_or_no_pod_of_it(cluster: ClusterDouble) -> None:
     cluster.put("jobs", worker_job(1))
     assert status()["merge"] == "there is no merge Job"
     cluster.put("jobs", merge_job())
