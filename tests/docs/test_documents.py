@@ -22,6 +22,7 @@ README = "README.md"
 README_BYTES = 10_240
 """Largest size of the README in bytes: a reader should get through it in one go."""
 
+
 def code_blocks(text: str, *languages: str) -> list[str]:
     """Return the contents of the fenced code blocks in one of the languages."""
     return [

@@ -405,7 +405,7 @@ def test_the_report_says_how_result_and_summary_differ(cluster: ClusterDouble, s
         (WorkerPhase.FAILED, "Job w has failed (FailedIndexes: 3 indexes)"),
     ],
 )
-def test_each_state_of_the_worker_job_has_its_wording(phase: WorkerPhase, words: str) -> None:
+def test_the_worker_job_has_words_for_each_state(phase: WorkerPhase, words: str) -> None:
     assert str(WorkerState("w", phase, Cause("FailedIndexes", "3 indexes"))) == words
 
 

@@ -455,7 +455,7 @@ def put_merge(cluster: ClusterDouble, *, ended_as: str = "", **pod_status: Any) 
         ),
     ],
 )
-def test_each_state_of_the_merge_has_its_wording(cluster: ClusterDouble, ended_as: str, pod: Object, words: str) -> None:
+def test_the_merge_has_words_for_each_state(cluster: ClusterDouble, ended_as: str, pod: Object, words: str) -> None:
     put_merge(cluster, ended_as=ended_as, **pod)
     assert status()["merge"] == words
 
