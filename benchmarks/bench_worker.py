@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from benchmarks.rig import in_turn, median, part, run
-from common.logs import parse_line
+from common.logs import CHUNK_PROGRESS, parse_line
 from worker.encode.encoder import choose_batch_size, choose_device
 from worker.memory import WORKER_MALLOC
 
@@ -125,7 +125,7 @@ def _part_seconds(rig: Rig, *arguments: object) -> float:
 
 def _first_batch(cost: Cost) -> float:
     """Return the time from the start of a worker until its only batch is encoded, in seconds."""
-    lines = [line for text in cost.output.splitlines() if (line := parse_line(text)) and line.event == "embedded"]
+    lines = [line for text in cost.output.splitlines() if (line := parse_line(text)) and line.event == CHUNK_PROGRESS]
     return datetime.fromisoformat(lines[0].time).timestamp() - cost.started
 
 

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 log: FilteringBoundLogger = structlog.get_logger()
 
+CHUNK_STARTED = "started"
+"""The event with which a worker says how many rows its chunk has. `embedder run` reads it."""
+
+CHUNK_PROGRESS = "embedded"
+"""The event with which a worker says how far its chunk is. `embedder run` and `embedder status` read it."""
+
 CHUNK_REFUSED = "chunk_refused"
 """The event with which a merge names a chunk file that it refuses. `embedder run` computes that chunk again."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.logs import configure_logs, log
+from common.logs import CHUNK_PROGRESS, configure_logs, log
 from common.process import program
 from common.settings import read_settings
 from worker.chunk_job.outcome import AlreadyMerged, AlreadyStored, Stored
@@ -44,7 +44,7 @@ def last_word(outcome: Outcome) -> program.Finished:
 
 
 def _say_nothing_embedded() -> None:
-    log.info("embedded", images=0, of="unknown")
+    log.info(CHUNK_PROGRESS, images=0, of="unknown")
 
 
 if __name__ == "__main__":

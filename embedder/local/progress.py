@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
+from common.logs import CHUNK_PROGRESS, CHUNK_STARTED
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -56,8 +58,8 @@ class RunProgress:
     def observe(self, index: int, line: LogLine) -> None:
         """Take a worker's line: `started … rows=N` or `embedded … images=n of=N`. Other lines change nothing."""
         chunk = self._chunks[index]
-        rows = line.count("rows" if line.event == "started" else "of")
-        if line.event not in {"started", "embedded"} or rows is None:
+        rows = line.count("rows" if line.event == CHUNK_STARTED else "of")
+        if line.event not in {CHUNK_STARTED, CHUNK_PROGRESS} or rows is None:
             return
         settled = line.count("images") or 0
         self._meter.advance(self._settled_here, max(0, settled - chunk.settled))

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from k8s.release.pod import Pod
     from k8s.status.chunks import Chunks
 
-PROGRESS_EVENT = "embedded"
-"""The event of a worker's log lines that say how far it is."""
-
 
 class Progress(NamedTuple):
     """How far a running worker is, by its last log line. A value that the line lacks is 0 or empty."""

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable, EmbedderError
-from common.logs import parse_line, printable, redact_urls
+from common.logs import CHUNK_PROGRESS, parse_line, printable, redact_urls
 from common.run.state import find_missing
 from common.store import open_store
 from k8s.release.cause import Cause
 from k8s.release.job import RUN_URI, environment_of
 from k8s.release.labels import Component
 from k8s.status.chunks import count_retries, sort_chunks
-from k8s.status.images import PROGRESS_EVENT, Progress, count_images
+from k8s.status.images import Progress, count_images
 from k8s.status.merge import Merge, MergePhase
 from k8s.status.suggestions import suggest
 from k8s.status.troubles import PendingPods, Suspended, group_failures, group_pending, last_failures
@@ -103,7 +103,7 @@ def _tails(cluster: Cluster, pods: Iterable[Pod], notes: list[Note]) -> dict[str
 def _last_progress(tail: list[str]) -> Progress | None:
     for text in reversed(tail):
         line = parse_line(text)
-        if line is not None and line.event == PROGRESS_EVENT:
+        if line is not None and line.event == CHUNK_PROGRESS:
             return Progress.from_line(line)
     return None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from common.errors import ChunkInvalid, SettingsError
 from common.format.chunk_file import write_chunk
 from common.format.provenance import Provenance
-from common.logs import log
+from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, log
 from common.process import program
 from common.process.resources import temporary_folder
 from common.store import open_store
@@ -76,7 +76,7 @@ class _ChunkJob:
         chunk_count = self._settings.chunk.chunk_count
         chunk = self._manifest.read_chunk(self._index, chunk_count)
         collector = Collector(chunk, vectors)
-        log.info("started", of=chunk_count, rows=collector.requested, manifest=self._manifest.name)
+        log.info(CHUNK_STARTED, of=chunk_count, rows=collector.requested, manifest=self._manifest.name)
         if not plain_jpeg.is_available():
             log.info(
                 "no_compiled_decoder",
@@ -151,7 +151,7 @@ class _ChunkJob:
         """
         now = pipeline.times.snapshot()
         log.info(
-            "embedded",
+            CHUNK_PROGRESS,
             images=collector.settled,
             of=collector.requested,
             failed=collector.failed,
