@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from worker.settings import FetchSettings, HttpSettings
 
 DNS_CACHE_SECONDS = 60
+"""The time in seconds for which the addresses of a name are reused."""
 
 
 class HttpClient:
@@ -95,7 +96,7 @@ class HttpClient:
         """
         self.requests += 1
         proxy = self._proxies.proxy_for(request.url)
-        # With a proxy the session connects to the proxy alone, and the operator chose it.
+        # With a proxy, the session connects only to the proxy, which the operator chose.
         session = self._open_session if request.is_trusted or proxy else self._guarded_session
         try:
             async with asyncio.timeout(self._request_seconds) as deadline:

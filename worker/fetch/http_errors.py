@@ -27,7 +27,7 @@ MAY_PASS = {407, 408, 425, 429, 500, 502, 503, 504, 511}
 """The statuses after which the same request may succeed later."""
 
 REQUEST_ERRORS = (aiohttp.ClientError, OSError, ForbiddenAddress)
-"""Everything that a request raises. TimeoutError is an OSError, aiohttp.InvalidURL a ClientError."""
+"""The errors that a request raises. TimeoutError is an OSError, and aiohttp.InvalidURL is a ClientError."""
 
 _REASONS = {
     404: Reason.NOT_FOUND,
