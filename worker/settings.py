@@ -127,8 +127,8 @@ class HttpSettings(Section):
     """Longest time between two pieces of an answer."""
 
     retry_after_limit_seconds: float = Field(default=60, ge=0)
-    """Longest pause that a server may ask for with Retry-After. It is added to the pause before a retry. A longer one is
-    cut to this time."""
+    """Longest pause that a server may ask for with Retry-After. It is added to the pause before a retry. A longer one
+    is cut to this time."""
 
     user_agent: str = "embedder/{version} (batch image embedding job)"
     """User-Agent header of every request; `{version}` stands for the version of the program. Add an address where the

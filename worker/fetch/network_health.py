@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from worker.rows import ImageFailed
 
 LONGEST_PAUSE_SECONDS = 5.0
-"""The longest pause in seconds between two probes of the network. It is short, so that many hosts are asked before all of
-them are given up."""
+"""The longest pause in seconds between two probes of the network. It is short, so that many hosts are asked before all
+of them are given up."""
 
 
 class NetworkHealth:
