@@ -178,7 +178,7 @@ def test_a_folder_is_removed_with_its_last_object_and_the_runs_own_folder_stays(
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_denied(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_store_access_denied(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreAccessDenied, match="EMBEDDER_RUN_URI"):
         open_store(str(tmp_path / "file" / "run")).check_access()

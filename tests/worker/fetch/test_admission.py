@@ -51,7 +51,7 @@ def fail(admission: Admission, host: str, *, times: int = FAILURES_TO_OPEN, fail
 def ask_in_vain(
     admission: Admission, clock: Clock, host: str, failure: Unanswered, *, seconds: float
 ) -> tuple[int, Decision]:
-    """Ask as often as the admission allows, always in vain. Return how often that was, and the last decision."""
+    """Make requests that all fail, as often as the admission allows. Return their number and the last decision."""
     end = clock.now + seconds
     count = 0
     decision: Decision = Admit()
