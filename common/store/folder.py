@@ -31,7 +31,7 @@ _NO_COPY_RANGE = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, err
 """The errors of kernels and file systems that cannot copy a range of one file into another."""
 
 COPY_BYTES = 4 << 20
-"""The number of bytes that are read and written at a time where the kernel cannot copy them."""
+"""The number of bytes that are read and written at a time if the kernel cannot copy them."""
 
 
 class FolderStore:

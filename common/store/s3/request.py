@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 120.0
 """The time in seconds from a request's first failure until it is given up: twice what a store takes to restart.
 
 The SDK's own retries are not used: all requests of a client share a limited number of them, so an outage ends 30
-requests in flight within seconds. AWS_MAX_ATTEMPTS, where it is set, also limits the attempts.
+requests in flight within seconds. AWS_MAX_ATTEMPTS, if set, also limits the attempts.
 """
 
 FIRST_PAUSE_SECONDS = 0.25
