@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from worker.settings import DecodeSettings, FetchSettings, HttpSettings
 
 UNANSWERED = {Reason.CONNECTION_FAILED, Reason.TIMEOUT}
-"""The reasons that this pod's own network can cause. Every other reason has another cause."""
+"""The reasons that this pod's own network can cause. For every other reason the network is not to blame."""
 
 ROWS_AHEAD = 16
 """Number of rows under way for each request in flight. Most of these rows wait for their host or for a retry, and hold

@@ -150,7 +150,7 @@ class FetchSettings(Section):
     other hosts."""
 
     fetch_timeout_seconds: float = Field(default=60, gt=0)
-    """Longest time of one whole request. It ends also a request to a host that sends a few bytes at a time."""
+    """Longest time of one whole request. It also ends a request to a host that sends a few bytes at a time."""
 
     fetch_attempts: int = Field(default=6, ge=1, le=20)
     """Largest number of requests for one image from one source. A request is repeated after a fault that may pass (429,
@@ -183,7 +183,7 @@ class DecodeSettings(Section):
 
     max_image_pixels: int = Field(default=178_956_970, ge=1)
     """Number of pixels of the largest image that is decoded, by its header. The default is the size above which Pillow
-    warns of a decompression bomb: 512 MiB of RGB."""
+    refuses an image as a decompression bomb: 512 MiB of RGB."""
 
     max_inflight_bytes: int = Field(default=0, ge=0)
     """Number of bytes of all images together that are fetched and not yet decoded. It limits the memory, whatever the
