@@ -1,1 +1,1 @@
-"""What both programs must agree on: errors and exit codes, store, object keys, chunk file, logs."""
+"""What all programs share: errors and exit codes, settings, logs, store, object keys and file formats."""

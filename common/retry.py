@@ -1,7 +1,7 @@
 """How a request that failed is made again: the one policy of this program, on tenacity.
 
-The pause before an attempt doubles with every failure. A random part of up to a half is taken off, so that callers
-that failed together do not come back together. A server that asks for a pause (Retry-After) gets it on top.
+The pause before an attempt doubles with every failure. A random part of it, up to a half, is taken off, so that callers
+that failed together do not come back together. A pause that the server asks for (Retry-After) is added.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import tenacity
@@ -30,10 +32,10 @@ class RetryPolicy:
     attempts: int | None = None
     """The largest number of attempts, the first one included."""
     patience_seconds: float | None = None
-    """The longest time from the first failure to the last attempt. The last pause ends with it."""
+    """The longest time from the first failure to the last attempt. The last pause is cut to end at that time."""
 
     def pause_seconds(self, failures: int) -> float:
-        """Return the pause after that many failures in a row, its random part taken off."""
+        """Return the pause after `failures` failures in a row, without the random part."""
         doubled = self.first_pause_seconds * 2.0 ** min(failures - 1, 30)
         return min(self.longest_pause_seconds, doubled) * random.uniform(0.5, 1)
 
@@ -99,7 +101,7 @@ async def call_async(
     counts: Callable[[Exception], bool] = lambda _: True,
     before_pause: Callable[[Pause], object] = lambda _: None,
 ) -> Answer:
-    """Do as `call` does, in an event loop. The policy's attempts are those whose error `counts`."""
+    """Do the same as `call`, in an event loop. Only a failure that `counts` uses up one of the policy's attempts."""
     first = _Once(may_pass)
     try:
         return await send()
@@ -117,11 +119,23 @@ async def call_async(
         retrying.iter_state.reset()  # see _Once.raise_once
 
 
-class _Once:
-    """The error of an attempt made before tenacity is asked.
+def retry_after_seconds(header: str, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> float:
+    """Return the pause that a Retry-After header asks for (RFC 9110, 10.2.3), 0 if it asks for none."""
+    header = header.strip()
+    if header.isascii() and header.isdigit():
+        return float(header[:9])
+    try:
+        date = parsedate_to_datetime(header)
+    except ValueError:
+        return 0.0
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now()).total_seconds())
 
-    Its bookkeeping takes 70 microseconds a call, 6 % of what a worker's event loop spends on an image, and nearly all
-    calls succeed at once.
+
+class _Once:
+    """The error of the first attempt, which is made without tenacity. tenacity's first attempt raises it once more.
+
+    Nearly all calls succeed at once, and tenacity's bookkeeping takes 70 microseconds a call: 6 % of the time that a
+    worker's event loop spends on an image.
     """
 
     def __init__(self, may_pass: Callable[[Exception], bool]) -> None:
@@ -141,7 +155,8 @@ class _Once:
                 raise error
         finally:
             # The error's traceback holds this frame, so the two form a circle. It would keep everything that the failed
-            # attempt holds (sockets, parts of answers) until the garbage collector runs. tenacity has another one.
+            # attempt holds (sockets, parts of answers) until the garbage collector runs. tenacity forms another circle,
+            # which `iter_state.reset` breaks.
             del error
 
 
@@ -197,5 +212,5 @@ def _options(
 def _error(state: tenacity.RetryCallState) -> Exception:
     error = state.outcome.exception() if state.outcome else None
     if not isinstance(error, Exception):
-        raise TypeError(f"an attempt ended with {error!r}, which is no error that may pass")
+        raise TypeError(f"an attempt ended with {error!r}, expected an Exception")
     return error

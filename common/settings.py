@@ -23,7 +23,7 @@ ENV_PREFIX = "EMBEDDER_"
 
 
 class Section(BaseSettings):
-    """Some settings that belong together. The environment's other variables do not matter to it."""
+    """Some settings that belong together. Other variables of the environment are ignored."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore", use_attribute_docstrings=True
@@ -58,7 +58,7 @@ class Setting(NamedTuple):
 
 
 def sections_of(kind: type[object]) -> dict[str, type[Section]]:
-    """Return the sections of `kind` by name: those of a dataclass, or "" and `kind` where it is itself a section."""
+    """Return the sections of `kind` by name: those of a dataclass, or `kind` under the name "" if it is a section."""
     if is_dataclass(kind):
         return {name: section for name, section in get_type_hints(kind).items() if issubclass(section, Section)}
     if issubclass(kind, Section):
@@ -78,7 +78,7 @@ def settings_of(kind: type[object]) -> dict[str, Setting]:
 def read_settings(kind: type[Settings], **values: Any) -> Settings:  # noqa: ANN401 - each setting has its own type
     """Return the settings of `kind`, a section or a dataclass of sections, from the environment.
 
-    `values`, by name, take precedence. Raises SettingsError that names every setting that is wrong.
+    `values`, by name, take precedence. Raises a SettingsError that names every setting that is wrong.
     """
     read: dict[str, Section] = {}
     problems: list[str] = []
@@ -93,7 +93,7 @@ def read_settings(kind: type[Settings], **values: Any) -> Settings:  # noqa: ANN
 
 
 def _variable(section: type[Section], name: str) -> str:
-    """Return the environment variable of a setting: its alias where it has one, else the prefix and its name."""
+    """Return the environment variable of a setting: its alias if it has one, else the prefix and its name."""
     info = section.model_fields.get(name)
     alias = info.validation_alias if info else None
     return alias if isinstance(alias, str) else f"{ENV_PREFIX}{name}".upper()

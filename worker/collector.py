@@ -37,7 +37,7 @@ class Vectors(Protocol):
 
 
 class Collector:
-    """The rows of one chunk, settled one by one, by any threads. Their vectors go to `vectors`, which is empty."""
+    """The rows of one chunk, settled one by one, by any threads. Their vectors go to `vectors`, which must be empty."""
 
     def __init__(self, chunk: ManifestChunk, vectors: Vectors) -> None:
         self._rows = {row.position: row for row in chunk.rows}
@@ -59,18 +59,18 @@ class Collector:
     def embed(self, positions: Sequence[int], vectors: NDArray[np.float32]) -> None:
         """Settle the rows at `positions` with `vectors`, (rows, dimensions); a row that is not finite fails.
 
-        Raises ResourceExhausted where the disk has no room for the vectors.
+        Raises ResourceExhausted when the disk has no room for the vectors.
         """
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         is_sound = np.abs(norms - 1) <= NORM_TOLERANCE  # False for NaN
         places = np.asarray(positions)
-        # Outside the lock: the event loop waits for that, and must not wait for the disk.
+        # Without the lock, because the event loop waits for the lock and must not wait for the disk.
         self._vectors.write(places[is_sound], vectors[is_sound])
         with self._lock:
             self._is_embedded[places[is_sound]] = True
             self.embedded += int(is_sound.sum())
             for position in places[~is_sound].tolist():
-                self._fail(position, Reason.NOT_FINITE, "the model's output is not finite or has no length")
+                self._fail(position, Reason.NOT_FINITE, "the model's output is not finite or has length 0")
 
     def fail(self, position: int, failed: ImageFailed) -> None:
         """Settle the row at `position` as failed."""
@@ -86,7 +86,7 @@ class Collector:
             return Counter(failure.reason for failure in self._failures.values())
 
     def example_failure(self) -> Failure | None:
-        """Return the first row of the manifest that failed for the most frequent reason, None where none failed."""
+        """Return the first row of the manifest that failed for the most frequent reason, None if no row failed."""
         with self._lock:
             failures = [self._failures[position] for position in sorted(self._failures)]
         counts = Counter(failure.reason for failure in failures)
@@ -95,7 +95,7 @@ class Collector:
     def chunk(self, *, index: int, dimensions: int, has_ids: bool, provenance: Provenance) -> Chunk:
         """Return the whole chunk in the manifest's order; its vectors are read on demand.
 
-        Raises RuntimeError while a row is not settled.
+        Raises RuntimeError when a row is not settled.
         """
         if self.settled != self.requested:
             raise RuntimeError(f"{self.requested - self.settled} rows of {self.requested} are not settled")

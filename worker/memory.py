@@ -15,7 +15,7 @@ WORKER_MALLOC = {
 Blocks of up to 32 MiB, the most that glibc accepts, come from the heap (the blocks of a batch have 10 to 20 MB), and
 the heap keeps up to 1 GiB of free memory. All threads share one heap, because the heaps of other threads give memory
 back whatever the thresholds are. By default a batch's memory goes back to the kernel and returns page by page, with a
-page fault each: 3 to 15 % of the encoder's time on a CPU. The worker's image sets the same values.
+page fault each: 3 to 15 % of the encoder's time on a CPU. The Dockerfile of the worker sets the same values.
 """
 
 DECODER_MALLOC = {

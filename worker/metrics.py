@@ -1,4 +1,4 @@
-"""The metrics that Prometheus scrapes from a worker, read at that moment from the same counters as the log."""
+"""The metrics that Prometheus scrapes from a worker. A scrape reads the same counters as the log."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The stages of a chunk, overlapping: fetch and hand over (an event loop), decode (processes), encode (a thread).
 
-Between the stages lie bounds: bytes in flight before the decoders, a fixed number of batch buffers before the encoder.
-A slow stage holds up the stage before it, and nothing grows.
+Two limits lie between the stages: bytes in flight before the decoders, and a fixed number of batch buffers before the
+encoder. So a slow stage holds up the stage before it, and memory does not grow.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from worker.settings import DecodeSettings, FetchSettings, HttpSettings
 
 UNANSWERED = {Reason.CONNECTION_FAILED, Reason.TIMEOUT}
-"""The reasons that this pod's own network can cause. Every other reason is an answer of somebody."""
+"""The reasons that this pod's own network can cause. For every other reason the network is not to blame."""
 
 ROWS_AHEAD = 16
-"""Number of rows under way for each request in flight. Most of them wait, for their host or for a retry, and hold
-nothing: with so many of them the other hosts' requests go on."""
+"""Number of rows under way for each request in flight. Most of these rows wait for their host or for a retry, and hold
+no bytes. There are many of them, so that the rows of a slow host leave room for the rows of other hosts."""
 
 
 class _InFlight(NamedTuple):
@@ -54,7 +54,7 @@ class Pipeline:
     """Fetches, decodes and encodes the rows of one chunk into a collector.
 
     `sources` are tried in their order. `folder` is where relative paths start, None for a manifest from the network.
-    `batches` and `encoder` are promises, since the model loads while the first images are fetched.
+    `batches` and `encoder` are futures, because the model loads while the first images are fetched.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class Pipeline:
         self._ending = threading.Lock()
 
     def start(self) -> None:
-        """Begin; `wait` tells when it is over."""
+        """Start the stages. `wait` tells when they have ended."""
         for stage in (self._fetch_and_decode, self._encode):
             threading.Thread(target=partial(self._run, stage), name=stage.__name__, daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for that long at most, and return whether every row is settled. Raises what ended the pipeline early."""
+        """Wait for `seconds` at most. Return whether every row is settled. Raises the error that ended the pipeline."""
         try:
             self._ended.result(timeout=seconds)
         except TimeoutError:
@@ -111,7 +111,7 @@ class Pipeline:
         return self._fetcher.requests if self._fetcher else 0
 
     def stop(self) -> None:
-        """End the stages early; rows that are not settled stay so."""
+        """End the stages early. Rows that are not settled yet stay unsettled."""
         self._end(EmbedderError("the pipeline was stopped"))
 
     def _run(self, stage: Callable[[], None]) -> None:
@@ -189,7 +189,7 @@ class Pipeline:
         try:
             await self._decode_as(row, data, may_be_large=False)
         except LargeImage:
-            # The lock is taken before a decoder is: a large image that waits for another keeps no decoder busy.
+            # The lock comes before the decoder, so that a large image that waits for another holds no decoder.
             async with self._large_image:
                 await self._decode_as(row, data, may_be_large=True)
 
@@ -215,7 +215,7 @@ class Pipeline:
 
             start 1 ─ start 2 ─ collect 1 ─ start 3 ─ collect 2 ─ ...
 
-        So the device always has its next work. When no further batch is ready, nothing is lost by collecting at once.
+        So the device always has its next work. When no further batch is ready, the vectors are collected at once.
         """
         with self.times.measure("model_waited"):
             encoder, batches = self._encoder.result(), self._batches.result()
@@ -262,7 +262,7 @@ class Pipeline:
         )
 
     def _example(self) -> str:
-        """Return an image that failed for the most frequent reason, for people."""
+        """Return an image that failed for the most frequent reason, as the end of a message."""
         failure = self._collector.example_failure()
         if failure is None:
             return ""

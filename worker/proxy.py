@@ -1,7 +1,7 @@
 """The proxies that the environment names (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), read once.
 
 aiohttp can read them too, but it reads them for each request, in a thread, and it sends passwords from ~/.netrc to the
-hosts of the list.
+hosts in the list of images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A row of the manifest, and the two ways in which its image can leave the usual path."""
+"""A row of the manifest, and the two exceptions that its image may raise."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ class ImageFailed(Exception):
 
 
 class LargeImage(Exception):
-    """The image is so large that it must be decoded while no other large image is."""
+    """The image is so large that no other large image may be decoded at the same time."""

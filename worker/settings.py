@@ -8,17 +8,19 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from common.format.provenance import program_version
 from common.indexes import parse_indexes
 from common.settings import RunSettings, Section
 
 INFLIGHT_BYTES_PER_DECODER = 32 << 20
-"""Default of max_inflight_bytes in bytes for each decoder: a quarter of a second of its work on photos of 200 KB."""
+"""Default of max_inflight_bytes for each decoder, in bytes: a quarter of a second of its work on photos of 200 KB."""
 
 SPARE_DECODERS = 1
 """Number of decoders beyond one for each core. It works while another decoder waits for its next image or for room in a
 batch. Measured on two cores: 2 to 9 % more images a second, at the same CPU for each image."""
 
 SOURCES = ("mirror", "thumbnail", "original", "url")
+"""The sources that EMBEDDER_SOURCES may name."""
 
 
 class ChunkSettings(RunSettings):
@@ -54,9 +56,10 @@ class ChunkSettings(RunSettings):
             raise ValueError("JOB_COMPLETION_INDEX is not set; it is the index of the chunk, from 0")
         chunks = parse_indexes(self.chunk_indexes) or range(self.chunk_count)
         if self.job_completion_index >= len(chunks):
+            setting = "EMBEDDER_CHUNK_INDEXES" if self.chunk_indexes else "EMBEDDER_CHUNK_COUNT"
             raise ValueError(
-                f"JOB_COMPLETION_INDEX is {self.job_completion_index}, but there are {len(chunks)} chunks "
-                f"({'EMBEDDER_CHUNK_INDEXES' if self.chunk_indexes else 'EMBEDDER_CHUNK_COUNT'}), the first is 0"
+                f"JOB_COMPLETION_INDEX is {self.job_completion_index}, but there are {len(chunks)} chunks ({setting}); "
+                f"the largest index is {len(chunks) - 1}"
             )
         if chunks[-1] >= self.chunk_count:
             raise ValueError(
@@ -125,11 +128,23 @@ class HttpSettings(Section):
     """Longest time between two pieces of an answer."""
 
     retry_after_limit_seconds: float = Field(default=60, ge=0)
-    """Longest Retry-After that is obeyed, before the pause of every retry. A longer one counts as this many seconds."""
+    """Longest pause that a server may ask for with Retry-After. It is added to the pause before a retry. A longer one
+    is cut to this time."""
 
     user_agent: str = "embedder/{version} (batch image embedding job)"
     """User-Agent header of every request; `{version}` stands for the version of the program. Add an address where the
     operators of the sources can reach you."""
+
+    @field_validator("user_agent")
+    @classmethod
+    def _is_a_header(cls, text: str) -> str:
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("an HTTP header takes printable ASCII only")
+        return text
+
+    @property
+    def user_agent_header(self) -> str:
+        return self.user_agent.replace("{version}", program_version())
 
 
 class FetchSettings(Section):
@@ -147,14 +162,15 @@ class FetchSettings(Section):
     other hosts."""
 
     fetch_timeout_seconds: float = Field(default=60, gt=0)
-    """Longest time of one whole request. It ends a request to a host that sends a few bytes at a time."""
+    """Longest time of one whole request. It also ends a request to a host that sends a few bytes at a time."""
 
     fetch_attempts: int = Field(default=6, ge=1, le=20)
-    """Number of requests for one image from one source, after faults that may pass (429, 5xx, resets, timeouts)."""
+    """Largest number of requests for one image from one source. A request is repeated after a fault that may pass (429,
+    5xx, a reset, a timeout)."""
 
     source_patience_seconds: float = Field(default=90, gt=0)
-    """Time for which a failing host is tried. After it, the host's images fail without a request. When no host has
-    answered for that long, the chunk ends with exit code 75 and no image counts as failed. A store that restarts
+    """Time for which a failing host is tried. After this time the host's images fail without a request. When no host
+    has answered for that long, the chunk ends with exit code 75 and no image counts as failed. A store that restarts
     takes a minute."""
 
     max_image_bytes: int = Field(default=64 << 20, ge=1024)
@@ -170,21 +186,20 @@ class DecodeSettings(Section):
     """From bytes to a square."""
 
     decode_threads: int = Field(default=0, ge=0, le=256)
-    """Number of decoders, processes that decode and resize. They scale with cores; one does about 500 images a second.
-    0: one for each core that this process may use. One more is started, to work while another waits."""
+    """Number of decoders: processes that decode and resize, each about 500 images a second on a core of its own. 0: one
+    for each core that this process may use. One spare decoder is started as well, to work while another one waits."""
 
     decode_timeout_seconds: float = Field(default=30, gt=0)
     """Longest CPU time to decode and resize one image. The largest images take five seconds. The limit by the clock is
     twenty times as long."""
 
     max_image_pixels: int = Field(default=178_956_970, ge=1)
-    """Number of pixels of the largest image that is decoded, as its header says. The default is the size from which
-    Pillow, too, warns of a decompression bomb: 512 MiB of RGB."""
+    """Number of pixels of the largest image that is decoded, by its header. The default is the size above which Pillow
+    refuses an image as a decompression bomb: 512 MiB of RGB."""
 
     max_inflight_bytes: int = Field(default=0, ge=0)
-    """Number of bytes of all images together that are fetched and not yet decoded. It bounds the memory, whatever the
-    images' sizes. 0: 32 MiB for each decoder but the spare one, a quarter of a second of its work on photos of
-    200 KB."""
+    """Number of bytes of all images together that are fetched and not yet decoded. It limits the memory, whatever the
+    sizes of the images. 0: 32 MiB for each decoder except the spare one."""
 
     @property
     def decoder_count(self) -> int:
@@ -216,7 +231,7 @@ class EncodeSettings(Section):
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the computation. `auto`: float16 on CUDA, bfloat16 on CPUs that have it in hardware, else float32. The
-    type decides the vectors, so name one where a run uses machines that would choose differently."""
+    type decides the vectors, so name one when the machines of a run would choose different types."""
 
     batch_size: int = Field(default=0, ge=0, le=8192)
     """Number of images in one forward pass. 0: 256 on CUDA; on CPUs 32 for each core, at most 256. Larger batches are

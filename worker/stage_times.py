@@ -19,8 +19,8 @@ ENCODE_BUSY = 0.85
 """Share of the time from which the encoder counts as always busy. The rest is the hand-over between batches."""
 
 DECODE_BUSY = 0.7
-"""Share of their time from which the decoders count as always busy, waiting for room in a batch left out. It is lower
-than the encoder's, since they share cores with everything else."""
+"""Share of the decoders' time from which they count as always busy. That time excludes their waits for room in a batch.
+The share is lower than the encoder's, because decoders share their cores with everything else."""
 
 LOOP_BUSY = 0.85
 """Share of one core from which the event loop counts as always busy."""
@@ -37,7 +37,7 @@ ADVICE: Mapping[Stage, str] = {
 
 
 class Snapshot(NamedTuple):
-    """Seconds since the start, of all requests together and of all decoders together."""
+    """Seconds since the start. Those of requests and decoders are sums over all of them."""
 
     wall: float = 0
     fetch_worked: float = 0
@@ -49,9 +49,11 @@ class Snapshot(NamedTuple):
     model_waited: float = 0
     """Time that the encoder's thread waited for the model to be loaded."""
     decode_worked: float = 0
+    """Time that decoders decoded and resized."""
     decode_waited: float = 0
     """Time that decoders waited for room in a batch."""
     encode_worked: float = 0
+    """Time that the encoder started batches and waited for their vectors."""
     encode_waited: float = 0
     """Time that the encoder waited for a batch."""
 
@@ -61,14 +63,14 @@ class Bottleneck(NamedTuple):
 
     stage: Stage
     share: float
-    """Share of the time that they waited for it, from 0 to 1. Of the encoder: share of the time that it worked."""
+    """From 0 to 1: the share of the time that the encoder waited; for `encode`, the share that it worked."""
 
 
 class StageTimes:
     """Clocks that many threads start and stop.
 
-    A clock that runs n times at once gains n seconds in a second. It is kept as one sum: starting it at time s
-    subtracts s, stopping it at time t adds t, and a snapshot adds the present time once for each that still runs.
+    A clock that runs n times at once gains n seconds in a second. It is kept as one sum: a start at time s subtracts s,
+    a stop at time t adds t, and a snapshot adds the present time once for each start without a stop.
     """
 
     def __init__(self, *, decode_threads: int) -> None:
@@ -127,7 +129,7 @@ class StageTimes:
         """Return the stage that the others waited for between two snapshots, or since the start without `since`.
 
         The encoder should be busy all the time. While it is not, it waits for the model to load, or for squares. For
-        missing squares the decoders are the cause if they are busy, else the event loop if it is, else the sources.
+        missing squares the cause is the decoders if they are busy, else the event loop if it is busy, else the sources.
         """
         spent = Snapshot(*(after - before for after, before in zip(now, since or Snapshot(), strict=True)))
         wall = max(spent.wall, 1e-9)

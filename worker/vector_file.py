@@ -1,4 +1,4 @@
-"""A chunk's vectors on disk until it is whole, so that memory does not grow with the chunk."""
+"""A chunk's vectors, kept on disk until the chunk is whole, so that memory does not grow with the chunk."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class VectorFile:
-    """A file without a name, with room for one float32 vector a row of the chunk; use it as a context manager.
+    """A file without a name that holds one float32 vector for each row of the chunk; use it as a context manager.
 
-    Every method raises ResourceExhausted where the disk has no room or fails.
+    Every method raises ResourceExhausted when the disk is full or fails.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class VectorFile:
                 data, offset = data[written:], offset + written
 
     def read(self, rows: NDArray[np.intp], *, dimensions: int) -> NDArray[np.float32]:
-        """Return the vectors of `rows`, (len(rows), dimensions). The rows are written, and in ascending order."""
+        """Return the vectors of `rows`, (len(rows), dimensions). The rows ascend, and all are written."""
         vectors = np.empty((len(rows), dimensions), dtype=np.float32)
         for start, stop in _runs(rows):
             data = vectors[start:stop].data.cast("B")
@@ -57,7 +57,7 @@ class VectorFile:
                 with written_file(self._place):
                     got = os.preadv(self._file.fileno(), [data], offset)
                 if not got:
-                    raise ResourceExhausted(f"{self._place}: another program cut short a file of this program")
+                    raise ResourceExhausted(f"{self._place}: another program has shortened a file of this program")
                 data, offset = data[got:], offset + got
         return vectors
 
@@ -66,7 +66,7 @@ class VectorFile:
         return StoredVectors(self, rows, dimensions=dimensions)
 
     def flush(self) -> None:
-        """Return once all vectors are on the disk: a network file system may report only now that it is full."""
+        """Wait until all vectors are on the disk. A network file system may report only now that it is full."""
         with written_file(self._place):
             os.fsync(self._file.fileno())
 

@@ -49,7 +49,7 @@ class Provenance:
         if other.fingerprint == self.fingerprint:
             return
         different = [each.name for each in fields(self) if getattr(self, each.name) != getattr(other, each.name)]
-        theirs, ours = (", ".join(f"{name} {getattr(one, name)}" for name in different) for one in (other, self))
+        theirs, ours = (", ".join(f"{field} {getattr(one, field)}" for field in different) for one in (other, self))
         raise FingerprintMismatch(
             f"{name} was made with {theirs}, this run uses {ours} (fingerprints {other.fingerprint[:12]} and "
             f"{self.fingerprint[:12]}); choose another EMBEDDER_RUN_URI or the same settings"

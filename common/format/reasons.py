@@ -57,7 +57,7 @@ REASON_HELP: dict[Reason, str] = {
     Reason.NOT_AN_IMAGE: "the bytes are not an image in a supported format",
     Reason.TRUNCATED: "the image file ends too early",
     Reason.CORRUPT: "the data of the image cannot be decoded",
-    Reason.TOO_MANY_PIXELS: "the header of the image says more pixels than EMBEDDER_MAX_IMAGE_PIXELS",
+    Reason.TOO_MANY_PIXELS: "the header of the image announces more pixels than EMBEDDER_MAX_IMAGE_PIXELS",
     Reason.DECODE_TIMEOUT: "decoding took more than EMBEDDER_DECODE_TIMEOUT_SECONDS of CPU time",
     Reason.DECODER_DIED: "the decoder process crashed twice on this image, for example by a fault in a library",
     Reason.NOT_FINITE: "the vector that the model returned is not finite, or has length 0",

@@ -51,7 +51,7 @@ def open_sealed(file: BinaryIO, *, name: str) -> Iterator[h5py.File]:
     """Give the HDF5 of an open chunk file, with its metadata only: rows are read as zeros.
 
     Raises ValueError when the metadata is not as it was written, the errors of h5py, and the errors of `file` when a
-    read fails; an OSError of a read as StoreUnavailable with `name`.
+    read fails. An OSError of a read becomes StoreUnavailable with `name`.
     """
     try:
         kept, size = _read(file)

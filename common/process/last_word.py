@@ -40,9 +40,9 @@ class LastWord:
     message: str
     """One sentence, without secrets."""
     error: str = ""
-    """Name of the error's class, as in `TooManyFailures`, where the program failed in a foreseen way."""
+    """Name of the error's class, for example `TooManyFailures`. Empty unless the program failed in a foreseen way."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Numbers for other programs: `images` embedded or failed, `of` all images of the chunk, `failed` images."""
+    """Numbers for other programs: `images` (embedded or failed so far), `of` (all images of the chunk) and `failed`."""
 
     def say(self, *, exit_code: int) -> None:
         """Write it to the log, and to the termination log if there is one."""

@@ -35,7 +35,7 @@ def _make_and_lock(new: Callable[[], Path]) -> tuple[Path, int]:
             descriptor = os.open(path, os.O_RDONLY)
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Before it was locked, another program may have removed it as left over.
+            # Between `new` and the lock, another program may have removed the file as left over.
             if path.exists():
                 return path, descriptor
             os.close(descriptor)

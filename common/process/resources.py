@@ -1,4 +1,4 @@
-"""The resources of this machine: disk, open files, memory. Errors that say that one ran out, and what helps."""
+"""The resources of this machine: disk, open files, memory. What to raise and advise when one of them runs out."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
 
 
 def exhausted_beneath(error: BaseException) -> ResourceExhausted | None:
-    """Return the same when a cause of the error says so, as it does for errors of network clients."""
+    """Return the error to raise when a cause of `error` says that a resource ran out, None for other errors.
+
+    Network clients raise an error of their own, and the system's error is its cause.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
@@ -87,7 +90,7 @@ def exhausted_beneath(error: BaseException) -> ResourceExhausted | None:
 def written_file(path: Path) -> Iterator[None]:
     """Raise ResourceExhausted with `path` when a write in the block fails because a resource ran out.
 
-    The system itself names the file only when a program opens it.
+    The system's own error names the file only if opening it fails.
     """
     try:
         yield

@@ -33,7 +33,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class _Received:
-    """The signal that this process has received."""
+    """The stop that this process has received, if any."""
 
     stopped: Stopped | None = None
 

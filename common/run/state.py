@@ -1,4 +1,4 @@
-"""How far a run is, as its store tells. The one definition of a finished run is `find_finished`."""
+"""How far a run is, by the objects in its store. The one definition of a finished run is `find_finished`."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ class FinishedRun(NamedTuple):
 
 
 def find_finished(store: Store) -> FinishedRun | None:
-    """Return the finished run in the store, None where there is none.
+    """Return the finished run in the store, None if the run is not finished.
 
-    A run is finished when a result and a summary that belongs to it are there: the summary is written last, so the
-    result has been verified. What is not readable, or does not belong together, is not finished: a merge replaces it.
+    A run is finished when the store holds a result and the summary that belongs to it. A merge writes the summary last,
+    so the result has been verified. A run whose result or summary is not readable, or whose two do not belong together,
+    is not finished: a merge replaces them.
 
     The result's version is not compared: two pods that merge the same chunks write the same bytes, and the pod that
     publishes later must not make the other pod's summary wrong.

@@ -50,7 +50,7 @@ class Summary(BaseModel):
     created_at: str
     """Time in UTC, in ISO 8601."""
     assembly: str
-    """How the vectors got into the result: `server-side`, `streaming`, or `found` where it was there already."""
+    """How the vectors got into the result: `server-side`, `streaming`, or `found` if a whole result was there."""
     verification: Verification
     bytes_copied_by_store: int
     bytes_uploaded: int
@@ -70,7 +70,7 @@ class Summary(BaseModel):
 
 
 def read_summary(store: Store) -> Summary | None:
-    """Return the run's summary, None where there is none. Raises ChunkInvalid when it is not what a merge writes."""
+    """Return the run's summary, None if there is none. Raises ChunkInvalid when the object is not a summary."""
     if store.stat(SUMMARY_KEY) is None:
         return None
     try:
@@ -83,8 +83,8 @@ def read_summary(store: Store) -> Summary | None:
 def write_summary(store: Store, summary: Summary, *, replacing: ObjectStat | None) -> None:
     """Write summary.json.
 
-    Raises ObjectExists where an object other than `replacing` is there, and StoreUnavailable where the store does not
-    keep what was written.
+    Raises ObjectExists when an object other than `replacing` is there, and StoreUnavailable when the stored object does
+    not have the size of what was written.
     """
     data = (json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
     if store.put_bytes(SUMMARY_KEY, data, overwrite=False, replacing=replacing).size != len(data):

@@ -100,7 +100,7 @@ class Store(Protocol):
         """Yield the objects whose keys start with `prefix`, in any order."""
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
-        """Return `length` bytes from `start`, or all from there. Raises StoreUnavailable when there are fewer bytes."""
+        """Return `length` bytes from `start` on, or all of them. Raises StoreUnavailable when there are fewer bytes."""
 
     def put_file(
         self, key: str, path: Path, *, overwrite: bool = True, replacing: ObjectStat | None = None

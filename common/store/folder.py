@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 PART_SUFFIX = ".part"
-"""The end of the name of a file that is not yet whole. Such a file is neither listed nor read."""
+"""The ending of the name of a file that is not yet whole. Such a file is neither listed nor read."""
 
 _PART = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(PART_SUFFIX)}")
 
 PROBE_KEY = "access"
-"""The key of the file that shows the permission to write. It is never made an object."""
+"""The key of the file that shows the permission to write. It never becomes an object."""
 
 _NO_COPY_RANGE = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
 """The errors of kernels and file systems that cannot copy a range of one file into another."""
 
 COPY_BYTES = 4 << 20
-"""The number of bytes that are read and written at a time where the kernel cannot copy them."""
+"""The number of bytes that are read and written at a time if the kernel cannot copy them."""
 
 
 class FolderStore:
@@ -199,18 +199,18 @@ class FolderStore:
         return self._settled(key)
 
     def put_in_place(self, key: str, part: Path, *, replacing: ObjectStat | None) -> ObjectStat:
-        """Make the file the object in one step. Raises ObjectExists when an object other than `replacing` is there."""
+        """Make the file the object. Raises ObjectExists when an object other than `replacing` is there."""
         target = self.root / key
         if replacing is None:
             _link(part, target)
         elif self.stat(key) != replacing:
             raise ObjectExists(str(target))
-        else:
+        else:  # the check and the rename are two steps: a second writer between them is overwritten
             part.replace(target)
         return self._settled(key)
 
     def _settled(self, key: str) -> ObjectStat:
-        """Write the name of a new object to the disk too, and return the object."""
+        """Make sure that the name of a new object is on the disk, and return the object."""
         _sync_folder((self.root / key).parent)
         found = self.stat(key)
         if found is None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from common.store.contract import Store
 
 READ_AHEAD_BYTES = 16_384
-"""The least number of bytes that one request asks for: the whole metadata of most chunk files."""
+"""The smallest number of bytes in one request, except at the object's end: the whole metadata of most chunk files."""
 
 
 class ObjectReader(SeekableFile):

@@ -16,7 +16,7 @@ from kubernetes.client import ApiClient, BatchV1Api, CoreV1Api
 from kubernetes.client.exceptions import ApiException, OpenApiException
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable
-from common.retry import GivenUp, RetryPolicy, call
+from common.retry import GivenUp, RetryPolicy, call, retry_after_seconds
 from k8s.api.errors import Expired, one_line, refusal, unavailable
 
 if TYPE_CHECKING:
@@ -263,5 +263,4 @@ def _event(line: bytes) -> tuple[str, Object]:
 def _retry_after(error: Exception) -> float:
     """Return the pause in seconds that the API asks for, 0 where it asks for none."""
     headers = (error.headers if isinstance(error, ApiException) else None) or {}
-    text = str(headers.get("Retry-After") or "")
-    return min(float(text), RETRY_AFTER_LIMIT_SECONDS) if text.isascii() and text.isdigit() else 0
+    return min(retry_after_seconds(str(headers.get("Retry-After") or "")), RETRY_AFTER_LIMIT_SECONDS)

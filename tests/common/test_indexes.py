@@ -35,6 +35,6 @@ def test_a_range_of_two_and_spaces_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "1-", "-1", "5-3", "1-2-3", "1.5", "0-99999999", "٣", "1;2"])
-def test_text_of_another_form_is_an_error(text: str) -> None:
+def test_a_text_that_names_no_indexes_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"index|range"):
         parse_indexes(text)

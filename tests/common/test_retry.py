@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.retry import GivenUp, Pause, RetryPolicy, call, call_async
+from common.retry import GivenUp, Pause, RetryPolicy, call, call_async, retry_after_seconds
 
 QUICK = RetryPolicy(first_pause_seconds=0.001, longest_pause_seconds=0.002, attempts=4)
 
@@ -18,7 +20,7 @@ class MayPass(Exception):
 
 
 class Sender:
-    """Fails with `error` that many times, then answers."""
+    """Fails `failures` times with `error`, then answers."""
 
     def __init__(self, failures: int, error: Exception) -> None:
         self.failures, self.error, self.calls = failures, error, 0
@@ -52,7 +54,7 @@ def test_a_fault_that_passes_within_the_attempts_is_not_seen(failures: int, *, i
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_after_the_last_attempt_the_error_is_told_with_their_number(*, is_async: bool) -> None:
+def test_after_the_last_attempt_the_error_comes_with_the_number_of_attempts(*, is_async: bool) -> None:
     sender = Sender(99, error := MayPass("busy"))
     with pytest.raises(GivenUp, match="busy") as given_up:
         run(sender, QUICK, is_async=is_async)
@@ -80,7 +82,7 @@ def test_an_error_that_cannot_pass_ends_the_call_at_once(failures_before: int, *
     assert errors == []
 
 
-def test_an_attempt_that_does_not_count_is_none_of_the_attempts() -> None:
+def test_a_failure_that_does_not_count_uses_up_no_attempt() -> None:
     sender = Sender(7, MayPass("a try"))
     policy = RetryPolicy(first_pause_seconds=0.001, longest_pause_seconds=0.001, attempts=1)
     answer = asyncio.run(call_async(sender.later, policy, may_pass=is_passing, counts=lambda _: False))
@@ -106,7 +108,7 @@ def test_a_pause_that_the_server_asks_for_is_kept_before_the_policys_own() -> No
 
 
 @given(failures=st.integers(1, 2000), first=st.floats(0.001, 10), longest=st.floats(0.001, 100))
-def test_a_pause_doubles_up_to_the_longest_less_up_to_a_half(failures: int, first: float, longest: float) -> None:
+def test_a_pause_doubles_up_to_the_longest_minus_a_random_part(failures: int, first: float, longest: float) -> None:
     pause = RetryPolicy(first_pause_seconds=first, longest_pause_seconds=longest).pause_seconds(failures)
     whole = min(longest, first * 2.0 ** min(failures - 1, 30))
     assert whole / 2 <= pause <= whole
@@ -143,3 +145,16 @@ def test_nothing_that_a_failed_attempt_held_stays_alive_after_the_call(*, is_asy
         assert [part() for part in held] == [None] * 4
     finally:
         gc.enable()
+
+
+def test_a_retry_after_is_seconds_or_a_date() -> None:
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+    def seconds(header: str) -> float:
+        return retry_after_seconds(header, now=lambda: now)
+
+    assert seconds("120") == 120
+    assert seconds(format_datetime(now + timedelta(seconds=90), usegmt=True)) == 90
+    assert seconds(format_datetime(now - timedelta(days=1), usegmt=True)) == 0
+    for nonsense in ("", "-5", "soon", "1.5", "Fri, 99 Foo 2026", "Fri, 01 Jan 99999 00:00:00 GMT", "9" * 5000, "٣"):
+        assert 0 <= seconds(nonsense) <= 999_999_999

@@ -11,7 +11,7 @@ class SomeSettings(RunSettings):
     some_count: int = Field(default=3, ge=1)
 
 
-def test_names_map_mechanically(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_a_setting_gives_the_name_of_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDER_RUN_URI", "s3://bucket/run")
     monkeypatch.setenv("EMBEDDER_CHUNK_COUNT", "900")
     monkeypatch.setenv("EMBEDDER_SOME_COUNT", "")
@@ -19,7 +19,7 @@ def test_names_map_mechanically(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.run_uri, settings.chunk_count, settings.some_count) == ("s3://bucket/run", 900, 3)
 
 
-def test_everything_that_is_wrong_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_error_names_all_settings_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDER_RUN_URI", "https://user:hunter2@host/run")
     monkeypatch.setenv("EMBEDDER_SOME_COUNT", "-1")
     with pytest.raises(SettingsError) as error:

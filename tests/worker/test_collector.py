@@ -147,7 +147,7 @@ def test_a_vector_that_is_not_finite_or_not_of_norm_one_is_a_failure_and_costs_n
     assert np.array_equal(chunk.embeddings[:], vectors(0, 2))
 
 
-def test_a_chunk_in_which_nothing_embedded_has_no_rows_of_the_models_width(vector_file: VectorFile) -> None:
+def test_a_chunk_without_embedded_images_has_no_rows_and_the_models_width(vector_file: VectorFile) -> None:
     collector = Collector(manifest_chunk(2), vector_file)
     for position in range(2):
         collector.fail(position, ImageFailed(Reason.NOT_FOUND, "404"))

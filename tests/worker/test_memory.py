@@ -17,7 +17,7 @@ from worker.memory import DECODER_MALLOC, WORKER_MALLOC
 
 FEW_FAULTS = 50
 MANY_FAULTS = 5000
-"""Page faults of one batch of 80 MiB, whose memory has 20,480 pages of 4 KiB."""
+"""Numbers of page faults, out of the 20,480 pages of a batch of 80 MiB: fewer are few, more are many."""
 
 BATCHES = """
 import resource, threading
@@ -43,7 +43,7 @@ thread.join()
 
 LARGE_GROWTH = 80 << 20
 SMALL_GROWTH = 30 << 20
-"""Bytes by which a decoder grows. The large images below take 100 MB and more while they are decoded."""
+"""Numbers of bytes by which a decoder grows. A large image of these tests takes 100 MB or more while it is decoded."""
 
 
 def faults_of_a_batch(variables: dict[str, str]) -> int:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
+from common.errors import SettingsError
+from common.format.provenance import program_version
 from tests.worker.fetch.fetching import worker_settings
 
 
@@ -15,3 +19,10 @@ def test_one_spare_decoder_is_started() -> None:
 def test_the_spare_decoder_adds_no_bytes_in_memory() -> None:
     assert worker_settings(decode_threads=3).decode.inflight_bytes == 3 * 32 << 20
     assert worker_settings(decode_threads=3, max_inflight_bytes=1).decode.inflight_bytes == 1
+
+
+def test_a_user_agent_that_is_no_header_is_a_wrong_setting() -> None:
+    assert worker_settings(user_agent="me/{version} (x)").http.user_agent_header == f"me/{program_version()} (x)"
+    for wrong in ("two\r\nlines: yes", "Zoë", "tab\t"):
+        with pytest.raises(SettingsError, match=r"EMBEDDER_USER_AGENT is .*printable ASCII"):
+            worker_settings(user_agent=wrong)

@@ -70,5 +70,5 @@ def test_a_file_that_another_program_has_cut_short_is_noticed(monkeypatch: pytes
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with VectorFile() as file:
         file.write(np.array([0]), numbered(1))
-        with pytest.raises(ResourceExhausted, match=f"{tmp_path}: .* cut short"):
+        with pytest.raises(ResourceExhausted, match=f"{tmp_path}: .* has shortened"):
             file.read(np.array([0, 1]), dimensions=3)

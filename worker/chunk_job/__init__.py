@@ -1,1 +1,1 @@
-"""One chunk from start to end. `job` is the story, `chunk_in_store` the chunk's place in the store."""
+"""One chunk from start to end. `job` is the order of the steps, `chunk_in_store` the chunk's place in the store."""

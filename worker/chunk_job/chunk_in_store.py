@@ -1,11 +1,12 @@
 """The chunk's place in the store: what is there already, and how the computed chunk gets there.
 
-Two pods may work on one chunk at the same time. A chunk is put only where none is, so the second pod finds the first
-one's chunk. After a pod has stored its chunk it looks once more, because two things may have happened meanwhile:
+Two pods may work on one chunk at the same time. A chunk is put only if the store has none, so the second pod finds the
+chunk of the first. After a pod has stored its chunk, it looks at the store again, because meanwhile two things may have
+happened:
 
-    the run was merged with the other pod's chunk     nobody would ever delete this pod's chunk: it is taken back
-    the run was begun with other settings elsewhere   one of the two pods must say so: this one takes its chunk back
-                                                      and ends with FingerprintMismatch
+    the run was merged with the other pod's chunk     no later merge would delete this pod's chunk, so this pod deletes
+                                                      it
+    another pod stored a chunk with other settings    this pod deletes its chunk and ends with FingerprintMismatch
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PUT_ATTEMPTS = 5
 
 
 class ChunkInStore:
-    """Chunk `index` of the run in `store`. `provenance` returns what makes this run's vectors, once it is known."""
+    """Chunk `index` of the run in `store`. `provenance` waits until the run's provenance is known, and returns it."""
 
     def __init__(self, store: Store, index: int, provenance: Callable[[], Provenance]) -> None:
         self._store, self._index, self._provenance = store, index, provenance
@@ -43,15 +44,15 @@ class ChunkInStore:
         self.location = store.location(self._key)
 
     def find(self) -> AlreadyDone | None:
-        """Return what makes computing the chunk unnecessary, None where the chunk is to be computed.
+        """Return why the chunk need not be computed, None if it must be.
 
-        Raises FingerprintMismatch where the store holds a run with other settings, and ChunkInvalid where the chunk or
-        the result is damaged, which two looks have found.
+        Raises FingerprintMismatch when the store holds a run with other settings, and ChunkInvalid when the chunk or
+        the result is damaged in two reads.
         """
         try:
             return self._find_once()
         except ChunkInvalid as error:
-            # One wrong byte of one answer is enough for this, so it is believed only the second time.
+            # One wrong byte in one answer of the store looks like damage too, so everything is read a second time.
             log.warning("looking_again", error=str(error))
             return self._find_once()
 
@@ -78,7 +79,7 @@ class ChunkInStore:
             return
 
     def put(self, path: Path, *, overwrite: bool) -> ObjectStat | AlreadyDone:
-        """Store the file as the chunk, and return it as it is in the store, or what another pod has done before.
+        """Store the file as the chunk. Return the stored object, or why the chunk was there already.
 
         `overwrite` replaces a damaged chunk. Raises FingerprintMismatch as `find` does, and StoreUnavailable.
         """
@@ -115,13 +116,13 @@ class ChunkInStore:
         with self._store.open(self._key, size) as file:
             header = verify_chunk(file, name=self.location)
         if header.index != self._index:
-            raise ChunkInvalid(f"{self.location} holds chunk {header.index}")
+            raise ChunkInvalid(f"{self.location} holds chunk {header.index}, expected chunk {self._index}")
         return header
 
     def _find_merged(self) -> AlreadyMerged | None:
-        """Return the finished run that holds the chunk, None where there is none.
+        """Return the finished run that holds the chunk, None if there is none.
 
-        Raises FingerprintMismatch where the result was made with other settings, ChunkInvalid where it is not a result.
+        Raises FingerprintMismatch when the result was made with other settings, and ChunkInvalid when it is damaged.
         """
         result = self._store.stat(RESULT_KEY)
         if result is None:
@@ -137,16 +138,20 @@ class ChunkInStore:
         return AlreadyMerged(chunk=self._index, result=name)
 
     def _look_once_more(self, stored: ObjectStat) -> AlreadyMerged | None:
-        """Take the chunk back where the run was merged without it, or was made with other settings; see the module."""
+        """Return the finished run that holds the other pod's chunk, None if there is none.
+
+        Deletes the stored chunk when there is one, and when another pod used other settings. See the module.
+        """
         try:
-            merged = self._find_merged()
+            try:
+                merged = self._find_merged()
+            except ChunkInvalid as error:
+                log.warning("damaged_result", message=str(error))
+                merged = None
             self.check_peers()
         except FingerprintMismatch:
             self._take_back(stored)
             raise
-        except ChunkInvalid as error:
-            log.warning("damaged_result", message=str(error))
-            return None
         if merged is not None:
             self._take_back(stored)
         return merged

@@ -1,4 +1,4 @@
-"""One chunk from start to end: whether there is anything to do, the work, and the upload."""
+"""One chunk from start to end: the look at the store, the work, and the upload."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from worker.stage_times import Snapshot
 
 MAX_CHUNK_ROWS = 2_000_000
-"""Number of rows of the largest chunk: the file of a larger one would not fit S3's 5 GiB for one upload."""
+"""Number of rows of the largest chunk: S3 takes 5 GiB in one upload, and the file of a larger chunk would not fit."""
 
 
 def embed_chunk(settings: WorkerSettings) -> Outcome:
-    """Make sure that the chunk is in the store, and return how.
+    """Make sure that the chunk is in the store, and return how it came there.
 
-    Raises the errors of common.errors. Whatever is raised, the store holds the whole chunk or none.
+    Raises the errors of common.errors. After any error, the store holds the whole chunk or no chunk.
     """
     return _ChunkJob(settings).run()
 
@@ -80,7 +80,7 @@ class _ChunkJob:
         if not plain_jpeg.is_available():
             log.info(
                 "no_compiled_decoder",
-                message="the libraries decode all JPEGs, which takes half as long again; install with a C compiler",
+                message="the libraries decode all JPEGs, which takes 1.5 times as long; install with a C compiler",
             )
         if collector.requested > MAX_CHUNK_ROWS:
             raise SettingsError(
@@ -105,7 +105,7 @@ class _ChunkJob:
             serve_metrics(self._settings.chunk.metrics_port, pipeline, collector, chunk_index=self._index)
         program.on_stop(lambda: self._log_progress(pipeline, collector))
         try:
-            # Before more work is wasted on a run with other settings.
+            # A run with other settings is noticed here, before more work is wasted.
             self._place.check_peers()
             self._wait(pipeline, collector)
         finally:
@@ -145,9 +145,10 @@ class _ChunkJob:
     def _log_progress(
         self, pipeline: Pipeline, collector: Collector, *, since: Snapshot | None = None, settled: int = 0
     ) -> tuple[Snapshot, int]:
-        """Log how far the chunk is, and return what the next call needs.
+        """Log how far the chunk is, and return the times and the number of settled rows, for the next call.
 
-        Rate and bottleneck are those since `since`, when `settled` rows were settled, or since the start without it.
+        Rate and bottleneck cover the time after the snapshot `since`, at which `settled` rows were settled. Without
+        `since` they cover all time.
         """
         now = pipeline.times.snapshot()
         log.info(

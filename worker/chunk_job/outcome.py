@@ -1,4 +1,4 @@
-"""How a worker's work on its chunk ended well."""
+"""The ways in which a worker ends without an error."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """This worker has stored the chunk."""
+    """This worker has computed the chunk and stored it."""
 
     chunk: int
     location: str
     size: int
-    """Bytes of the chunk file."""
+    """Size of the chunk file in bytes."""
     embedded: int
     failed: int
     failures_by_reason: Mapping[str, int] = field(default_factory=dict)
-    """The most frequent reason first."""
+    """Number of failed images for each reason, the most frequent reason first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlreadyStored:
-    """The chunk was in the store, and this run's settings made it."""
+    """The chunk was in the store already, made with the settings of this run."""
 
     chunk: int
     location: str

@@ -35,7 +35,7 @@ _REQUEST = Struct("<IQHHQ?")
 
 
 class Connection(NamedTuple):
-    """A decoder's end of the connection to the worker. The decoder that replaces it takes it over."""
+    """A decoder's end of the connection to the worker. A decoder that replaces another takes over its connection."""
 
     link: socket.socket
     memory: int
@@ -50,7 +50,9 @@ class Request(NamedTuple):
     length: int
     """Size of the image in bytes."""
     rotation: int
+    """Degrees counter-clockwise: 0, 90, 180 or 270."""
     size: int
+    """Side length of the square in pixels."""
     max_pixels: int
     may_be_large: bool
 
@@ -66,7 +68,7 @@ class Ready(NamedTuple):
     """A new decoder waits for requests."""
 
     generation: int
-    """How many decoders this one replaces, one after the other."""
+    """Number of decoders that have used this connection before."""
 
 
 class Done(NamedTuple):
@@ -132,7 +134,7 @@ def answer_from_message(message: bytes) -> Answer:  # noqa: PLR0911 - one return
 
 def _sendable(text: str) -> str:
     """Return the last MAX_TEXT_CHARS characters, with escapes for what UTF-8 cannot encode."""
-    # The last ones, because the end of a traceback names the error.
+    # Not the first characters, because the end of a traceback names the error.
     return text.encode("utf-8", "backslashreplace").decode()[-MAX_TEXT_CHARS:]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from worker.decode.decoder_link import Answer, Connection
 
 REAL_SECONDS_PER_CPU_SECOND = 20
-"""Ratio of the limit on an image's wall-clock time to the limit on its CPU time. It leaves room for a busy machine."""
+"""Limit on an image's time by the clock, as a multiple of the limit on its CPU time. It allows for a busy machine."""
 
 
 def answer_requests(connection: Connection, generation: int, *, timeout_seconds: float) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     """Decodes images from a connection until the worker closes it; takes the decoder's generation too."""
 
 _PR_SET_PDEATHSIG = 1
-"""The option of prctl by which a process ends with its parent, from Linux's prctl.h."""
+"""Number of the prctl option by which a process ends with its parent, from Linux's prctl.h."""
 
 
 def serve(connections: Sequence[Connection], decode: Decode) -> None:
@@ -38,7 +38,7 @@ def serve(connections: Sequence[Connection], decode: Decode) -> None:
         exit_code = os.waitstatus_to_exitcode(status)
         if exit_code == os.EX_OK:
             continue  # the worker has closed the connection
-        with suppress(OSError):  # the worker closes the connection now; the next decoder finds it closed
+        with suppress(OSError):  # the worker has just closed the connection, and the next decoder finds it closed
             connections[number].link.send(answer_to_message(Died(exit_code)))
         generations[number] += 1
         running[_fork(connections[number], generations[number], decode)] = number
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     # Without the garbage collector the import is faster (see worker.encode.model_loading), and the frozen objects stay
     # in memory that the decoders share.
     gc.disable()
-    # Imported here: it takes seconds, in which the worker may end.
+    # Imported here, after `_die_with_parent`: the import takes seconds, in which the worker may end.
     from worker.decode.decoder_process import answer_requests  # noqa: PLC0415
 
     gc.freeze()

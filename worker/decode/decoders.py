@@ -43,17 +43,18 @@ if TYPE_CHECKING:
     from worker.decode.decoder_link import Answer
 
 KEPT_BYTES = 4 << 20
-"""Size in bytes of the shared memory that a decoder keeps after an image. What a larger image took beyond it is given
-back. A thread does that, and copies such an image, because either would hold up the event loop."""
+"""Size in bytes of the shared memory that a decoder keeps after an image. A larger image is copied in a thread, and the
+memory beyond this size is given back in the thread, because both would hold up the event loop."""
 
 GRACE_SECONDS = 2
-"""Seconds that the decoders have to end, before they are killed."""
+"""Time in seconds that the decoders have to end before they are killed."""
 
 MAX_EARLY_DEATHS = 10
 """Maximum number of decoders in a row that may die before they are ready."""
 
 _KEPT_NAMES = {"PATH", "HOME", "LANG", "TMPDIR"}
 _KEPT_PREFIXES = ("LC_", "LD_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_")
+"""Names, and first letters of names, of the environment variables that a decoder gets."""
 
 _OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
 """Signals of the timers that `decoder_process` sets for each image."""
@@ -67,7 +68,7 @@ class Decoders:
 
     def __init__(self, count: int, *, max_image_bytes: int, timeout_seconds: float) -> None:
         self._idle: asyncio.Queue[Decoder] = asyncio.Queue()
-        # Not the event loop's own executor: file systems that hang may block all threads of that one.
+        # Not the event loop's own executor, because file systems that hang may block all of its threads.
         self._copies = ThreadPoolExecutor(1, thread_name_prefix="copy")
         self.count = count
         self._decoders: list[Decoder] = []
@@ -116,8 +117,8 @@ class Decoders:
         try:
             yield decoder
         finally:
-            # If the caller was cancelled, the decoder is still at work. It is not used again, because its answer must
-            # not be taken for the answer to another image.
+            # If the caller was cancelled, the decoder is still at work. It is not used again: its answer must not be
+            # taken for the answer to another image.
             if not decoder.is_at_work:
                 self._idle.put_nowait(decoder)
 
@@ -153,9 +154,9 @@ class Decoder:
     ) -> NDArray[np.uint8]:
         """Return the pixels that the model sees, uint8 (size, size, 3), as `preprocess.image_square` does.
 
-        The array is valid until the next call. Raises ImageFailed also when two decoders crash on the image or it takes
-        too long, LargeImage if the image is large and `may_be_large` is false, and ResourceExhausted if this machine is
-        at fault.
+        The array is valid until the next call. Raises ImageFailed also when two decoders crash on the image or need too
+        much time for it, LargeImage if the image is large and `may_be_large` is false, and ResourceExhausted if this
+        machine is at fault.
         """
         request = Request(0, len(data), rotation, size, max_pixels, may_be_large)
         answer = await self._ask(data, request)
@@ -247,7 +248,7 @@ class Decoder:
                 return
 
     def hang_up(self) -> None:
-        """Close the connection. That ends the decoder, and whoever waits for its answer gets an error."""
+        """End the connection. The decoder then ends, and a call that waits for its answer gets an error."""
         with suppress(OSError):  # the connection is closed already
             self._link.shutdown(socket.SHUT_RDWR)
 

@@ -21,8 +21,8 @@ class Geometry(NamedTuple):
         """Tell whether Pillow resizes a (height, width) image vertically before horizontally.
 
         Pixels are rounded between the two passes, so the order of the passes makes a difference: up to 25 of 255 in
-        noise. The condition is that of Pillow 13. Every version of Pillow resizes an image that is less than twice as
-        high as wide horizontally first.
+        noise. The condition is that of Pillow 13. Every version of Pillow begins horizontally for an image that is less
+        than twice as high as wide.
         """
         return height - self.height > max(0, 2 * (width - self.width))
 

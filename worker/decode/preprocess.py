@@ -1,13 +1,14 @@
 """From an image's bytes to the model's square of pixels.
 
 The square is that of OpenAI's published transform: resize the short side bicubically with antialiasing, crop the
-centre, convert to RGB. There are three ways to it, and the first two are the fast way:
+centre, convert to RGB. There are three ways to compute it. The first two are called the fast way:
 
     plain JPEG      plain_jpeg, a decoder of our own; if it refuses the file, the next way
     ordinary JPEG   libjpeg-turbo and torch's resize of bytes, which give the same pixels as plain_jpeg
     other images    Pillow, whose resize is the published one
 
-Like the published transform, this one ignores the EXIF orientation, except that Pillow itself applies a TIFF's.
+Like the published transform, this one ignores the EXIF orientation. The exception is TIFF, whose orientation Pillow
+itself applies.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ if TYPE_CHECKING:
     from worker.decode.geometry import Geometry
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are decoded, by Pillow's names. There are few, because hostile bytes reach each of their decoders."""
+"""Pillow's names of the formats that are decoded. Hostile bytes reach the decoder of each, so the list is short."""
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
 """First bytes of files that count as damaged images when Pillow cannot read their header."""
 
 MAX_FAST_ASPECT = 4
-"""Largest ratio of long side to short side for the fast way. torch resizes the whole image, and in longer images the
-crop removes most of it, so Pillow takes those."""
+"""Largest ratio of long side to short side for the fast way. torch resizes the whole image, but the crop removes most
+of a longer image. So Pillow resizes longer images."""
 
 MAX_WHOLE_ASPECT = 64
 """Largest ratio of long side to short side of an image that Pillow resizes as a whole, as published. Of longer images
@@ -94,7 +95,7 @@ def image_square(
             raise ImageFailed(reason, f"the image's header cannot be read: {_first_bytes(data)}") from None
         raise ImageFailed(Reason.NOT_AN_IMAGE, _first_bytes(data)) from None
     except MemoryError:
-        raise  # this machine is at fault, not the image
+        raise  # the machine is at fault, not the image
     except Exception as error:  # for damaged bytes, Pillow's decoders raise errors of any type
         text = str(error) or type(error).__name__
         # Pillow has no type of error for a cut file; only the text says it.
@@ -105,7 +106,7 @@ def image_square(
 class _PixelLimits(NamedTuple):
     for_any_image: int
     for_this_call: int
-    """LARGE_PIXELS while large images are not allowed, else the same."""
+    """LARGE_PIXELS if the call does not allow large images, else equal to `for_any_image`."""
 
     def check(self, *, height: int, width: int) -> None:
         if height * width > self.for_any_image:

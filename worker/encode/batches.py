@@ -19,7 +19,7 @@ BUFFERS = 4
 
 
 class Batch:
-    """Squares in the order in which they were added, and the position of each in the chunk."""
+    """Squares in the order in which they were added, and the position of each square's row in the chunk."""
 
     def __init__(self, buffer: Tensor) -> None:
         self.buffer = buffer

@@ -1,4 +1,4 @@
-"""From squares of pixels to vectors: the vision tower on its device. The one module that runs a model."""
+"""From squares of pixels to vectors: the vision tower on its device. Only this module runs a model."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ CPU_ROWS_PER_THREAD = 32
 """Default number of images in a batch for each thread of a CPU. More images are not faster, as measured."""
 
 CPU_ROWS_MULTIPLE = 8
-"""Number of rows that a part of a batch is a multiple of on a CPU.
+"""Divisor of the number of rows in each part of a batch on a CPU.
 
-A vector must not depend, to the last bit, on the other images of its batch. On CPUs in float32 it does if the number of
-rows is not a multiple of 4, because the matrix kernels compute the remaining rows differently. So the last part of a
-batch is padded with a few rows.
+A vector must be the same, to the last bit, whatever the other images of its batch. On CPUs in float32 it is not if the
+number of rows is not a multiple of 4, because the matrix kernels compute the remaining rows differently. So the last
+part of a batch is padded with a few rows.
 """
 
 
@@ -56,7 +56,7 @@ def choose_thread_count() -> int:
 
 
 def choose_batch_size(device: torch.device, *, threads: int) -> int:
-    """Return the batch size above which `device` is not faster. `threads` is the number of threads on a CPU."""
+    """Return the default batch size, above which `device` is not faster. `threads` is the number of CPU threads."""
     return MAX_BATCH_SIZE if device.type == "cuda" else min(CPU_ROWS_PER_THREAD * threads, MAX_BATCH_SIZE)
 
 
@@ -79,7 +79,7 @@ def _cpu_computes_bfloat16() -> bool:
 
 
 class Encoder:
-    """A vision tower on a device, ready for batches. It takes a tower in float32 and changes it.
+    """A vision tower on a device, ready for batches. It takes over a tower in float32 and changes it.
 
     On a CPU, each of `threads` threads computes its own part of a batch. torch would divide each operation among the
     threads instead. A batch has two hundred operations, and in each of them all threads would wait for the one that

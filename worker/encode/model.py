@@ -22,13 +22,14 @@ WEIGHTS_PATTERNS = ("model*.safetensors*", "pytorch_model*.bin*")
 """Patterns of weights files, the preferred one first. A repository may hold both kinds."""
 
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
+"""Names of the files that describe a model."""
 
 ORIGIN_FILE = "origin.json"
 """Name of the file that says which model of the hub a folder holds. `python -m worker.encode.weights` writes it."""
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and standard deviation of the channels (0 to 1) in CLIP's training, for models that do not bring their own."""
+"""Mean and standard deviation of the channels (0 to 1) in CLIP's training, for models that do not give their own."""
 
 
 @dataclass(frozen=True, kw_only=True)

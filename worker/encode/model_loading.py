@@ -40,8 +40,8 @@ class ModelLoading:
         """The encoder, loaded and warmed up."""
 
     def start(self) -> None:
-        # To be set before torch is imported: torch's threads then sleep while they wait for work. By default they spin,
-        # on cores that decode.
+        # Set before torch is imported, so that torch's threads sleep while they wait for work. By default they spin, on
+        # cores that decode.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         _in_background(self._find, self.source)
         _in_background(self._load, self.dtype, self.batches, self.encoder)
@@ -81,7 +81,7 @@ class ModelLoading:
 
 
 def _in_background(work: Callable[[], None], *futures: Future[Any]) -> None:
-    """Start a thread in which `work` sets the futures. If it raises, the error goes to those that are not set yet."""
+    """Start a thread in which `work` sets the futures. If it raises, the futures that are not set get the error."""
     threading.Thread(target=partial(_run, work, futures), name=work.__name__, daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""Loads a CLIP model's vision tower. The one module that imports transformers, which takes seconds."""
+"""Loads a CLIP model's vision tower. Only this module imports transformers, which takes seconds."""
 
 from __future__ import annotations
 

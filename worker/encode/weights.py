@@ -1,6 +1,6 @@
 """python -m worker.encode.weights FOLDER: fetches a model's vision tower from the hub into a folder, once.
 
-It is for container images that contain the weights and for machines without access to the hub. EMBEDDER_MODEL then
+The folder serves container images that contain the weights, and machines without access to the hub. EMBEDDER_MODEL then
 names the folder.
 """
 

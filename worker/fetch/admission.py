@@ -31,7 +31,7 @@ class Admit(NamedTuple):
 class Probe(NamedTuple):
     """The circuit is open and its pause is over: ask for this URL first, and make the request if it answers.
 
-    The request's own image may be what is wrong, so it is the worse probe.
+    The request itself would be a worse probe, because its own image may be at fault.
     """
 
     known_good_url: Request
@@ -69,7 +69,7 @@ _ADMIT = Admit()
 
 
 class Admission:
-    """What is known about the hosts. `clock` returns seconds."""
+    """Decides by what is known about the hosts. `clock` returns seconds."""
 
     def __init__(self, *, patience_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -109,11 +109,10 @@ class Admission:
         return Admit(is_probe=True) if known_good_url is None else Probe(known_good_url)
 
     def note_answer(self, request: Request) -> None:
-        """Note an answer that settles the question, be it 200 or 404."""
-        host = request.host
-        self.circuits.note_answer(host)
+        """Note an answer that is final for its image, such as 200 or 404."""
+        self.circuits.note_answer(request.host)
         self.network.note_answer(self._clock())
-        self.known_good_urls.note_answer(host, request)
+        self.known_good_urls.note_answer(request)
 
     def note_failure(self, host: str, failure: Unanswered, *, is_last_resort: bool = True) -> None:
         """Note a failure that may pass.

@@ -91,7 +91,7 @@ class GrowingReservation:
 
     It doubles whenever the body outgrows it. Bodies that hold some bytes and need more must not wait for each other, or
     all of them would wait for ever. So a reservation that grows takes free bytes ahead of the queue. If too few are
-    free, it exceeds the budget: one reservation at a time does so, and the others wait until its block ends.
+    free, it exceeds the budget. Only one reservation at a time may do so; the others wait until its block ends.
 
     A block that raises gives all bytes back. After any other block they belong to the caller.
     """
@@ -118,7 +118,7 @@ class GrowingReservation:
             self._budget.release(self.size)
 
     async def cover(self, size: int) -> None:
-        """Grow until the reservation has `size` bytes, which is `most_bytes` at most."""
+        """Grow until the reservation has `size` bytes. `size` is at most `most_bytes`."""
         while self.size < size:
             more = min(self.size, self._most_bytes - self.size)
             if not self._may_exceed and not self._budget.has_free(more):

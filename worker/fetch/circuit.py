@@ -23,10 +23,10 @@ FAILURES_TO_OPEN = 10
 thousand opens it, for one second."""
 
 FIRST_PAUSE_SECONDS = 1.0
-"""The pause before the first probe. It doubles with each probe that fails."""
+"""The pause in seconds before the first probe. It doubles with each probe that fails."""
 
 PROBE_POLL_SECONDS = 0.5
-"""The pause after which a request that waits for the outcome of a probe asks again."""
+"""The pause in seconds after which a request that waits for the outcome of a probe asks again."""
 
 
 @dataclass(slots=True)

@@ -1,11 +1,11 @@
 """How the fetch of an image fails. A failure that no part of the fetcher handles becomes the image's row in the ledger.
 
-ImageFailed      The failure is final: an answer of a server (404, a body that is too large), a missing file, an invalid
+ImageFailed      The failure is final: a server's answer (404, a body that is too large), a missing file, an invalid
 │                URL. The request is not repeated. The image's next source is tried.
 ├── NotAsked     The same, but no server was asked, because the host is not allowed.
 └── Unanswered   No useful answer came. The request is repeated if `may_pass` (429, 5xx, a timeout, a reset), and not
                  repeated if not (no such host, a certificate that is not valid). When all sources have failed, the
-                 image, its host or the network may be the reason, and `Hosts.is_network_up` decides: either the image
+                 reason may be the image, its host or the network. `Hosts.is_network_up` decides: either the image
                  fails, or it is fetched again.
 
 Two errors end the chunk instead, because no image is to blame: SourceUnavailable when all hosts fail for too long, and
@@ -41,7 +41,7 @@ class Unanswered(ImageFailed):
         self.asked_at = -math.inf
         """The time of the request, on the monotonic clock."""
         self.was_probe = False
-        """Whether the request was the probe of a host that fails. Then it is no evidence against its image."""
+        """Whether the request was the probe of a host that fails. Then its failure says nothing about its image."""
 
     def with_detail(self, detail: str) -> Unanswered:
         """Return the same failure with another detail."""

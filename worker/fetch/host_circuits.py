@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from worker.fetch.failures import Unanswered
 
 LONGEST_PAUSE_SECONDS = 30.0
-"""The longest pause between two probes of one host."""
+"""The longest pause in seconds between two probes of one host."""
 
 
 class HostCircuits:

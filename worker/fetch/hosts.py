@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from worker.stage_times import StageTimes
 
 SILENCE_PAUSE_SECONDS = 2.0
-"""The pause between two looks at a network on which no host answers."""
+"""The pause in seconds between two looks at a network on which no host answers."""
 
 ANSWERED_PAUSE_SECONDS = 0.01
-"""The pause before the next look once a known-good URL has answered."""
+"""The pause in seconds before the next look after a known-good URL has answered."""
 
 KNOWN_GOOD_URLS_ASKED = 3
 """The largest number of known-good URLs that are asked, one after the other, before the network counts as down."""
@@ -42,7 +42,10 @@ Answer = TypeVar("Answer")
 
 
 class Hosts:
-    """Use it as an async context manager, from one event loop. The parameters are those of HttpClient."""
+    """Use it as an async context manager, from one event loop.
+
+    `trusted` and `resolver` are those of HttpClient. `times` measures the requests.
+    """
 
     def __init__(
         self,
@@ -101,9 +104,9 @@ class Hosts:
     ) -> Answer:
         """Return what `read` returns for the answer to the request.
 
-        Raises the failures that `failures` describes, and SourceUnavailable if all hosts fail for too long. When the
-        host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image without
-        one fails only if the network works.
+        Raises the failures that the module `failures` describes, and SourceUnavailable if all hosts fail for too long.
+        When the host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image
+        without one fails only if the network works.
         """
         admitted = await self._wait_for_admission(request, is_last_resort=is_last_resort)
         asked_at = time.monotonic()
@@ -143,7 +146,7 @@ class Hosts:
 
     async def wait_for_network(self, failure: Unanswered) -> None:
         """Pause before an image is fetched again, because its failure may be the network's."""
-        if not failure.may_pass:  # `ask` did not count it, because it may have been the host's own fault
+        if not failure.may_pass:  # `ask` did not count this failure, because the host itself could be at fault
             self._note_failure(failure.host, failure)
         await asyncio.sleep(SILENCE_PAUSE_SECONDS)
 

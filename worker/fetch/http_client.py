@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Self
 
 import aiohttp
 
-from common.errors import SettingsError
-from common.format.provenance import program_version
 from worker.fetch.host_guard import HostGuard
 from worker.fetch.http_errors import REQUEST_ERRORS, failure_of
 from worker.fetch.request import Request
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from worker.settings import FetchSettings, HttpSettings
 
 DNS_CACHE_SECONDS = 60
+"""The time in seconds for which the addresses of a name are reused."""
 
 
 class HttpClient:
@@ -40,7 +39,7 @@ class HttpClient:
     ) -> None:
         self._http = http
         self._request_seconds = settings.fetch_timeout_seconds
-        self._user_agent = _user_agent(http.user_agent)
+        self._user_agent = http.user_agent_header
         self._resolver = resolver
         self._guard = HostGuard(allow_private=settings.allow_private_hosts, trusted=trusted)
         self._proxies = EnvironmentProxies()
@@ -95,7 +94,7 @@ class HttpClient:
         """
         self.requests += 1
         proxy = self._proxies.proxy_for(request.url)
-        # With a proxy the session connects to the proxy alone, and the operator chose it.
+        # With a proxy, the session connects only to the proxy, which the operator chose.
         session = self._open_session if request.is_trusted or proxy else self._guarded_session
         try:
             async with asyncio.timeout(self._request_seconds) as deadline:
@@ -108,10 +107,3 @@ class HttpClient:
                     response.release()
         except REQUEST_ERRORS as error:
             raise failure_of(error, request.url) from error
-
-
-def _user_agent(template: str) -> str:
-    text = template.replace("{version}", program_version())
-    if not (text.isascii() and text.isprintable()):
-        raise SettingsError(f"EMBEDDER_USER_AGENT is {text!r}; an HTTP header takes printable ASCII only")
-    return text

@@ -5,21 +5,18 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 import aiohttp
 
 from common.errors import ResourceExhausted
 from common.format.reasons import Reason
+from common.retry import retry_after_seconds
 from worker.fetch.failures import NotAsked, Unanswered
 from worker.fetch.resolvers import ForbiddenAddress
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from yarl import URL
 
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -27,7 +24,7 @@ MAY_PASS = {407, 408, 425, 429, 500, 502, 503, 504, 511}
 """The statuses after which the same request may succeed later."""
 
 REQUEST_ERRORS = (aiohttp.ClientError, OSError, ForbiddenAddress)
-"""Everything that a request raises. TimeoutError is an OSError, aiohttp.InvalidURL a ClientError."""
+"""The errors that a request raises. TimeoutError is an OSError, and aiohttp.InvalidURL is a ClientError."""
 
 _REASONS = {
     404: Reason.NOT_FOUND,
@@ -50,20 +47,8 @@ def check_status(response: aiohttp.ClientResponse) -> None:
     reason = _REASONS.get(status) or (Reason.SERVER_ERROR if status >= 500 else Reason.HTTP_ERROR)
     if status not in MAY_PASS:
         raise ImageFailed(reason, str(status))
-    wait = retry_after_seconds(response.headers.get("Retry-After", ""), now=lambda: datetime.now(UTC))
+    wait = retry_after_seconds(response.headers.get("Retry-After", ""))
     raise Unanswered(reason, str(status), may_pass=True, retry_after_seconds=wait)
-
-
-def retry_after_seconds(header: str, *, now: Callable[[], datetime]) -> float:
-    """Return the pause that a Retry-After header asks for (RFC 9110, 10.2.3), 0 if it asks for none."""
-    header = header.strip()
-    if header.isascii() and header.isdigit():
-        return float(header[:9])
-    try:
-        date = parsedate_to_datetime(header)
-    except ValueError:
-        return 0.0
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - now()).total_seconds())
 
 
 def failure_of(error: Exception, url: URL) -> ImageFailed | ResourceExhausted:

@@ -33,10 +33,14 @@ if TYPE_CHECKING:
     from worker.settings import FetchSettings, HttpSettings
 
 MAX_REDIRECTS = 5
+"""The largest number of redirects that are followed for one image."""
+
 FIRST_PAUSE_SECONDS = 0.5
-"""The pause after the first failed attempt. It doubles with each further one."""
+"""The pause in seconds after the first failed attempt. It doubles with each further one."""
+
 LONGEST_PAUSE_SECONDS = 20.0
-"""The longest pause between two attempts, without the host's Retry-After."""
+"""The longest pause in seconds between two attempts, without the host's Retry-After."""
+
 PLACEHOLDER = "photo_unavailable"
 """A part of the name of the picture to which Flickr redirects if a photo is gone."""
 
@@ -51,7 +55,7 @@ class ImageFetcher:
     """Fetches the images of one chunk; use it as an async context manager, from one event loop.
 
     `sources` are tried in their order. Relative paths of a local manifest start in `folder`. It is None for a manifest
-    from the network: then no local file is read. `inflight_bytes` limits the bytes of images in memory. `resolver`
+    from the network, and then no local file is read. `inflight_bytes` limits the bytes of images in memory. `resolver`
     replaces the system's resolver. `times` measures the requests.
     """
 
@@ -87,7 +91,7 @@ class ImageFetcher:
         )
         self._bytes_of_files = 0
         self.retries = 0
-        """The attempts that followed a failed one."""
+        """The number of attempts that followed a failed one."""
 
     @property
     def in_flight(self) -> int:

@@ -19,9 +19,9 @@ class KnownGoodUrls:
     def __init__(self) -> None:
         self._by_host: dict[str, Request] = {}
 
-    def note_answer(self, host: str, request: Request) -> None:
-        self._by_host.pop(host, None)
-        self._by_host[host] = request
+    def note_answer(self, request: Request) -> None:
+        self._by_host.pop(request.host, None)
+        self._by_host[request.host] = request
         if len(self._by_host) > MAX_HOSTS:
             oldest = next(iter(self._by_host))
             del self._by_host[oldest]

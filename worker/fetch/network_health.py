@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from worker.rows import ImageFailed
 
 LONGEST_PAUSE_SECONDS = 5.0
-"""The longest pause between two probes of the network. It is short, so that many hosts are asked before all of them are
-given up."""
+"""The longest pause in seconds between two probes of the network. It is short, so that many hosts are asked before all
+of them are given up."""
 
 
 class NetworkHealth:
@@ -96,7 +96,7 @@ class NetworkHealth:
         self._circuit.note_end()
 
     def note_silence(self, *, began: float) -> None:
-        """Note that a check that `began` then found no known-good URL that answers."""
+        """Note that no known-good URL answered in a check that began at the time `began`."""
         self._silent_at = began
 
     @property

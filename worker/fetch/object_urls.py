@@ -49,7 +49,7 @@ class ObjectUrls:
         if not text.lower().startswith("s3://") or not _BUCKET.fullmatch(bucket) or not key:
             raise ImageFailed(Reason.INVALID_URL, "it does not name an object, as s3://bucket/key does")
         presigner = self._presigner or await self._load_presigner()
-        # A thread does what may take long: the first URL of a bucket loads a client, and credentials expire.
+        # What may take long runs in a thread: the first URL of a bucket loads a client, and credentials are renewed.
         if bucket in self._signed_buckets and not presigner.may_block:
             return parse_http_url(_sign(presigner, bucket, key))
         signed = await asyncio.to_thread(_sign, presigner, bucket, key)

@@ -17,7 +17,7 @@ class Candidate(NamedTuple):
     source: str
     """`mirror`, `thumbnail`, `original` or `url`."""
     url: str
-    """Empty if the row has no URL for this source."""
+    """An empty text if the row has no URL for this source."""
 
 
 def candidates(row: Row, sources: Sequence[str], *, mirror_url: str) -> list[Candidate]:

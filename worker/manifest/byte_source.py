@@ -18,15 +18,16 @@ HEAD_BYTES = 65_536
 """Size of a source's head in bytes. Header lines are shorter than this, and chunks are much larger."""
 
 BLOCK_BYTES = 4 << 20
-"""Largest number of bytes in one request. A chunk takes few requests, and few unparsed bytes lie in memory."""
+"""Largest number of bytes in one request: so large that a chunk takes few requests, and small beside the memory."""
 
 SMALL_BLOCK_BYTES = 65_536
 """Number of bytes in one request beyond the end of a chunk, where only the rest of one line is needed."""
 
 SAMPLE_COUNT = 64
+"""Number of evenly spread samples that identify a file. A file that is not larger than all of them is hashed whole."""
+
 SAMPLE_BYTES = 65_536
-"""Number and size in bytes of the samples that identify a large file: 4 MiB, evenly spread. Smaller files are hashed
-whole."""
+"""Size of a sample in bytes."""
 
 
 class ByteSource(Protocol):

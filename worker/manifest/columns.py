@@ -20,7 +20,7 @@ THUMBNAIL_NAMES = ("thumbnail300kurl",)
 ROTATION_NAMES = ("rotation",)
 
 LISTED_COLUMNS = 20
-"""Largest number of columns that an error lists."""
+"""Largest number of columns in an error's list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Columns:
 
 
 def find_columns(found: Iterable[str], settings: ManifestSettings, *, name: str) -> Columns:
-    """Return the columns to use among the columns `found` in the manifest `name`. Upper and lower case are equal.
+    """Return the columns to use among the columns `found` in the manifest `name`. Case does not matter.
 
     Raises ManifestError when no column holds URLs, or when a column that a setting names is missing.
     """
@@ -93,7 +93,7 @@ def _listed(names: list[str]) -> str:
 
 
 def resolve_sources(wanted: str, columns: Columns | None, *, name: str) -> tuple[str, ...]:
-    """Return the sources of the images of the manifest `name`, in the order in which they are asked.
+    """Return the sources of the images of the manifest `name`, in the order in which they are tried.
 
     `wanted` is a comma-separated list of sources, or `auto` for all sources that the columns allow. Raises
     ManifestError when a column that a source needs is missing.

@@ -8,7 +8,7 @@ EXCERPT_LENGTH = 200
 """Largest number of characters in an excerpt."""
 
 REDACTED_LENGTH = 4096
-"""Number of characters in which URLs are redacted, before the excerpt is taken from them."""
+"""Number of characters of the text in which URLs are redacted. The excerpt is the start of the result."""
 
 
 def excerpt(text: str) -> str:

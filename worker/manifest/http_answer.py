@@ -56,7 +56,7 @@ class HttpAnswer:
             self.size = self._range_size(start)
 
     def read(self, length: int) -> bytes:
-        """Return up to `length` bytes, and no byte at the end of the answer. Raises HttpFault if the answer breaks."""
+        """Return up to `length` bytes, none at the end of the answer. Raises HttpFault if the answer breaks off."""
         if self.size == 0:
             return b""
         try:
@@ -68,14 +68,14 @@ class HttpAnswer:
         return block
 
     def read_next(self, length: int) -> bytes:
-        """Return up to `length` bytes and at least one. Raises HttpFault if the answer ends or breaks."""
+        """Return up to `length` bytes and at least one. Raises HttpFault if the answer ends or breaks off."""
         block = self.read(length)
         if not block:
             raise HttpFault(f"the answer broke off at byte {self.position}")
         return block
 
     def skip_to(self, position: int) -> None:
-        """Read on up to byte `position`. Raises HttpFault if the answer ends before it."""
+        """Read and drop the bytes before byte `position`. Raises HttpFault if the answer ends before it."""
         while self.position < position:
             self.read_next(min(BLOCK_BYTES, position - self.position))
 

@@ -3,8 +3,8 @@
 The first request is a GET and not a HEAD, because a presigned URL allows one method only. The size and the tag of the
 first answer must be those of all later answers.
 
-A server without range requests sends all of the content. The source keeps this answer open and reads on from where it
-stands. It asks again only for what lies before that place.
+A server without range requests sends all of the content. The source keeps this answer open and reads on in it. It makes
+a new request only for bytes that it has read past.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from worker.settings import HttpSettings
 
 ATTEMPTS = 6
-"""Number of requests for one range."""
+"""Largest number of requests for one range."""
 
 FIRST_PAUSE_SECONDS = 0.5
 """Pause in seconds before the second request, doubled for each further one."""
@@ -39,7 +39,7 @@ Answer = TypeVar("Answer")
 
 class _Head(NamedTuple):
     data: bytes
-    """The first HEAD_BYTES of the content, or all of a smaller content."""
+    """The first HEAD_BYTES of the content, or all of it if it is smaller."""
     size: int
     """Size of the whole content in bytes."""
     tag: str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from worker.manifest.byte_source import ByteSource
 
 LARGE_BYTES = 256 << 20
-"""Size in bytes above which one conversion costs less than reading the whole file in every pod."""
+"""Size in bytes above which the log advises to convert the file, because every pod reads all of it."""
 
 
 class JsonRows:

@@ -51,7 +51,7 @@ class Manifest:
     has_ids: bool
     """Whether the rows have ids."""
     sources: tuple[str, ...]
-    """The names of the sources of an image, in the order in which they are asked: `mirror`, `thumbnail`, `original`,
+    """The names of the sources of an image, in the order in which they are tried: `mirror`, `thumbnail`, `original`,
     `url`. `original` and `url` both mean the row's URL."""
     folder: Path | None
     """The folder that relative paths in the rows start from; None for a remote manifest, whose rows have no paths."""

@@ -1,4 +1,4 @@
-"""Rows of a Parquet file. Of the row groups that overlap a chunk, only the needed columns are read."""
+"""Rows of a Parquet file. A chunk reads only the columns that are used, in the row groups that overlap the chunk."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, MaxRetryError, ResponseError
+from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, ResponseError
 from yarl import URL
 
 from common.errors import ManifestError, StoreAccessDenied
-from common.format.provenance import program_version
 from common.logs import redact_url
+from common.retry import retry_after_seconds
 from worker.manifest.http_answer import HttpAnswer, HttpFault
 from worker.proxy import EnvironmentProxies
 
@@ -49,7 +49,7 @@ class RangeClient:
         self.name = redact_url(uri)
         self._retry_after_limit_seconds = settings.retry_after_limit_seconds
         self._url, headers = _split_credentials(uri)
-        headers["User-Agent"] = settings.user_agent.replace("{version}", program_version())
+        headers["User-Agent"] = settings.user_agent_header
         # A range of a compressed transfer would not be a range of the content.
         headers["Accept-Encoding"] = "identity"
         timeout = urllib3.Timeout(connect=settings.connect_timeout_seconds, read=settings.read_timeout_seconds)
@@ -106,10 +106,7 @@ class RangeClient:
         return ManifestError(f"{self.name} cannot be fetched: HTTP {status}")
 
     def _asked_seconds(self, response: BaseHTTPResponse) -> float:
-        try:
-            asked = _REDIRECTS_ONLY.parse_retry_after(response.headers.get("Retry-After", ""))
-        except InvalidHeader:
-            return 0.0
+        asked = retry_after_seconds(response.headers.get("Retry-After", ""))
         return min(asked, self._retry_after_limit_seconds)
 
 

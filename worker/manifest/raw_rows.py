@@ -33,7 +33,7 @@ class RawRow(NamedTuple):
 
 
 class UnreadableRow(NamedTuple):
-    """A row whose values cannot be told apart."""
+    """A row that cannot be divided into values."""
 
     where: str
     problem: str

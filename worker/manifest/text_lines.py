@@ -49,7 +49,7 @@ class Line(NamedTuple):
 
 
 def read_lines(source: ByteSource, *, first: int, start: int, end: int) -> Iterator[Line]:
-    """Yield the lines whose first byte lies in [start, end), without blank lines. The text begins at byte `first`."""
+    """Yield the lines whose first byte lies in [start, end), except blank lines. The text begins at byte `first`."""
     start = max(start, first)
     if start >= end:
         return
@@ -75,7 +75,7 @@ def read_lines(source: ByteSource, *, first: int, start: int, end: int) -> Itera
             dropped_bytes += len(pending[KEPT_BYTES:])
             pending = pending[:KEPT_BYTES]
             if position >= end:
-                break  # the next line begins in another chunk, wherever this one ends
+                break  # wherever this line ends, the next line begins in another chunk
         elif not is_own and position >= end:
             return
     if is_own and (line := _line(line_start, pending, dropped_bytes)):

@@ -159,7 +159,7 @@ def _json(text: str) -> object:
 
 
 def _check_has_rows(source: ByteSource, first: int) -> None:
-    # A text larger than its head is taken to have rows: the search for one could read the whole text.
+    # A text that is larger than its head counts as having rows, because the search for a row could read all of it.
     if source.size > max(first, HEAD_BYTES):
         return
     if next(read_lines(source, first=first, start=first, end=source.size), None) is None:

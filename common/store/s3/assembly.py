@@ -28,7 +28,7 @@ S3_PART_LIMITS = PartLimits(min_bytes=5 << 20, max_bytes=5 << 30, max_count=10_0
 ABORT_SECONDS = 3
 """The time in seconds from the first failure until the abort of an upload is given up.
 
-An assembly is aborted when it fails or when the program must stop, and neither can wait for a store that is away.
+An assembly is aborted when it fails or when the program must stop. Neither can wait for a store that does not answer.
 """
 
 
@@ -150,7 +150,7 @@ def _abort(prefix: S3Prefix, key: str, upload_id: str, *, patience_seconds: floa
 
 
 def _try_to_abort(prefix: S3Prefix, key: str, upload_id: str) -> None:
-    # The exception that ends the block matters more. An upload that stays is aborted by the next merge.
+    # The exception that ends the block matters more. The next merge aborts an upload that stays.
     try:
         _abort(prefix, key, upload_id, patience_seconds=ABORT_SECONDS)
     except (AssemblyGone, ObjectAbsent):

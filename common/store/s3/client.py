@@ -42,7 +42,7 @@ CONNECT_SECONDS = 10
 """The longest time in seconds to connect to the store."""
 
 READ_SECONDS = 60
-"""The longest time in seconds without a byte of an answer. After it the request has failed."""
+"""The longest time in seconds without a byte of an answer, before the request counts as failed."""
 
 POOL_CONNECTIONS = 72
 """The number of connections that stay open for the next request: a merge makes 32 copies, 32 reads and 4 uploads at a
@@ -64,7 +64,7 @@ _DENIED = {
 }
 
 _UNSUPPORTED = {"InvalidArgument", "InvalidRequest", "NotImplemented", "NotSupported"}
-"""The error codes of stores that do not know a request, or a condition of a request."""
+"""The error codes of stores that do not support a request, or a condition of a request."""
 
 PASSING_CODES = {
     "BadDigest",
@@ -92,7 +92,7 @@ _PASSING_ERRORS = (
 
 
 class RequestUnsupported(StoreUnavailable):
-    """The store does not know this request."""
+    """The store does not support this request, or its condition."""
 
 
 class RangeBeyondEnd(StoreUnavailable):
@@ -175,7 +175,7 @@ def s3_errors(what: object) -> Iterator[None]:
     except ParamValidationError as error:
         raise SettingsError(f"{what} is not a valid S3 name: {' '.join(str(error).split())}") from error
     except _PASSING_ERRORS as error:
-        # A repeated request would hold the very files or memory that this machine lacks.
+        # A repeated request would need the very files or memory that this machine lacks.
         raise exhausted_beneath(error) or StoreFault(f"{what}: {error}") from error
     except BotoCoreError as error:
         raise StoreUnavailable(f"{what}: {error}") from error

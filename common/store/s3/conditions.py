@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 class ConditionalWrites:
     """Writes that replace only the object that was seen.
 
-    When the store turns out to support no conditions, a write becomes two steps: a look, then the write. A second
-    writer between the two steps is overwritten. Nothing is lost by that: all writers of a key of a run write the same
-    rows.
+    When the store refuses conditions, a write becomes two steps: a look, then the write. A second writer between the
+    two steps is overwritten. That loses nothing, because all writers of a key of a run write the same rows.
     """
 
     def __init__(self, prefix: S3Prefix) -> None:
@@ -28,9 +27,9 @@ class ConditionalWrites:
         self._are_supported = True
 
     def write(self, key: str, send: Callable[[Mapping[str, str]], None], *, replacing: ObjectStat | None) -> None:
-        """Call `send` with the SDK's arguments for the condition that the object is `replacing`, or absent if None.
+        """Call `send` with the SDK's arguments for this condition: the object is `replacing`, absent if None.
 
-        Raises ObjectExists when it is another object, and whatever `send` raises.
+        Raises ObjectExists when another object is there, and whatever `send` raises.
         """
         if self._are_supported:
             try:

@@ -41,7 +41,7 @@ def read_object(location: S3Location, *, start: int = 0, length: int | None = No
         size = int(whole) if whole.isdigit() else len(data)
         if whole and len(data) != (size - start if length is None else min(length, size - start)):
             raise StoreFault(f"{location}: the store sent {len(data)} bytes for {wanted} of {size}")
-        # Bytes that arrive twice are what is stored: some stores have ETags that look like an MD5 and are not.
+        # The same bytes a second time are believed: some stores have ETags that look like an MD5 and are not.
         if len(data) == size and not _may_have_etag(data, answer) and data != doubted:
             doubted = data
             raise StoreFault(f"{location}: the bytes received do not have the MD5 that the ETag says")
@@ -58,7 +58,10 @@ def read_object(location: S3Location, *, start: int = 0, length: int | None = No
 
 
 def _may_have_etag(data: bytes, answer: GetObjectOutputTypeDef) -> bool:
-    """Return whether a whole object may have this ETag: the ETag of most objects of one upload is their MD5."""
+    """Return whether a whole object with these bytes may have this ETag.
+
+    The ETag of an object that was written by one PUT is its MD5, unless the object is encrypted with a key of KMS.
+    """
     etag = answer["ETag"].strip('"')
     is_md5 = _MD5.fullmatch(etag) and answer.get("ServerSideEncryption", "AES256") == "AES256"
     return not is_md5 or hashlib.md5(data, usedforsecurity=False).hexdigest() == etag

@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 120.0
 """The time in seconds from a request's first failure until it is given up: twice what a store takes to restart.
 
 The SDK's own retries are not used: all requests of a client share a limited number of them, so an outage ends 30
-requests in flight within seconds. AWS_MAX_ATTEMPTS, where it is set, also limits the attempts.
+requests in flight within seconds. AWS_MAX_ATTEMPTS, if set, also limits the attempts.
 """
 
 FIRST_PAUSE_SECONDS = 0.25
@@ -27,7 +27,7 @@ LONGEST_PAUSE_SECONDS = 10.0
 """The longest pause in seconds, so that a store that is back is used within 10 s."""
 
 SILENT_SECONDS = 5.0
-"""The time in seconds that a request may fail before the log says so: in a large run some request fails at any time."""
+"""The time in seconds that a request may fail before the log says so: in a large run, some request always fails."""
 
 Answer = TypeVar("Answer")
 
@@ -63,7 +63,7 @@ def ask(what: object, send: Callable[[], Answer], *, patience_seconds: float = P
 
 
 def _max_attempts() -> int | None:
-    """Return the limit that AWS_MAX_ATTEMPTS sets; 0 sets none."""
+    """Return the limit that AWS_MAX_ATTEMPTS sets, None if it is not set or 0."""
     text = os.environ.get("AWS_MAX_ATTEMPTS", "")
     if text and not text.isdecimal():
         raise SettingsError(f"AWS_MAX_ATTEMPTS is {text!r}, expected a whole number of attempts; correct or unset it")

@@ -1,4 +1,4 @@
-"""HDF5 over files that fail: the error comes through unchanged, and the process survives. The layout of new files."""
+"""HDF5 in files whose reads fail: the error arrives unchanged, and the process survives. The layout of new files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FailingFile(io.RawIOBase):
-    """A file whose reads fail after the first `reads`."""
+    """A file that fails after `reads` reads."""
 
     def __init__(self, path: Path, reads: int, error: Exception) -> None:
         self._file, self._reads, self._error = path.open("rb"), reads, error

@@ -6,7 +6,7 @@ from common.run.keys import chunk_index, chunk_key
 
 
 @pytest.mark.parametrize("index", [0, 7, 10, 99_999])
-def test_a_chunks_key_tells_its_index(index: int) -> None:
+def test_the_key_of_a_chunk_holds_its_index(index: int) -> None:
     assert chunk_key(index) == f"chunks/Images_Embedded_{index}.h5"
     assert chunk_index(chunk_key(index)) == index
 
@@ -14,5 +14,5 @@ def test_a_chunks_key_tells_its_index(index: int) -> None:
 @pytest.mark.parametrize(
     "key", ["Images_Embedded.h5", "chunks/Images_Embedded_07.h5", "chunks/Images_Embedded_1.h5.part", "chunks/1.h5"]
 )
-def test_no_other_key_is_a_chunks(key: str) -> None:
+def test_any_other_key_has_no_index(key: str) -> None:
     assert chunk_index(key) is None

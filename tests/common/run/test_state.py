@@ -76,14 +76,14 @@ def test_a_summary_of_another_result_does_not_make_a_run_finished(merged: Store,
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"\xff", b'{"rows_requested": "many"}'])
-def test_what_is_not_a_summary_is_an_error_to_its_reader_and_no_finished_run(merged: Store, data: bytes) -> None:
+def test_a_broken_summary_is_an_error_to_its_reader_and_no_finished_run(merged: Store, data: bytes) -> None:
     merged.put_bytes(SUMMARY_KEY, data)
     with pytest.raises(ChunkInvalid, match="is not a summary of a merge"):
         read_summary(merged)
     assert find_finished(merged) is None
 
 
-def test_what_is_not_a_result_is_not_a_finished_run(merged: Store) -> None:
+def test_a_broken_result_is_not_a_finished_run(merged: Store) -> None:
     merged.put_bytes(RESULT_KEY, b"no HDF5")
     assert find_finished(merged) is None
 

@@ -18,8 +18,8 @@ KEY = "whole"
 PART = 5 << 20
 
 
-def leftovers(store: Store) -> int:
-    """Abort all assemblies, and return their number."""
+def abort_leftovers(store: Store) -> int:
+    """Abort all unpublished assemblies, and return their number."""
     return store.abort_assemblies(KEY)
 
 
@@ -34,7 +34,7 @@ def test_parts_uploaded_and_copied_in_any_order_are_one_object(store: Store) -> 
         published = assembly.publish()
     assert published == store.stat(KEY)
     assert store.read(KEY) == first + source[300 : 300 + PART] + b"last"
-    assert leftovers(store) == 0
+    assert abort_leftovers(store) == 0
 
 
 def test_an_assembly_that_is_not_published_leaves_nothing(store: Store) -> None:
@@ -45,7 +45,7 @@ def test_an_assembly_that_is_not_published_leaves_nothing(store: Store) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         die()
-    assert leftovers(store) == 0
+    assert abort_leftovers(store) == 0
     assert list(store.list("")) == []
 
 
@@ -56,7 +56,7 @@ def test_the_assemblies_of_exactly_one_key_are_aborted_and_their_owner_learns_it
             store.assemble(KEY, size=5, replacing=None) as assembly,
         ):
             assembly.upload(1, 0, b"12345")
-            assert leftovers(store) == 1
+            assert abort_leftovers(store) == 1
             other.upload(1, 0, b"x")
             other.publish()
             assembly.publish()
@@ -96,7 +96,7 @@ def test_only_the_object_that_was_seen_is_replaced(store: Store) -> None:
     assert store.read(KEY) == b"new"
     with pytest.raises(ObjectExists):
         replace(seen, b"old", deleting_first=True)
-    assert leftovers(store) == 0
+    assert abort_leftovers(store) == 0
 
 
 def test_a_replaced_source_on_s3_is_noticed_by_its_version(bucket: str) -> None:

@@ -15,7 +15,7 @@ from common.store.s3.request import ask
 
 
 class Failing:
-    """A request that fails so many times before it is answered."""
+    """A request that fails `failures` times before it is answered."""
 
     def __init__(self, failures: int, error: Exception) -> None:
         self.attempts, self._failures, self._error = 0, failures, error

@@ -89,7 +89,7 @@ OPERATIONS = {
 
 UNHEARD = [LOST, CUT_SHORT]
 SILENT = {"AbortMultipartUpload", "PutObject"}
-"""The operations whose answers have no body, so that an HTML body cannot stand in its place."""
+"""The operations whose answers have no body that HTML could replace."""
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_a_folder_is_removed_with_its_last_object_and_the_runs_own_folder_stays(
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_denied(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_store_access_denied(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreAccessDenied, match="EMBEDDER_RUN_URI"):
         open_store(str(tmp_path / "file" / "run")).check_access()
@@ -219,6 +219,16 @@ def test_a_server_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPat
     with pytest.raises(StoreUnavailable):
         open_store("s3://bucket/run").stat("a")
     clear_clients()
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/run", "https://bucket.example.com/run", "S3://bucket/run", "az://a/b"])
+def test_a_url_that_is_neither_s3_nor_a_folder_is_a_settings_error(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="is not a place for a run"):
+        open_store(uri).check_access()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_s3_uri_without_a_bucket_is_a_settings_error() -> None:

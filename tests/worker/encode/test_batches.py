@@ -1,4 +1,4 @@
-"""Batches between an event loop and a thread: no square is lost or doubled, and there are no more than the buffers."""
+"""Batches between an event loop and a thread: no square is lost or doubled, and no buffer is added."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ async def get(fetcher: ImageFetcher, image: str | Row) -> bytes | Reason:
 
 @asynccontextmanager
 async def fetcher_among_others(*, sources: tuple[str, ...] = ("url",), **changed: Any) -> AsyncIterator[ImageFetcher]:  # noqa: ANN401 - as above
-    """Yield a fetcher that another host has answered, so that a failure is not blamed on the network."""
+    """Yield a fetcher that has an answer of another host, so that a failure is not blamed on the network."""
     settings = worker_settings(**changed)
     with image_server() as elsewhere:
         async with image_fetcher(settings, sources=sources) as fetcher:

@@ -51,7 +51,7 @@ def fail(admission: Admission, host: str, *, times: int = FAILURES_TO_OPEN, fail
 def ask_in_vain(
     admission: Admission, clock: Clock, host: str, failure: Unanswered, *, seconds: float
 ) -> tuple[int, Decision]:
-    """Ask as often as the admission allows, always in vain. Return how often that was, and the last decision."""
+    """Make requests that all fail, as often as the admission allows. Return their number and the last decision."""
     end = clock.now + seconds
     count = 0
     decision: Decision = Admit()
@@ -198,9 +198,9 @@ def test_an_answer_of_any_host_shows_that_the_network_works(admission: Admission
 def test_known_good_urls_come_newest_first_and_those_of_failing_hosts_last() -> None:
     known = KnownGoodUrls()
     for host in ("a", "b", "c", "a"):
-        known.note_answer(host, url_of(host))
+        known.note_answer(url_of(host))
     assert known.newest_first(is_failing=lambda host: host == "c") == [url_of("a"), url_of("b"), url_of("c")]
     for number in range(MAX_HOSTS):
-        known.note_answer(f"host{number}", url_of(f"host{number}"))
+        known.note_answer(url_of(f"host{number}"))
     assert known.of("a") is None
     assert len(known.newest_first(is_failing=lambda _: False)) == MAX_HOSTS

@@ -9,8 +9,6 @@ import shutil
 import ssl
 import subprocess
 import threading
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,7 +32,6 @@ from tests.image_server import (
 )
 from tests.worker.fetch.fetching import PICTURE, failure, fetch, fetch_together, get, image_fetcher, worker_settings
 from worker.fetch.circuit import FAILURES_TO_OPEN
-from worker.fetch.http_errors import retry_after_seconds
 from worker.rows import Row
 
 if TYPE_CHECKING:
@@ -143,19 +140,6 @@ def test_a_retry_after_is_waited_for_up_to_the_limit(server: ImageServer, status
             return clock() - started
 
     assert asyncio.run(run()) >= 0.7  # without the header the pause is 0.5 s at most
-
-
-def test_a_retry_after_is_seconds_or_a_date() -> None:
-    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-    def seconds(header: str) -> float:
-        return retry_after_seconds(header, now=lambda: now)
-
-    assert seconds("120") == 120
-    assert seconds(format_datetime(now + timedelta(seconds=90), usegmt=True)) == 90
-    assert seconds(format_datetime(now - timedelta(days=1), usegmt=True)) == 0
-    for nonsense in ("", "-5", "soon", "1.5", "Fri, 99 Foo 2026", "9" * 400, "٣"):
-        assert 0 <= seconds(nonsense) <= 999_999_999
 
 
 @pytest.mark.parametrize(

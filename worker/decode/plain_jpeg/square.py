@@ -71,7 +71,7 @@ class Axis(NamedTuple):
     precision: int
     """Number of bits after the weights' binary point."""
     struct: ctypes.Structure
-    """The same for the C code. It points into the arrays above."""
+    """The same values for the C code. The struct points into the arrays above."""
 
 
 def is_available() -> bool:

@@ -1,4 +1,4 @@
-"""The compiled decoder: the pixels of libjpeg-turbo and torch to the bit, or none, and then those libraries decide."""
+"""The compiled decoder returns the pixels of libjpeg-turbo and torch, bit for bit, or leaves the file to them."""
 
 from __future__ import annotations
 
