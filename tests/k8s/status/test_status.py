@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import ssl
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from common.errors import ClusterAccessDenied, ClusterUnavailable, ExitCode, NotInCluster
-from common.logs import parse_line
+from common.errors import ClusterUnavailable
 from common.process.last_word import LastWord
 from common.run.keys import chunk_key
 from common.store import open_store
 from tests.embedder.command_line import embedder
-from tests.k8s.cluster_double import NAMESPACE, TOKEN, ClusterDouble, Fault, Request, cluster_double
+from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault
 from tests.k8s.release_objects import (
     NOT_SCHEDULED,
     ended,
@@ -30,43 +24,12 @@ from tests.k8s.release_objects import (
     waiting,
     worker_job,
 )
+from tests.k8s.status.reading import EMBEDDED, put_mixed_run, status, stored
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.k8s.release_objects import Object
-
-EMBEDDED = "2026-11-23T12:00:00.000Z info embedded chunk={0} images={1} of=1000 failed=2 rate_per_s={2} waiting_on={3}"
-
-
-def status(*options: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(embedder("status", "--output", "json", *options).out)
-    return found
-
-
-def stored(chunk: int, *, of: int, failed: int) -> LastWord:
-    """Return the last word of a worker that has stored its chunk."""
-    return finished(f"chunk {chunk} is in the store: s3://b/c_{chunk}.h5", images=of, of=of, failed=failed)
-
-
-def put_mixed_run(cluster: ClusterDouble) -> None:
-    """Ten chunks: 0-3 done, 4-5 running, 6 pending, 7-8 failed, 9 without a pod."""
-    job = worker_job(10, completed="0-3", failed="7,8", active=3)
-    cluster.put("jobs", job)
-    cluster.put("jobs", merge_job())
-    for chunk in range(4):
-        cluster.put("pods", pod_of(job, chunk, **ended(0, stored(chunk, of=1000, failed=10))))
-    for chunk, rate in ((4, 100), (5, 150)):
-        pod = cluster.put("pods", pod_of(job, chunk, **running()))["metadata"]["name"]
-        cluster.append_log(pod, "worker", EMBEDDED.format(chunk, 500, rate, "fetch"))
-        cluster.append_log(pod, "worker", "2026-11-23T12:00:01.000Z warning library message=whatever")
-    cluster.put("pods", pod_of(job, 6, **NOT_SCHEDULED))
-    cluster.put("pods", pod_of(job, 7, 0, **ended(75, failed("the store does not answer"))))
-    cluster.put("pods", pod_of(job, 7, 1, **ended(65, failed("400 of 1000 images failed"))))
-    cluster.put("pods", pod_of(job, 8, **ended(137, reason="OOMKilled")))
-    merge = cluster.put("pods", pod_of(merge_job(), None, **running("gate")))["metadata"]["name"]
-    line = '2026-11-23T12:00:00.000Z warning waiting in_store=4 message="Job embedder-worker is running"'
-    cluster.append_log(merge, "gate", line)
 
 
 def test_the_chunks_are_sorted_by_state(cluster: ClusterDouble) -> None:
@@ -344,51 +307,6 @@ def test_watching_ends_with_the_merge(cluster: ClusterDouble) -> None:
     assert found["next"] == ["aws s3 cp s3://my-bucket/embedded/Images_Embedded.h5 ."]
 
 
-def test_a_release_that_does_not_exist_is_an_error(cluster: ClusterDouble) -> None:
-    cluster.put("jobs", worker_job(1))
-    with pytest.raises(NotInCluster, match=f"no release other in namespace {NAMESPACE}"):
-        status("--release", "other")
-
-
-def test_a_release_without_its_worker_job_is_an_error(cluster: ClusterDouble) -> None:
-    cluster.put("jobs", merge_job())
-    with pytest.raises(NotInCluster, match="has no worker Job any more, only embedder-merge"):
-        status()
-
-
-def test_a_forbidden_request_is_named(cluster: ClusterDouble) -> None:
-    def no_pods(request: Request) -> bool:
-        return request.resource != "pods"
-
-    cluster.put("jobs", worker_job(1))
-    cluster.is_allowed = no_pods
-    with pytest.raises(ClusterAccessDenied, match=f"not allowed to list pods in namespace {NAMESPACE}"):
-        status()
-
-
-def test_a_token_that_is_not_accepted_is_an_error_with_the_remedy(cluster: ClusterDouble, tmp_path: Path) -> None:
-    cluster.write_kubeconfig(tmp_path / "kubeconfig", token="an-old-token")
-    with pytest.raises(ClusterAccessDenied, match=r"does not accept these credentials \(401\); log in again"):
-        status()
-
-
-def test_contexts_choose_the_cluster(cluster: ClusterDouble) -> None:
-    cluster.put("jobs", worker_job(1))
-    assert status("--context", "double")["namespace"] == NAMESPACE
-    with pytest.raises(ClusterUnavailable, match="does not answer"):
-        status("--context", "elsewhere")
-    with pytest.raises(ClusterAccessDenied, match="has no context nowhere, it has: double, elsewhere"):
-        status("--context", "nowhere")
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "contexts: 3", "current-context: x\ncontexts: []"])
-@pytest.mark.usefixtures("cluster")
-def test_a_file_that_is_not_a_kubeconfig_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "kubeconfig").write_text(content)
-    with pytest.raises(ClusterAccessDenied, match="cannot be used"):
-        status()
-
-
 def test_chunks_that_failed_alike_are_one_group(cluster: ClusterDouble) -> None:
     job = worker_job(5, failed="0-4", ended="Failed")
     cluster.put("jobs", job)
@@ -477,61 +395,3 @@ def test_a_job_that_was_changed_by_hand_is_not_guessed_at(cluster: ClusterDouble
     cluster.put("jobs", worker_job(3, completed="0-99"))
     with pytest.raises(ClusterUnavailable, match="Job embedder-worker cannot be read"):
         status()
-
-
-def run_status(kubeconfig: Path) -> subprocess.CompletedProcess[str]:
-    """Run `embedder status` in a process of its own, whose standard error is all that a person would see there."""
-    return subprocess.run(
-        [sys.executable, "-c", "from embedder.cli import main; main()", "status"],
-        env=os.environ | {"KUBECONFIG": str(kubeconfig)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize(
-    ("kubeconfig", "exit_code", "words"),
-    [("missing", ExitCode.CONFIG_ERROR, "there is no kubeconfig"), ("gone", ExitCode.TEMPORARY_FAILURE, "not answer")],
-)
-def test_the_program_ends_with_one_sentence_and_the_exit_code(
-    tmp_path: Path, kubeconfig: str, exit_code: ExitCode, words: str
-) -> None:
-    path = tmp_path / "kubeconfig"
-    if kubeconfig == "gone":
-        with cluster_double() as double:
-            double.write_kubeconfig(path, token=TOKEN)
-    ended = run_status(path)
-    (line,) = map(parse_line, ended.stderr.splitlines())
-    assert line is not None
-    assert words in line.values["message"]
-    assert ended.returncode == exit_code
-    assert TOKEN not in ended.stderr
-
-
-def test_a_login_server_that_does_not_answer_is_one_sentence_without_warnings(
-    cluster: ClusterDouble, tmp_path: Path
-) -> None:
-    expired = base64.urlsafe_b64encode(json.dumps({"exp": 1}).encode()).decode().rstrip("=")
-    login = {"id-token": f"e30.{expired}.x", "idp-issuer-url": "http://127.0.0.1:1", "client-id": "a"}
-    path = cluster.write_kubeconfig(
-        tmp_path / "kubeconfig", user={"auth-provider": {"name": "oidc", "config": login | {"refresh-token": "b"}}}
-    )
-    ended = run_status(path)
-    (line,) = map(parse_line, ended.stderr.splitlines())
-    assert line is not None
-    assert "the login server" in line.values["message"]
-    assert ended.returncode == ExitCode.TEMPORARY_FAILURE
-
-
-def test_a_kubeconfig_that_skips_the_check_of_certificates_shows_no_warnings(tmp_path: Path, certificate: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
-    with cluster_double(tls=context) as double:
-        put_mixed_run(double)
-        path = double.write_kubeconfig(tmp_path / "kubeconfig", cluster={"insecure-skip-tls-verify": True})
-        ended = run_status(path)
-        assert len(double.requests) >= 4
-    assert "40 % of 10" in ended.stdout
-    assert ended.stderr == ""
-    assert ended.returncode == ExitCode.OK
