@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-from typing import assert_never
-
-from common.indexes import format_indexes
-from common.logs import configure_logs, log
+from common.logs import log
 from common.process import program
-from common.run.keys import RESULT_KEY
-from common.settings import read_settings
-from common.store import open_store
-from merger.outcome import AlreadyFinished, Merged
-from merger.settings import MergerSettings
 
 
 def main() -> program.Finished:
-    settings = read_settings(MergerSettings)
-    configure_logs(settings.log_level)
-    # This import takes half a second. `program.run` has installed the signal handlers before it.
-    from merger.merge import merge  # noqa: PLC0415
+    # Imported here, after `program.run` has installed the signal handlers: process 1 of a container ignores a signal
+    # that has no handler, so a stop during these imports would be lost.
+    from merger.command import run_merger  # noqa: PLC0415
 
-    store = open_store(settings.run_uri)
-    return program.Finished(sentence(merge(store, settings), result=store.location(RESULT_KEY)))
-
-
-def sentence(outcome: Merged | AlreadyFinished, *, result: str) -> str:
-    """Return what the program says about its outcome. `result` is the full name of the result."""
-    summary = outcome.summary
-    missing = f", without chunks {format_indexes(summary.missing)}" if summary.missing else ""
-    match outcome:
-        case Merged():
-            return (
-                f"{result} has {summary.rows_embedded} images of {summary.rows_requested}, {summary.rows_failed} "
-                f"failed{missing}; {summary.bytes_copied_by_store} bytes copied by the store, "
-                f"{summary.bytes_uploaded} uploaded, {summary.verification.rows_compared} rows compared"
-            )
-        case AlreadyFinished():
-            return (
-                f"this run is finished: {result} has {summary.rows_embedded} images, "
-                f"{summary.rows_failed} failed{missing}"
-            )
-        case _:
-            assert_never(outcome)
+    return run_merger()
 
 
 def _say_nothing_merged() -> None:

@@ -15,7 +15,7 @@ from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
 from common.format.chunk_file import DIGEST, write_chunk
 from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
-from merger.__main__ import sentence
+from merger.command import sentence
 from merger.merge import merge
 from merger.outcome import AlreadyFinished, Merged
 from tests.merger.runs import (

@@ -20,7 +20,7 @@ from common.format.reasons import Reason
 from common.format.run_attributes import read_provenance
 from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
-from merger.__main__ import sentence
+from merger.command import sentence
 from merger.merge import merge
 from merger.outcome import AlreadyFinished
 from tests.merger.runs import (
@@ -212,7 +212,7 @@ def test_thousands_of_tiny_chunks_are_merged(tmp_path: Path) -> None:
 
 MERGE_AND_PRINT_PEAK_MEMORY = """
 from pathlib import Path
-from merger.__main__ import main
+from merger.command import main
 main()
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(status["VmHWM"].split()[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.__main__ import last_word
+from worker.chunk_job.command import last_word
 from worker.chunk_job.outcome import AlreadyMerged, AlreadyStored, Stored
 
 

@@ -1,0 +1,42 @@
+"""The merger from its environment to its last word."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from common.indexes import format_indexes
+from common.logs import configure_logs
+from common.process.program import Finished
+from common.run.keys import RESULT_KEY
+from common.settings import read_settings
+from common.store import open_store
+from merger.merge import merge
+from merger.outcome import AlreadyFinished, Merged
+from merger.settings import MergerSettings
+
+
+def run_merger() -> Finished:
+    settings = read_settings(MergerSettings)
+    configure_logs(settings.log_level)
+    store = open_store(settings.run_uri)
+    return Finished(sentence(merge(store, settings), result=store.location(RESULT_KEY)))
+
+
+def sentence(outcome: Merged | AlreadyFinished, *, result: str) -> str:
+    """Return what the program says about its outcome. `result` is the full name of the result."""
+    summary = outcome.summary
+    missing = f", without chunks {format_indexes(summary.missing)}" if summary.missing else ""
+    match outcome:
+        case Merged():
+            return (
+                f"{result} has {summary.rows_embedded} images of {summary.rows_requested}, {summary.rows_failed} "
+                f"failed{missing}; {summary.bytes_copied_by_store} bytes copied by the store, "
+                f"{summary.bytes_uploaded} uploaded, {summary.verification.rows_compared} rows compared"
+            )
+        case AlreadyFinished():
+            return (
+                f"this run is finished: {result} has {summary.rows_embedded} images, "
+                f"{summary.rows_failed} failed{missing}"
+            )
+        case _:
+            assert_never(outcome)

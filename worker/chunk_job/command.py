@@ -1,0 +1,43 @@
+"""The worker from its environment to its last word."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.logs import configure_logs
+from common.process.program import Finished
+from common.settings import read_settings
+from worker.chunk_job.outcome import AlreadyMerged, AlreadyStored, Stored
+from worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from worker.chunk_job.outcome import Outcome
+
+
+def run_worker() -> Finished:
+    settings = read_settings(WorkerSettings)
+    configure_logs(settings.chunk.log_level, chunk=settings.chunk.chunk_index)
+    # Imported here: it takes a second, in which a stop is already logged with the chunk.
+    from worker.chunk_job.job import embed_chunk  # noqa: PLC0415
+
+    return last_word(embed_chunk(settings))
+
+
+def last_word(outcome: Outcome) -> Finished:
+    """Return what the worker says at its end, with the counts that `embedder status` reads."""
+    match outcome:
+        case Stored():
+            reasons = "".join(f", {reason} {count}" for reason, count in outcome.failures_by_reason.items())
+            message = (
+                f"chunk {outcome.chunk} is in the store: {outcome.location}, {outcome.size} bytes, "
+                f"{outcome.embedded} images embedded, {outcome.failed} failed{reasons}"
+            )
+        case AlreadyStored():
+            message = (
+                f"chunk {outcome.chunk} is in the store already: {outcome.location}, "
+                f"{outcome.embedded} images embedded, {outcome.failed} failed"
+            )
+        case AlreadyMerged():
+            return Finished(f"this run is finished: {outcome.result} holds chunk {outcome.chunk}")
+    requested = outcome.embedded + outcome.failed
+    return Finished(message, {"images": requested, "of": requested, "failed": outcome.failed})
