@@ -212,8 +212,8 @@ def test_thousands_of_tiny_chunks_are_merged(tmp_path: Path) -> None:
 
 MERGE_AND_PRINT_PEAK_MEMORY = """
 from pathlib import Path
-from merger.command import main
-main()
+from merger.command import run_merger
+run_merger()
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(status["VmHWM"].split()[0])
 """
