@@ -1,6 +1,6 @@
-"""The stages of a chunk, overlapping: fetch and hand over (an event loop), decode (processes), encode (a thread).
+"""The stages of a chunk, overlapping: fetch and decode (processes, told what to do by an event loop), encode (a thread).
 
-Two limits lie between the stages: bytes in flight before the decoders, and a fixed number of batch buffers before the
+Two limits lie between the stages: bytes in flight before the decoding, and a fixed number of slots for squares before the
 encoder. So a slow stage holds up the stage before it, and memory does not grow.
 """
 
@@ -9,30 +9,33 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.format.reasons import Reason
+from common.process.thread_name import name_thread
+from worker.decoders.decoders import error_of
+from worker.decoders.job import Job, Lost
 from worker.fetch.image_fetcher import ImageFetcher
 from worker.manifest.excerpts import excerpt
 from worker.rows import ImageFailed, LargeImage
-from worker.stage_times import StageTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from worker.collector import Collector
-    from worker.decode.decoders import Decoders
+    from worker.decoders.decoders import Decoders
     from worker.encode.batches import Batch, Batches
     from worker.encode.encoder import Encoder
     from worker.rows import Row
-    from worker.settings import DecodeSettings, FetchSettings, HttpSettings
+    from worker.settings import FetchSettings, HttpSettings
+    from worker.stage_times import StageTimes
 
 UNANSWERED = {Reason.CONNECTION_FAILED, Reason.TIMEOUT}
 """The reasons that this pod's own network can cause. For every other reason the network is not to blame."""
@@ -40,6 +43,14 @@ UNANSWERED = {Reason.CONNECTION_FAILED, Reason.TIMEOUT}
 ROWS_AHEAD = 16
 """Number of rows under way for each request in flight. Most of these rows wait for their host or for a retry, and hold
 no bytes. There are many of them, so that the rows of a slow host leave room for the rows of other hosts."""
+
+
+MAX_BLAMES = 2
+"""Number of decoders that may die while they decode an image. The first one may have been damaged by the image before."""
+
+MAX_LOSSES = 3
+"""Number of times that an image may be lost with a decoder that was not decoding it. After the second time the image is
+fetched while no other such image is, so the third time is its own fault."""
 
 
 class _InFlight(NamedTuple):
@@ -69,8 +80,9 @@ class Pipeline:
         encoder: Future[Encoder],
         fetch: FetchSettings,
         http: HttpSettings,
-        decode: DecodeSettings,
+        inflight_bytes: int,
         max_failure_ratio: float,
+        times: StageTimes,
     ) -> None:
         self._collector = collector
         self._rows = rows
@@ -78,12 +90,12 @@ class Pipeline:
         self._decoders = decoders
         self._batches = batches
         self._encoder = encoder
-        self._fetch_settings, self._http, self._decode_settings = fetch, http, decode
+        self._fetch_settings, self._http, self._inflight_bytes = fetch, http, inflight_bytes
         self._max_failure_ratio = max_failure_ratio
+        self.times = times
         self._large_image = asyncio.Lock()
-        self._has_batches = asyncio.Event()
-        self.times = StageTimes(decode_threads=decoders.count)
-        self._fetcher: ImageFetcher | None = None
+        self._suspect = asyncio.Lock()
+        self._fetcher: ImageFetcher[Job] | None = None
         self._fetched = 0
         self._cancel_fetching: Callable[[], object] | None = None
         self._ended: Future[None] = Future()
@@ -91,7 +103,8 @@ class Pipeline:
 
     def start(self) -> None:
         """Start the stages. `wait` tells when they have ended."""
-        for stage in (self._fetch_and_decode, self._encode):
+        self.times.start()
+        for stage in (self._fetch, self._encode):
             threading.Thread(target=partial(self._run, stage), name=stage.__name__, daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
@@ -115,6 +128,7 @@ class Pipeline:
         self._end(EmbedderError("the pipeline was stopped"))
 
     def _run(self, stage: Callable[[], None]) -> None:
+        name_thread(stage.__name__.strip("_"))
         try:
             stage()
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
@@ -136,9 +150,9 @@ class Pipeline:
         if self._batches.done() and self._batches.exception() is None:
             self._batches.result().abandon()
 
-    # Fetching and decoding, on an event loop
+    # Fetching and decoding, as an event loop tells the decoders
 
-    def _fetch_and_decode(self) -> None:
+    def _fetch(self) -> None:
         self._check_failures()
         asyncio.run(self._settle_rows())
         self._batches.result().close()
@@ -147,66 +161,84 @@ class Pipeline:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         if task is not None:
             self._cancel_fetching = lambda: loop.call_soon_threadsafe(task.cancel)
-
-        def tell(_: Future[Batches]) -> None:
-            with suppress(RuntimeError):  # the loop has ended before
-                loop.call_soon_threadsafe(self._has_batches.set)
-
-        self._batches.add_done_callback(tell)
-        ahead = asyncio.Semaphore(self._fetch_settings.fetch_concurrency * ROWS_AHEAD)
         self._fetcher = ImageFetcher(
+            self._decoders,
             self._fetch_settings,
             self._http,
-            inflight_bytes=self._decode_settings.inflight_bytes,
+            inflight_bytes=self._inflight_bytes,
             sources=self._sources,
             folder=self._folder,
             times=self.times,
         )
         self.times.watch_loop()
         try:
-            with self._decoders.listening():
+            with self._decoders.listening() as failed:
+                failed.add_done_callback(lambda failed: self._end(failed.exception()))
+                self._batches.add_done_callback(partial(self._open_room_in, loop))
                 async with self._fetcher as fetcher, asyncio.TaskGroup() as tasks:
-                    for row in self._rows:
-                        await ahead.acquire()
-                        tasks.create_task(self._settle(fetcher, row)).add_done_callback(lambda _: ahead.release())
+                    rows = iter(self._rows)
+                    ahead = min(self._fetch_settings.fetch_concurrency * ROWS_AHEAD, len(self._rows))
+                    for _ in range(ahead):
+                        tasks.create_task(self._settle_some(fetcher, rows))
         finally:
             self.times.forget_loop()
             self._cancel_fetching = None
 
-    async def _settle(self, fetcher: ImageFetcher, row: Row) -> None:
+    def _open_room_in(self, loop: asyncio.AbstractEventLoop, _: Future[Batches]) -> None:
+        """Let the decoders write squares, now that the memory for them is there. Called from any thread."""
+        with suppress(RuntimeError):  # the loop has ended before
+            loop.call_soon_threadsafe(self._open_room)
+
+    def _open_room(self) -> None:
+        if (error := self._batches.exception()) is not None:
+            self._end(error)
+            return
+        batches = self._batches.result()
+        batches.on_free = self._decoders.give_slots
+        self._decoders.open_room(
+            slots=batches.slot_count,
+            image_size=batches.image_size,
+            take_slot=batches.take_slot,
+            return_slot=batches.return_slot,
+        )
+
+    async def _settle_some(self, fetcher: ImageFetcher[Job], rows: Iterator[Row]) -> None:
+        """Settle one row after the other until none is left."""
         try:
-            try:
-                async with fetcher.image(row) as data:
-                    self._fetched += 1
-                    await self._decode(row, data)
-            except ImageFailed as failed:
-                self._collector.fail(row.position, failed)
-                self._check_failures()
+            for row in rows:
+                try:
+                    await self._embed(fetcher, row)
+                except ImageFailed as failed:
+                    self._collector.fail(row.position, failed)
+                    self._check_failures()
         except Exception as error:  # noqa: BLE001 - handed to the thread that waits
             self._end(error)
 
-    async def _decode(self, row: Row, data: bytes | bytearray) -> None:
-        try:
-            await self._decode_as(row, data, may_be_large=False)
-        except LargeImage:
-            # The lock comes before the decoder, so that a large image that waits for another holds no decoder.
-            async with self._large_image:
-                await self._decode_as(row, data, may_be_large=True)
+    async def _embed(self, fetcher: ImageFetcher[Job], row: Row) -> None:
+        """Put the row's image into a batch. Raises ImageFailed, and errors that end the chunk."""
+        blames = losses = 0
+        while True:
+            try:
+                async with self._suspect if losses >= MAX_LOSSES - 1 else nullcontext():
+                    await self._fetch_and_decode(fetcher, row)
+                return
+            except Lost as lost:
+                blames += lost.is_blamed
+                losses += not lost.is_blamed
+                if blames >= MAX_BLAMES or losses >= MAX_LOSSES:
+                    raise error_of(lost) from lost
 
-    async def _decode_as(self, row: Row, data: bytes | bytearray, *, may_be_large: bool) -> None:
-        await self._has_batches.wait()
-        batches = self._batches.result()
-        async with self._decoders.idle() as decoder:
-            with self.times.measure("decode_worked"):
-                square = await decoder.square(
-                    data,
-                    rotation=row.rotation,
-                    size=batches.image_size,
-                    max_pixels=self._decode_settings.max_image_pixels,
-                    may_be_large=may_be_large,
-                )
-            with self.times.measure("decode_waited"):
-                await batches.put(row.position, square)
+    async def _fetch_and_decode(self, fetcher: ImageFetcher[Job], row: Row) -> None:
+        held = await fetcher.fetch(row)
+        self._fetched += 1
+        try:
+            slot = await held.image.slot()
+        except LargeImage:
+            async with self._large_image:
+                slot = await held.image.slot_of_large()
+        finally:
+            held.release()
+        self._batches.result().put(row.position, slot)
 
     # Encoding, in a thread
 
@@ -229,7 +261,7 @@ class Pipeline:
                 batch = batches.get()
             is_last = batch is None
             with self.times.measure("encode_worked"):
-                started = None if batch is None else _InFlight(batch, encoder.start(batch.pixels))
+                started = None if batch is None else _InFlight(batch, encoder.start(batch.pieces))
             self._collect(in_flight)
             in_flight = started
         self._check_failures()

@@ -22,11 +22,11 @@ class EnvironmentProxies:
         self._proxies = {scheme: _proxy(scheme, environment.get(scheme, "")) for scheme in ("http", "https")}
         self._is_direct = not any(self._proxies.values())
 
-    def proxy_for(self, url: URL) -> URL | None:
-        """Return the proxy for a request to `url`, None for a direct connection."""
-        if self._is_direct or proxy_bypass(f"{url.raw_host}:{url.port}"):
+    def proxy_for(self, *, scheme: str, host: str, port: int) -> URL | None:
+        """Return the proxy for a request to a server, None for a direct connection."""
+        if self._is_direct or proxy_bypass(f"{host}:{port}"):
             return None
-        return self._proxies[url.scheme]
+        return self._proxies[scheme]
 
 
 def _proxy(scheme: str, value: str) -> URL | None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 Stage = Literal["start", "fetch", "loop", "decode", "encode"]
 
@@ -26,8 +25,8 @@ LOOP_BUSY = 0.85
 """Share of one core from which the event loop counts as always busy."""
 
 ADVICE: Mapping[Stage, str] = {
-    "loop": "the event loop that fetches and hands over fills its core, and a worker has one: only more workers help "
-    "(worker.parallelism), several to a GPU where it can be shared (time slicing, MIG)",
+    "loop": "the event loop that tells the decoders what to fetch fills its core, and a worker has one: only more "
+    "workers help (worker.parallelism), several to a GPU where it can be shared (time slicing, MIG)",
     "fetch": "raise worker.fetchConcurrency (EMBEDDER_FETCH_CONCURRENCY), or move the images nearer",
     "decode": "give the pod more CPU cores (worker.resources), and worker.decodeThreads with them",
     "start": "the model took longer to load than the images to embed; larger chunks (a lower chunks.count) share that",
@@ -45,7 +44,7 @@ class Snapshot(NamedTuple):
     fetch_waited: float = 0
     """Time that requests waited for room in memory."""
     loop_worked: float = 0
-    """CPU time of the event loop that fetches and hands over."""
+    """CPU time of the event loop that tells the decoders what to fetch."""
     model_waited: float = 0
     """Time that the encoder's thread waited for the model to be loaded."""
     decode_worked: float = 0
@@ -66,6 +65,21 @@ class Bottleneck(NamedTuple):
     """From 0 to 1: the share of the time that the encoder waited; for `encode`, the share that it worked."""
 
 
+class _Measure:
+    """A block during which a clock runs. It is no generator, because every image passes several of them."""
+
+    __slots__ = ("_instead_of", "_kind", "_times")
+
+    def __init__(self, times: StageTimes, kind: str, instead_of: str | None) -> None:
+        self._times, self._kind, self._instead_of = times, kind, instead_of
+
+    def __enter__(self) -> None:
+        self._times.switch(start=self._kind, stop=self._instead_of)
+
+    def __exit__(self, *_: object) -> None:
+        self._times.switch(start=self._instead_of, stop=self._kind)
+
+
 class StageTimes:
     """Clocks that many threads start and stop.
 
@@ -80,6 +94,11 @@ class StageTimes:
         self._sums = dict.fromkeys(Snapshot._fields, 0.0)
         self._running = dict.fromkeys(Snapshot._fields, 0)
         self._loop_clock: int | None = None
+
+    def start(self) -> None:
+        """Count the wall clock's time from now on."""
+        with self._lock:
+            self._started = time.monotonic()
 
     def watch_loop(self) -> None:
         """Count the calling thread's CPU time as the event loop's, until it calls `forget_loop`."""
@@ -96,19 +115,21 @@ class StageTimes:
             return self._sums["loop_worked"]
         return time.clock_gettime(self._loop_clock)
 
-    @contextmanager
-    def measure(self, kind: str, *, instead_of: str | None = None) -> Iterator[None]:
-        """Run the clock `kind`, a field of Snapshot, during the block.
+    def measure(self, kind: str, *, instead_of: str | None = None) -> _Measure:
+        """Run the clock `kind`, a field of Snapshot, during a `with` block.
 
         `instead_of` names a clock that runs around this block and stands still during it.
         """
-        self._switch(start=kind, stop=instead_of)
-        try:
-            yield
-        finally:
-            self._switch(start=instead_of, stop=kind)
+        return _Measure(self, kind, instead_of)
 
-    def _switch(self, *, start: str | None, stop: str | None) -> None:
+    def add(self, **seconds: float) -> None:
+        """Add times, named after fields of Snapshot, that others have measured."""
+        with self._lock:
+            for kind, more in seconds.items():
+                self._sums[kind] += more
+
+    def switch(self, *, start: str | None, stop: str | None) -> None:
+        """Start one clock and stop another one."""
         with self._lock:
             now = time.monotonic()
             if start is not None:

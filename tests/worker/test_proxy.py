@@ -69,4 +69,4 @@ def test_a_proxy_may_be_given_without_its_scheme(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("https_proxy", "proxy.example:3128")
     proxies = EnvironmentProxies()
-    assert proxies.proxy_for(URL("https://images.example/")) == URL("http://proxy.example:3128")
+    assert proxies.proxy_for(scheme="https", host="images.example", port=443) == URL("http://proxy.example:3128")

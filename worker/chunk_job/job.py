@@ -16,13 +16,14 @@ from worker.chunk_job.chunk_in_store import ChunkInStore
 from worker.chunk_job.outcome import Stored
 from worker.collector import Collector
 from worker.decode import plain_jpeg
-from worker.decode.decoders import Decoders
 from worker.decode.geometry import PREPROCESSING_VERSION
+from worker.decoders.decoders import Decoders
+from worker.decoders.settings import DecoderSettings
 from worker.encode.model_loading import ModelLoading
 from worker.manifest.manifest import open_manifest
 from worker.metrics import serve_metrics
 from worker.pipeline import Pipeline
-from worker.stage_times import ADVICE
+from worker.stage_times import ADVICE, StageTimes
 from worker.vector_file import VectorFile
 
 if TYPE_CHECKING:
@@ -48,13 +49,12 @@ class _ChunkJob:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._index = settings.chunk.chunk_index
+        self._times = StageTimes(decode_threads=settings.decode.decoder_count)
         # Decoders and model take longest to start, so they come first.
-        self._decoders = Decoders(
-            settings.decode.decoder_count,
-            max_image_bytes=settings.fetch.max_image_bytes,
-            timeout_seconds=settings.decode.decode_timeout_seconds,
+        self._decoders = Decoders(settings.decode.decoder_count, _decoder_settings(settings), times=self._times)
+        self._model = ModelLoading(
+            settings.encode, squares=self._decoders.squares, spare_slots=self._decoders.spare_slots
         )
-        self._model = ModelLoading(settings.encode)
         self._model.start()
         store: Store = open_store(settings.chunk.run_uri)
         store.check_access()
@@ -97,8 +97,9 @@ class _ChunkJob:
             encoder=self._model.encoder,
             fetch=self._settings.fetch,
             http=self._settings.http,
-            decode=self._settings.decode,
+            inflight_bytes=self._settings.decode.inflight_bytes,
             max_failure_ratio=self._settings.chunk.max_failure_ratio,
+            times=self._times,
         )
         pipeline.start()
         if self._settings.chunk.metrics_port:
@@ -185,3 +186,15 @@ class _ChunkJob:
             failed=len(chunk.failures),
             failures_by_reason={str(reason): count for reason, count in by_reason.most_common()},
         )
+
+
+def _decoder_settings(settings: WorkerSettings) -> DecoderSettings:
+    return DecoderSettings(
+        connect_seconds=settings.http.connect_timeout_seconds,
+        read_seconds=settings.http.read_timeout_seconds,
+        request_seconds=settings.fetch.fetch_timeout_seconds,
+        max_bytes=settings.fetch.max_image_bytes,
+        user_agent=settings.http.user_agent_header,
+        max_pixels=settings.decode.max_image_pixels,
+        decode_cpu_seconds=settings.decode.decode_timeout_seconds,
+    )

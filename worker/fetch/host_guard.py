@@ -12,40 +12,41 @@ from worker.fetch.public_address import is_public_address
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from yarl import URL
+    from worker.fetch.image_url import HttpUrl
 
 _INTERNAL_NAME = re.compile(r"[^.]+|(?:.+\.)?(?:localhost|localdomain|local|internal|intranet|lan|corp|svc|home\.arpa)")
 """The names that have a meaning only inside a network (RFC 6761, 6762, 8375, ICANN's .internal, Kubernetes)."""
 
 
 class HostGuard:
-    """Checks a URL before its host's name is resolved. `GuardedResolver` checks the addresses afterwards."""
+    """Checks a URL before its host's name is resolved. `Addresses` checks the addresses afterwards."""
 
-    def __init__(self, *, allow_private: bool, trusted: Iterable[URL]) -> None:
+    def __init__(self, *, allow_private: bool, trusted: Iterable[HttpUrl]) -> None:
         self._allow_private = allow_private
-        self._trusted = {_origin(url) for url in trusted}
+        self._trusted = {url.origin for url in trusted}
 
-    def trusts(self, url: URL) -> bool:
+    def trusts(self, url: HttpUrl) -> bool:
         """Return whether the URL's addresses need no check: the operator named its origin, or allows every host."""
-        return self._allow_private or _origin(url) in self._trusted
+        return self._allow_private or url.origin in self._trusted
 
-    def check(self, url: URL) -> None:
+    def check(self, url: HttpUrl) -> None:
         """Raise NotAsked (forbidden_host) for a port, a literal address or a name that is not allowed.
 
         Other names are resolved later: by this program, which checks the addresses, or by a proxy with its own rules.
         """
-        host = url.raw_host or ""
+        host = url.host
         if url.port not in {80, 443}:
             raise NotAsked(Reason.FORBIDDEN_HOST, f"port {url.port} is neither 80 nor 443")
-        if ":" in host or _ends_in_a_number(host):
+        if is_address(host):
             if not is_public_address(host):
                 raise NotAsked(Reason.FORBIDDEN_HOST, f"{host} is not a public address")
         elif _INTERNAL_NAME.fullmatch(host.rstrip(".")):
             raise NotAsked(Reason.FORBIDDEN_HOST, f"{host} is a name of an internal network")
 
 
-def _origin(url: URL) -> tuple[str, str | None, int | None]:
-    return url.scheme, url.raw_host, url.port
+def is_address(host: str) -> bool:
+    """Return whether the host of a URL is an IP address, in any notation, and no name."""
+    return ":" in host or _ends_in_a_number(host)
 
 
 def _ends_in_a_number(host: str) -> bool:

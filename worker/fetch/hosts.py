@@ -1,6 +1,6 @@
 """Asks hosts for images politely, and tells a dead host from a dead network.
 
-`Slots` limits the requests in flight, `Admission` stops the requests to a host that fails, and `HttpClient` makes them.
+`Slots` limits the requests in flight, and `Admission` stops the requests to a host that fails.
 """
 
 from __future__ import annotations
@@ -8,25 +8,20 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.fetch.admission import Admission, Admit, HostGivenUp, NetworkGivenUp, Probe, Wait
 from worker.fetch.failures import NotAsked, Unanswered
-from worker.fetch.http_client import HttpClient
-from worker.fetch.http_errors import check_status
 from worker.fetch.slots import Slots
+from worker.fetch.statuses import check_status
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from types import TracebackType
 
-    import aiohttp
-    from aiohttp.abc import AbstractResolver
-    from yarl import URL
-
+    from worker.fetch.http_client import HttpClient
     from worker.fetch.request import Request
-    from worker.settings import FetchSettings, HttpSettings
+    from worker.settings import FetchSettings
     from worker.stage_times import StageTimes
 
 SILENCE_PAUSE_SECONDS = 2.0
@@ -42,47 +37,21 @@ Answer = TypeVar("Answer")
 
 
 class Hosts:
-    """Use it as an async context manager, from one event loop.
-
-    `trusted` and `resolver` are those of HttpClient. `times` measures the requests.
-    """
+    """For one event loop. `client` makes the probes, `times` measures the requests."""
 
     def __init__(
-        self,
-        settings: FetchSettings,
-        http: HttpSettings,
-        *,
-        trusted: list[URL],
-        resolver: AbstractResolver | None = None,
-        times: StageTimes,
+        self, settings: FetchSettings, *, client: HttpClient[Any], retry_after_limit_seconds: float, times: StageTimes
     ) -> None:
-        self._retry_after_limit_seconds = http.retry_after_limit_seconds
+        self._retry_after_limit_seconds = retry_after_limit_seconds
         self._times = times
         self._slots = Slots(total=settings.fetch_concurrency, per_host=settings.fetch_concurrency_per_host)
         self._admission = Admission(patience_seconds=settings.source_patience_seconds)
-        self._client = HttpClient(settings, http, trusted=trusted, resolver=resolver)
+        self._client = client
         self._network_check = asyncio.Lock()
 
     @property
     def in_flight(self) -> int:
         return self._slots.in_use
-
-    @property
-    def requests(self) -> int:
-        return self._client.requests
-
-    @property
-    def bytes_received(self) -> int:
-        return self._client.bytes_received
-
-    async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._client.__aexit__(kind, error, trace)
 
     @asynccontextmanager
     async def slot(self, name: str) -> AsyncIterator[None]:
@@ -91,18 +60,10 @@ class Hosts:
             with self._times.measure("fetch_worked"):
                 yield
 
-    def request(self, url: URL, *, is_trusted: bool) -> Request:
-        """Return the request for a URL. Raises NotAsked (forbidden_host) if the URL is not allowed."""
-        return self._client.request(url, is_trusted=is_trusted)
-
     async def ask(
-        self,
-        request: Request,
-        read: Callable[[aiohttp.ClientResponse, asyncio.Timeout], Awaitable[Answer]],
-        *,
-        is_last_resort: bool,
+        self, request: Request, send: Callable[[Request], Awaitable[Answer]], *, is_last_resort: bool
     ) -> Answer:
-        """Return what `read` returns for the answer to the request.
+        """Call `send` once the request may be made, and return what it returns.
 
         Raises the failures that the module `failures` describes, and SourceUnavailable if all hosts fail for too long.
         When the host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image
@@ -112,8 +73,7 @@ class Hosts:
         asked_at = time.monotonic()
         try:
             with self._times.measure("fetch_worked"):
-                async with self._client.get(request) as (response, deadline):
-                    answer = await read(response, deadline)
+                answer = await send(request)
         except Unanswered as failure:
             failure.host, failure.asked_at, failure.was_probe = request.host, asked_at, admitted.is_probe
             if failure.may_pass:
@@ -183,8 +143,7 @@ class Hosts:
     async def _answers(self, known_good_url: Request) -> bool:
         """Ask for a known-good URL, and return whether a useful answer came."""
         try:
-            async with self._client.get(known_good_url) as (response, _):
-                check_status(response)
+            check_status(await self._client.probe(known_good_url))
         except Unanswered as failure:
             self._note_failure(known_good_url.host, failure)
             return False

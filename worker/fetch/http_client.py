@@ -1,109 +1,92 @@
-"""Makes the GET requests for images, with aiohttp, and only to addresses that are allowed."""
+"""Turns requests into orders for the transport, and lets them go only to addresses that are allowed."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic
 
-import aiohttp
-
-from worker.fetch.host_guard import HostGuard
-from worker.fetch.http_errors import REQUEST_ERRORS, failure_of
+from worker.fetch.host_guard import HostGuard, is_address
 from worker.fetch.request import Request
-from worker.fetch.resolvers import GuardedResolver, ThreadedResolver
+from worker.fetch.resolvers import Addresses, ThreadedResolver
+from worker.fetch.statuses import failure_of
+from worker.fetch.transport import Answered, Broken, Get, Image
 from worker.proxy import EnvironmentProxies
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from types import TracebackType
-
-    from aiohttp.abc import AbstractResolver
-    from yarl import URL
-
-    from worker.settings import FetchSettings, HttpSettings
-
-DNS_CACHE_SECONDS = 60
-"""The time in seconds for which the addresses of a name are reused."""
+    from worker.fetch.byte_budget import Reservation
+    from worker.fetch.image_url import HttpUrl
+    from worker.fetch.resolvers import Resolver
+    from worker.fetch.transport import Transport
 
 
-class HttpClient:
-    """Use it as an async context manager, from one event loop.
+class HttpClient(Generic[Image]):
+    """For one event loop.
 
     The origins in `trusted` are allowed whatever their addresses, because the operator named them. `resolver` replaces
     the system's resolver.
     """
 
     def __init__(
-        self, settings: FetchSettings, http: HttpSettings, *, trusted: list[URL], resolver: AbstractResolver | None
+        self,
+        transport: Transport[Image],
+        *,
+        allow_private_hosts: bool,
+        connect_timeout_seconds: float,
+        trusted: list[HttpUrl],
+        resolver: Resolver | None,
     ) -> None:
-        self._http = http
-        self._request_seconds = settings.fetch_timeout_seconds
-        self._user_agent = http.user_agent_header
-        self._resolver = resolver
-        self._guard = HostGuard(allow_private=settings.allow_private_hosts, trusted=trusted)
+        self._transport = transport
+        self._guard = HostGuard(allow_private=allow_private_hosts, trusted=trusted)
         self._proxies = EnvironmentProxies()
-        self._exit = AsyncExitStack()
+        self._addresses = Addresses(resolver or ThreadedResolver(), timeout_seconds=connect_timeout_seconds)
         self.requests = 0
         self.bytes_received = 0
         """The bytes of all bodies, complete or not."""
 
-    async def __aenter__(self) -> Self:
-        resolver = self._resolver or ThreadedResolver()
-        self._exit.push_async_callback(resolver.close)
-        self._open_session = await self._exit.enter_async_context(self._session(resolver))
-        self._guarded_session = await self._exit.enter_async_context(self._session(GuardedResolver(resolver)))
-        return self
+    async def close(self) -> None:
+        await self._addresses.close()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._exit.aclose()
-
-    def _session(self, resolver: AbstractResolver) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            # No limit here, because `Slots` limits the requests.
-            connector=aiohttp.TCPConnector(limit=0, resolver=resolver, ttl_dns_cache=DNS_CACHE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # `total` is replaced by the deadline of `get`, which does not count the wait for the byte budget.
-            timeout=aiohttp.ClientTimeout(
-                total=None,
-                connect=self._http.connect_timeout_seconds,
-                sock_read=self._http.read_timeout_seconds,
-            ),
-            headers={
-                "User-Agent": self._user_agent,
-                "Accept": "image/jpeg,image/*;q=0.9,*/*;q=0.5",
-                "Accept-Encoding": "identity",
-            },
-            auto_decompress=False,
-        )
-
-    def request(self, url: URL, *, is_trusted: bool) -> Request:
+    def request(self, url: HttpUrl, *, is_trusted: bool) -> Request:
         """Return the request for a URL. Raises NotAsked (forbidden_host) if the URL is not allowed."""
         is_trusted = is_trusted or self._guard.trusts(url)
         if not is_trusted:
             self._guard.check(url)
-        return Request(url, is_trusted=is_trusted)
+        return Request(url, is_trusted=is_trusted, host=url.server)
 
-    @asynccontextmanager
-    async def get(self, request: Request) -> AsyncIterator[tuple[aiohttp.ClientResponse, asyncio.Timeout]]:
-        """Yield the answer, its body unread, and the deadline of the whole request.
+    async def get(self, request: Request, *, rotation: int, reservation: Reservation) -> Image | Answered:
+        """Make the request, and return the image once all its bytes have arrived, or another answer.
 
-        Raises NotAsked, Unanswered and ResourceExhausted, also for errors of aiohttp within the block.
+        Raises ImageFailed (too_large), NotAsked, Unanswered and ResourceExhausted.
         """
+        return await self._ask(request, rotation=rotation, reservation=reservation)
+
+    async def probe(self, request: Request) -> Answered:
+        """Make the request, and return its answer without a body. Raises like `get`."""
+        answer = await self._ask(request, rotation=0, reservation=None)
+        if not isinstance(answer, Answered):
+            raise TypeError("the transport fetched a body for a probe")
+        return answer
+
+    async def _ask(self, request: Request, *, rotation: int, reservation: Reservation | None) -> Image | Answered:
         self.requests += 1
-        proxy = self._proxies.proxy_for(request.url)
-        # With a proxy, the session connects only to the proxy, which the operator chose.
-        session = self._open_session if request.is_trusted or proxy else self._guarded_session
-        try:
-            async with asyncio.timeout(self._request_seconds) as deadline:
-                response = await session.get(request.url, allow_redirects=False, proxy=proxy)
-                try:
-                    yield response, deadline
-                finally:
-                    self.bytes_received += response.content.total_bytes
-                    # Keeps the connection if the whole body has arrived, closes it if not.
-                    response.release()
-        except REQUEST_ERRORS as error:
-            raise failure_of(error, request.url) from error
+        url = request.url
+        proxy = self._proxies.proxy_for(scheme=url.scheme, host=url.host, port=url.port)
+        # A proxy looks the name up itself, and has rules of its own.
+        is_guarded = not (request.is_trusted or proxy)
+        addresses = () if proxy or is_address(url.host) else await self._addresses.of(url.host, is_guarded=is_guarded)
+        order = Get(
+            url=url.text,
+            addresses=addresses,
+            is_guarded=is_guarded,
+            proxy=str(proxy or ""),
+            is_probe=reservation is None,
+            rotation=rotation,
+            granted_bytes=reservation.size if reservation else 0,
+        )
+        answer = await self._transport.get(order, reservation)
+        if isinstance(answer, (Answered, Broken)):
+            self.bytes_received += answer.received_bytes
+            if isinstance(answer, Broken):
+                raise failure_of(answer)
+        else:
+            self.bytes_received += answer.length
+        return answer

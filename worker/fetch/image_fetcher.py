@@ -1,35 +1,34 @@
-"""Fetches images from their sources into memory, within limits of time, bytes and connections."""
+"""Has images fetched from their sources, within limits of time, bytes and connections."""
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, NamedTuple, Self
 
 from common.errors import SettingsError
 from common.format.reasons import Reason
 from common.retry import GivenUp, Pause, RetryPolicy, call_async
-from worker.fetch.body_reader import Body, read_body
-from worker.fetch.byte_budget import ByteBudget
+from worker.fetch.byte_budget import ByteBudget, Reservation
 from worker.fetch.failures import Unanswered
 from worker.fetch.hosts import Hosts
-from worker.fetch.http_errors import REDIRECTS, check_status
+from worker.fetch.http_client import HttpClient
 from worker.fetch.image_url import check_characters, join_redirect, parse_http_url, scheme_of
-from worker.fetch.local_image import image_size, local_path, read_image
+from worker.fetch.local_image import local_path
 from worker.fetch.object_urls import ObjectUrls
 from worker.fetch.sources import candidates
+from worker.fetch.statuses import REDIRECTS, check_status, failure_of
+from worker.fetch.transport import Answered, Broken, Image, ReadFile
 from worker.rows import ImageFailed, Row
 from worker.stage_times import StageTimes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
     from types import TracebackType
 
-    import aiohttp
-    from aiohttp.abc import AbstractResolver
-    from yarl import URL
-
+    from worker.fetch.image_url import HttpUrl
+    from worker.fetch.request import Request
+    from worker.fetch.resolvers import Resolver
+    from worker.fetch.transport import Transport
     from worker.settings import FetchSettings, HttpSettings
 
 MAX_REDIRECTS = 5
@@ -45,14 +44,30 @@ PLACEHOLDER = "photo_unavailable"
 """A part of the name of the picture to which Flickr redirects if a photo is gone."""
 
 
+MAX_FIRST_BYTES = 1 << 20
+"""The largest number of bytes that are reserved for an image before its length is known."""
+
+
 class Redirect(NamedTuple):
     """An answer that names another URL."""
 
     location: str
 
 
-class ImageFetcher:
-    """Fetches the images of one chunk; use it as an async context manager, from one event loop.
+@dataclass(frozen=True, slots=True)
+class Held(Generic[Image]):
+    """An image, and the bytes that it holds."""
+
+    image: Image
+    _reservation: Reservation
+
+    def release(self) -> None:
+        """Give the bytes back."""
+        self._reservation.release()
+
+
+class ImageFetcher(Generic[Image]):
+    """Fetches the images of one chunk by `transport`; use it as an async context manager, from one event loop.
 
     `sources` are tried in their order. Relative paths of a local manifest start in `folder`. It is None for a manifest
     from the network, and then no local file is read. `inflight_bytes` limits the bytes of images in memory. `resolver`
@@ -61,28 +76,35 @@ class ImageFetcher:
 
     def __init__(
         self,
+        transport: Transport[Image],
         settings: FetchSettings,
         http: HttpSettings,
         *,
         inflight_bytes: int,
         sources: tuple[str, ...],
         folder: Path | None,
-        resolver: AbstractResolver | None = None,
+        resolver: Resolver | None = None,
         times: StageTimes | None = None,
     ) -> None:
+        self._transport = transport
         self._mirror_url = settings.mirror_url
         self._max_image_bytes = settings.max_image_bytes
         self._sources = sources
         self._folder = folder
         times = times or StageTimes(decode_threads=1)
         self._budget = ByteBudget(inflight_bytes, times)
+        # Half of the budget for the requests in flight, half for the images that wait for a decoder.
+        self._first_bytes = min(MAX_FIRST_BYTES, inflight_bytes // (2 * settings.fetch_concurrency))
         self._objects = ObjectUrls()
-        self._hosts = Hosts(
-            settings,
-            http,
+        self._client = HttpClient(
+            transport,
+            allow_private_hosts=settings.allow_private_hosts,
+            connect_timeout_seconds=http.connect_timeout_seconds,
             trusted=[*_mirror_origin(settings.mirror_url), *self._objects.endpoints()],
             resolver=resolver,
-            times=times,
+        )
+        self._hosts = Hosts(
+            settings, client=self._client, retry_after_limit_seconds=http.retry_after_limit_seconds, times=times
         )
         self._retry_policy = RetryPolicy(
             first_pause_seconds=FIRST_PAUSE_SECONDS,
@@ -101,36 +123,27 @@ class ImageFetcher:
     @property
     def requests(self) -> int:
         """The number of requests made."""
-        return self._hosts.requests
+        return self._client.requests
 
     @property
     def bytes_received(self) -> int:
         """The bytes of all bodies, complete or not, and of all files."""
-        return self._hosts.bytes_received + self._bytes_of_files
+        return self._client.bytes_received + self._bytes_of_files
 
     async def __aenter__(self) -> Self:
-        await self._hosts.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._hosts.__aexit__(kind, error, trace)
+        await self._client.close()
 
-    @asynccontextmanager
-    async def image(self, row: Row) -> AsyncIterator[bytes | bytearray]:
-        """Yield the image's bytes. They count against `inflight_bytes` until the block ends.
+    async def fetch(self, row: Row) -> Held[Image]:
+        """Return the image once all its bytes have arrived. They count against `inflight_bytes` until `release`.
 
-        Raises ImageFailed if no source has the image, SourceUnavailable if no source answers at all, and
-        StoreAccessDenied or StoreUnavailable if an `s3://` image cannot be signed.
+        Raises ImageFailed if no source has the image, SourceUnavailable if no source answers at all, StoreAccessDenied
+        or StoreUnavailable if an `s3://` image cannot be signed, and what the transport raises.
         """
-        body = await self._from_any_source(row)
-        try:
-            yield body.data
-        finally:
-            self._budget.release(body.reserved)
-
-    async def _from_any_source(self, row: Row) -> Body:
         while True:
             try:
                 return await self._from_first_source(row)
@@ -139,7 +152,7 @@ class ImageFetcher:
                     raise  # the image or its host is to blame
                 await self._hosts.wait_for_network(failure)
 
-    async def _from_first_source(self, row: Row) -> Body:
+    async def _from_first_source(self, row: Row) -> Held[Image]:
         """Return the image from the first source that has it. Raises the last source's failure."""
         found = candidates(row, self._sources, mirror_url=self._mirror_url)
         last_resort = next((each for each in reversed(found) if each.url), None)
@@ -151,26 +164,26 @@ class ImageFetcher:
                 tried.append(f"{source}: no URL")
                 continue
             try:
-                return await self._from_url(url, is_last_resort=candidate is last_resort)
+                return await self._from_url(url, rotation=row.rotation, is_last_resort=candidate is last_resort)
             except ImageFailed as failed:
                 failure = failed
                 tried.append(f"{source}: {failed.reason} {failed.detail}")
         detail = "; ".join(tried)
         raise failure.with_detail(detail) if failure else ImageFailed(Reason.NO_SOURCE, detail)
 
-    async def _from_url(self, url: str, *, is_last_resort: bool) -> Body:
+    async def _from_url(self, url: str, *, rotation: int, is_last_resort: bool) -> Held[Image]:
         url = check_characters(url)
         scheme = scheme_of(url)
         if scheme in {"http", "https", "s3"}:
-            return await self._with_retries(url, is_last_resort=is_last_resort)
+            return await self._with_retries(url, rotation=rotation, is_last_resort=is_last_resort)
         if self._folder is None or (scheme != "file" and url[len(scheme) :].startswith("://")):
             raise ImageFailed(Reason.INVALID_URL, "it is not an http, https or s3 URL")
-        return await self._from_file(local_path(url, self._folder))
+        return await self._from_file(local_path(url, self._folder), rotation=rotation)
 
-    async def _with_retries(self, url: str, *, is_last_resort: bool) -> Body:
+    async def _with_retries(self, url: str, *, rotation: int, is_last_resort: bool) -> Held[Image]:
         try:
             return await call_async(
-                lambda: self._follow_redirects(url, is_last_resort=is_last_resort),
+                lambda: self._follow_redirects(url, rotation=rotation, is_last_resort=is_last_resort),
                 self._retry_policy,
                 may_pass=_may_pass,
                 asked_seconds=_retry_after_seconds,
@@ -188,38 +201,54 @@ class ImageFetcher:
     def _count_retry(self, _: Pause) -> None:
         self.retries += 1
 
-    async def _follow_redirects(self, text: str, *, is_last_resort: bool) -> Body:
+    async def _follow_redirects(self, text: str, *, rotation: int, is_last_resort: bool) -> Held[Image]:
         is_signed = scheme_of(text) == "s3"
         url = await self._objects.sign(text) if is_signed else parse_http_url(text)
+
+        async def send(request: Request) -> Held[Image] | Redirect:
+            return await self._send(request, rotation=rotation)
+
         for _ in range(MAX_REDIRECTS + 1):
-            if PLACEHOLDER in url.raw_name:
+            if PLACEHOLDER in url.name:
                 raise ImageFailed(Reason.UNAVAILABLE_PLACEHOLDER, "the source says that the photo is gone")
-            request = self._hosts.request(url, is_trusted=is_signed)
-            answer = await self._hosts.ask(request, self._read, is_last_resort=is_last_resort)
-            if isinstance(answer, Body):
+            request = self._client.request(url, is_trusted=is_signed)
+            answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)
+            if not isinstance(answer, Redirect):
                 return answer
             url, is_signed = join_redirect(url, answer.location), False
         raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
 
-    async def _read(self, response: aiohttp.ClientResponse, deadline: asyncio.Timeout) -> Body | Redirect:
-        if response.status in REDIRECTS:
-            return Redirect(response.headers.get("Location", ""))
-        check_status(response)
-        return await read_body(response, self._budget, max_bytes=self._max_image_bytes, deadline=deadline)
+    async def _send(self, request: Request, *, rotation: int) -> Held[Image] | Redirect:
+        reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
+        try:
+            await reservation.take(self._first_bytes)
+            answer = await self._client.get(request, rotation=rotation, reservation=reservation)
+            if isinstance(answer, Answered):
+                reservation.release()
+                if answer.status in REDIRECTS:
+                    return Redirect(answer.location)
+                check_status(answer)
+                raise TypeError("the transport answered with status 200 and without an image")
+        except BaseException:
+            reservation.release()
+            raise
+        reservation.settle(answer.length)
+        return Held(answer, reservation)
 
-    async def _from_file(self, path: Path) -> Body:
+    async def _from_file(self, path: Path, *, rotation: int) -> Held[Image]:
         async with self._hosts.slot("file://"):
-            size = await asyncio.to_thread(image_size, path)
-            if size > self._max_image_bytes:
-                raise ImageFailed(Reason.TOO_LARGE, f"{size} bytes, the limit is {self._max_image_bytes}")
-            await self._budget.reserve(size)
+            reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
             try:
-                data = await asyncio.to_thread(read_image, path, size)
+                await reservation.take(self._first_bytes)
+                image = await self._transport.read(ReadFile(str(path), rotation, reservation.size), reservation)
+                if isinstance(image, Broken):
+                    raise failure_of(image)
             except BaseException:
-                self._budget.release(size)
+                reservation.release()
                 raise
-        self._bytes_of_files += len(data)
-        return Body(data, size)
+        reservation.settle(image.length)
+        self._bytes_of_files += image.length
+        return Held(image, reservation)
 
 
 def _may_pass(error: Exception) -> bool:
@@ -235,7 +264,7 @@ def _counts(error: Exception) -> bool:
     return not (isinstance(error, Unanswered) and error.was_probe)
 
 
-def _mirror_origin(mirror_url: str) -> list[URL]:
+def _mirror_origin(mirror_url: str) -> list[HttpUrl]:
     if scheme_of(mirror_url) == "s3":
         return []
     try:

@@ -14,9 +14,8 @@ from worker.fetch.image_url import parse_http_url
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
-    from yarl import URL
-
     from common.store.s3.presigner import Presigner
+    from worker.fetch.image_url import HttpUrl
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 """Plain bucket names only, because an ARN in a list from the internet may name an endpoint elsewhere."""
@@ -30,7 +29,7 @@ class ObjectUrls:
         self._lock = asyncio.Lock()
         self._signed_buckets: set[str] = set()
 
-    def endpoints(self) -> list[URL]:
+    def endpoints(self) -> list[HttpUrl]:
         """Return the endpoint that the SDK's variables name, an empty list if they name none."""
         value = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if not value:
@@ -40,7 +39,7 @@ class ObjectUrls:
         except ImageFailed as failure:
             raise SettingsError(f"AWS_ENDPOINT_URL is not an http or https URL: {failure.detail}") from failure
 
-    async def sign(self, text: str) -> URL:
+    async def sign(self, text: str) -> HttpUrl:
         """Return a signed URL of `s3://bucket/key`, valid for an hour.
 
         Raises ImageFailed (invalid_url), and StoreAccessDenied or StoreUnavailable if there are no credentials.

@@ -5,22 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from yarl import URL
+    from worker.fetch.image_url import HttpUrl
 
 
 class Request(NamedTuple):
     """A GET of one URL."""
 
-    url: URL
+    url: HttpUrl
     is_trusted: bool
     """Whether the URL's addresses need no check."""
+    host: str
+    """The host, with its port unless it is the scheme's default: another port is another server."""
 
     @property
     def slots_key(self) -> str:
         """The host without its port: the limit of requests to one host holds for all its ports together."""
-        return self.url.raw_host or ""
-
-    @property
-    def host(self) -> str:
-        """The host, with its port unless it is the scheme's default: another port is another server."""
-        return self.url.host_port_subcomponent or ""
+        return self.url.host

@@ -1,75 +1,113 @@
-"""Resolvers of host names. The guarded one refuses names that lead to an address inside a network.
+"""Looks up the addresses of hosts, and refuses those that lead inside a network.
 
-Names are checked in the resolver that the connections use. So a connection goes to the address that was checked, even
-if the name resolves to another address a moment later.
+A request carries the addresses that were checked here, and its connection goes to one of them. So it does no harm if a
+name resolves to another address a moment later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from aiohttp.abc import AbstractResolver, ResolveResult
-
+from common.format.reasons import Reason
+from worker.fetch.failures import NotAsked, Unanswered
 from worker.fetch.public_address import is_public_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RESOLVER_THREADS = 16
 """The number of names that are looked up at the same time. A name server that does not answer blocks a thread for
 seconds."""
 
+KEPT_SECONDS = 60
+"""The time in seconds for which the addresses of a name are reused."""
 
-class ForbiddenAddress(Exception):
-    """A name resolves to an address that is not public."""
+_NO_SUCH_HOST = {socket.EAI_NONAME, socket.EAI_NODATA}
 
 
-class GuardedResolver(AbstractResolver):
-    """Returns the addresses that `inner` finds, if all of them are public."""
+class Resolver(Protocol):
+    """Looks up names."""
 
-    def __init__(self, inner: AbstractResolver) -> None:
-        self._inner = inner
+    async def resolve(self, host: str) -> list[str]:
+        """Return the IP addresses of the host. Raises OSError if there are none."""
+        ...
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the host's addresses. Raises ForbiddenAddress, and OSError if there are none."""
-        results = await self._inner.resolve(host, port, family)
-        for result in results:
-            if not is_public_address(result["host"]):
-                raise ForbiddenAddress(f"{host} resolves to {result['host']}, which is not a public address")
-        return results
+    async def close(self) -> None: ...
+
+
+class _Known(NamedTuple):
+    addresses: tuple[str, ...]
+    expires: float
+
+
+class Addresses:
+    """The addresses of the hosts of one chunk, for one event loop."""
+
+    def __init__(self, resolver: Resolver, *, timeout_seconds: float, clock: Callable[[], float] = time.monotonic):
+        self._resolver = resolver
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._asked: dict[str, asyncio.Task[tuple[str, ...]]] = {}
+
+    async def of(self, host: str, *, is_guarded: bool) -> tuple[str, ...]:
+        """Return the host's addresses.
+
+        Raises NotAsked (forbidden_host) if `is_guarded` and one of them is not public, and Unanswered if there are none.
+        """
+        known = self._known.get(host)
+        addresses = known.addresses if known and self._clock() < known.expires else await self._look_up(host)
+        if is_guarded:
+            for address in addresses:
+                if not is_public_address(address):
+                    detail = f"{host} resolves to {address}, which is not a public address"
+                    raise NotAsked(Reason.FORBIDDEN_HOST, detail)
+        return addresses
+
+    async def _look_up(self, host: str) -> tuple[str, ...]:
+        task = self._asked.get(host)
+        if task is None:
+            task = self._asked[host] = asyncio.create_task(self._ask(host))
+            task.add_done_callback(lambda _: self._asked.pop(host, None))
+        try:
+            # Others may wait for the same answer, so whoever is cancelled must not cancel it.
+            return await asyncio.wait_for(asyncio.shield(task), self._timeout_seconds)
+        except TimeoutError:
+            raise Unanswered(Reason.TIMEOUT, f"{host} was not connected in time", may_pass=True) from None
+        except OSError as error:
+            if error.errno in _NO_SUCH_HOST:
+                raise Unanswered(Reason.CONNECTION_FAILED, f"no such host: {host}", may_pass=False) from error
+            raise Unanswered(
+                Reason.CONNECTION_FAILED, f"{host} cannot be resolved now", may_pass=True
+            ) from error
+
+    async def _ask(self, host: str) -> tuple[str, ...]:
+        addresses = tuple(dict.fromkeys(await self._resolver.resolve(host)))
+        self._known[host] = _Known(addresses, self._clock() + KEPT_SECONDS)
+        return addresses
 
     async def close(self) -> None:
-        await self._inner.close()
+        await self._resolver.close()
 
 
-class ThreadedResolver(AbstractResolver):
-    """The system's resolver, in its own threads: a name server that hangs must not delay the reading of files."""
+class ThreadedResolver:
+    """The system's resolver, in its own threads: a name server that hangs must not delay anything else."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str) -> list[str]:
         """Return the host's addresses. Raises socket.gaierror if there are none."""
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port, family)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=found_family,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for found_family, protocol, address in found
-        ]
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host)
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[tuple[socket.AddressFamily, int, str]]:
-    found = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return [(found_family, protocol, str(address[0])) for found_family, _, protocol, _, address in found]
+def _look_up(host: str) -> list[str]:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [str(address[0]) for *_, address in found]

@@ -113,7 +113,10 @@ class RangeClient:
 def _pool(url: str, headers: dict[str, str], timeout: urllib3.Timeout) -> urllib3.PoolManager:
     """Return the connections to the URL's host, through the environment's proxy if it has one for the URL."""
     try:
-        proxy = EnvironmentProxies().proxy_for(URL(url))
+        server = URL(url)
+        proxy = EnvironmentProxies().proxy_for(
+            scheme=server.scheme, host=server.raw_host or "", port=server.port or 0
+        )
     except ValueError as error:
         raise _unusable_url(url) from error
     if proxy is None:

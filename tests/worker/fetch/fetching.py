@@ -11,6 +11,7 @@ import pytest
 
 from common.settings import read_settings
 from tests.image_server import answer, image_server
+from tests.worker.fetch.thread_transport import Image, ThreadTransport
 from worker.fetch.image_fetcher import ImageFetcher
 from worker.rows import ImageFailed, Row
 from worker.settings import WorkerSettings
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from aiohttp.abc import AbstractResolver
-
     from common.format.reasons import Reason
+    from worker.fetch.resolvers import Resolver
 
 PICTURE = os.urandom(200_000)
 
@@ -39,36 +39,43 @@ def worker_settings(**changed: Any) -> WorkerSettings:  # noqa: ANN401 - the set
     return read_settings(WorkerSettings, **(values | changed))
 
 
-def image_fetcher(
+@asynccontextmanager
+async def image_fetcher(
     settings: WorkerSettings,
     *,
     sources: tuple[str, ...] = ("url",),
     folder: Path | None = None,
-    resolver: AbstractResolver | None = None,
-) -> ImageFetcher:
-    """Return a fetcher with the sections of a worker's settings that it needs."""
-    return ImageFetcher(
-        settings.fetch,
-        settings.http,
-        inflight_bytes=settings.decode.inflight_bytes,
-        sources=sources,
-        folder=folder,
-        resolver=resolver,
-    )
+    resolver: Resolver | None = None,
+) -> AsyncIterator[ImageFetcher[Image]]:
+    """Yield a fetcher with the sections of a worker's settings that it needs."""
+    async with (
+        ThreadTransport(settings) as transport,
+        ImageFetcher(
+            transport,
+            settings.fetch,
+            settings.http,
+            inflight_bytes=settings.decode.inflight_bytes,
+            sources=sources,
+            folder=folder,
+            resolver=resolver,
+        ) as fetcher,
+    ):
+        yield fetcher
 
 
-async def get(fetcher: ImageFetcher, image: str | Row) -> bytes | Reason:
+async def get(fetcher: ImageFetcher[Image], image: str | Row) -> bytes | Reason:
     """Return the image, or the reason of its failure."""
     row = image if isinstance(image, Row) else Row(position=0, url=image)
     try:
-        async with fetcher.image(row) as data:
-            return bytes(data)
+        held = await fetcher.fetch(row)
     except ImageFailed as failed:
         return failed.reason
+    held.release()
+    return held.image.data
 
 
 @asynccontextmanager
-async def fetcher_among_others(*, sources: tuple[str, ...] = ("url",), **changed: Any) -> AsyncIterator[ImageFetcher]:  # noqa: ANN401 - as above
+async def fetcher_among_others(*, sources: tuple[str, ...] = ("url",), **changed: Any) -> AsyncIterator[ImageFetcher[Image]]:  # noqa: ANN401 - as above
     """Yield a fetcher that has an answer of another host, so that a failure is not blamed on the network."""
     settings = worker_settings(**changed)
     with image_server() as elsewhere:
@@ -105,8 +112,7 @@ def failure(image: str | Row, *, sources: tuple[str, ...] = ("url",), **changed:
     async def run() -> ImageFailed:
         async with fetcher_among_others(sources=sources, **changed) as fetcher:
             with pytest.raises(ImageFailed) as caught:
-                async with fetcher.image(row):
-                    pass
+                await fetcher.fetch(row)
             return caught.value
 
     return asyncio.run(run())

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import pytest
-from yarl import URL
-
 from common.errors import SourceUnavailable
 from common.format.reasons import Reason
 from worker.fetch.admission import Admission, Admit, Decision, HostGivenUp, NetworkGivenUp, Probe, Wait
@@ -13,6 +11,7 @@ from worker.fetch.circuit import FAILURES_TO_OPEN
 from worker.fetch.failures import Unanswered
 from worker.fetch.host_circuits import LONGEST_PAUSE_SECONDS
 from worker.fetch.known_good_urls import MAX_HOSTS, KnownGoodUrls
+from worker.fetch.image_url import parse_http_url
 from worker.fetch.request import Request
 
 BUSY = Unanswered(Reason.SERVER_ERROR, "503", may_pass=True)
@@ -40,7 +39,7 @@ def admission(clock: Clock) -> Admission:
 
 
 def url_of(host: str) -> Request:
-    return Request(URL(f"http://{host}/a.jpg"), is_trusted=False)
+    return Request(parse_http_url(f"http://{host}/a.jpg"), is_trusted=False, host=host)
 
 
 def fail(admission: Admission, host: str, *, times: int = FAILURES_TO_OPEN, failure: Unanswered = BUSY) -> None:

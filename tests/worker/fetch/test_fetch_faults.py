@@ -121,7 +121,7 @@ def test_an_answer_with_an_invalid_content_length_fails(server: ImageServer, len
 
 
 def test_headers_without_an_end_are_a_failed_connection(server: ImageServer) -> None:
-    url = server.on("/odd.jpg", raw(b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 100_000 + b"\r\n\r\n"))
+    url = server.on("/odd.jpg", raw(b"HTTP/1.1 200 OK\r\n" + b"X: " + b"x" * 400_000 + b"\r\n\r\n"))
     assert fetch(url) == [Reason.CONNECTION_FAILED]
 
 
@@ -216,11 +216,12 @@ def test_the_bytes_in_memory_stay_within_their_budget(server: ImageServer) -> No
 
             async def hold(url: str) -> None:
                 nonlocal held_now, most
-                async with fetcher.image(Row(position=0, url=url)) as data:
-                    held_now += len(data)
-                    most = max(most, held_now)
-                    await asyncio.sleep(0.01)
-                    held_now -= len(data)
+                held = await fetcher.fetch(Row(position=0, url=url))
+                held_now += held.image.length
+                most = max(most, held_now)
+                await asyncio.sleep(0.01)
+                held_now -= held.image.length
+                held.release()
 
             await asyncio.gather(*(hold(url) for url in urls))
 
@@ -235,10 +236,11 @@ def test_waiting_for_the_byte_budget_is_not_time_of_the_request(server: ImageSer
     async def run() -> None:
         limits = worker_settings(max_inflight_bytes=1 << 20, fetch_timeout_seconds=0.4, read_timeout_seconds=0.4)
         async with image_fetcher(limits) as fetcher:
-            async with fetcher.image(Row(position=0, url=url)):
-                second = asyncio.create_task(get(fetcher, url))
-                await asyncio.sleep(1)
-                assert not second.done()
+            first = await fetcher.fetch(Row(position=0, url=url))
+            second = asyncio.create_task(get(fetcher, url))
+            await asyncio.sleep(1)
+            assert not second.done()
+            first.release()
             assert await second == bytes(1 << 20)
 
     asyncio.run(run())

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +14,8 @@ from common.store.s3.client import clear_clients
 from tests.image_server import ImageServer, answer, image_server, redirect
 from tests.worker.fetch.fetching import PICTURE, failure, fetch, get, image_fetcher, worker_settings
 from worker.fetch.public_address import is_public_address
-from worker.fetch.resolvers import ForbiddenAddress, GuardedResolver, ThreadedResolver
+from worker.fetch.failures import NotAsked
+from worker.fetch.resolvers import KEPT_SECONDS, Addresses, ThreadedResolver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,30 +28,16 @@ def server() -> Iterator[ImageServer]:
         yield running
 
 
-class Names(AbstractResolver):
+class Names:
     """Answers each question with the next list of addresses, and repeats the last list."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
         self.asked: list[str] = []
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str) -> list[str]:
         self.asked.append(host)
-        assert family in {socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6}
-        addresses = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in addresses
-        ]
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     async def close(self) -> None:
         pass
@@ -244,24 +229,30 @@ def test_the_connection_goes_to_the_address_that_was_checked(server: ImageServer
     assert server.requests[0].headers["Host"] == f"images.example:{server.port}"
 
 
-def test_the_guarded_resolver_checks_each_answer() -> None:
+def test_each_answer_of_the_name_server_is_checked() -> None:
+    now = [0.0]
+
     async def run() -> None:
-        resolver = GuardedResolver(Names(["8.8.8.8"], ["127.0.0.1"]))
-        assert [found["host"] for found in await resolver.resolve("rebinding.example", 80)] == ["8.8.8.8"]
-        with pytest.raises(ForbiddenAddress, match=r"rebinding\.example resolves to 127\.0\.0\.1"):
-            await resolver.resolve("rebinding.example", 80)
+        names = Names(["8.8.8.8"], ["127.0.0.1"])
+        addresses = Addresses(names, timeout_seconds=10, clock=lambda: now[0])
+        for _ in range(3):
+            assert await addresses.of("rebinding.example", is_guarded=True) == ("8.8.8.8",)
+        assert names.asked == ["rebinding.example"]
+        now[0] += KEPT_SECONDS
+        with pytest.raises(NotAsked, match=r"rebinding\.example resolves to 127\.0\.0\.1"):
+            await addresses.of("rebinding.example", is_guarded=True)
 
     asyncio.run(run())
 
 
 def test_the_systems_resolver_finds_this_machine() -> None:
-    async def run() -> set[str]:
+    async def run() -> list[str]:
         resolver = ThreadedResolver()
-        found = await resolver.resolve("localhost", 80)
+        found = await resolver.resolve("localhost")
         await resolver.close()
-        return {each["host"] for each in found}
+        return found
 
-    assert asyncio.run(run()) <= {"127.0.0.1", "::1"}
+    assert set(asyncio.run(run())) <= {"127.0.0.1", "::1"}
 
 
 def test_internal_hosts_are_reached_if_the_operator_allows_or_names_them(

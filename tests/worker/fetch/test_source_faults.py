@@ -7,7 +7,6 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from common.errors import SourceUnavailable
 from common.format.reasons import Reason
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.image_server import ImageServer
+    from tests.worker.fetch.thread_transport import Image
     from worker.fetch.image_fetcher import ImageFetcher
 
 JPEG = next(path for path in PHOTOS if path.name == "coffee.jpg").read_bytes()
@@ -135,26 +135,21 @@ def test_a_mirror_that_is_down_costs_no_image_that_another_source_has(
     assert read_chunk(tmp_path / "run").urls == urls
 
 
-class Names(AbstractResolver):
+class Names:
     """Resolves every name to loopback until it breaks. Then it says that no name exists."""
 
     is_broken = False
 
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - the server listens on IPv4 only
-    ) -> list[ResolveResult]:
+    async def resolve(self, _: str) -> list[str]:
         if self.is_broken:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [ResolveResult(hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0)]
+        return ["127.0.0.1"]
 
     async def close(self) -> None:
         pass
 
 
-async def fetch_after(urls: Sequence[str], fetcher: ImageFetcher) -> list[bytes | Reason | BaseException]:
+async def fetch_after(urls: Sequence[str], fetcher: ImageFetcher[Image]) -> list[bytes | Reason | BaseException]:
     return await asyncio.gather(*(get(fetcher, url) for url in urls), return_exceptions=True)
 
 

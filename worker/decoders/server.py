@@ -1,4 +1,4 @@
-"""python -m worker.decode.decoder_server: starts the decoders of one worker and replaces each decoder that dies.
+"""python -m worker.decoders.server: starts the decoders of one worker and replaces each decoder that dies.
 
 It imports the libraries once and forks the decoders, so that all of them share the libraries' memory. The decoders end
 when the worker ends, because the worker holds the other ends of their sockets.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import os
 import signal
 import socket
@@ -16,13 +17,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from worker.decode.decoder_link import Connection, Died, answer_to_message
+from worker.decoders.link import Connection, Died, reports_to_packet
+from worker.decoders.settings import DecoderSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     Decode = Callable[[Connection, int], None]
-    """Decodes images from a connection until the worker closes it; takes the decoder's generation too."""
+    """Works for a connection until the worker closes it; takes the decoder's generation too."""
 
 _PR_SET_PDEATHSIG = 1
 """Number of the prctl option by which a process ends with its parent, from Linux's prctl.h."""
@@ -39,7 +41,7 @@ def serve(connections: Sequence[Connection], decode: Decode) -> None:
         if exit_code == os.EX_OK:
             continue  # the worker has closed the connection
         with suppress(OSError):  # the worker has just closed the connection, and the next decoder finds it closed
-            connections[number].link.send(answer_to_message(Died(exit_code)))
+            connections[number].link.send(reports_to_packet([Died(exit_code)]))
         generations[number] += 1
         running[_fork(connections[number], generations[number], decode)] = number
 
@@ -70,10 +72,10 @@ def _die_with_parent() -> None:
 def main(arguments: Sequence[str]) -> NoReturn:
     """Serve the worker that gave these arguments.
 
-    They are the CPU seconds for one image, the worker's process id, and for each decoder the file descriptors of its
-    socket and its shared memory.
+    They are the worker's process id, the decoders' settings in JSON, the file descriptor of the memory for squares, and
+    for each decoder the file descriptors of its socket and of its page.
     """
-    timeout_seconds, worker_process, *descriptors = arguments
+    worker_process, settings, squares, *descriptors = arguments
     _die_with_parent()
     if os.getppid() != int(worker_process):
         os._exit(os.EX_OK)  # the worker ended before `_die_with_parent`
@@ -82,14 +84,14 @@ def main(arguments: Sequence[str]) -> NoReturn:
     # in memory that the decoders share.
     gc.disable()
     # Imported here, after `_die_with_parent`: the import takes seconds, in which the worker may end.
-    from worker.decode.decoder_process import answer_requests  # noqa: PLC0415
+    from worker.decoders.process import work  # noqa: PLC0415
 
     gc.freeze()
     gc.enable()
     numbers = map(int, descriptors)
     serve(
-        [Connection(socket.socket(fileno=link), memory) for link, memory in zip(numbers, numbers, strict=True)],
-        partial(answer_requests, timeout_seconds=float(timeout_seconds)),
+        [Connection(socket.socket(fileno=link), page) for link, page in zip(numbers, numbers, strict=True)],
+        partial(work, settings=DecoderSettings(**json.loads(settings)), squares=int(squares)),
     )
     os._exit(os.EX_OK)
 

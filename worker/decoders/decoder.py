@@ -1,0 +1,243 @@
+"""The worker's end of the connection to one decoder. If that decoder dies, the next one takes its place."""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.errors import ResourceExhausted
+from common.logs import log
+from worker.decoders.job import Lost, cause
+from worker.decoders.link import (
+    PACKED_BYTES,
+    PACKET_BYTES,
+    Bug,
+    Decoded,
+    Died,
+    Ended,
+    Fetched,
+    Large,
+    Need,
+    NoMemory,
+    Orders,
+    Ready,
+    Room,
+    Slots,
+    Start,
+    Undecodable,
+    reports_from_packet,
+)
+from worker.rows import ImageFailed, LargeImage
+
+if TYPE_CHECKING:
+    import asyncio
+    import mmap
+    from collections.abc import Callable
+
+    from worker.decoders.job import Job
+    from worker.decoders.link import Order, Report
+    from worker.stage_times import StageTimes
+
+SLOTS_AHEAD = 8
+"""Number of slots that a decoder has before it needs them, so that it does not wait for the worker's event loop."""
+
+PACKETS_AT_ONCE = 16
+"""Number of packets that are read before the other tasks of the event loop have their turn."""
+
+MAX_EARLY_DEATHS = 10
+"""Maximum number of decoders in a row that may die before they are ready."""
+
+
+class Decoder:
+    """Sends orders to a decoder and hears its reports, in one event loop.
+
+    `times` counts the decoder's work. `take_slot` returns a free slot, None if there is none, and `return_slot` takes
+    back a slot that is not used. `fail` is told of an error for which no image is to blame.
+    """
+
+    def __init__(
+        self,
+        link: socket.socket,
+        page: mmap.mmap,
+        *,
+        times: StageTimes,
+        take_slot: Callable[[], int | None],
+        return_slot: Callable[[int], object],
+        fail: Callable[[BaseException], object],
+    ) -> None:
+        self._link = link
+        self._now_decoding = np.frombuffer(page, np.uint64, count=1)
+        self._times = times
+        self._take_slot, self._return_slot = take_slot, return_slot
+        self._fail = fail
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._room: Room | None = None
+        self._orders: deque[Order] = deque()
+        self._is_flush_due = False
+        self._is_ready = False
+        self._generation = 0
+        self._early_deaths = 0
+        self._unused_slots: set[int] = set()
+        self.jobs: dict[int, Job] = {}
+        """The jobs that are not over."""
+        self.images_decoded = 0
+        """Number of images that the present decoder has decoded."""
+
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        loop.add_reader(self._link, self._receive)
+
+    def stop_listening(self) -> None:
+        if self._loop is not None:
+            with suppress(ValueError):  # the socket is closed
+                self._loop.remove_reader(self._link)
+                self._loop.remove_writer(self._link)
+
+    def start(self, job: Job) -> None:
+        """Have the job done. Its futures tell the rest."""
+        self.jobs[job.number] = job
+        self.order(Start(job.number, job.order))
+
+    def open_room(self, room: Room) -> None:
+        """Tell the decoder of the memory for squares."""
+        self._room = room
+        if self._is_ready:
+            self.order(room)
+            self.give_slots()
+
+    def give_slots(self) -> None:
+        """Give the decoder as many of the free slots as it should have."""
+        if not self._is_ready or self._room is None:
+            return
+        given = []
+        while len(self._unused_slots) < SLOTS_AHEAD and (slot := self._take_slot()) is not None:
+            self._unused_slots.add(slot)
+            given.append(slot)
+        if given:
+            self.order(Slots(given))
+
+    def order(self, order: Order) -> None:
+        """Send an order, together with the others of this round of the event loop."""
+        self._orders.append(order)
+        if self._is_ready and not self._is_flush_due and self._loop is not None:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        while self._orders and self._is_ready:
+            packed, size = [], 0
+            while self._orders and size < PACKED_BYTES:
+                packed.append(self._orders.popleft())
+                size += packed[-1].size if isinstance(packed[-1], Start) else 0
+            try:
+                self._link.send(Orders(self._generation, packed).to_packet())
+            except BlockingIOError:
+                self._orders.extendleft(reversed(packed))
+                self._wait_until_writable()
+                return
+            except OSError:
+                self._fail(_decoders_ended())
+                return
+
+    def _wait_until_writable(self) -> None:
+        loop = self._loop
+        if loop is None:
+            return
+        self._is_flush_due = True
+
+        def flush() -> None:
+            loop.remove_writer(self._link)
+            self._flush()
+
+        loop.add_writer(self._link, flush)
+
+    def _receive(self) -> None:
+        try:
+            for _ in range(PACKETS_AT_ONCE):
+                packet = self._link.recv(PACKET_BYTES)
+                if not packet:
+                    raise ConnectionResetError
+                for report in reports_from_packet(packet):
+                    self._hear(report)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.stop_listening()
+            self._fail(_decoders_ended())
+        except Exception as error:  # noqa: BLE001 - the pipeline ends with it
+            self._fail(error)
+
+    def _hear(self, report: Report) -> None:  # noqa: C901 - one case for each report
+        match report:
+            case Fetched(number, length):
+                self.jobs[number].note_fetched(length)
+            case Decoded(number, slot, worked, waited):
+                self._unused_slots.discard(slot)
+                self._note_decoded(worked, waited)
+                if not self.jobs.pop(number).note_decoded(slot):
+                    self._return_slot(slot)
+                self.give_slots()
+            case Ended(number, outcome):
+                self.jobs.pop(number).note_ended(outcome)
+            case Undecodable(number, reason, detail, worked):
+                self._note_decoded(worked, 0.0)
+                self.jobs.pop(number).note_failed(ImageFailed(reason, detail))
+            case Need(number, size, is_first):
+                self.jobs[number].note_need(size, is_first=is_first)
+            case Large(number):
+                self.jobs[number].note_failed(LargeImage())
+            case Ready(generation):
+                self._begin(generation)
+            case Died(exit_code):
+                self._end(exit_code)
+            case NoMemory():
+                self._fail(MemoryError())
+            case Bug(traceback):
+                self._fail(RuntimeError(f"a decoder failed:\n{traceback}"))
+
+    def _note_decoded(self, worked_seconds: float, waited_seconds: float) -> None:
+        self.images_decoded += 1
+        self._times.add(decode_worked=worked_seconds, decode_waited=waited_seconds)
+
+    def _begin(self, generation: int) -> None:
+        self._generation = generation
+        self._is_ready, self._early_deaths = True, 0
+        if self._room is not None:
+            # Before the orders that came while no decoder was ready.
+            self._orders.extendleft([Slots(sorted(self._unused_slots)), self._room])
+            self.give_slots()
+        self._flush()
+
+    def _end(self, exit_code: int) -> None:
+        """Give up what the dead decoder was doing. What it was not sent yet is for the next one."""
+        if not self._is_ready:
+            self._early_deaths += 1
+            if self._early_deaths >= MAX_EARLY_DEATHS:
+                last = f"the last of {cause(exit_code)}"
+                self._fail(ResourceExhausted(f"{MAX_EARLY_DEATHS} decoders died before their first image, {last}"))
+            return
+        blamed = int(self._now_decoding[0])
+        lost, self.jobs = self.jobs, {}
+        image_bytes = lost[blamed].length if blamed in lost else None
+        log.warning("decoder_died", of=cause(exit_code), image_bytes=image_bytes, images_begun_again=len(lost))
+        self._is_ready, self.images_decoded = False, 0
+        self._orders.clear()
+        for number, job in lost.items():
+            job.note_lost(Lost(exit_code, is_blamed=number == blamed))
+
+    def hang_up(self) -> None:
+        """End the connection. The decoder then ends."""
+        with suppress(OSError):  # the connection is closed already
+            self._link.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._link.close()
+
+
+def _decoders_ended() -> ResourceExhausted:
+    return ResourceExhausted("the decoders have ended, probably for lack of memory; the log above may say why")

@@ -1,0 +1,198 @@
+"""Processes that fetch and decode images, so that neither the worker's event loop nor a bad image stops the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from itertools import count
+from typing import TYPE_CHECKING
+
+from common.errors import ResourceExhausted
+from common.format.reasons import Reason
+from worker.decoders.decoder import SLOTS_AHEAD, Decoder
+from worker.decoders.job import Job, cause
+from worker.decoders.link import SOCKET_BYTES, DecodeLarge, Grant, Room
+from worker.memory import DECODER_MALLOC
+from worker.rows import ImageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from worker.decoders.job import Lost, Outcome
+    from worker.decoders.settings import DecoderSettings
+    from worker.fetch.byte_budget import Reservation
+    from worker.fetch.transport import Broken, Get, ReadFile
+    from worker.stage_times import StageTimes
+
+GRACE_SECONDS = 2
+"""Time in seconds that the decoders have to end before they are killed."""
+
+_KEPT_NAMES = {"PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+_KEPT_PREFIXES = ("LC_", "LD_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_")
+"""Names, and first letters of names, of the environment variables that a decoder gets."""
+
+_OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
+"""Signals of the timers that a decoder sets for each image."""
+
+
+class Decoders:
+    """A process that keeps `count` decoders running, for one event loop.
+
+    Create it in a thread that lives as long as the worker: Linux ends the process together with that thread. It is the
+    Transport of an ImageFetcher, whose images are Jobs.
+    """
+
+    def __init__(self, number_of_decoders: int, settings: DecoderSettings, *, times: StageTimes) -> None:
+        self.count = number_of_decoders
+        self.squares = os.memfd_create("embedder-squares")
+        """File descriptor of the memory for squares, which is empty until `open_room`."""
+        self._numbers = count(1)
+        self._take_slot: Callable[[], int | None] = lambda: None
+        self._return_slot: Callable[[int], object] = lambda _: None
+        self._failed: asyncio.Future[None] | None = None
+        self._decoders: list[Decoder] = []
+        theirs: list[int] = []
+        for _ in range(number_of_decoders):
+            ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            for end in (ours, their):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            ours.setblocking(False)
+            page = os.memfd_create("embedder-now-decoding")
+            os.ftruncate(page, mmap.PAGESIZE)
+            theirs += [their.detach(), page]
+            self._decoders.append(
+                Decoder(
+                    ours,
+                    mmap.mmap(page, mmap.PAGESIZE),
+                    times=times,
+                    take_slot=lambda: self._take_slot(),
+                    return_slot=lambda slot: self._return_slot(slot),
+                    fail=self._fail,
+                )
+            )
+        try:
+            self._server = subprocess.Popen(  # noqa: S603 - a part of this program
+                [
+                    *(sys.executable, "-m", "worker.decoders.server", str(os.getpid())),
+                    *(json.dumps(settings._asdict()), str(self.squares)),
+                    *map(str, theirs),
+                ],
+                pass_fds=[self.squares, *theirs],
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+            )
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+
+    @property
+    def spare_slots(self) -> int:
+        """Number of slots beyond those of the batches that the memory for squares needs, so that no decoder waits for
+        the slots of another one."""
+        return self.count * SLOTS_AHEAD
+
+    @contextmanager
+    def listening(self) -> Iterator[asyncio.Future[None]]:
+        """Let the running event loop hear the decoders within the block.
+
+        Yield a future that gets an error when no image is to blame for a failure.
+        """
+        loop = asyncio.get_running_loop()
+        self._failed = loop.create_future()
+        for decoder in self._decoders:
+            decoder.listen(loop)
+        try:
+            yield self._failed
+        finally:
+            for decoder in self._decoders:
+                decoder.stop_listening()
+
+    def open_room(
+        self,
+        *,
+        slots: int,
+        image_size: int,
+        take_slot: Callable[[], int | None],
+        return_slot: Callable[[int], object],
+    ) -> None:
+        """Let the decoders write squares into the memory `squares`, which now has room for them.
+
+        `take_slot` returns a free slot, None if there is none. `return_slot` takes back a slot that is not used.
+        """
+        self._take_slot, self._return_slot = take_slot, return_slot
+        for decoder in self._decoders:
+            decoder.open_room(Room(slots, image_size))
+
+    def give_slots(self) -> None:
+        """Give the decoders the slots that have become free."""
+        for decoder in self._decoders:
+            decoder.give_slots()
+
+    async def get(self, order: Get, reservation: Reservation | None) -> Job | Outcome:
+        """Have a decoder make the request; see `worker.fetch.transport`. Raises Lost."""
+        return await self._fetch(order, reservation)
+
+    async def read(self, order: ReadFile, reservation: Reservation) -> Job | Broken:
+        """Have a decoder read the file; see `worker.fetch.transport`. Raises Lost."""
+        return await self._fetch(order, reservation)  # type: ignore[return-value]  # no server answers
+
+    async def _fetch(self, order: Get | ReadFile, reservation: Reservation | None) -> Job | Outcome:
+        # Among decoders with as much to do, the one that has decoded the fewest images: if an image has killed a
+        # decoder, a new one is the best to try it again.
+        decoder = min(self._decoders, key=lambda each: (len(each.jobs), each.images_decoded))
+        number = next(self._numbers)
+        job = Job(
+            number,
+            order,
+            reservation,
+            send_grant=lambda size: decoder.order(Grant(number, size)),
+            decode_large=lambda: decoder.order(DecodeLarge(number)),
+        )
+        decoder.start(job)
+        try:
+            outcome = await job.fetched()
+        except asyncio.CancelledError:
+            job.abandon()
+            raise
+        return job if outcome is None else outcome
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)
+
+    def close(self) -> None:
+        """End the decoders, even if they are at work."""
+        for decoder in self._decoders:
+            decoder.hang_up()
+        try:
+            self._server.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._server.kill()  # its decoders die with it
+            self._server.wait()
+        for decoder in self._decoders:
+            decoder.close()
+
+
+def error_of(lost: Lost) -> Exception:
+    """Return the error for an image with which decoders have died again and again, the last time as `lost`."""
+    number = -lost.exit_code
+    if number in _OUT_OF_TIME:
+        return ImageFailed(Reason.DECODE_TIMEOUT, "decoding took longer than EMBEDDER_DECODE_TIMEOUT_SECONDS")
+    if number == signal.SIGKILL:
+        return ResourceExhausted("a decoder was killed, probably for lack of memory; raise the memory limit")
+    when = "twice on this image" if lost.is_blamed else "again and again while it fetched this image"
+    return ImageFailed(Reason.DECODER_DIED, f"the decoder crashed {when}: {cause(lost.exit_code)}")
+
+
+def _environment() -> dict[str, str]:
+    """Return the part of this process's environment that a decoder needs, which contains no secret."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT_NAMES or name.startswith(_KEPT_PREFIXES)}
+    # One thread for each decoder: more threads would compete with the other decoders for the cores.
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | DECODER_MALLOC

@@ -1,0 +1,88 @@
+"""Turns an error of libcurl into what it means for an image. Only this module reads libcurl's codes."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pycurl
+
+from common.format.reasons import Reason
+from worker.fetch.transport import Broken, Verdict
+
+_LIMITS_OF_THIS_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+_NOT_HTTP = {
+    pycurl.E_UNSUPPORTED_PROTOCOL,
+    pycurl.E_FTP_WEIRD_SERVER_REPLY,
+    pycurl.E_HTTP2,
+    pycurl.E_BAD_CONTENT_ENCODING,
+    pycurl.E_TOO_MANY_REDIRECTS,
+}
+"""8 is CURLE_WEIRD_SERVER_REPLY, which pycurl calls after FTP."""
+
+_TLS = {
+    pycurl.E_SSL_CONNECT_ERROR,
+    pycurl.E_SSL_CIPHER,
+    pycurl.E_SSL_CERTPROBLEM,
+    pycurl.E_SSL_INVALIDCERTSTATUS,
+    pycurl.E_SSL_ISSUER_ERROR,
+}
+
+_CURLE_PROXY = 97
+_CURLE_TOO_LARGE = 100
+
+
+def broken_by(curl: Any, code: int, message: str, *, host: str) -> Broken:  # noqa: ANN401, PLR0911 - a pycurl.Curl; one return for each kind
+    """Return what the error `code` of a request to `host` means. Raises MemoryError for a lack of memory."""
+    match code:
+        case pycurl.E_OUT_OF_MEMORY:
+            raise MemoryError
+        case pycurl.E_URL_MALFORMAT:
+            return Broken(Verdict.NOT_ASKED, Reason.INVALID_URL, "its host cannot be asked", 0)
+        case pycurl.E_OPERATION_TIMEDOUT:
+            return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{host} was not connected in time", 0)
+        case pycurl.E_PEER_FAILED_VERIFICATION:
+            detail = f"the certificate of {host}: {_why_refused(message)}"
+            return Broken(Verdict.WILL_NOT_PASS, Reason.CONNECTION_FAILED, detail, 0)
+        case pycurl.E_SSL_CACERT_BADFILE:
+            detail = "the trusted certificates cannot be read; check SSL_CERT_FILE and SSL_CERT_DIR"
+            return Broken(Verdict.MACHINE, Reason.CONNECTION_FAILED, detail, 0)
+    number = curl.getinfo(pycurl.OS_ERRNO)
+    if number in _LIMITS_OF_THIS_MACHINE and code == pycurl.E_COULDNT_CONNECT:
+        detail = f"no connection could be opened: {errno.errorcode[number]}; lower EMBEDDER_FETCH_CONCURRENCY"
+        return Broken(Verdict.MACHINE, Reason.CONNECTION_FAILED, detail, 0)
+    return Broken(Verdict.MAY_PASS, Reason.CONNECTION_FAILED, f"{host}: {_what_broke(curl, code, number)}", 0)
+
+
+def _why_refused(message: str) -> str:
+    # libcurl's own sentences, such as "SSL certificate problem: self-signed certificate". The second kind names the
+    # host that was asked, and neither repeats what the server wrote into the certificate.
+    problem = message.rpartition("certificate problem: ")[2]
+    return "it is for another host" if "does not match" in problem or "subject name" in problem else problem[:100]
+
+
+def _what_broke(curl: Any, code: int, number: int) -> str:  # noqa: ANN401, PLR0911 - as above
+    # libcurl's own text is not used: it may contain the whole URL, or bytes of a hostile server.
+    proxy_status = curl.getinfo(pycurl.HTTP_CONNECTCODE)
+    if proxy_status and not 200 <= proxy_status < 300:
+        return f"the proxy answered {proxy_status}"
+    if code in _NOT_HTTP or code == _CURLE_TOO_LARGE:
+        return "the answer is not HTTP"
+    if code in _TLS:
+        return "TLS failed"
+    match code:
+        case pycurl.E_PARTIAL_FILE:
+            return "the answer broke off"
+        case pycurl.E_GOT_NOTHING:
+            return "closed the connection without an answer"
+        case pycurl.E_COULDNT_RESOLVE_PROXY:
+            return "the proxy's name cannot be resolved"
+        case pycurl.E_COULDNT_RESOLVE_HOST:
+            return "it cannot be resolved now"
+        case _ if code == _CURLE_PROXY:
+            return "the proxy failed"
+        case pycurl.E_RECV_ERROR if not number:
+            return "the answer broke off"
+        case _:
+            return errno.errorcode.get(number, "the connection failed")

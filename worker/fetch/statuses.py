@@ -1,0 +1,53 @@
+"""Turns what a transport answers into the failure of an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.errors import ResourceExhausted
+from common.format.reasons import Reason
+from common.retry import retry_after_seconds
+from worker.fetch.failures import NotAsked, Unanswered
+from worker.fetch.transport import Verdict
+from worker.rows import ImageFailed
+
+if TYPE_CHECKING:
+    from worker.fetch.transport import Answered, Broken
+
+REDIRECTS = {301, 302, 303, 307, 308}
+MAY_PASS = {407, 408, 425, 429, 500, 502, 503, 504, 511}
+"""The statuses after which the same request may succeed later."""
+
+_REASONS = {
+    404: Reason.NOT_FOUND,
+    410: Reason.NOT_FOUND,
+    401: Reason.ACCESS_DENIED,
+    403: Reason.ACCESS_DENIED,
+    451: Reason.ACCESS_DENIED,
+    429: Reason.RATE_LIMITED,
+}
+
+
+def check_status(answer: Answered) -> None:
+    """Raise ImageFailed, or Unanswered if the status may pass, unless the answer's status is 200."""
+    status = answer.status
+    if status == 200:
+        return
+    reason = _REASONS.get(status) or (Reason.SERVER_ERROR if status >= 500 else Reason.HTTP_ERROR)
+    if status not in MAY_PASS:
+        raise ImageFailed(reason, str(status))
+    wait = retry_after_seconds(answer.retry_after)
+    raise Unanswered(reason, str(status), may_pass=True, retry_after_seconds=wait)
+
+
+def failure_of(broken: Broken) -> ImageFailed | ResourceExhausted:
+    """Return what a broken request means: for the image, or for the chunk if this machine is at its limits."""
+    match broken.verdict:
+        case Verdict.FINAL:
+            return ImageFailed(broken.reason, broken.detail)
+        case Verdict.NOT_ASKED:
+            return NotAsked(broken.reason, broken.detail)
+        case Verdict.MAY_PASS | Verdict.WILL_NOT_PASS:
+            return Unanswered(broken.reason, broken.detail, may_pass=broken.verdict is Verdict.MAY_PASS)
+        case Verdict.MACHINE:
+            return ResourceExhausted(broken.detail)

@@ -1,0 +1,413 @@
+"""Makes HTTP requests with libcurl, many at a time in one thread. It decides nothing about hosts, retries or redirects.
+
+A worker runs it in each of its decoders. docs/decisions/0005-decoders-fetch.md says why it is libcurl.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import select
+import socket
+import ssl
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import SplitResult, urlsplit
+
+import pycurl
+
+from common.format.reasons import Reason
+from worker.fetch.curl_errors import broken_by
+from worker.fetch.public_address import is_public_address
+from worker.fetch.transport import Answered, Broken, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.fetch.transport import Get
+
+RECEIVE_BYTES = 256 << 10
+"""Size in bytes of the buffer with which libcurl receives. Most photos arrive in a few pieces of this size."""
+
+UNANNOUNCED_BYTES = 1 << 20
+"""Number of bytes that a body of unknown length has at first."""
+
+DRAINED_BYTES = 64 << 10
+"""Number of bytes of an unwanted body that are read, so that its connection can be used again."""
+
+DRAIN_SECONDS = 0.5
+"""Longest time to read an unwanted body, in seconds."""
+
+WATCH_SECONDS = 0.1
+"""Time between two looks at the time limits of the requests, in seconds."""
+
+KEPT_HANDLES = 64
+"""Number of idle handles that are kept for the next requests."""
+
+_SUPPRESS_CONNECT_HEADERS = 265
+"""libcurl's CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name."""
+
+
+class TransferLimits(NamedTuple):
+    """What holds for every request."""
+
+    connect_seconds: float
+    read_seconds: float
+    """Longest time between two pieces of an answer."""
+    request_seconds: float
+    """Longest time of a whole request, without its waits for memory."""
+    max_bytes: int
+    user_agent: str
+
+
+class Sink(Protocol):
+    """Whoever is told what becomes of the requests."""
+
+    def need(self, job: int, size: int, *, is_first: bool) -> None:
+        """The body needs `size` bytes, and none of its bytes is kept yet if `is_first`.
+
+        The request pauses until `Transfers.grant`.
+        """
+
+    def fetched(self, job: int, body: bytes) -> None:
+        """The whole body has arrived."""
+
+    def ended(self, job: int, outcome: Answered | Broken) -> None:
+        """The request is over without a body."""
+
+
+class Transfers:
+    """The requests of one thread. Call `run_once` again and again; nothing happens outside of it."""
+
+    def __init__(self, limits: TransferLimits, sink: Sink) -> None:
+        self.limits = limits
+        self.sink = sink
+        self._poll = select.epoll()
+        self._watched: dict[int, Callable[[], object]] = {}
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._note_socket)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._note_timer)
+        self._timer: float | None = None
+        self._next_look = 0.0
+        self._active: dict[int, _Transfer] = {}
+        self._idle: list[_Transfer] = []
+
+    def watch(self, descriptor: int, on_readable: Callable[[], object]) -> None:
+        """Let `run_once` call `on_readable` when the descriptor can be read."""
+        self._watched[descriptor] = on_readable
+        self._poll.register(descriptor, select.EPOLLIN)
+
+    def start(self, job: int, order: Get) -> None:
+        """Begin a request."""
+        transfer = self._idle.pop() if self._idle else _Transfer(self)
+        try:
+            transfer.begin(job, order)
+        except (pycurl.error, UnicodeEncodeError, ValueError):
+            self._idle.append(transfer)
+            self.sink.ended(job, Broken(Verdict.NOT_ASKED, Reason.INVALID_URL, "its host cannot be asked", 0))
+            return
+        self._active[job] = transfer
+        self._multi.add_handle(transfer.curl)
+
+    def grant(self, job: int, size: int) -> None:
+        """Let a body grow to `size` bytes in all."""
+        transfer = self._active.get(job)
+        if transfer is not None:
+            transfer.go_on(size)
+            self._act(pycurl.SOCKET_TIMEOUT, 0)
+
+    def run_once(self) -> None:
+        """Wait until something happens, and handle it."""
+        for descriptor, events in self._poll.poll(self._pause_seconds()):
+            on_readable = self._watched.get(descriptor)
+            if on_readable is not None:
+                on_readable()
+                continue
+            wanted = pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0
+            self._act(descriptor, wanted | (pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0))
+        now = time.monotonic()
+        if self._timer is not None and now >= self._timer:
+            self._timer = None
+            self._act(pycurl.SOCKET_TIMEOUT, 0)
+        self._finish()
+        if self._active and now >= self._next_look:
+            self._next_look = now + WATCH_SECONDS
+            for transfer in list(self._active.values()):
+                if (broken := transfer.overdue(now)) is not None:
+                    self._end(transfer, broken)
+
+    def close(self) -> None:
+        """End all requests and connections. The sink is not told."""
+        for transfer in [*self._active.values(), *self._idle]:
+            transfer.curl.close()  # which takes it out of `_multi`
+            transfer.forget()
+        self._active.clear()
+        self._idle.clear()
+        self._multi.close()
+        self._poll.close()
+
+    def _pause_seconds(self) -> float:
+        pause = WATCH_SECONDS if self._active else -1.0
+        if self._timer is None:
+            return pause
+        until_timer = max(0.0, self._timer - time.monotonic())
+        return min(pause, until_timer) if self._active else until_timer
+
+    def _act(self, descriptor: int, events: int) -> None:
+        self._multi.socket_action(descriptor, events)
+
+    def _finish(self) -> None:
+        while True:
+            left, done, failed = self._multi.info_read()
+            for curl in done:
+                self._end(curl.transfer, None)
+            for curl, code, message in failed:
+                self._end(curl.transfer, broken_by(curl, code, message, host=curl.transfer.host))
+            if not left:
+                return
+
+    def _end(self, transfer: _Transfer, broken: Broken | None) -> None:
+        self._multi.remove_handle(transfer.curl)
+        del self._active[transfer.job]
+        job, outcome = transfer.job, transfer.outcome(broken)
+        transfer.forget()
+        if len(self._idle) < KEPT_HANDLES:
+            self._idle.append(transfer)
+        if isinstance(outcome, bytes):
+            self.sink.fetched(job, outcome)
+        else:
+            self.sink.ended(job, outcome)
+
+    def _note_socket(self, event: int, descriptor: int, *_: object) -> None:
+        if event == pycurl.POLL_REMOVE:
+            with suppress(OSError, ValueError):  # the descriptor is closed already
+                self._poll.unregister(descriptor)
+            return
+        mask = (select.EPOLLIN if event & pycurl.POLL_IN else 0) | (select.EPOLLOUT if event & pycurl.POLL_OUT else 0)
+        try:
+            self._poll.modify(descriptor, mask)
+        except FileNotFoundError:
+            self._poll.register(descriptor, mask)
+
+    def _note_timer(self, milliseconds: int) -> None:
+        self._timer = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
+
+class _Transfer:
+    """One handle of libcurl, for one request after the other."""
+
+    def __init__(self, transfers: Transfers) -> None:
+        self._transfers = transfers
+        self._limits = transfers.limits
+        self.curl: Any = pycurl.Curl()
+        self.curl.transfer = self
+        for option, value in _options(self._limits):
+            self.curl.setopt(option, value)
+        self.curl.setopt(pycurl.WRITEFUNCTION, self._receive)
+        self.curl.setopt(pycurl.HEADERFUNCTION, self._receive_header)
+        self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        self.job = 0
+        self.host = ""
+        self._is_guarded = False
+        self._opened: list[socket.socket] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop everything that belongs to the last request."""
+        for opened in self._opened:
+            opened.close()
+        self._opened.clear()
+        self._pieces: list[bytes] = []
+        self._received = 0
+        self._granted = 0
+        self._own_end: Broken | None = None
+        self._is_forbidden = False
+        self._paused_at: float | None = None
+        self._drain_until: float | None = None
+        self._has_body_begun = False
+        self._forget_answer()
+
+    def _forget_answer(self) -> None:
+        self._status = 0
+        self._length: int | None = None
+        self._location = self._retry_after = ""
+        self._has_all_headers = False
+
+    def begin(self, job: int, order: Get) -> None:
+        """Prepare the handle for a request. Raises pycurl.error for a URL that libcurl does not take."""
+        parts = urlsplit(order.url)
+        self.host = parts.hostname or ""
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.job = job
+        self._granted = order.granted_bytes
+        self._is_probe = order.is_probe
+        self._is_guarded = order.is_guarded
+        curl = self.curl
+        curl.setopt(pycurl.URL, order.url)
+        # As it is written, because libcurl changes the letters of percent-encoded bytes.
+        curl.setopt(pycurl.REQUEST_TARGET, _target(parts, is_absolute=bool(order.proxy) and parts.scheme == "http"))
+        curl.setopt(pycurl.PROXY, order.proxy)
+        if order.addresses:
+            addresses = ",".join(f"[{each}]" if ":" in each else each for each in order.addresses)
+            curl.setopt(pycurl.RESOLVE, [f"{name}:{port}:{addresses}"])
+        # libcurl reuses a connection only for requests with the same entry.
+        curl.setopt(pycurl.CONNECT_TO, [] if order.is_guarded or order.proxy else [f"::{name}:{port}"])
+        self._began = self._heard = time.monotonic()
+        self._deadline = self._began + self._limits.request_seconds
+
+    def go_on(self, size: int) -> None:
+        self._granted = size
+        if self._paused_at is None:
+            return
+        waited = time.monotonic() - self._paused_at
+        self._paused_at = None
+        self._deadline += waited
+        self._heard += waited
+        self.curl.pause(pycurl.PAUSE_CONT)
+
+    def overdue(self, now: float) -> Broken | None:
+        """Return how the request ends if it has taken too long, else None."""
+        if self._paused_at is not None:
+            return None
+        if self._drain_until is not None:
+            return self._broken("took too long") if now >= self._drain_until else None
+        if now >= self._deadline:
+            return self._broken("took too long")
+        if now - self._heard >= self._limits.read_seconds and self.curl.getinfo(pycurl.PRETRANSFER_TIME) > 0:
+            # The time to connect has a limit of its own, which libcurl watches.
+            since = max(self._heard, self._began + self.curl.getinfo(pycurl.PRETRANSFER_TIME))
+            return self._broken("sent nothing for too long") if now - since >= self._limits.read_seconds else None
+        return None
+
+    def _broken(self, what: str) -> Broken:
+        return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{self.host} {what}", self._received)
+
+    def outcome(self, broken: Broken | None) -> bytes | Answered | Broken:
+        """Return the body, or how the request ended. `broken` is how it ended for libcurl, None if it succeeded."""
+        if self._own_end is not None:
+            return self._own_end._replace(received_bytes=self._received)
+        if self._is_forbidden:
+            detail = f"{self.host} has an address that is not public"
+            return Broken(Verdict.NOT_ASKED, Reason.FORBIDDEN_HOST, detail, self._received)
+        if self._has_all_headers and (self._status != 200 or self._is_probe):
+            return Answered(self._status, self._location, self._retry_after, self._received)
+        if broken is not None:
+            return broken._replace(received_bytes=self._received)
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    # Called by libcurl
+
+    def _receive_header(self, line: bytes) -> int | None:
+        if self._has_body_begun:
+            return None  # a trailer
+        self._heard = time.monotonic()
+        if line.startswith(b"HTTP/"):
+            self._forget_answer()
+            self._status = _number(line.split(None, 2)[1:2])
+            return None
+        if line in {b"\r\n", b"\n"}:
+            return self._end_headers()
+        name, _, value = line.partition(b":")
+        match name.lower():
+            case b"content-length":
+                self._length = _number([value]) if value.strip().isdigit() else None
+            case b"location":
+                self._location = value.strip().decode("utf-8", "surrogateescape")
+            case b"retry-after":
+                self._retry_after = value.strip().decode("latin-1")[:200]
+        return None
+
+    def _end_headers(self) -> int | None:
+        if self._status < 200:
+            return None  # an interim answer
+        self._has_all_headers = True
+        if self._is_probe:
+            return -1
+        if self._status != 200:
+            self._drain_until = self._heard + DRAIN_SECONDS
+        elif self._length is not None and self._length > self._limits.max_bytes:
+            self._refuse(f"{self._length} bytes announced")
+            return -1
+        return None
+
+    def _receive(self, piece: bytes) -> int | None:
+        if self._drain_until is not None:
+            self._received += len(piece)
+            return 0 if self._received > DRAINED_BYTES else None
+        self._has_body_begun = True
+        size = self._received + len(piece) if self._length is None else self._length
+        if size > self._limits.max_bytes:
+            self._refuse(f"more than {self._limits.max_bytes} bytes")
+            return 0
+        if self._length is None and not self._received:
+            size = max(size, min(UNANNOUNCED_BYTES, self._limits.max_bytes))
+        if size > self._granted:
+            # Nothing of the body is kept yet, or it has outgrown its bytes.
+            self._paused_at = time.monotonic()
+            self._transfers.sink.need(self.job, size, is_first=not self._received)
+            return int(pycurl.WRITEFUNC_PAUSE)
+        self._heard = time.monotonic()
+        self._received += len(piece)
+        self._pieces.append(piece)
+        return None
+
+    def _refuse(self, found: str) -> None:
+        limit = self._limits.max_bytes
+        detail = found if found.endswith(f"{limit} bytes") else f"{found}, the limit is {limit}"
+        self._own_end = Broken(Verdict.FINAL, Reason.TOO_LARGE, detail, 0)
+
+    def _open_socket(self, _: int, address: tuple[int, int, int, tuple[Any, ...]]) -> socket.socket | int:
+        family, kind, protocol, place = address
+        if self._is_guarded and not is_public_address(_text(place[0])):
+            # The worker has checked the addresses. This holds even if libcurl took another one.
+            self._is_forbidden = True
+            return int(pycurl.SOCKET_BAD)
+        try:
+            # pycurl duplicates the descriptor, so this one is closed when the request is over.
+            self._opened.append(socket.socket(family, kind, protocol))
+            return self._opened[-1]
+        except OSError as error:
+            self._own_end = Broken(
+                Verdict.MACHINE, Reason.CONNECTION_FAILED, f"no connection could be opened: {error}", 0
+            )
+            return int(pycurl.SOCKET_BAD)
+
+
+def _options(limits: TransferLimits) -> list[tuple[int, object]]:
+    headers = ["Accept: image/jpeg,image/*;q=0.9,*/*;q=0.5", "Accept-Encoding: identity"]
+    options: list[tuple[int, object]] = [
+        (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+        (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+        (pycurl.USERAGENT, limits.user_agent),
+        (pycurl.HTTPHEADER, headers),
+        (pycurl.PATH_AS_IS, 1),
+        (pycurl.NOSIGNAL, 1),
+        (pycurl.NOPROXY, ""),
+        (pycurl.CONNECTTIMEOUT_MS, max(1, int(limits.connect_seconds * 1000))),
+        (pycurl.BUFFERSIZE, RECEIVE_BYTES),
+        (_SUPPRESS_CONNECT_HEADERS, 1),
+    ]
+    # The certificates that Python trusts, SSL_CERT_FILE and SSL_CERT_DIR included. libcurl parses a file once for all
+    # connections, but only if there is no folder as well.
+    trusted = ssl.get_default_verify_paths()
+    if trusted.cafile:
+        options += [(pycurl.CAINFO, trusted.cafile), (pycurl.PROXY_CAINFO, trusted.cafile)]
+    elif trusted.capath:
+        options += [(pycurl.CAPATH, trusted.capath), (pycurl.PROXY_CAPATH, trusted.capath)]
+    return options
+
+
+def _target(url: SplitResult, *, is_absolute: bool) -> str:
+    """Return what the request line asks for: path and query, or the whole URL where a proxy must know the server."""
+    target = url.path + (f"?{url.query}" if url.query else "")
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{target}" if is_absolute else target
+
+
+def _number(texts: list[bytes]) -> int:
+    return int(texts[0]) if texts and texts[0].strip().isdigit() else 0
+
+
+def _text(address: object) -> str:
+    text = address.decode() if isinstance(address, bytes) else str(address)
+    return str(ipaddress.ip_address(text)) if "%" not in text else text

@@ -1,0 +1,108 @@
+"""What is asked of a transport, which makes the requests, and what it answers.
+
+The worker decides what is asked, and when. The requests themselves are made in other processes (`worker.decoders`), so
+that no image's bytes pass through the worker.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from common.format.reasons import Reason
+
+if TYPE_CHECKING:
+    from worker.fetch.byte_budget import Reservation
+
+
+class Get(NamedTuple):
+    """A GET of one URL."""
+
+    url: str
+    """The URL exactly as it is requested, in ASCII. It may hold a signature, and never a key that signs."""
+    addresses: tuple[str, ...]
+    """The IP addresses of the host, to which the connection must go. Empty: the host is an address itself, or a proxy
+    looks the host up."""
+    is_guarded: bool
+    """Whether the connection may go to public addresses only. Such a request shares no connection with others."""
+    proxy: str
+    """The URL of the proxy, an empty text for a direct connection."""
+    is_probe: bool
+    """Whether only the status is wanted, and no body."""
+    rotation: int
+    """Degrees counter-clockwise by which the image is turned: 0, 90, 180 or 270."""
+    granted_bytes: int
+    """Number of bytes that the body may have before the transport asks for more."""
+
+
+class ReadFile(NamedTuple):
+    """A read of one local file."""
+
+    path: str
+    rotation: int
+    granted_bytes: int
+
+
+class Answered(NamedTuple):
+    """A server answered with something else than an image, or the request was a probe."""
+
+    status: int
+    location: str
+    """The header Location, an empty text if there is none."""
+    retry_after: str
+    """The header Retry-After, an empty text if there is none."""
+    received_bytes: int
+    """Number of bytes of the body that arrived."""
+
+
+class Verdict(StrEnum):
+    """What a request that broke says about its image."""
+
+    FINAL = "final"
+    """The image fails, and its host has answered."""
+    NOT_ASKED = "not_asked"
+    """The image fails, and no host was asked."""
+    MAY_PASS = "may_pass"
+    """The same request may succeed later."""
+    WILL_NOT_PASS = "will_not_pass"
+    """The host gave no useful answer and will not."""
+    MACHINE = "machine"
+    """This machine is at its limits. No image and no host is to blame."""
+
+
+class Broken(NamedTuple):
+    """A request or a read ended without an answer that can be used."""
+
+    verdict: Verdict
+    reason: Reason
+    detail: str
+    """What happened, without any text of the server."""
+    received_bytes: int
+
+
+class FetchedImage(Protocol):
+    """An image whose bytes have arrived in the transport, where they are decoded."""
+
+    @property
+    def length(self) -> int:
+        """The number of its bytes."""
+        ...
+
+
+Image = TypeVar("Image", bound=FetchedImage)
+Image_co = TypeVar("Image_co", bound=FetchedImage, covariant=True)
+
+
+class Transport(Protocol[Image_co]):
+    """Makes requests, for one event loop."""
+
+    async def get(self, order: Get, reservation: Reservation | None) -> Image_co | Answered | Broken:
+        """Make the request, and return once the whole body has arrived or the request is over.
+
+        `reservation` grows when the body needs more than `order.granted_bytes`. A probe has none.
+        """
+        ...
+
+    async def read(self, order: ReadFile, reservation: Reservation) -> Image_co | Broken:
+        """Read the file, and return once its bytes are in memory or the read has failed."""
+        ...
