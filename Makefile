@@ -21,7 +21,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 2>/dev/null)
 BUILD_IMAGE = $(ENGINE) build $(BUILD_OPTIONS) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_URL=$(SOURCE_URL)
 
-.PHONY: help setup run test test-all coverage lint types format bench bench-merge manifests docs site images image-gpu image-merge image-test clean
+.PHONY: help setup run test test-all coverage lint types format bench bench-gpu bench-merge manifests docs site images image-gpu image-merge image-test clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -86,8 +86,11 @@ format: $(SETUP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(SETUP) ## Measure the worker: against the seed's way, its own model, its start-up, 9 million rows, memory
+bench: $(SETUP) ## Measure the worker: an earlier one, its ceiling, the seed's way, its own model, start-up, 9 million rows, memory
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: $(SETUP) ## Measure the worker beside a GPU: its model, its encoder, decoding alone, and all together
+	$(BIN)/python -m benchmarks.bench_gpu $(ARGS)
 
 bench-merge: $(SETUP) ## Measure the merge: 1 GB by the earlier way and both new ways in turn, then the texts of 9 million rows
 	$(BIN)/python -m benchmarks.bench_merge $(ARGS)
@@ -120,5 +123,6 @@ image-test: $(SETUP) ## Build both images from a base made here and run a whole 
 	EMBEDDER_IMAGE_TEST=1 $(BIN)/pytest tests/images $(ARGS)
 
 clean: ## Remove what the other verbs made
-	rm -rf $(VENV) out models build site .cache *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) out models build site .cache .bench *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	git worktree prune 2>/dev/null || true
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from benchmarks.bench_worker import Ratio
-from benchmarks.rig import in_turn, median, run
+from benchmarks.processes import in_turn, median, run
+from benchmarks.ratio import Ratio
 from tests.manifest_server import manifest_server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.rig import Cost
+    from benchmarks.processes import Cost
     from tests.manifest_server import ManifestServer
 
 INDEX, COUNT = 450, 900

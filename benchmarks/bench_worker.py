@@ -7,47 +7,41 @@ with that of a smaller chunk.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.rig import in_turn, median, part, run
+from benchmarks.processes import in_turn, median, median_cpu, median_seconds, part, run
+from benchmarks.ratio import Ratio
 from common.logs import CHUNK_PROGRESS, parse_line
 from worker.encode.encoder import choose_batch_size, choose_device
 from worker.memory import WORKER_MALLOC
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benchmarks.rig import Cost, Rig
+    from benchmarks.processes import Cost
+    from benchmarks.rig import Rig, Source
 
 BATCH_SIZE = choose_batch_size(choose_device("auto"), threads=torch.get_num_threads())
 """Number of images in a batch of the worker on this machine."""
 
 
-class Ratio(NamedTuple):
-    what: str
-    value: float
-    goal: str
-    detail: str
-
-
-def everything_but_the_encoder(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
+def everything_but_the_encoder(rig: Rig, source: Source, *, rows: int, rounds: int) -> list[Ratio]:
     """Compare the worker with the seed's way.
 
     The time of both includes their start. A run of few rows measures the start, and its time is subtracted.
     """
     costs = in_turn(
         {
-            "seed": lambda: rig.run_seed(rows, rig.tiny_model),
-            "worker": lambda: rig.run_worker(rows, rig.tiny_model),
-            "seed starts": lambda: rig.run_seed(BATCH_SIZE, rig.tiny_model),
-            "worker starts": lambda: rig.run_worker(BATCH_SIZE, rig.tiny_model),
+            "seed": lambda: rig.run_seed(source, rows, rig.tiny_model),
+            "worker": lambda: rig.run_worker(source, rows, rig.tiny_model),
+            "seed starts": lambda: rig.run_seed(source, BATCH_SIZE, rig.tiny_model),
+            "worker starts": lambda: rig.run_worker(source, BATCH_SIZE, rig.tiny_model),
         },
         rounds,
     )
-    seconds = {way: _seconds(costs[way]) - _seconds(costs[f"{way} starts"]) for way in ("seed", "worker")}
-    cpu = {way: _cpu(costs[way]) - _cpu(costs[f"{way} starts"]) for way in ("seed", "worker")}
+    all_seconds = {way: median_seconds(costs[way]) for way in ("seed", "worker")}
+    seconds = {way: all_seconds[way] - median_seconds(costs[f"{way} starts"]) for way in all_seconds}
+    cpu = {way: median_cpu(costs[way]) - median_cpu(costs[f"{way} starts"]) for way in all_seconds}
     more = rows - BATCH_SIZE
     rates = ", ".join(f"{way} {more / seconds[way]:.0f} images/s" for way in seconds)
     per_image = ", ".join(f"{way} {cpu[way] / more * 1000:.1f} ms an image" for way in cpu)
@@ -56,22 +50,22 @@ def everything_but_the_encoder(rig: Rig, *, rows: int, rounds: int) -> list[Rati
         Ratio("CPU an image, worker over seed", cpu["worker"] / cpu["seed"], "<= 0.25", per_image),
         Ratio(
             "images/s with the start, worker over seed",
-            _seconds(costs["seed"]) / _seconds(costs["worker"]),
+            all_seconds["seed"] / all_seconds["worker"],
             "",
-            f"{rows} images: seed {_seconds(costs['seed']):.0f} s, worker {_seconds(costs['worker']):.0f} s",
+            f"{rows} images: seed {all_seconds['seed']:.0f} s, worker {all_seconds['worker']:.0f} s",
         ),
     ]
 
 
-def vit_b_32(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
+def vit_b_32(rig: Rig, source: Source, *, rows: int, rounds: int) -> list[Ratio]:
     """Compare the worker with the limit that its encoder and its decoder set when they share the cores."""
     few = 2 * BATCH_SIZE
     numbers = in_turn(
         {
             "encode": lambda: part("encode", rig.vit_b_32, environment={"OMP_WAIT_POLICY": "PASSIVE"} | WORKER_MALLOC),
-            "decode": lambda: part("decode", rig.folder / "photos", environment={}),
-            "few": lambda: rig.run_worker(few, rig.vit_b_32).seconds,
-            "many": lambda: rig.run_worker(few + rows, rig.vit_b_32).seconds,
+            "decode": lambda: part("decode", rig.photos, environment={}),
+            "few": lambda: rig.run_worker(source, few, rig.vit_b_32).seconds,
+            "many": lambda: rig.run_worker(source, few + rows, rig.vit_b_32).seconds,
         },
         rounds,
     )
@@ -85,17 +79,17 @@ def vit_b_32(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
     ]
 
 
-def start_up(rig: Rig, *, rounds: int) -> list[Ratio]:
+def start_up(rig: Rig, source: Source, *, rounds: int) -> list[Ratio]:
     """Compare a worker's time to its first batch with the times of the two parts that run side by side.
 
     One part loads the model, the other fetches and decodes the images.
     """
-    manifest = rig.folder / f"{BATCH_SIZE}.txt"
+    manifest = rig.manifest(source, BATCH_SIZE)
     seconds = in_turn(
         {
-            "worker": lambda: _first_batch(rig.run_worker(BATCH_SIZE, rig.tiny_model)),
-            "load": lambda: _part_seconds(rig, "load", rig.tiny_model),
-            "first batch": lambda: _part_seconds(rig, "first-batch", manifest, BATCH_SIZE),
+            "worker": lambda: _first_batch(rig.run_worker(source, BATCH_SIZE, rig.tiny_model)),
+            "load": lambda: _part_seconds(source, "load", rig.tiny_model),
+            "first batch": lambda: _part_seconds(source, "first-batch", manifest, BATCH_SIZE),
         },
         rounds,
     )
@@ -104,12 +98,12 @@ def start_up(rig: Rig, *, rounds: int) -> list[Ratio]:
     return [Ratio("start-up over its longest part", worker / max(load, first_batch), "<= 1.15", detail)]
 
 
-def memory(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
+def memory(rig: Rig, source: Source, *, rows: int, rounds: int) -> list[Ratio]:
     """Compare the peak memory of a chunk with the peak memory of a chunk that is ten times smaller."""
     peaks = in_turn(
         {
-            "small": lambda: rig.run_worker(rows // 10, rig.tiny_model).peak_megabytes,
-            "large": lambda: rig.run_worker(rows, rig.tiny_model).peak_megabytes,
+            "small": lambda: rig.run_worker(source, rows // 10, rig.tiny_model).peak_megabytes,
+            "large": lambda: rig.run_worker(source, rows, rig.tiny_model).peak_megabytes,
         },
         rounds,
     )
@@ -118,20 +112,12 @@ def memory(rig: Rig, *, rows: int, rounds: int) -> list[Ratio]:
     return [Ratio("memory, MB more for ten times the images", large - small, "<= 25", detail)]
 
 
-def _part_seconds(rig: Rig, *arguments: object) -> float:
+def _part_seconds(source: Source, *arguments: object) -> float:
     """Return how long a part takes in a process of its own, in seconds."""
-    return run(["benchmarks.parts", *map(str, arguments)], rig.environment).seconds
+    return run(["benchmarks.parts", *map(str, arguments)], source.environment).seconds
 
 
 def _first_batch(cost: Cost) -> float:
     """Return the time from the start of a worker until its only batch is encoded, in seconds."""
     lines = [line for text in cost.output.splitlines() if (line := parse_line(text)) and line.event == CHUNK_PROGRESS]
     return datetime.fromisoformat(lines[0].time).timestamp() - cost.started
-
-
-def _seconds(costs: Sequence[Cost]) -> float:
-    return median([cost.seconds for cost in costs])
-
-
-def _cpu(costs: Sequence[Cost]) -> float:
-    return median([cost.cpu_seconds for cost in costs])
