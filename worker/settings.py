@@ -227,15 +227,22 @@ class EncodeSettings(Section):
     model."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device that runs the model. `auto`: CUDA if there is a device, else the CPU."""
+    """Device that runs the model. `auto`: CUDA if there is an NVIDIA GPU, else the CPU. A GPU that cannot be used, as
+    with a driver that is too old, ends the chunk with exit code 75, also with `auto`."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the computation. `auto`: float16 on CUDA, bfloat16 on CPUs that have it in hardware, else float32. The
     type decides the vectors, so name one when the machines of a run would choose different types."""
 
     batch_size: int = Field(default=0, ge=0, le=8192)
-    """Number of images in one forward pass. 0: 256 on CUDA; on CPUs 32 for each core, at most 256. Larger batches are
-    no faster."""
+    """Number of images in one forward pass. 0: chosen for the device. On CPUs 32 for each core, at most 256, because
+    larger batches are no faster. On CUDA by the GPU's multiprocessors and memory: 128 on a T4 or L4, 256 on an A100,
+    320 on an H100; these are estimates."""
+
+    encode_timeout_seconds: float = Field(default=600, gt=0)
+    """Longest time of one batch on the device. After it, the device counts as hanging and the chunk ends with exit code
+    75, to be computed on another node. A GPU takes a second; the default leaves room for the largest CLIP models on one
+    slow core, where a batch takes minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,53 +1,68 @@
-"""From squares of pixels to vectors: the vision tower on its device. Only this module runs a model."""
+"""From squares of pixels to vectors: the vision tower on the device that is chosen for it."""
 
 from __future__ import annotations
 
 import platform
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn import functional
 
-from common.errors import DeviceUnavailable, ResourceExhausted
+from common.errors import DeviceUnavailable
 from common.logs import log
 from worker.encode.class_token_layer import shorten_last_layer
+from worker.encode.cpu_device import CpuDevice
+from worker.encode.cuda_device import CudaDevice
+from worker.encode.cuda_driver import read_cuda_facts, usable_gpu, why_none
+from worker.encode.device_faults import does_not_answer, faults_of
+from worker.encode.forward_pass import ForwardPass
+from worker.encode.patch_projection import project_patches
+from worker.encode.pieces import rows_in
+from worker.encode.quick_gelu import fuse_quick_gelu
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
     from transformers import CLIPVisionModelWithProjection
 
+    from worker.encode.computation import Computed, Device
+    from worker.encode.cuda_driver import CudaFacts
     from worker.encode.model import ModelSource
-
-MAX_BATCH_SIZE = 256
-"""Largest default batch size in images. Larger batches are not faster on GPUs, by published ViT-B/32 throughput."""
 
 CPU_ROWS_PER_THREAD = 32
 """Default number of images in a batch for each thread of a CPU. More images are not faster, as measured."""
 
-CPU_ROWS_MULTIPLE = 8
-"""Divisor of the number of rows in each part of a batch on a CPU.
+MAX_CPU_BATCH_SIZE = 256
+"""Largest default number of images in a batch on a CPU."""
 
-A vector must be the same, to the last bit, whatever the other images of its batch. On CPUs in float32 it is not if the
-number of rows is not a multiple of 4, because the matrix kernels compute the remaining rows differently. So the last
-part of a batch is padded with a few rows.
-"""
+GPU_ROWS_PER_MULTIPROCESSOR = 2.4
+"""Default number of images in a batch for each multiprocessor of a GPU. See `gpu_batch_size`."""
+
+GPU_MEMORY_PER_ROW = 64 << 20
+"""Memory of a GPU in bytes for each image of a default batch. The largest CLIP models take a third of it in float32."""
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device for `name`, a value of EMBEDDER_DEVICE. Raises DeviceUnavailable for `cuda` without a GPU."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+def choose_device(name: str, facts: CudaFacts | None = None) -> torch.device:
+    """Return the device for `name`, a value of EMBEDDER_DEVICE. Without `facts`, this machine is looked at.
+
+    Raises DeviceUnavailable if the machine has a GPU that cannot be used, or for `cuda` if there is no GPU. It is not a
+    ConfigError, which would end the whole Job: only this node may be broken.
+    """
+    if name == "cpu":
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        # Not a ConfigError, which would end the whole Job: only this node may be broken.
-        raise DeviceUnavailable("EMBEDDER_DEVICE is cuda, but no CUDA device is visible; does the pod ask for a GPU?")
-    return torch.device("cuda")
+    facts = read_cuda_facts() if facts is None else facts
+    gpu = usable_gpu(facts)
+    if gpu is None:
+        if name == "auto":
+            return torch.device("cpu")
+        raise DeviceUnavailable(f"EMBEDDER_DEVICE is cuda, but {why_none(facts)}")
+    if idle := len(facts.gpus) - 1:
+        others = f"{idle} more GPUs are visible and stay" if idle > 1 else "1 more GPU is visible and stays"
+        log.warning("idle_gpus", message=f"this worker uses cuda:0 ({gpu.name}); {others} idle; give each pod one GPU")
+    return torch.device("cuda", 0)
 
 
 def choose_thread_count() -> int:
@@ -57,7 +72,23 @@ def choose_thread_count() -> int:
 
 def choose_batch_size(device: torch.device, *, threads: int) -> int:
     """Return the default batch size, above which `device` is not faster. `threads` is the number of CPU threads."""
-    return MAX_BATCH_SIZE if device.type == "cuda" else min(CPU_ROWS_PER_THREAD * threads, MAX_BATCH_SIZE)
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return gpu_batch_size(properties.multi_processor_count, properties.total_memory)
+    return min(CPU_ROWS_PER_THREAD * threads, MAX_CPU_BATCH_SIZE)
+
+
+def gpu_batch_size(multiprocessors: int, memory_bytes: int) -> int:
+    """Return the default batch size of a GPU: 128 on T4 and L4, 256 on A100, 320 on H100.
+
+    A product of matrices is divided into tiles of 128 x 128, and each multiprocessor computes one tile at a time. An
+    image of ViT-B/32 has 50 tokens, so the smallest products of a batch (768 columns) have 50 / 128 x 768 / 128 = 2.3
+    tiles for each image. With 2.4 images for each multiprocessor, that makes between five and six rounds of tiles, and
+    only the last round is not full. The number is rounded to a multiple of 64, whose tokens fill whole tiles. It is an
+    estimate, not measured. A larger batch takes more memory, and the last batch of a chunk costs more.
+    """
+    rows = 64 * max(1, round(GPU_ROWS_PER_MULTIPROCESSOR * multiprocessors / 64))
+    return max(1, min(rows, memory_bytes // GPU_MEMORY_PER_ROW))
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -81,9 +112,7 @@ def _cpu_computes_bfloat16() -> bool:
 class Encoder:
     """A vision tower on a device, ready for batches. It takes over a tower in float32 and changes it.
 
-    On a CPU, each of `threads` threads computes its own part of a batch. torch would divide each operation among the
-    threads instead. A batch has two hundred operations, and in each of them all threads would wait for the one that
-    shares its core with a decoder.
+    `threads` is the number of threads that compute if the device is a CPU.
     """
 
     def __init__(
@@ -97,106 +126,65 @@ class Encoder:
     ) -> None:
         self.device = device
         self.dtype = dtype
-        self.dimensions = int(tower.config.projection_dim)
-        self.image_size = source.image_size
-        self._tower = shorten_last_layer(tower).to(device=device, dtype=dtype)
-        # (x / 255 - mean) / std as one multiplication and one addition of a whole row of pixels. torch is twice as fast
-        # with a whole row as with three channels.
-        std = torch.tensor(source.std, device=device)  # (3,)
-        self._scale = (1 / (255 * std)).repeat(source.image_size)  # (3 size,)
-        self._shift = (-torch.tensor(source.mean, device=device) / std).repeat(source.image_size)  # (3 size,)
-        self._max_rows: int | None = None
-        if device.type == "cuda":
-            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        else:
-            self._thread_count = threads
-            # The threads end together with this object.
-            self._threads = ThreadPoolExecutor(
-                threads, thread_name_prefix="compute", initializer=torch.set_num_threads, initargs=(1,)
-            )
-            self._workspaces = threading.local()
+        self.device_name = name_device(device)
+        """The device with its index and model, as `cuda:0 (NVIDIA L4)`, or `cpu`."""
+        with faults_of(self.device_name):
+            if device.type == "cuda":
+                tower = fuse_quick_gelu(project_patches(tower))
+            tower = shorten_last_layer(tower).to(device=device, dtype=dtype)
+            forward = ForwardPass(tower, source, device=device, dtype=dtype)
+            self._device: Device = CudaDevice(forward) if device.type == "cuda" else CpuDevice(forward, threads=threads)
+        self.dimensions = forward.dimensions
+        self.image_size = forward.image_size
 
     def warm_up(self, batch_size: int) -> None:
-        """On a GPU, encode an empty batch, so that kernels are loaded before the first images wait for them."""
-        if self.device.type == "cuda":
-            self.start(torch.zeros(batch_size, self.image_size, self.image_size, 3, dtype=torch.uint8))()
+        """On a GPU, prepare for batches of this size, so that the first images do not wait for it.
 
-    def start(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
-        """Begin to encode `pixels`, uint8 (rows, size, size, 3), and return a function that waits for the vectors.
-
-        The vectors are float32 (rows, dimensions), each of L2 norm 1, or not finite if the model's output is not
-        finite. `pixels` must not change until the vectors are there. `start` does not wait for the device. A batch that
-        does not fit in the device's memory is halved, and so are all batches after it. Either function raises
-        ResourceExhausted if not even one image fits.
+        Raises ResourceExhausted if the GPU's memory does not hold one image, and DeviceUnavailable if the GPU fails.
         """
         if self.device.type == "cuda":
-            return self._start(pixels)
-        rows = -(-len(pixels) // self._thread_count)
-        parts = torch.split(pixels, rows + -rows % CPU_ROWS_MULTIPLE)
-        begun = [self._threads.submit(self._encode, part) for part in parts]
-        return lambda: np.concatenate([part.result() for part in begun])
+            with faults_of(self.device_name):
+                self._device.warm_up(batch_size)
+            self.start([torch.zeros(1, self.image_size, self.image_size, 3, dtype=torch.uint8)])()
 
-    def _encode(self, pixels: Tensor) -> NDArray[np.float32]:
-        return self._start(pixels)()
+    def start(self, pieces: Sequence[Tensor]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to encode a batch, and return a function that waits for its vectors.
 
-    @torch.inference_mode()
-    def _start(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
-        if self._max_rows is None or len(pixels) <= self._max_rows:
-            try:
-                return self._start_on_cuda(pixels) if self.device.type == "cuda" else self._start_on_cpu(pixels)
-            except torch.OutOfMemoryError as error:
-                if len(pixels) == 1:
-                    raise ResourceExhausted("the device's memory does not hold one image") from error
-            self._max_rows = len(pixels) // 2
-            log.warning("out_of_device_memory", rows=len(pixels), now_at_most=self._max_rows)
-            torch.cuda.empty_cache()
-        parts = [self._start(part) for part in torch.split(pixels, self._max_rows)]
-        return lambda: np.concatenate([part() for part in parts])
+        The batch comes in pieces, each uint8 (rows, size, size, 3). The vectors are float32 (rows of all pieces,
+        dimensions) in the order of the pieces, each of L2 norm 1, or not finite if the model's output is not finite.
+        They stay as they are. The pieces must not change until the vectors are there. `start` does not wait for the
+        device. A batch that does not fit in a GPU's memory is halved, and so are all batches after it.
 
-    def _start_on_cpu(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
-        vectors = self._vectors(_padded(pixels, CPU_ROWS_MULTIPLE))[: len(pixels)].numpy()  # (rows, dimensions)
-        return lambda: vectors
+        Both functions raise DeviceUnavailable if the device fails, which it also does if it gives not one finite vector
+        for a whole batch, and ResourceExhausted if its memory does not hold one image.
+        """
+        with faults_of(self.device_name):
+            wait = self._device.start(pieces)
 
-    def _start_on_cuda(self, pixels: Tensor) -> Callable[[], NDArray[np.float32]]:
-        compute = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self._copies):
-            on_device = pixels.to(self.device, non_blocking=True)  # uint8 (rows, size, size, 3)
-        compute.wait_stream(self._copies)
-        on_device.record_stream(compute)
-        result = torch.empty(len(pixels), self.dimensions, dtype=torch.float32, pin_memory=True)
-        result.copy_(self._vectors(on_device), non_blocking=True)  # (rows, dimensions)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record(compute)
+        def vectors() -> NDArray[np.float32]:
+            with faults_of(self.device_name):
+                parts = wait()
+            if not _has_finite_row(parts):
+                raise DeviceUnavailable(
+                    f"{self.device_name} gave no finite vector for a batch of {rows_in(pieces)} images, so it may be "
+                    f"faulty; if other devices do the same, the model's numbers do not fit "
+                    f"{str(self.dtype).removeprefix('torch.')}: set EMBEDDER_DTYPE to float32"
+                )
+            found = [part.vectors[: part.rows] for part in parts]
+            return found[0] if len(found) == 1 else np.concatenate(found)
 
-        def finish() -> NDArray[np.float32]:
-            done.synchronize()
-            return result.numpy()
-
-        return finish
-
-    def _vectors(self, pixels: Tensor) -> Tensor:
-        normalised = self._normalised(pixels.flatten(2))  # (rows, size, 3 size) in the compute dtype
-        channels_first = normalised.view(pixels.shape).permute(0, 3, 1, 2)  # (rows, 3, size, size)
-        features = self._tower(pixel_values=channels_first).image_embeds.float()  # (rows, dimensions)
-        vectors: Tensor = functional.normalize(features, dim=-1, eps=0)  # (rows, dimensions)
         return vectors
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """Return pixels, uint8 (rows, size, 3 size), as the model expects them, in the compute dtype."""
-        if self.device.type == "cuda":
-            return torch.addcmul(self._shift, pixels, self._scale).to(self.dtype)
-        # Each thread keeps these 30 MB. Between two batches the heap would give them to other threads, and new memory
-        # costs a page fault for each page.
-        kept: tuple[Tensor, Tensor] | None = getattr(self._workspaces, "kept", None)
-        if kept is None or len(kept[0]) < len(pixels):
-            kept = self._workspaces.kept = torch.empty(pixels.shape), torch.empty(pixels.shape, dtype=self.dtype)
-        floats, inputs = (tensor[: len(pixels)] for tensor in kept)
-        floats.copy_(pixels)
-        torch.addcmul(self._shift, floats, self._scale, out=floats)
-        return floats if self.dtype is torch.float32 else inputs.copy_(floats)
+    def too_slow(self, seconds: float) -> DeviceUnavailable:
+        """Return the error to raise when a batch takes longer than `seconds`, the limit."""
+        return does_not_answer(self.device_name, seconds)
 
 
-def _padded(pixels: Tensor, multiple: int) -> Tensor:
-    """Add black rows to (rows, size, size, 3) until the number of rows is a multiple."""
-    missing = -len(pixels) % multiple
-    return torch.cat([pixels, pixels.new_zeros(missing, *pixels.shape[1:])]) if missing else pixels
+def name_device(device: torch.device) -> str:
+    """Return the device with its index and model, as `cuda:0 (NVIDIA L4)`, or `cpu`."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _has_finite_row(parts: Sequence[Computed]) -> bool:
+    # The rows that fill a batch up count too: without them, a bad image alone in a batch would look like a fault.
+    return any(np.isfinite(row).all() for part in parts for row in part.vectors)

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.errors import ConfigError, ModelError
 from common.process.resources import exhausted
+from worker.encode.preprocessor import check_preprocessing
 
 UNTRAINED = "untrained"
 """Value of EMBEDDER_MODEL for a ViT-B/32 with random weights."""
@@ -21,7 +22,11 @@ UNTRAINED_SEED = 0
 WEIGHTS_PATTERNS = ("model*.safetensors*", "pytorch_model*.bin*")
 """Patterns of weights files, the preferred one first. A repository may hold both kinds."""
 
-CONFIG_FILES = ("config.json", "preprocessor_config.json")
+PROCESSOR_FILE, NESTED_PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
+"""Names of the files that may describe a model's image processor. In the second one, which transformers 5 writes, it is
+the value of `image_processor`, and then it takes precedence."""
+
+CONFIG_FILES = ("config.json", PROCESSOR_FILE, NESTED_PROCESSOR_FILE)
 """Names of the files that describe a model."""
 
 ORIGIN_FILE = "origin.json"
@@ -51,8 +56,8 @@ def find_model(name: str, *, revision: str) -> ModelSource:
 
     The files of a model of the hub are fetched unless they are cached.
 
-    Raises ModelError if there is no such model or it is not a CLIP model, and SourceUnavailable if the hub does not
-    answer or is busy.
+    Raises ModelError if there is no such model, or if it is not a CLIP model with OpenAI's preprocessing, and
+    SourceUnavailable if the hub does not answer or is busy.
     """
     if name == UNTRAINED:
         libraries = " ".join(f"{library}-{version(library)}" for library in ("torch", "transformers"))
@@ -80,13 +85,17 @@ def _model_in(folder: Path, *, name: str, revision: str) -> ModelSource:
     image_size = vision.get("image_size", 224) if isinstance(vision, dict) else None
     if not isinstance(image_size, int) or image_size < 1:
         raise ModelError(f"{name}: config.json has no image size of the vision tower in pixels")
-    processor = _read_json(folder / "preprocessor_config.json", optional=True)
+    processor = _read_json(folder / NESTED_PROCESSOR_FILE, optional=True).get("image_processor")
+    has_nested_processor = isinstance(processor, dict)
+    if not isinstance(processor, dict):
+        processor = _read_json(folder / PROCESSOR_FILE, optional=True)
+    check_preprocessing(processor, image_size=image_size, name=name)
     origin = _read_json(folder / ORIGIN_FILE, optional=True)
     return ModelSource(
         name=str(origin.get("model", name)),
         revision=str(origin.get("revision", revision)),
         folder=folder,
-        weights=_hash_files(folder, name=name),
+        weights=_hash_files(folder, name=name, has_nested_processor=has_nested_processor),
         image_size=image_size,
         mean=_channels(processor.get("image_mean", OPENAI_MEAN), name=name),
         std=_channels(processor.get("image_std", OPENAI_STD), name=name),
@@ -97,7 +106,7 @@ def _channels(values: Any, *, name: str) -> tuple[float, float, float]:  # noqa:
     try:
         red, green, blue = (float(value) for value in values)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{name}: preprocessor_config.json has no mean and deviation of three channels") from error
+        raise ModelError(f"{name}: its image processor has no mean and deviation of three channels") from error
     return red, green, blue
 
 
@@ -115,12 +124,14 @@ def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
     return values
 
 
-def _hash_files(folder: Path, *, name: str) -> str:
+def _hash_files(folder: Path, *, name: str, has_nested_processor: bool) -> str:
     weights = next((found for pattern in WEIGHTS_PATTERNS if (found := sorted(folder.glob(pattern)))), None)
     if not weights:
         raise ModelError(f"{name}: {folder} holds no weights ({', '.join(WEIGHTS_PATTERNS)})")
+    # Most models have a file of this name that says nothing of images.
+    described = CONFIG_FILES if has_nested_processor else CONFIG_FILES[:-1]
     digest = hashlib.sha256()
-    for path in [*(folder / name for name in CONFIG_FILES if (folder / name).exists()), *weights]:
+    for path in [*(folder / name for name in described if (folder / name).exists()), *weights]:
         try:
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from worker.encode.model import find_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from worker.encode.batches import Batches
     from worker.encode.encoder import Encoder
@@ -26,10 +27,13 @@ class ModelLoading:
     find files ----> source ------------+
                                         v
     import torch --> dtype --------> batches --> import transformers --> encoder
+
+    `descriptor` is the empty file in memory that becomes the pool of squares.
     """
 
-    def __init__(self, settings: EncodeSettings) -> None:
+    def __init__(self, settings: EncodeSettings, *, descriptor: int) -> None:
         self._settings = settings
+        self._descriptor = descriptor
         self.source: Future[ModelSource] = Future()
         """The model's files, found and hashed."""
         self.dtype: Future[str] = Future()
@@ -60,24 +64,49 @@ class ModelLoading:
             gc.enable()
 
     def _import_and_load(self) -> None:
-        from worker.encode import batches, encoder  # noqa: PLC0415 - they import torch, which takes a second
+        from worker.encode import encoder  # noqa: PLC0415 - it imports torch, which takes a second
+        from worker.encode.batches import Batches  # noqa: PLC0415
+        from worker.encode.cuda_device import pin  # noqa: PLC0415
+        from worker.encode.device_faults import faults_of  # noqa: PLC0415
 
-        device = encoder.choose_device(self._settings.device)
+        with self._time_limit("the driver of the GPU"):
+            device = encoder.choose_device(self._settings.device)
         dtype = encoder.choose_dtype(self._settings.dtype, device)
         self.dtype.set_result(str(dtype).removeprefix("torch."))
         source = self.source.result()
         threads = encoder.choose_thread_count()
-        batch_size = self._settings.batch_size or encoder.choose_batch_size(device, threads=threads)
-        self.batches.set_result(
-            batches.Batches(batch_size=batch_size, image_size=source.image_size, pinned=device.type == "cuda")
-        )
+        with self._time_limit(str(device)), faults_of(str(device)):
+            batch_size = self._settings.batch_size or encoder.choose_batch_size(device, threads=threads)
+            batches = Batches(
+                batch_size=batch_size,
+                image_size=source.image_size,
+                descriptor=self._descriptor,
+                pin=pin if device.type == "cuda" else None,
+            )
+        self.batches.set_result(batches)
         # This import takes seconds. It comes after `batches` is set, so that decoders fill the first batch meanwhile.
         from worker.encode.vision_tower import load_vision_tower  # noqa: PLC0415
 
         tower = load_vision_tower(source)
-        loaded = encoder.Encoder(tower, source, device=device, dtype=dtype, threads=threads)
-        loaded.warm_up(batch_size)
+        with self._time_limit(str(device)):
+            loaded = encoder.Encoder(tower, source, device=device, dtype=dtype, threads=threads)
+            loaded.warm_up(batch_size)
         self.encoder.set_result(loaded)
+
+    @contextmanager
+    def _time_limit(self, device_name: str) -> Iterator[None]:
+        """Give up waiting for a device that hangs in the block: the futures that are not set get the error."""
+        from worker.encode.device_faults import does_not_answer  # noqa: PLC0415
+
+        seconds = self._settings.encode_timeout_seconds
+        futures = self.dtype, self.batches, self.encoder
+        limit = threading.Timer(seconds, lambda: _fail(futures, does_not_answer(device_name, seconds)))
+        limit.daemon = True
+        limit.start()
+        try:
+            yield
+        finally:
+            limit.cancel()
 
 
 def _in_background(work: Callable[[], None], *futures: Future[Any]) -> None:
@@ -89,6 +118,10 @@ def _run(work: Callable[[], None], futures: tuple[Future[Any], ...]) -> None:
     try:
         work()
     except BaseException as error:  # noqa: BLE001 - else the threads that wait for the futures would wait for ever
-        for future in futures:
-            if not future.done():
-                future.set_exception(error)
+        _fail(futures, error)
+
+
+def _fail(futures: tuple[Future[Any], ...], error: BaseException) -> None:
+    for future in futures:
+        with suppress(InvalidStateError):  # it is set already
+            future.set_exception(error)

@@ -9,6 +9,7 @@ import transformers
 
 from common.errors import ModelError
 from common.process.resources import exhausted
+from worker.encode.float32 import compute_float32_exactly
 from worker.encode.model import UNTRAINED_SEED
 
 if TYPE_CHECKING:
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def load_vision_tower(source: ModelSource) -> CLIPVisionModelWithProjection:
-    """Return the model's vision tower with its projection, in float32. Raises ModelError if its files do not fit."""
+    """Return the model's vision tower with its projection, in float32. Raises ModelError if its files do not fit.
+
+    From then on, this process computes float32 exactly.
+    """
+    compute_float32_exactly()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     kind = transformers.CLIPVisionModelWithProjection

@@ -15,7 +15,7 @@ from pathlib import Path
 from common.logs import log
 from common.process import program
 from worker.encode.hub import probe
-from worker.encode.model import ORIGIN_FILE, ModelSource, find_model
+from worker.encode.model import NESTED_PROCESSOR_FILE, ORIGIN_FILE, PROCESSOR_FILE, ModelSource, find_model
 from worker.encode.vision_tower import load_vision_tower
 from worker.settings import EncodeSettings
 
@@ -44,8 +44,9 @@ def save_vision_tower(source: ModelSource, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         part = Path(temporary) / "model"
         load_vision_tower(source).save_pretrained(part)
-        if source.folder is not None and (processor := source.folder / "preprocessor_config.json").exists():
-            shutil.copy(processor, part)
+        for name in (PROCESSOR_FILE, NESTED_PROCESSOR_FILE):
+            if source.folder is not None and (processor := source.folder / name).exists():
+                shutil.copy(processor, part)
         origin = {"model": source.name, "revision": source.revision, "weights": source.weights}
         (part / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", "utf-8")
         for file in part.iterdir():

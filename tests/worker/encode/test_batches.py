@@ -1,15 +1,18 @@
-"""Batches between an event loop and a thread: no square is lost or doubled, and no buffer is added."""
+"""Batches between an event loop and a thread: no square is lost or doubled, and no slot is added."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
+from tests.worker.encode.pools import Pool
 from worker.encode.batches import BUFFERS, Batch, Batches
 
 if TYPE_CHECKING:
@@ -18,21 +21,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def batches_of(size: int) -> Batches:
-    return Batches(batch_size=size, image_size=2, pinned=False)
-
-
 def square(value: int) -> NDArray[np.uint8]:
     """Return a square whose bytes hold its number, again and again."""
     return np.array([value // 256, value % 256] * 6, dtype=np.uint8).reshape(2, 2, 3)
 
 
 def taken(batch: Batch) -> dict[int, NDArray[np.uint8]]:
-    return {position: pixels.numpy().copy() for position, pixels in zip(batch.positions, batch.pixels, strict=True)}
+    return dict(zip(batch.positions, torch.cat(batch.pieces).numpy(), strict=True))
 
 
 def drain(batches: Batches) -> list[dict[int, NDArray[np.uint8]]]:
-    """Return the content of every batch until the queue ends, and give the buffers back."""
+    """Return the content of every batch until the queue ends, and give the batches back."""
     found = []
     while (batch := batches.get()) is not None:
         found.append(taken(batch))
@@ -40,9 +39,9 @@ def drain(batches: Batches) -> list[dict[int, NDArray[np.uint8]]]:
     return found
 
 
-async def put_all(batches: Batches, positions: Iterable[int]) -> None:
+async def put_all(pool: Pool, positions: Iterable[int]) -> None:
     for position in positions:
-        await batches.put(position, square(position))
+        await pool.put(position, square(position))
 
 
 def got(batches: Batches) -> Batch:
@@ -52,23 +51,22 @@ def got(batches: Batches) -> Batch:
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "tasks"), [(1000, 32, 8), (997, 10, 3), (500, 1, 5), (7, 32, 2), (64, 32, 16)]
+    ("count", "size", "decoders"), [(1000, 32, 8), (997, 10, 3), (500, 1, 5), (7, 32, 2), (64, 32, 16)]
 )
-def test_each_square_that_many_tasks_put_is_got_once_with_its_own_pixels(count: int, size: int, tasks: int) -> None:
-    batches = batches_of(size)
+def test_each_square_of_many_decoders_is_got_once_with_its_own_pixels(count: int, size: int, decoders: int) -> None:
+    pool = Pool(batch_size=size)
 
-    async def put_slowly(positions: range) -> None:
+    async def decode(positions: range) -> None:
         for position in positions:
-            await asyncio.sleep(random.choice([0, 0, 0.001]))
-            await batches.put(position, square(position))
+            await pool.put(position, square(position), seconds=random.choice([0, 0, 0.001]))
 
-    async def put_from_many_tasks() -> None:
-        await asyncio.gather(*(put_slowly(range(first, count, tasks)) for first in range(tasks)))
+    async def decode_all() -> None:
+        await asyncio.gather(*(decode(range(first, count, decoders)) for first in range(decoders)))
 
     with ThreadPoolExecutor(1) as encoder:
-        drained = encoder.submit(drain, batches)
-        asyncio.run(put_from_many_tasks())
-        batches.close()
+        drained = encoder.submit(drain, pool.batches)
+        asyncio.run(decode_all())
+        pool.batches.close()
         found = drained.result(timeout=60)
     assert sorted(position for batch in found for position in batch) == list(range(count))
     for batch in found:
@@ -82,78 +80,139 @@ def test_each_square_that_many_tasks_put_is_got_once_with_its_own_pixels(count: 
     ("size", "count", "expected"), [(4, 6, [[0, 1, 2, 3], [4, 5]]), (2, 4, [[0, 1], [2, 3]]), (4, 0, [])]
 )
 def test_the_last_batch_holds_the_remaining_squares(size: int, count: int, expected: list[list[int]]) -> None:
-    batches = batches_of(size)
-    asyncio.run(put_all(batches, range(count)))
-    batches.close()
-    assert [list(batch) for batch in drain(batches)] == expected
+    pool = Pool(batch_size=size)
+    asyncio.run(put_all(pool, range(count)))
+    pool.batches.close()
+    assert [list(batch) for batch in drain(pool.batches)] == expected
 
 
-def test_put_waits_while_all_buffers_are_in_use() -> None:
-    batches = batches_of(2)
+def test_the_pool_is_the_file_and_has_room_for_a_fixed_number_of_batches() -> None:
+    descriptor = os.memfd_create("squares")
+    batches = Batches(batch_size=3, image_size=5, descriptor=descriptor)
+    assert (batches.slot_count, batches.image_size, batches.descriptor) == (3 * BUFFERS, 5, descriptor)
+    assert os.fstat(descriptor).st_size == 3 * BUFFERS * 5 * 5 * 3
+    os.close(descriptor)
 
-    async def put_one_too_many() -> None:
-        await put_all(batches, range(2 * BUFFERS))
+
+def test_a_pool_is_pinned_as_a_whole_before_it_is_used() -> None:
+    pinned: list[torch.Tensor] = []
+    pool = Pool(batch_size=3, pin=pinned.append)
+    (tensor,) = pinned
+    assert tensor.shape == pool.slots.shape
+    assert tensor.nbytes == pool.slots.nbytes
+    pool.slots[7] = 9
+    assert np.array_equal(tensor[7].numpy(), np.full((2, 2, 3), 9))
+
+
+def test_no_slot_is_given_while_all_are_in_use_and_the_loop_is_told_when_some_are_free() -> None:
+    pool = Pool(batch_size=2)
+    batches = pool.batches
+
+    async def run() -> None:
+        await put_all(pool, range(2 * BUFFERS))
         first, *_ = [got(batches) for _ in range(BUFFERS)]
-        waiting = asyncio.create_task(batches.put(99, square(99)))
+        assert batches.take_slot() is None
+        waiting = asyncio.create_task(pool.put(99, square(99)))
         await asyncio.sleep(0.05)
         assert not waiting.done()
         await asyncio.to_thread(batches.give_back, first)
         await asyncio.wait_for(waiting, 10)
         batches.close()
         last = got(batches)
-        assert last.positions == [99]
-        assert last.buffer is first.buffer
+        assert (last.positions, [slot in first.slots for slot in last.slots]) == ([99], [True])
 
-    asyncio.run(put_one_too_many())
+    asyncio.run(run())
 
 
-def test_the_same_few_buffers_serve_any_number_of_batches() -> None:
-    batches, buffers = batches_of(1), set()
+def test_a_slot_that_is_returned_unused_is_free_again_and_the_loop_is_told() -> None:
+    pool = Pool(batch_size=1)
+
+    async def run() -> list[int]:
+        slots = [await pool.take() for _ in range(BUFFERS)]
+        waiting = asyncio.create_task(pool.take())
+        await asyncio.sleep(0)
+        pool.batches.return_slot(slots[2])
+        return [slots[2], await asyncio.wait_for(waiting, 10)]
+
+    returned, again = asyncio.run(run())
+    assert returned == again
+
+
+def test_the_same_few_slots_serve_any_number_of_batches() -> None:
+    pool, slots = Pool(batch_size=1), set()
 
     async def put_and_get() -> None:
         for position in range(5 * BUFFERS):
-            await batches.put(position, square(position))
-            batch = got(batches)
-            buffers.add(batch.buffer.data_ptr())
-            batches.give_back(batch)
+            await pool.put(position, square(position))
+            batch = got(pool.batches)
+            slots.update(batch.slots)
+            pool.batches.give_back(batch)
 
     asyncio.run(put_and_get())
-    assert len(buffers) <= BUFFERS
+    assert slots <= set(range(BUFFERS))
+
+
+def test_a_batch_comes_in_few_pieces_also_after_many_batches() -> None:
+    pool, pieces = Pool(batch_size=64), []
+
+    async def decode(positions: range) -> None:
+        for position in positions:
+            await pool.put(position, square(position), seconds=random.expovariate(2000))
+
+    def encode() -> None:
+        while (batch := pool.batches.get()) is not None:
+            pieces.append(len(batch.pieces))
+            pool.batches.give_back(batch)
+
+    async def decode_all() -> None:
+        await asyncio.gather(*(decode(range(first, 64 * 60, 8)) for first in range(8)))
+
+    with ThreadPoolExecutor(1) as encoder:
+        encoded = encoder.submit(encode)
+        asyncio.run(decode_all())
+        pool.batches.close()
+        encoded.result(timeout=60)
+    assert len(pieces) == 60
+    assert max(pieces[30:]) <= 2 * 8  # a batch of 64 random slots of 256 has 48
 
 
 def test_a_batch_that_is_not_given_back_keeps_its_pixels() -> None:
-    batches = batches_of(2)
+    pool = Pool(batch_size=2)
 
     async def put_more() -> Batch:
-        await put_all(batches, range(2))
-        kept = got(batches)
-        await put_all(batches, range(10, 10 + 2 * (BUFFERS - 1)))
+        await put_all(pool, range(2))
+        kept = got(pool.batches)
+        await put_all(pool, range(10, 10 + 2 * (BUFFERS - 1)))
         return kept
 
-    assert np.array_equal(asyncio.run(put_more()).pixels.numpy(), [square(0), square(1)])
+    kept = taken(asyncio.run(put_more()))
+    assert {position: pixels.tolist() for position, pixels in kept.items()} == {
+        position: square(position).tolist() for position in range(2)
+    }
 
 
 def test_get_waits_for_a_whole_batch() -> None:
-    batches = batches_of(3)
+    pool = Pool(batch_size=3)
     with ThreadPoolExecutor(1) as encoder:
-        waiting = encoder.submit(got, batches)
+        waiting = encoder.submit(got, pool.batches)
 
         async def put_a_batch() -> None:
             for position in range(3):
                 assert not waiting.done()
-                await batches.put(position, square(position))
+                await pool.put(position, square(position))
 
         asyncio.run(put_a_batch())
         assert waiting.result(timeout=10).positions == [0, 1, 2]
 
 
 def test_a_batch_is_ready_when_it_is_full_or_the_last() -> None:
-    batches, ready = batches_of(2), []
+    pool, ready = Pool(batch_size=2), []
+    batches = pool.batches
 
     async def put_three() -> None:
         for position in range(3):
             ready.append(batches.is_ready)
-            await batches.put(position, square(position))
+            await pool.put(position, square(position))
 
     asyncio.run(put_three())
     assert [*ready, batches.is_ready] == [False, False, True, True]
@@ -164,15 +223,15 @@ def test_a_batch_is_ready_when_it_is_full_or_the_last() -> None:
 
 
 def test_abandoning_the_queue_ends_the_wait_for_a_batch() -> None:
-    batches = batches_of(2)
-    asyncio.run(put_all(batches, [0]))
+    pool = Pool(batch_size=2)
+    asyncio.run(put_all(pool, [0]))
     with ThreadPoolExecutor(1) as encoder:
-        waiting = encoder.submit(batches.get)
-        batches.abandon()
+        waiting = encoder.submit(pool.batches.get)
+        pool.batches.abandon()
         assert waiting.result(timeout=10) is None
 
 
 def test_a_batch_can_be_given_back_after_the_event_loop_has_ended() -> None:
-    batches = batches_of(1)
-    asyncio.run(put_all(batches, [0]))
-    batches.give_back(got(batches))
+    pool = Pool(batch_size=1)
+    asyncio.run(put_all(pool, [0]))
+    pool.batches.give_back(got(pool.batches))

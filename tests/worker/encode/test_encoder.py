@@ -13,9 +13,10 @@ import transformers
 
 from common.errors import DeviceUnavailable, ResourceExhausted
 from tests.worker.encode.models import TINY_VISION, save_clip, save_preprocessor, save_vision_tower
+from tests.worker.encode.vectors import cosines, noise
 from tests.worker.images import PHOTOS
 from worker.decode.preprocess import image_square
-from worker.encode.encoder import Encoder, choose_batch_size, choose_device, choose_dtype
+from worker.encode.encoder import Encoder, choose_batch_size, choose_dtype
 from worker.encode.model import UNTRAINED, find_model
 from worker.encode.vision_tower import load_vision_tower
 
@@ -35,10 +36,8 @@ def encoder_of(folder: Path, dtype: torch.dtype = torch.float32, *, threads: int
     return Encoder(load_vision_tower(source), source, device=CPU, dtype=dtype, threads=threads)
 
 
-def noise(rows: int, size: int) -> torch.Tensor:
-    return torch.randint(
-        0, 256, (rows, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(rows)
-    )
+def vectors_of(encoder: Encoder, *pieces: torch.Tensor) -> NDArray[np.float32]:
+    return encoder.start(pieces)()
 
 
 def transformers_vectors(folder: Path, pixels: torch.Tensor) -> NDArray[np.float64]:
@@ -52,12 +51,6 @@ def transformers_vectors(folder: Path, pixels: torch.Tensor) -> NDArray[np.float
     vectors = (features if isinstance(features, torch.Tensor) else features.pooler_output).double().numpy()
     normalised: NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return normalised
-
-
-def cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    result: NDArray[np.float64] = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +70,7 @@ def test_every_photos_vector_is_that_of_transformers_and_does_not_depend_on_the_
     dtype: torch.dtype, base_clip: Path, photos: torch.Tensor, expected: NDArray[np.float64]
 ) -> None:
     encoder = encoder_of(base_clip, dtype)
-    vectors = encoder.start(photos)()
+    vectors = vectors_of(encoder, photos)
     assert vectors.shape == (len(PHOTOS), 512)
     assert vectors.dtype == np.float32
     assert cosines(vectors, expected).min() >= COSINE_BOUNDS[dtype]
@@ -86,7 +79,7 @@ def test_every_photos_vector_is_that_of_transformers_and_does_not_depend_on_the_
     apart = cosines(np.roll(vectors, 1, axis=0), expected)
     assert apart.max() < COSINE_BOUNDS[dtype]
     for start, stop in ((0, 1), (1, 6)):
-        assert np.array_equal(encoder.start(photos[start:stop])(), vectors[start:stop])
+        assert np.array_equal(vectors_of(encoder, photos[start:stop]), vectors[start:stop])
 
 
 def test_the_last_layer_computes_only_the_class_token(base_clip: Path) -> None:
@@ -96,14 +89,14 @@ def test_the_last_layer_computes_only_the_class_token(base_clip: Path) -> None:
     shapes = []
     for layer in tower.vision_model.encoder.layers:
         layer.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
-    encoder.start(noise(1, source.image_size))()
+    vectors_of(encoder, noise(1, source.image_size))
     assert shapes == [50] * 11 + [1]
 
 
 def test_a_loaded_tower_can_be_saved_unchanged(tiny_clip: Path, tmp_path: Path) -> None:
     load_vision_tower(find_model(str(tiny_clip), revision="")).save_pretrained(tmp_path)
     pixels = noise(3, find_model(str(tiny_clip), revision="").image_size)
-    assert np.array_equal(encoder_of(tmp_path).start(pixels)(), encoder_of(tiny_clip).start(pixels)())
+    assert np.array_equal(vectors_of(encoder_of(tmp_path), pixels), vectors_of(encoder_of(tiny_clip), pixels))
 
 
 def test_a_last_layer_that_computes_something_else_is_not_shortened(
@@ -117,13 +110,13 @@ def test_a_last_layer_that_computes_something_else_is_not_shortened(
 
     monkeypatch.setattr(attention, "forward", doubled)
     pixels = noise(3, find_model(str(tiny_clip), revision="").image_size)
-    assert cosines(encoder_of(tiny_clip).start(pixels)(), transformers_vectors(tiny_clip, pixels)).min() > 0.999999
+    assert cosines(vectors_of(encoder_of(tiny_clip), pixels), transformers_vectors(tiny_clip, pixels)).min() > 0.999999
 
 
 def test_a_tower_without_layers_is_used_as_it_is(tmp_path: Path) -> None:
     folder = save_clip(tmp_path / "m", vision=TINY_VISION | {"num_hidden_layers": 0}, projection_dim=16)
     pixels = noise(3, find_model(str(folder), revision="").image_size)
-    assert cosines(encoder_of(folder).start(pixels)(), transformers_vectors(folder, pixels)).min() > 0.999999
+    assert cosines(vectors_of(encoder_of(folder), pixels), transformers_vectors(folder, pixels)).min() > 0.999999
 
 
 def _as_336(folder: Path) -> Path:
@@ -151,7 +144,7 @@ def test_other_models_follow_their_own_configuration(
     folder = make(tmp_path / "m")
     encoder = encoder_of(folder, dtype)
     pixels = noise(5, encoder.image_size)
-    vectors, own = encoder.start(pixels)(), transformers_vectors(folder, pixels)
+    vectors, own = vectors_of(encoder, pixels), transformers_vectors(folder, pixels)
     assert vectors.shape == own.shape == (5, encoder.dimensions)
     assert cosines(vectors, own).min() >= COSINE_BOUNDS[dtype]
 
@@ -166,7 +159,7 @@ def test_a_vision_tower_alone_of_another_image_size_is_encoded(tmp_path: Path) -
     mean, std = torch.tensor(source.mean).view(3, 1, 1), torch.tensor(source.std).view(3, 1, 1)
     with torch.inference_mode():
         own = tower(pixel_values=(pixels.permute(0, 3, 1, 2) / 255 - mean) / std).image_embeds.numpy()
-    assert cosines(encoder.start(pixels)(), own).min() >= COSINE_BOUNDS[torch.float32]
+    assert cosines(vectors_of(encoder, pixels), own).min() >= COSINE_BOUNDS[torch.float32]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -174,13 +167,13 @@ def test_a_vector_does_not_depend_on_its_batch_to_the_bit(dtype: torch.dtype, wi
     # The tower has its real width. In a far narrower tower, the order of the kernels' sums depends on the rows.
     encoder = encoder_of(wide_tower, dtype)
     pixels = noise(17, encoder.image_size)
-    whole = encoder.start(pixels)()
+    whole = vectors_of(encoder, pixels)
     for size in range(1, 17):
-        assert np.array_equal(encoder.start(pixels[-size:])(), whole[-size:]), size
+        assert np.array_equal(vectors_of(encoder, pixels[-size:]), whole[-size:]), size
     for threads in (2, 3, 5):
-        assert np.array_equal(encoder_of(wide_tower, dtype, threads=threads).start(pixels)(), whole), threads
+        assert np.array_equal(vectors_of(encoder_of(wide_tower, dtype, threads=threads), pixels), whole), threads
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(3))
-    assert np.array_equal(encoder.start(pixels[order])(), whole[order.numpy()])
+    assert np.array_equal(vectors_of(encoder, pixels[order]), whole[order.numpy()])
 
 
 def test_the_untrained_model_is_the_same_each_time() -> None:
@@ -190,32 +183,12 @@ def test_the_untrained_model_is_the_same_each_time() -> None:
     assert one["visual_projection.weight"].shape == (512, 768)
 
 
-class SmallMemory(torch.nn.Module):
-    """A vision tower on a device whose memory holds `rows` images. For more images it raises torch's error."""
-
-    def __init__(self, tower: torch.nn.Module, *, rows: int) -> None:
-        super().__init__()
-        self.tower, self.rows, self.config = tower, rows, tower.config
-        self.seen: list[int] = []
-
-    def forward(self, pixel_values: torch.Tensor) -> Any:  # noqa: ANN401 - transformers' output
-        self.seen.append(len(pixel_values))
-        if len(pixel_values) > self.rows:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.tower(pixel_values=pixel_values)
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_so_are_all_after_it(tiny_clip: Path) -> None:
-    source = find_model(str(tiny_clip), revision="")
-    pixels = noise(50, source.image_size)
-    expected = encoder_of(tiny_clip).start(pixels)()
-    memory = SmallMemory(load_vision_tower(source), rows=16)
-    encoder = Encoder(memory, source, device=CPU, dtype=torch.float32)
-    assert cosines(encoder.start(pixels)(), expected).min() >= COSINE_BOUNDS[torch.float32]
-    assert memory.seen[:3] == [56, 32, 16]  # padded to multiples of 8
-    memory.seen.clear()
-    assert cosines(encoder.start(pixels)(), expected).min() >= COSINE_BOUNDS[torch.float32]
-    assert max(memory.seen) <= 16
+def test_the_pieces_of_a_batch_give_the_same_vectors_as_the_whole_to_the_bit(wide_tower: Path) -> None:
+    encoder = encoder_of(wide_tower, threads=2)
+    pixels = noise(21, encoder.image_size)
+    whole = vectors_of(encoder, pixels)
+    for sizes in ([1, 20], [8, 8, 5], [1] * 21, [13, 1, 7]):
+        assert np.array_equal(vectors_of(encoder, *torch.split(pixels, sizes)), whole), sizes
 
 
 class Crowd(torch.nn.Module):
@@ -244,7 +217,7 @@ def test_each_thread_of_a_cpu_computes_its_own_part_of_the_batch(
     encoder = Encoder(crowd, source, device=CPU, dtype=torch.float32, threads=threads)
     pixels = noise(rows, source.image_size)
     threads_of_caller = torch.get_num_threads()
-    assert cosines(encoder.start(pixels)(), encoder_of(tiny_clip).start(pixels)()).min() >= 0.999999
+    assert cosines(vectors_of(encoder, pixels), vectors_of(encoder_of(tiny_clip), pixels)).min() >= 0.999999
     assert sorted(crowd.rows, reverse=True) == seen
     assert set(crowd.inner_threads) == {1}
     assert torch.get_num_threads() == threads_of_caller
@@ -254,14 +227,13 @@ def test_a_batch_begins_while_another_is_computed(tiny_clip: Path) -> None:
     source = find_model(str(tiny_clip), revision="")
     encoder = Encoder(Crowd(load_vision_tower(source), threads=2), source, device=CPU, dtype=torch.float32, threads=2)
     batches = [noise(8, source.image_size), noise(7, source.image_size)]  # each batch is work for one thread
-    expected = [encoder_of(tiny_clip).start(batch)() for batch in batches]
-    for vectors, own in zip([encoder.start(batch) for batch in batches], expected, strict=True):
+    expected = [vectors_of(encoder_of(tiny_clip), batch) for batch in batches]
+    for vectors, own in zip([encoder.start([batch]) for batch in batches], expected, strict=True):
         assert cosines(vectors(), own).min() >= 0.999999
 
 
 def test_a_default_batch_has_work_for_every_thread() -> None:
     assert [choose_batch_size(CPU, threads=threads) for threads in (1, 2, 8, 64)] == [32, 64, 256, 256]
-    assert choose_batch_size(torch.device("cuda"), threads=2) == 256
 
 
 class Broken(torch.nn.Module):
@@ -282,7 +254,7 @@ class Broken(torch.nn.Module):
 def test_whoever_waits_for_the_vectors_gets_the_error_and_the_thread_continues(tiny_clip: Path) -> None:
     source = find_model(str(tiny_clip), revision="")
     encoder = Encoder(Broken(load_vision_tower(source)), source, device=CPU, dtype=torch.float32)
-    failing, following = (encoder.start(noise(3, source.image_size)) for _ in range(2))
+    failing, following = (encoder.start([noise(3, source.image_size)]) for _ in range(2))
     with pytest.raises(ZeroDivisionError):
         failing()
     assert following().shape == (3, encoder.dimensions)
@@ -291,7 +263,7 @@ def test_whoever_waits_for_the_vectors_gets_the_error_and_the_thread_continues(t
 def test_the_threads_of_an_encoder_end_with_it(tiny_clip: Path) -> None:
     before = set(threading.enumerate())
     encoder = encoder_of(tiny_clip, threads=2)
-    encoder.start(noise(16, encoder.image_size))()
+    vectors_of(encoder, noise(16, encoder.image_size))
     threads = set(threading.enumerate()) - before
     assert threads
     del encoder
@@ -301,37 +273,98 @@ def test_the_threads_of_an_encoder_end_with_it(tiny_clip: Path) -> None:
         assert not thread.is_alive()
 
 
-def test_memory_that_does_not_hold_one_image_is_exhausted(tiny_clip: Path) -> None:
+class Failing(torch.nn.Module):
+    """A vision tower that raises `error`."""
+
+    def __init__(self, tower: torch.nn.Module, error: Exception) -> None:
+        super().__init__()
+        self.config, self.error = tower.config, error
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:  # noqa: ANN401, ARG002
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nFor debugging consider"),
+            "cpu failed: CUDA error: an illegal memory access was encountered; the chunk can be computed on another",
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "cpu failed: cuDNN error"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(handle)`"),
+            "cpu failed: ",
+        ),
+    ],
+)
+def test_a_device_that_fails_is_named_and_is_no_bug(tiny_clip: Path, error: Exception, said: str) -> None:
     source = find_model(str(tiny_clip), revision="")
-    memory = SmallMemory(load_vision_tower(source), rows=0)
-    encoder = Encoder(memory, source, device=CPU, dtype=torch.float32)
-    with pytest.raises(ResourceExhausted, match="one image"):
-        encoder.start(noise(6, source.image_size))()
+    encoder = Encoder(Failing(load_vision_tower(source), error), source, device=CPU, dtype=torch.float32)
+    with pytest.raises(DeviceUnavailable) as raised:
+        vectors_of(encoder, noise(3, source.image_size))
+    assert str(raised.value).startswith(said)
+    assert "debugging" not in str(raised.value)
 
 
-def test_output_that_is_not_finite_stays_not_finite(tiny_clip: Path) -> None:
+def test_an_error_that_no_device_makes_stays_what_it_is(tiny_clip: Path) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    tower = Failing(load_vision_tower(source), RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        vectors_of(Encoder(tower, source, device=CPU, dtype=torch.float32), noise(3, source.image_size))
+
+
+def test_memory_of_the_device_that_does_not_hold_the_work_is_exhausted(tiny_clip: Path) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    tower = Failing(load_vision_tower(source), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB"))
+    with pytest.raises(ResourceExhausted, match="the memory of cpu is too small: CUDA out of memory"):
+        vectors_of(Encoder(tower, source, device=CPU, dtype=torch.float32), noise(3, source.image_size))
+
+
+class WhiteIsBad(torch.nn.Module):
+    """A vision tower whose output is not finite for images that are white."""
+
+    def __init__(self, tower: torch.nn.Module) -> None:
+        super().__init__()
+        self.tower, self.config = tower, tower.config
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:  # noqa: ANN401 - transformers' output
+        output = self.tower(pixel_values=pixel_values)
+        output.image_embeds[pixel_values.amin(dim=(1, 2, 3)) > 1.5] = float("inf")
+        return output
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("rows", "bad"), [(40, [0, 7, 39]), (5, [0, 1, 2, 3, 4]), (1, [0])])
+def test_output_that_is_not_finite_stays_so_and_the_other_rows_are_sound(
+    rows: int, bad: list[int], threads: int, tiny_clip: Path
+) -> None:
+    source = find_model(str(tiny_clip), revision="")
+    pixels = noise(rows, source.image_size)
+    pixels[bad] = 255
+    tower = WhiteIsBad(load_vision_tower(source))
+    vectors = vectors_of(Encoder(tower, source, device=CPU, dtype=torch.float32, threads=threads), pixels)
+    assert np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist() == bad
+
+
+@pytest.mark.parametrize("weight", [0, float("inf")])
+def test_a_batch_without_one_finite_vector_is_the_devices_fault_not_the_images(weight: float, tiny_clip: Path) -> None:
+    # With weights of 0, all vectors have length 0. They cannot be normalised.
     source = find_model(str(tiny_clip), revision="")
     tower = load_vision_tower(source)
     with torch.no_grad():
-        tower.visual_projection.weight.fill_(float("inf"))
-    vectors = Encoder(tower, source, device=CPU, dtype=torch.float32).start(noise(2, source.image_size))()
-    assert not np.isfinite(vectors).all(axis=1).any()
+        tower.visual_projection.weight.fill_(weight)
+    encoder = Encoder(tower, source, device=CPU, dtype=torch.float32)
+    with pytest.raises(DeviceUnavailable, match=r"cpu gave no finite vector for a batch of 2 images.*EMBEDDER_DTYPE"):
+        vectors_of(encoder, noise(2, source.image_size))
 
 
-def test_output_of_length_zero_is_not_finite(tiny_clip: Path) -> None:
-    source = find_model(str(tiny_clip), revision="")
-    tower = load_vision_tower(source)
-    with torch.no_grad():
-        tower.visual_projection.weight.zero_()
-    vectors = Encoder(tower, source, device=CPU, dtype=torch.float32).start(noise(2, source.image_size))()
-    assert not np.isfinite(vectors).any()
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_without_a_gpu_the_device_cuda_is_unavailable() -> None:
-    with pytest.raises(DeviceUnavailable, match="does the pod ask for a GPU"):
-        choose_device("cuda")
-    assert choose_device("auto") == choose_device("cpu") == CPU
+def test_a_device_that_takes_too_long_is_named_with_its_limit(tiny_clip: Path) -> None:
+    encoder = encoder_of(tiny_clip)
+    assert encoder.device_name == "cpu"
+    error = encoder.too_slow(0.5)
+    assert isinstance(error, DeviceUnavailable)
+    assert str(error).startswith("cpu has not answered for 0.5 s (EMBEDDER_ENCODE_TIMEOUT_SECONDS)")
 
 
 def test_a_named_dtype_is_used_and_auto_depends_on_the_device() -> None:

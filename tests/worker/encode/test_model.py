@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -18,6 +18,10 @@ from common.errors import ConfigError, ModelError
 from tests.worker.encode.models import TINY_VISION, as_pickled_weights, save_clip, save_preprocessor, save_vision_tower
 from worker.encode.model import OPENAI_MEAN, OPENAI_STD, UNTRAINED, find_model
 from worker.encode.vision_tower import load_vision_tower
+from worker.encode.weights import save_vision_tower as save_tower
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def find(folder: Path) -> Any:  # noqa: ANN401 - a ModelSource; the tests compare its fields
@@ -123,6 +127,152 @@ def test_a_mean_without_exactly_three_channels_is_refused(copy_of_tiny: Path, me
     edit_json(copy_of_tiny / "preprocessor_config.json", image_mean=mean)
     with pytest.raises(ModelError, match="three channels"):
         find(copy_of_tiny)
+
+
+OPENAI = {
+    "crop_size": 224,
+    "do_center_crop": True,
+    "do_normalize": True,
+    "do_resize": True,
+    "feature_extractor_type": "CLIPFeatureExtractor",
+    "image_mean": OPENAI_MEAN,
+    "image_std": OPENAI_STD,
+    "resample": 3,
+    "size": 224,
+}
+"""The configuration of openai/clip-vit-base-patch32."""
+
+LATER = OPENAI | {
+    "crop_size": {"height": 224, "width": 224},
+    "do_convert_rgb": True,
+    "do_rescale": True,
+    "image_processor_type": "CLIPImageProcessor",
+    "rescale_factor": 0.00392156862745098,
+    "size": {"shortest_edge": 224},
+}
+"""The same as later releases of transformers write it, as for laion/CLIP-ViT-B-32-laion2B-s34B-b79K."""
+
+SIGLIP: dict[str, object] = {
+    "do_convert_rgb": None,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_processor_type": "SiglipImageProcessor",
+    "image_std": [0.5, 0.5, 0.5],
+    "processor_class": "SiglipProcessor",
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"height": 224, "width": 224},
+}
+
+
+def with_processor(
+    folder: Path,
+    processor: Mapping[str, object] | None,
+    *,
+    image_size: int = 224,
+    file: str = "preprocessor_config.json",
+) -> Path:
+    """Give the model in `folder` this image size and this processor. Only its configuration is read."""
+    vision = json.loads((folder / "config.json").read_text("utf-8"))["vision_config"]
+    edit_json(folder / "config.json", vision_config=vision | {"image_size": image_size})
+    (folder / "preprocessor_config.json").unlink(missing_ok=True)
+    if processor is not None:
+        (folder / file).write_text(json.dumps(processor), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("processor", "image_size"),
+    [
+        (OPENAI, 224),
+        (OPENAI | {"size": 336, "crop_size": 336}, 336),  # openai/clip-vit-large-patch14-336
+        (LATER, 224),
+        (LATER | {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}, 336),
+        (LATER | {"size": {"shortest_edge": 224, "longest_edge": None}, "image_processor_type": None}, 224),
+        (LATER | {"image_processor_type": "BitImageProcessor"}, 224),  # another class with the same steps, all named
+        ({"image_mean": OPENAI_MEAN, "image_std": OPENAI_STD}, 224),
+        ({"image_processor_type": "CLIPImageProcessorFast"}, 336),
+        ({}, 224),
+        (None, 336),
+    ],
+)
+def test_a_model_with_openais_preprocessing_in_any_form_is_found(
+    processor: Mapping[str, object] | None, image_size: int, copy_of_tiny: Path
+) -> None:
+    assert find(with_processor(copy_of_tiny, processor, image_size=image_size)).image_size == image_size
+
+
+@pytest.mark.parametrize(
+    ("processor", "found", "needed"),
+    [
+        (OPENAI | {"resample": 2}, "resample 2", "resample 3"),
+        (OPENAI | {"size": 256}, "size 256", 'size {"shortest_edge": 224}'),
+        (OPENAI | {"crop_size": 256}, "crop_size 256", 'crop_size {"height": 224, "width": 224}'),
+        (OPENAI | {"do_center_crop": False}, "do_center_crop false", "do_center_crop true"),
+        (OPENAI | {"do_resize": False}, "do_resize false", "do_resize true"),
+        (OPENAI | {"do_normalize": False}, "do_normalize false", "do_normalize true"),
+        (LATER | {"do_rescale": False}, "do_rescale false", "do_rescale true"),
+        (LATER | {"rescale_factor": 1 / 127.5}, "rescale_factor 0.00784", "rescale_factor 0.00392"),
+        (LATER | {"do_convert_rgb": False}, "do_convert_rgb false", "do_convert_rgb true"),
+        # both sides are resized, whatever the shape of the image
+        (
+            LATER | {"size": {"height": 224, "width": 224}},
+            'size {"height": 224, "width": 224}',
+            'size {"shortest_edge"',
+        ),
+        (LATER | {"crop_size": {"height": 224, "width": 112}}, '"width": 112}', '"width": 224}'),
+        (LATER | {"size": [224, 224]}, "size [224, 224]", 'size {"shortest_edge": 224}'),
+        ({"use_square_size": True}, "use_square_size true", "use_square_size null"),
+        (
+            SIGLIP,
+            'its SiglipImageProcessor has size {"height": 224, "width": 224}, do_center_crop null',
+            "do_center_crop true",
+        ),
+        ({"image_processor_type": "ViTImageProcessor"}, "resample null", "resample 3"),
+    ],
+)
+def test_a_model_with_another_preprocessing_is_refused_with_what_was_found_and_what_is_needed(
+    processor: Mapping[str, object], found: str, needed: str, copy_of_tiny: Path
+) -> None:
+    with pytest.raises(ModelError) as raised:
+        find(with_processor(copy_of_tiny, processor))
+    before, after = str(raised.value).split("and this program computes")
+    assert before.startswith(f"{copy_of_tiny} prepares its images in another way than OpenAI's CLIP")
+    assert found in before
+    assert needed in after
+
+
+def test_a_processor_of_openais_for_another_size_than_the_models_is_refused(copy_of_tiny: Path) -> None:
+    with pytest.raises(ModelError, match=r"has size 224, crop_size 224, and .* size .* 336"):
+        find(with_processor(copy_of_tiny, OPENAI, image_size=336))
+
+
+def test_a_processor_that_transformers_5_nests_in_another_file_counts_and_is_part_of_the_hash(
+    copy_of_tiny: Path,
+) -> None:
+    nested = {"image_processor": LATER | {"image_mean": [0.1, 0.2, 0.3]}, "processor_class": "CLIPProcessor"}
+    source = find(with_processor(copy_of_tiny, nested, file="processor_config.json"))
+    assert source.mean == (0.1, 0.2, 0.3)
+    edit_json(copy_of_tiny / "processor_config.json", image_processor=LATER)
+    assert find(copy_of_tiny).weights != source.weights
+    edit_json(copy_of_tiny / "processor_config.json", image_processor=SIGLIP)
+    with pytest.raises(ModelError, match="SiglipImageProcessor"):
+        find(copy_of_tiny)
+
+
+def test_a_file_of_that_name_without_a_processor_of_images_says_nothing(copy_of_tiny: Path) -> None:
+    before = find(copy_of_tiny)
+    (copy_of_tiny / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}', "utf-8")
+    assert find(copy_of_tiny) == before
+
+
+def test_a_saved_tower_keeps_its_processor(copy_of_tiny: Path, tmp_path: Path) -> None:
+    nested = {"image_processor": LATER | {"image_mean": [0.1, 0.2, 0.3], "size": 32, "crop_size": 32}}
+    source = find(with_processor(copy_of_tiny, nested, image_size=32, file="processor_config.json"))
+    save_tower(source, tmp_path / "saved")
+    assert find(tmp_path / "saved").mean == (0.1, 0.2, 0.3)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
