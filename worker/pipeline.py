@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Future
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,6 +45,9 @@ ROWS_AHEAD = 16
 """Number of rows under way for each request in flight. Most of these rows wait for their host or for a retry, and hold
 no bytes. There are many of them, so that the rows of a slow host leave room for the rows of other hosts."""
 
+
+LOOK_AT_DEVICE_SECONDS = 1.0
+"""Time in seconds between two looks at how long the device takes for a batch."""
 
 MAX_BLAMES = 2
 """Number of decoders that may die while they decode an image. The first one may have been damaged by the image before."""
@@ -81,6 +85,7 @@ class Pipeline:
         fetch: FetchSettings,
         http: HttpSettings,
         inflight_bytes: int,
+        encode_timeout_seconds: float,
         max_failure_ratio: float,
         times: StageTimes,
     ) -> None:
@@ -91,6 +96,8 @@ class Pipeline:
         self._batches = batches
         self._encoder = encoder
         self._fetch_settings, self._http, self._inflight_bytes = fetch, http, inflight_bytes
+        self._encode_timeout_seconds = encode_timeout_seconds
+        self._device_began: float | None = None
         self._max_failure_ratio = max_failure_ratio
         self.times = times
         self._large_image = asyncio.Lock()
@@ -108,12 +115,26 @@ class Pipeline:
             threading.Thread(target=partial(self._run, stage), name=stage.__name__, daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for `seconds` at most. Return whether every row is settled. Raises the error that ended the pipeline."""
-        try:
-            self._ended.result(timeout=seconds)
-        except TimeoutError:
-            return False
-        return True
+        """Wait for `seconds` at most. Return whether every row is settled.
+
+        Raises the error that ended the pipeline, and DeviceUnavailable when the device takes too long for a batch.
+        """
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                self._ended.result(timeout=min(left, LOOK_AT_DEVICE_SECONDS))
+            except TimeoutError:
+                # This thread raises the error, because the encoder's thread may never return from the device's driver.
+                self._check_device()
+            else:
+                return True
+        return False
+
+    def _check_device(self) -> None:
+        began = self._device_began
+        limit = self._encode_timeout_seconds
+        if began is not None and time.monotonic() - began > limit:
+            raise self._encoder.result().too_slow(limit)
 
     @property
     def bytes_received(self) -> int:
@@ -260,7 +281,7 @@ class Pipeline:
             with self.times.measure("encode_waited"):
                 batch = batches.get()
             is_last = batch is None
-            with self.times.measure("encode_worked"):
+            with self._on_device():
                 started = None if batch is None else _InFlight(batch, encoder.start(batch.pieces))
             self._collect(in_flight)
             in_flight = started
@@ -271,9 +292,21 @@ class Pipeline:
         """Wait for the batch that the device computes, if any, and settle its rows."""
         if in_flight is None:
             return
+        with self._on_device():
+            vectors = in_flight.vectors()
         with self.times.measure("encode_worked"):
-            self._collector.embed(in_flight.batch.positions, in_flight.vectors())
+            self._collector.embed(in_flight.batch.positions, vectors)
             self._batches.result().give_back(in_flight.batch)
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Measure a call that may wait for the device, and let `wait` watch over it."""
+        self._device_began = time.monotonic()
+        try:
+            with self.times.measure("encode_worked"):
+                yield
+        finally:
+            self._device_began = None
 
     # Failures
 

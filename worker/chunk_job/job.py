@@ -53,7 +53,7 @@ class _ChunkJob:
         # Decoders and model take longest to start, so they come first.
         self._decoders = Decoders(settings.decode.decoder_count, _decoder_settings(settings), times=self._times)
         self._model = ModelLoading(
-            settings.encode, squares=self._decoders.squares, spare_slots=self._decoders.spare_slots
+            settings.encode, descriptor=self._decoders.squares, spare_slots=self._decoders.spare_slots
         )
         self._model.start()
         store: Store = open_store(settings.chunk.run_uri)
@@ -98,6 +98,7 @@ class _ChunkJob:
             fetch=self._settings.fetch,
             http=self._settings.http,
             inflight_bytes=self._settings.decode.inflight_bytes,
+            encode_timeout_seconds=self._settings.encode.encode_timeout_seconds,
             max_failure_ratio=self._settings.chunk.max_failure_ratio,
             times=self._times,
         )

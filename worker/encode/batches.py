@@ -43,15 +43,22 @@ class Batches:
     free, nothing can be decoded. In this way a slow encoder slows down the decoders, and they slow down the fetching.
 
     `descriptor` is an empty file in memory (memfd). It becomes the pool: slot i begins at byte i x size x size x 3.
+    `spare_slots` is the number of slots that decoders may hold before they use them, beyond the slots of the batches.
     `pin` is given the whole pool, to make it memory from which a GPU can copy by itself.
     """
 
     def __init__(
-        self, *, batch_size: int, image_size: int, descriptor: int, pin: Callable[[Tensor], object] | None = None
+        self,
+        *,
+        batch_size: int,
+        image_size: int,
+        descriptor: int,
+        spare_slots: int = 0,
+        pin: Callable[[Tensor], object] | None = None,
     ) -> None:
         self.image_size = image_size
         self.descriptor = descriptor
-        self.slot_count = BUFFERS * batch_size
+        self.slot_count = BUFFERS * batch_size + spare_slots
         self.on_free: Callable[[], object] = _nothing
         """Called in the event loop after slots became free."""
         self._batch_size = batch_size
@@ -139,7 +146,7 @@ class _FreeSlots:
 
     def __init__(self, count: int, *, run: int) -> None:
         self._run = run
-        self._regions = [list(range(start, start + run)) for start in range(0, count, run)]  # each a heap
+        self._regions = [list(range(start, min(start + run, count))) for start in range(0, count, run)]  # each a heap
         self._current = self._regions[0]
 
     def take(self) -> int | None:

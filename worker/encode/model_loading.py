@@ -28,12 +28,13 @@ class ModelLoading:
                                         v
     import torch --> dtype --------> batches --> import transformers --> encoder
 
-    `descriptor` is the empty file in memory that becomes the pool of squares.
+    `descriptor` is the empty file in memory that becomes the pool of squares, with `spare_slots` slots beyond those of
+    the batches.
     """
 
-    def __init__(self, settings: EncodeSettings, *, descriptor: int) -> None:
+    def __init__(self, settings: EncodeSettings, *, descriptor: int, spare_slots: int) -> None:
         self._settings = settings
-        self._descriptor = descriptor
+        self._descriptor, self._spare_slots = descriptor, spare_slots
         self.source: Future[ModelSource] = Future()
         """The model's files, found and hashed."""
         self.dtype: Future[str] = Future()
@@ -81,6 +82,7 @@ class ModelLoading:
                 batch_size=batch_size,
                 image_size=source.image_size,
                 descriptor=self._descriptor,
+                spare_slots=self._spare_slots,
                 pin=pin if device.type == "cuda" else None,
             )
         self.batches.set_result(batches)
