@@ -57,13 +57,13 @@ REAL_SECONDS_PER_CPU_SECOND = 20
 """Limit on an image's time by the clock, as a multiple of the limit on its CPU time. It allows for a busy machine."""
 
 
-COLLECT_SECONDS = 0.01
+COLLECT_SECONDS = 0.05
 """Longest time for which reports are collected, in seconds: five images of 1,024 pixels."""
 
-COLLECTED_REPORTS = 8
+COLLECTED_REPORTS = 16
 """Number of reports that are sent at once. Half of them are of decoded images, fewer than SLOTS_AHEAD."""
 
-ROUND_SECONDS = 0.002
+ROUND_SECONDS = 0.01
 """Pause of the fetching thread between two rounds while images wait to be decoded, in seconds. Meanwhile the kernel
 receives, so that each round has more to do and there are fewer of them."""
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from common.process.thread_name import name_thread
+
 from worker.encode.computation import Computed
 from worker.encode.pieces import fill, rows_in, split_pieces
 
@@ -39,7 +41,7 @@ class CpuDevice:
         self._thread_count = threads
         # The threads end together with this object.
         self._threads = ThreadPoolExecutor(
-            threads, thread_name_prefix="compute", initializer=torch.set_num_threads, initargs=(1,)
+            threads, thread_name_prefix="compute", initializer=_begin_thread
         )
         self._workspaces = threading.local()
 
@@ -78,3 +80,8 @@ class CpuDevice:
 
 def _filled_up(rows: int) -> int:
     return rows + -rows % ROWS_MULTIPLE
+
+
+def _begin_thread() -> None:
+    name_thread("compute")
+    torch.set_num_threads(1)
