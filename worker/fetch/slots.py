@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -84,9 +84,11 @@ class Slots:
         else:
             slots.free += 1
         while self._free and self._line:
-            self._free -= 1
-            self.in_use += 1
-            self._line.popleft().set_result(None)
+            turn = self._line.popleft()
+            if not turn.cancelled():  # else `_leave` will pass its slot on
+                self._free -= 1
+                self.in_use += 1
+                turn.set_result(None)
 
     def _leave(self, host: str, slots: _Host, turn: Turn) -> None:
         """Undo what a cancelled request has taken."""
@@ -96,7 +98,8 @@ class Slots:
         if turn in slots.waiting:
             slots.waiting.remove(turn)
         else:
-            self._line.remove(turn)
+            with suppress(ValueError):  # `_pass_on` has dropped it
+                self._line.remove(turn)
             self._pass_on(slots)
         self._forget(host, slots)
 
