@@ -75,6 +75,8 @@ class HttpClient(Generic[Image]):
         addresses = () if proxy or is_address(url.host) else await self._addresses.of(url.host, is_guarded=is_guarded)
         order = Get(
             url=url.text,
+            host=url.host,
+            port=url.port,
             addresses=addresses,
             is_guarded=is_guarded,
             proxy=str(proxy or ""),

@@ -12,7 +12,6 @@ import ssl
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import SplitResult, urlsplit
 
 import pycurl
 
@@ -43,6 +42,9 @@ WATCH_SECONDS = 0.1
 
 KEPT_HANDLES = 64
 """Number of idle handles that are kept for the next requests."""
+
+_FIRST_LETTERS = frozenset(b"HhCcLlRr\r\n")
+"""First bytes of the status line, of the headers that are read, and of the empty line after them."""
 
 _SUPPRESS_CONNECT_HEADERS = 265
 """libcurl's CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name."""
@@ -89,6 +91,8 @@ class Transfers:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._note_timer)
         self._timer: float | None = None
         self._next_look = 0.0
+        self.to_watch: list[_Transfer] = []
+        """Requests that have paused because the size of their body must be watched."""
         self._active: dict[int, _Transfer] = {}
         self._idle: list[_Transfer] = []
 
@@ -129,6 +133,7 @@ class Transfers:
         if self._timer is not None and now >= self._timer:
             self._timer = None
             self._act(pycurl.SOCKET_TIMEOUT, 0)
+        self._watch_bodies()
         self._finish()
         if self._active and now >= self._next_look:
             self._next_look = now + WATCH_SECONDS
@@ -155,6 +160,11 @@ class Transfers:
 
     def _act(self, descriptor: int, events: int) -> None:
         self._multi.socket_action(descriptor, events)
+
+    def _watch_bodies(self) -> None:
+        while self.to_watch:
+            self.to_watch.pop().watch()
+            self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _finish(self) -> None:
         while True:
@@ -194,22 +204,30 @@ class Transfers:
 
 
 class _Transfer:
-    """One handle of libcurl, for one request after the other."""
+    """One handle of libcurl, for one request after the other.
+
+    libcurl calls back for every 16 KB of a body and for every header. Each call needs Python's lock, which the decoding
+    thread uses too. So a body that is expected goes straight into a list (`list.append` runs no Python code). Any other
+    body pauses before its first byte, until `Transfers` puts `_receive` in charge of it.
+    """
 
     def __init__(self, transfers: Transfers) -> None:
         self._transfers = transfers
         self._limits = transfers.limits
+        self._pieces: list[bytes] = []
+        self._opened: list[socket.socket] = []
         self.curl: Any = pycurl.Curl()
         self.curl.transfer = self
         for option, value in _options(self._limits):
             self.curl.setopt(option, value)
-        self.curl.setopt(pycurl.WRITEFUNCTION, self._receive)
+        self.curl.setopt(pycurl.WRITEFUNCTION, self._pieces.append)
         self.curl.setopt(pycurl.HEADERFUNCTION, self._receive_header)
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        self._options: dict[int, object] = {}
+        self._is_watched = False
         self.job = 0
         self.host = ""
         self._is_guarded = False
-        self._opened: list[socket.socket] = []
         self.forget()
 
     def forget(self) -> None:
@@ -217,7 +235,7 @@ class _Transfer:
         for opened in self._opened:
             opened.close()
         self._opened.clear()
-        self._pieces: list[bytes] = []
+        self._pieces.clear()
         self._received = 0
         self._granted = 0
         self._own_end: Broken | None = None
@@ -235,26 +253,39 @@ class _Transfer:
 
     def begin(self, job: int, order: Get) -> None:
         """Prepare the handle for a request. Raises pycurl.error for a URL that libcurl does not take."""
-        parts = urlsplit(order.url)
-        self.host = parts.hostname or ""
-        name = f"[{self.host}]" if ":" in self.host else self.host
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        self.job = job
+        self.job, self.host = job, order.host
         self._granted = order.granted_bytes
         self._is_probe = order.is_probe
         self._is_guarded = order.is_guarded
-        curl = self.curl
-        curl.setopt(pycurl.URL, order.url)
-        # As it is written, because libcurl changes the letters of percent-encoded bytes.
-        curl.setopt(pycurl.REQUEST_TARGET, _target(parts, is_absolute=bool(order.proxy) and parts.scheme == "http"))
-        curl.setopt(pycurl.PROXY, order.proxy)
+        if self._is_watched:
+            self._is_watched = False
+            self.curl.setopt(pycurl.WRITEFUNCTION, self._pieces.append)
+        self.curl.setopt(pycurl.URL, order.url)
+        name = f"[{order.host}]" if ":" in order.host else order.host
+        # libcurl changes the letters of percent-encoded bytes, but the request must be as it is written.
+        self._set(pycurl.REQUEST_TARGET, _target(order) if "%" in order.url else None)
+        self._set(pycurl.PROXY, order.proxy)
         if order.addresses:
             addresses = ",".join(f"[{each}]" if ":" in each else each for each in order.addresses)
-            curl.setopt(pycurl.RESOLVE, [f"{name}:{port}:{addresses}"])
+            self._set(pycurl.RESOLVE, [f"{name}:{order.port}:{addresses}"])
         # libcurl reuses a connection only for requests with the same entry.
-        curl.setopt(pycurl.CONNECT_TO, [] if order.is_guarded or order.proxy else [f"::{name}:{port}"])
+        self._set(pycurl.CONNECT_TO, [] if order.is_guarded or order.proxy else [f"::{name}:{order.port}"])
         self._began = self._heard = time.monotonic()
         self._deadline = self._began + self._limits.request_seconds
+
+    def _set(self, option: int, value: object) -> None:
+        if self._options.get(option) != value:
+            self._options[option] = value
+            if value is None:
+                self.curl.unsetopt(option)
+            else:
+                self.curl.setopt(option, value)
+
+    def watch(self) -> None:
+        """Receive the body with a look at its size, and go on. libcurl allows it only outside of its callbacks."""
+        self._is_watched = True
+        self.curl.setopt(pycurl.WRITEFUNCTION, self._receive)
+        self.curl.pause(pycurl.PAUSE_CONT)
 
     def go_on(self, size: int) -> None:
         self._granted = size
@@ -266,8 +297,14 @@ class _Transfer:
         self._heard += waited
         self.curl.pause(pycurl.PAUSE_CONT)
 
+    def _note_pieces(self, now: float) -> None:
+        """Notice what has arrived without `_receive`."""
+        if not self._is_watched and (received := sum(map(len, self._pieces))) > self._received:
+            self._received, self._heard = received, now
+
     def overdue(self, now: float) -> Broken | None:
         """Return how the request ends if it has taken too long, else None."""
+        self._note_pieces(now)
         if self._paused_at is not None:
             return None
         if self._drain_until is not None:
@@ -285,6 +322,7 @@ class _Transfer:
 
     def outcome(self, broken: Broken | None) -> bytes | Answered | Broken:
         """Return the body, or how the request ended. `broken` is how it ended for libcurl, None if it succeeded."""
+        self._note_pieces(0.0)
         if self._own_end is not None:
             return self._own_end._replace(received_bytes=self._received)
         if self._is_forbidden:
@@ -299,15 +337,14 @@ class _Transfer:
     # Called by libcurl
 
     def _receive_header(self, line: bytes) -> int | None:
-        if self._has_body_begun:
-            return None  # a trailer
-        self._heard = time.monotonic()
+        if line[0] not in _FIRST_LETTERS or self._has_body_begun:
+            return None  # a header of no interest, or a trailer
+        if line in {b"\r\n", b"\n"}:
+            return self._end_headers()
         if line.startswith(b"HTTP/"):
             self._forget_answer()
             self._status = _number(line.split(None, 2)[1:2])
             return None
-        if line in {b"\r\n", b"\n"}:
-            return self._end_headers()
         name, _, value = line.partition(b":")
         match name.lower():
             case b"content-length":
@@ -321,15 +358,22 @@ class _Transfer:
     def _end_headers(self) -> int | None:
         if self._status < 200:
             return None  # an interim answer
+        self._heard = time.monotonic()
+        if self._has_all_headers:
+            return None  # the second time, after `watch`
         self._has_all_headers = True
         if self._is_probe:
             return -1
+        if self._status == 200 and self._length is not None:
+            if self._length > self._limits.max_bytes:
+                self._refuse(f"{self._length} bytes announced")
+                return -1
+            if self._length <= self._granted:
+                return None
         if self._status != 200:
             self._drain_until = self._heard + DRAIN_SECONDS
-        elif self._length is not None and self._length > self._limits.max_bytes:
-            self._refuse(f"{self._length} bytes announced")
-            return -1
-        return None
+        self._transfers.to_watch.append(self)
+        return int(pycurl.WRITEFUNC_PAUSE)
 
     def _receive(self, piece: bytes) -> int | None:
         if self._drain_until is not None:
@@ -398,10 +442,11 @@ def _options(limits: TransferLimits) -> list[tuple[int, object]]:
     return options
 
 
-def _target(url: SplitResult, *, is_absolute: bool) -> str:
+def _target(order: Get) -> str:
     """Return what the request line asks for: path and query, or the whole URL where a proxy must know the server."""
-    target = url.path + (f"?{url.query}" if url.query else "")
-    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{target}" if is_absolute else target
+    scheme, _, rest = order.url.partition("://")
+    server, _, path = rest.partition("/")
+    return f"{scheme}://{server.rpartition('@')[2]}/{path}" if order.proxy and scheme == "http" else f"/{path}"
 
 
 def _number(texts: list[bytes]) -> int:

@@ -20,6 +20,9 @@ class Get(NamedTuple):
 
     url: str
     """The URL exactly as it is requested, in ASCII. It may hold a signature, and never a key that signs."""
+    host: str
+    """The URL's host in lower case and without brackets."""
+    port: int
     addresses: tuple[str, ...]
     """The IP addresses of the host, to which the connection must go. Empty: the host is an address itself, or a proxy
     looks the host up."""
