@@ -57,7 +57,7 @@ class CudaDevice:
     def __init__(self, forward: ForwardPass, *, cuda: Any = torch.cuda) -> None:  # noqa: ANN401
         self._forward = forward
         self._cuda = cuda
-        # One pair for good: torch keeps 32 MB of workspace for each stream that has multiplied matrices.
+        # One pair for good: torch keeps a workspace of up to 32 MB for each stream that has multiplied matrices.
         self._streams = _Streams(copying=cuda.Stream(forward.device), computing=cuda.Stream(forward.device))
         self._rows = 0
         self._launcher: _Launcher | None = None
