@@ -21,7 +21,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 2>/dev/null)
 BUILD_IMAGE = $(ENGINE) build $(BUILD_OPTIONS) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_URL=$(SOURCE_URL)
 
-.PHONY: help setup run test test-all coverage lint types format bench bench-gpu bench-merge manifests docs site images image-gpu image-merge image-test clean
+.PHONY: help setup run test test-all test-gpu coverage lint types format bench bench-gpu bench-merge manifests docs site images image-gpu image-merge image-test clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,10 @@ test: $(TEST_SETUP) ## Run the fast tests
 test-all: $(TEST_SETUP) ## Run all tests: the fast ones, then whole runs that are killed, starved and disturbed
 	$(BIN)/python $(FAST) $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python $(SLOW) $(ARGS) || [ $$? -eq 5 ]
+
+# `make test` skips them where there is no GPU. On a GPU machine they need no network and at most two minutes.
+test-gpu: $(SETUP) ## Run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 # Programs that tests start are measured too.
 coverage: $(TEST_SETUP) ## Measure the branch coverage of all tests; of the fast ones with ARGS='-m "not slow"'
