@@ -144,9 +144,7 @@ class Decoders:
         return await self._fetch(order, reservation)  # type: ignore[return-value]  # no server answers
 
     async def _fetch(self, order: Get | ReadFile, reservation: Reservation | None) -> Job | Outcome:
-        # Among decoders with as much to do, the one that has decoded the fewest images: if an image has killed a
-        # decoder, a new one is the best to try it again.
-        decoder = min(self._decoders, key=lambda each: (len(each.jobs), each.images_decoded))
+        decoder = self._least_busy()
         number = next(self._numbers)
         job = Job(
             number,
@@ -162,6 +160,20 @@ class Decoders:
             job.abandon()
             raise
         return job if outcome is None else outcome
+
+    def _least_busy(self) -> Decoder:
+        """Return the decoder with the fewest jobs.
+
+        Among several, return the one that has decoded the fewest images: if an image has killed a decoder, a new one is
+        the best to try it again.
+        """
+        best = self._decoders[0]
+        fewest = len(best.jobs)
+        for decoder in self._decoders:
+            count = len(decoder.jobs)
+            if count < fewest or (count == fewest and decoder.images_decoded < best.images_decoded):
+                best, fewest = decoder, count
+        return best
 
     def _fail(self, error: BaseException) -> None:
         if self._failed is not None and not self._failed.done():

@@ -70,7 +70,7 @@ receives, so that each round has more to do and there are fewer of them."""
 
 class _Image(NamedTuple):
     job: int
-    data: bytes
+    pieces: list[bytes]
     rotation: int
     may_be_large: bool
 
@@ -145,9 +145,9 @@ class _Requests:
         self._reports.append(Need(job, size, is_first))
         self._is_urgent = True
 
-    def fetched(self, job: int, body: bytes) -> None:
-        self._reports.append(Fetched(job, len(body)))
-        self._images.append(_Image(job, body, self._rotations.pop(job), may_be_large=False))
+    def fetched(self, job: int, pieces: list[bytes]) -> None:
+        self._reports.append(Fetched(job, sum(map(len, pieces))))
+        self._images.append(_Image(job, pieces, self._rotations.pop(job), may_be_large=False))
 
     def ended(self, job: int, outcome: Answered | Broken) -> None:
         del self._rotations[job]
@@ -181,7 +181,7 @@ class _Files:
 
     def fetched(self, job: int, body: bytes, *, rotation: int) -> None:
         self._outbox.send(Fetched(job, len(body)))
-        self._images.put(_Image(job, body, rotation, may_be_large=False))
+        self._images.put(_Image(job, [body], rotation, may_be_large=False))
 
     def ended(self, job: int, outcome: Broken) -> None:
         self._outbox.send(Ended(job, _short(outcome)))
@@ -308,8 +308,9 @@ class _Decoding:
     def _square(self, image: _Image) -> NDArray[np.uint8] | Exception:
         """Return the square, uint8 (size, size, 3), or why there is none."""
         try:
+            # The pieces are joined by the thread that decodes, so that they are in its core's cache.
             return image_square(
-                image.data,
+                image.pieces[0] if len(image.pieces) == 1 else b"".join(image.pieces),
                 rotation=image.rotation,
                 size=self._shared.squares.shape[1],
                 max_pixels=self._max_pixels,

@@ -71,8 +71,8 @@ class Sink(Protocol):
         The request pauses until `Transfers.grant`.
         """
 
-    def fetched(self, job: int, body: bytes) -> None:
-        """The whole body has arrived."""
+    def fetched(self, job: int, pieces: list[bytes]) -> None:
+        """The whole body has arrived, in pieces."""
 
     def ended(self, job: int, outcome: Answered | Broken) -> None:
         """The request is over without a body."""
@@ -183,7 +183,7 @@ class Transfers:
         transfer.forget()
         if len(self._idle) < KEPT_HANDLES:
             self._idle.append(transfer)
-        if isinstance(outcome, bytes):
+        if isinstance(outcome, list):
             self.sink.fetched(job, outcome)
         else:
             self.sink.ended(job, outcome)
@@ -320,7 +320,7 @@ class _Transfer:
     def _broken(self, what: str) -> Broken:
         return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{self.host} {what}", self._received)
 
-    def outcome(self, broken: Broken | None) -> bytes | Answered | Broken:
+    def outcome(self, broken: Broken | None) -> list[bytes] | Answered | Broken:
         """Return the body, or how the request ended. `broken` is how it ended for libcurl, None if it succeeded."""
         self._note_pieces(0.0)
         if self._own_end is not None:
@@ -332,7 +332,7 @@ class _Transfer:
             return Answered(self._status, self._location, self._retry_after, self._received)
         if broken is not None:
             return broken._replace(received_bytes=self._received)
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return self._pieces.copy()
 
     # Called by libcurl
 
