@@ -172,16 +172,20 @@ class Decoder:
             for _ in range(PACKETS_AT_ONCE):
                 packet = self._link.recv(PACKET_BYTES)
                 if not packet:
-                    raise ConnectionResetError
+                    self._lose_link()
+                    return
                 for report in reports_from_packet(packet):
                     self._hear(report)
         except BlockingIOError:
             return
         except OSError:
-            self.stop_listening()
-            self._fail(_decoders_ended())
+            self._lose_link()
         except Exception as error:  # noqa: BLE001 - the pipeline ends with it
             self._fail(error)
+
+    def _lose_link(self) -> None:
+        self.stop_listening()
+        self._fail(_decoders_ended())
 
     def _hear(self, report: Report) -> None:  # noqa: C901 - one case for each report
         match report:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from common.errors import ResourceExhausted
 from common.format.reasons import Reason
@@ -23,7 +23,7 @@ from worker.memory import DECODER_MALLOC
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from worker.decoders.job import Lost, Outcome
     from worker.decoders.settings import DecoderSettings
@@ -42,6 +42,20 @@ _OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
 """Signals of the timers that a decoder sets for each image."""
 
 
+class Slots(Protocol):
+    """The slots of the memory for squares."""
+
+    slot_count: int
+    image_size: int
+    """Side length of a square in pixels."""
+
+    def take_slot(self) -> int | None:
+        """Return a free slot, None if there is none."""
+
+    def return_slot(self, slot: int) -> None:
+        """Take back a slot that is not used."""
+
+
 class Decoders:
     """A process that keeps `count` decoders running, for one event loop.
 
@@ -54,8 +68,7 @@ class Decoders:
         self.squares = os.memfd_create("embedder-squares")
         """File descriptor of the memory for squares, which is empty until `open_room`."""
         self._numbers = count(1)
-        self._take_slot: Callable[[], int | None] = lambda: None
-        self._return_slot: Callable[[int], object] = lambda _: None
+        self._slots: Slots | None = None
         self._failed: asyncio.Future[None] | None = None
         self._decoders: list[Decoder] = []
         theirs: list[int] = []
@@ -72,8 +85,8 @@ class Decoders:
                     ours,
                     mmap.mmap(page, mmap.PAGESIZE),
                     times=times,
-                    take_slot=lambda: self._take_slot(),
-                    return_slot=lambda slot: self._return_slot(slot),
+                    take_slot=self._take_slot,
+                    return_slot=self._return_slot,
                     fail=self._fail,
                 )
             )
@@ -114,21 +127,18 @@ class Decoders:
             for decoder in self._decoders:
                 decoder.stop_listening()
 
-    def open_room(
-        self,
-        *,
-        slots: int,
-        image_size: int,
-        take_slot: Callable[[], int | None],
-        return_slot: Callable[[int], object],
-    ) -> None:
-        """Let the decoders write squares into the memory `squares`, which now has room for them.
-
-        `take_slot` returns a free slot, None if there is none. `return_slot` takes back a slot that is not used.
-        """
-        self._take_slot, self._return_slot = take_slot, return_slot
+    def open_room(self, slots: Slots) -> None:
+        """Let the decoders write squares into the memory `squares`, which now has room for these slots."""
+        self._slots = slots
         for decoder in self._decoders:
-            decoder.open_room(Room(slots, image_size))
+            decoder.open_room(Room(slots.slot_count, slots.image_size))
+
+    def _take_slot(self) -> int | None:
+        return self._slots.take_slot() if self._slots is not None else None
+
+    def _return_slot(self, slot: int) -> None:
+        if self._slots is not None:
+            self._slots.return_slot(slot)
 
     def give_slots(self) -> None:
         """Give the decoders the slots that have become free."""

@@ -120,7 +120,9 @@ class Job:
             self._growth.cancel()
 
 
-def _settle(future: asyncio.Future[object] | asyncio.Future[int] | asyncio.Future[Outcome | None], value: object) -> bool:
+def _settle(
+    future: asyncio.Future[object] | asyncio.Future[int] | asyncio.Future[Outcome | None], value: object
+) -> bool:
     if future.done():
         return False
     future.set_result(value)  # type: ignore[arg-type]

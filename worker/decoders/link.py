@@ -18,7 +18,7 @@ one or more messages. Every image is a job with a number.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence  # noqa: TC003 - a field of a NamedTuple
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from common.format.reasons import Reason
@@ -228,7 +228,7 @@ _DECODED = (str, int, int, float, float)
 
 
 def _frequent_report(message: Any) -> Fetched | Decoded | None:  # noqa: ANN401 - from JSON
-    """Return a report of one of the two kinds that every image has. To compare types is faster than to match patterns."""
+    """Return a report of one of the two kinds that every image has. This is faster than to match patterns."""
     if not isinstance(message, list):
         return None
     types = tuple(map(type, message))
@@ -237,7 +237,7 @@ def _frequent_report(message: Any) -> Fetched | Decoded | None:  # noqa: ANN401 
     return Fetched(*message[1:]) if types == _FETCHED and message[0] == "Fetched" else None
 
 
-def _report(message: Any) -> Report:  # noqa: ANN401, C901, PLR0911 - from JSON; one return for each type
+def _report(message: Any) -> Report:  # noqa: ANN401, PLR0911 - from JSON; one return for each type
     match message:
         case ["Ended", int(job), "Answered", int(status), str(location), str(retry_after), int(received)]:
             return Ended(job, Answered(status, location, retry_after, received))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from common.process.thread_name import name_thread
-
 from worker.encode.computation import Computed
 from worker.encode.pieces import fill, rows_in, split_pieces
 
@@ -40,9 +39,7 @@ class CpuDevice:
         self._forward = forward
         self._thread_count = threads
         # The threads end together with this object.
-        self._threads = ThreadPoolExecutor(
-            threads, thread_name_prefix="compute", initializer=_begin_thread
-        )
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="compute", initializer=_begin_thread)
         self._workspaces = threading.local()
 
     def warm_up(self, batch_size: int) -> None:

@@ -74,11 +74,13 @@ class ByteBudget:
 class Reservation:
     """The bytes of the budget that one image holds.
 
-    A request begins with a few bytes. As soon as more are needed, it gives them back and asks for as many as its body has,
-    at the end of the queue; nothing of the body is kept yet. A body of unknown length asks for a fixed number of bytes,
-    and doubles its reservation whenever it outgrows it. Bodies that hold bytes and need more must not wait for each other,
-    or all of them would wait for ever. So a reservation that grows takes free bytes ahead of the queue. If too few are
-    free, it exceeds the budget. Only one reservation at a time may do so, and the others wait until `settle`.
+    A request begins with a few bytes. As soon as more are needed, it gives them back and asks for as many as its body
+    has, at the end of the queue; nothing of the body is kept yet. A body of unknown length asks for a fixed number of
+    bytes, and doubles its reservation whenever it outgrows it.
+
+    Bodies that hold bytes and need more must not wait for each other, or all of them would wait for ever. So a
+    reservation that grows takes free bytes ahead of the queue. If too few are free, it exceeds the budget. Only one
+    reservation at a time may do so, and the others wait until `settle`.
     """
 
     def __init__(self, budget: ByteBudget, *, most_bytes: int) -> None:

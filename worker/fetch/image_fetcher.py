@@ -225,10 +225,7 @@ class ImageFetcher(Generic[Image]):
             answer = await self._client.get(request, rotation=rotation, reservation=reservation)
             if isinstance(answer, Answered):
                 reservation.release()
-                if answer.status in REDIRECTS:
-                    return Redirect(answer.location)
-                check_status(answer)
-                raise TypeError("the transport answered with status 200 and without an image")
+                return _redirect(answer)
         except BaseException:
             reservation.release()
             raise
@@ -241,14 +238,23 @@ class ImageFetcher(Generic[Image]):
             try:
                 await reservation.take(self._first_bytes)
                 image = await self._transport.read(ReadFile(str(path), rotation, reservation.size), reservation)
-                if isinstance(image, Broken):
-                    raise failure_of(image)
             except BaseException:
                 reservation.release()
                 raise
+        if isinstance(image, Broken):
+            reservation.release()
+            raise failure_of(image)
         reservation.settle(image.length)
         self._bytes_of_files += image.length
         return Held(image, reservation)
+
+
+def _redirect(answer: Answered) -> Redirect:
+    """Return where an answer without an image leads. Raises its failure if it leads nowhere."""
+    if answer.status in REDIRECTS:
+        return Redirect(answer.location)
+    check_status(answer)
+    raise TypeError("the transport answered with status 200 and without an image")
 
 
 def _may_pass(error: Exception) -> bool:

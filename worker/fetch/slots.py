@@ -78,7 +78,7 @@ class Slots:
         self._forget(host, slots)
 
     def _pass_on(self, slots: _Host) -> None:
-        """Give a host's slot to the next request that waits for it, and the free slots of the total to the next ones."""
+        """Give a slot of the host to the next request that waits for it, and all free slots of the total."""
         if slots.waiting:
             self._line.append(slots.waiting.popleft())
         else:

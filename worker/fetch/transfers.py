@@ -95,6 +95,7 @@ class Transfers:
         """Requests that have paused because the size of their body must be watched."""
         self._active: dict[int, _Transfer] = {}
         self._idle: list[_Transfer] = []
+        self._by_handle: dict[pycurl.Curl, _Transfer] = {}
 
     def watch(self, descriptor: int, on_readable: Callable[[], object]) -> None:
         """Let `run_once` call `on_readable` when the descriptor can be read."""
@@ -110,7 +111,7 @@ class Transfers:
             self._idle.append(transfer)
             self.sink.ended(job, Broken(Verdict.NOT_ASKED, Reason.INVALID_URL, "its host cannot be asked", 0))
             return
-        self._active[job] = transfer
+        self._active[job] = self._by_handle[transfer.curl] = transfer
         self._multi.add_handle(transfer.curl)
 
     def grant(self, job: int, size: int) -> None:
@@ -170,15 +171,16 @@ class Transfers:
         while True:
             left, done, failed = self._multi.info_read()
             for curl in done:
-                self._end(curl.transfer, None)
+                self._end(self._by_handle[curl], None)
             for curl, code, message in failed:
-                self._end(curl.transfer, broken_by(curl, code, message, host=curl.transfer.host))
+                transfer = self._by_handle[curl]
+                self._end(transfer, broken_by(curl, code, message, host=transfer.host))
             if not left:
                 return
 
     def _end(self, transfer: _Transfer, broken: Broken | None) -> None:
         self._multi.remove_handle(transfer.curl)
-        del self._active[transfer.job]
+        del self._active[transfer.job], self._by_handle[transfer.curl]
         job, outcome = transfer.job, transfer.outcome(broken)
         transfer.forget()
         if len(self._idle) < KEPT_HANDLES:
@@ -216,8 +218,7 @@ class _Transfer:
         self._limits = transfers.limits
         self._pieces: list[bytes] = []
         self._opened: list[socket.socket] = []
-        self.curl: Any = pycurl.Curl()
-        self.curl.transfer = self
+        self.curl = pycurl.Curl()
         for option, value in _options(self._limits):
             self.curl.setopt(option, value)
         self.curl.setopt(pycurl.WRITEFUNCTION, self._pieces.append)

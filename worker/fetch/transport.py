@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from common.format.reasons import Reason
+from common.format.reasons import Reason  # noqa: TC001 - a field of a NamedTuple
 
 if TYPE_CHECKING:
     from worker.fetch.byte_budget import Reservation
@@ -65,7 +65,7 @@ class Verdict(StrEnum):
     """The image fails, and its host has answered."""
     NOT_ASKED = "not_asked"
     """The image fails, and no host was asked."""
-    MAY_PASS = "may_pass"
+    MAY_PASS = "may_pass"  # noqa: S105 - no password
     """The same request may succeed later."""
     WILL_NOT_PASS = "will_not_pass"
     """The host gave no useful answer and will not."""

@@ -114,9 +114,7 @@ def _pool(url: str, headers: dict[str, str], timeout: urllib3.Timeout) -> urllib
     """Return the connections to the URL's host, through the environment's proxy if it has one for the URL."""
     try:
         server = URL(url)
-        proxy = EnvironmentProxies().proxy_for(
-            scheme=server.scheme, host=server.raw_host or "", port=server.port or 0
-        )
+        proxy = EnvironmentProxies().proxy_for(scheme=server.scheme, host=server.raw_host or "", port=server.port or 0)
     except ValueError as error:
         raise _unusable_url(url) from error
     if proxy is None:

@@ -6,8 +6,6 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-
-from common.format.reasons import Reason
 from worker.decode.decoder_link import (
     MAX_TEXT_CHARS,
     MESSAGE_BYTES,
@@ -22,6 +20,8 @@ from worker.decode.decoder_link import (
     answer_from_message,
     answer_to_message,
 )
+
+from common.format.reasons import Reason
 
 if TYPE_CHECKING:
     from worker.decode.decoder_link import Answer

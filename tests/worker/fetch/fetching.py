@@ -75,7 +75,11 @@ async def get(fetcher: ImageFetcher[Image], image: str | Row) -> bytes | Reason:
 
 
 @asynccontextmanager
-async def fetcher_among_others(*, sources: tuple[str, ...] = ("url",), **changed: Any) -> AsyncIterator[ImageFetcher[Image]]:  # noqa: ANN401 - as above
+async def fetcher_among_others(
+    *,
+    sources: tuple[str, ...] = ("url",),
+    **changed: Any,  # noqa: ANN401 - as above
+) -> AsyncIterator[ImageFetcher[Image]]:
     """Yield a fetcher that has an answer of another host, so that a failure is not blamed on the network."""
     settings = worker_settings(**changed)
     with image_server() as elsewhere:

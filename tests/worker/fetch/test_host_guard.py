@@ -13,8 +13,8 @@ from common.format.reasons import Reason
 from common.store.s3.client import clear_clients
 from tests.image_server import ImageServer, answer, image_server, redirect
 from tests.worker.fetch.fetching import PICTURE, failure, fetch, get, image_fetcher, worker_settings
-from worker.fetch.public_address import is_public_address
 from worker.fetch.failures import NotAsked
+from worker.fetch.public_address import is_public_address
 from worker.fetch.resolvers import KEPT_SECONDS, Addresses, ThreadedResolver
 
 if TYPE_CHECKING:
