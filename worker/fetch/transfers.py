@@ -117,9 +117,8 @@ class Transfers:
     def grant(self, job: int, size: int) -> None:
         """Let a body grow to `size` bytes in all."""
         transfer = self._active.get(job)
-        if transfer is not None:
-            transfer.go_on(size)
-            self._act(pycurl.SOCKET_TIMEOUT, 0)
+        if transfer is not None and transfer.note_grant(size):
+            self._go_on(transfer)
 
     def run_once(self) -> None:
         """Wait until something happens, and handle it."""
@@ -164,7 +163,19 @@ class Transfers:
 
     def _watch_bodies(self) -> None:
         while self.to_watch:
-            self.to_watch.pop().watch()
+            transfer = self.to_watch.pop()
+            if transfer.job in self._active:
+                transfer.watch()
+                self._go_on(transfer)
+
+    def _go_on(self, transfer: _Transfer) -> None:
+        """Let a request go on that has paused. libcurl hands over at once what it has received meanwhile."""
+        try:
+            transfer.curl.pause(pycurl.PAUSE_CONT)
+        except pycurl.error as error:  # the body was refused
+            code, message = error.args
+            self._end(transfer, broken_by(transfer.curl, code, message, host=transfer.host))
+        else:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _finish(self) -> None:
@@ -283,20 +294,20 @@ class _Transfer:
                 self.curl.setopt(option, value)
 
     def watch(self) -> None:
-        """Receive the body with a look at its size, and go on. libcurl allows it only outside of its callbacks."""
+        """Receive the body with a look at its size. libcurl allows this change only outside of its callbacks."""
         self._is_watched = True
         self.curl.setopt(pycurl.WRITEFUNCTION, self._receive)
-        self.curl.pause(pycurl.PAUSE_CONT)
 
-    def go_on(self, size: int) -> None:
+    def note_grant(self, size: int) -> bool:
+        """Let the body grow to `size` bytes. Return whether the request has paused."""
         self._granted = size
         if self._paused_at is None:
-            return
+            return False
         waited = time.monotonic() - self._paused_at
         self._paused_at = None
         self._deadline += waited
         self._heard += waited
-        self.curl.pause(pycurl.PAUSE_CONT)
+        return True
 
     def _note_pieces(self, now: float) -> None:
         """Notice what has arrived without `_receive`."""

@@ -67,7 +67,7 @@ class Verdict(StrEnum):
     """The image fails, and no host was asked."""
     MAY_PASS = "may_pass"  # noqa: S105 - no password
     """The same request may succeed later."""
-    WILL_NOT_PASS = "will_not_pass"
+    WILL_NOT_PASS = "will_not_pass"  # noqa: S105 - no password
     """The host gave no useful answer and will not."""
     MACHINE = "machine"
     """This machine is at its limits. No image and no host is to blame."""
