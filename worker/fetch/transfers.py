@@ -277,18 +277,17 @@ class _Transfer:
         # libcurl changes the letters of percent-encoded bytes, but the request must be as it is written.
         self._set(pycurl.REQUEST_TARGET, _target(order) if "%" in order.url else None)
         self._set(pycurl.PROXY, order.proxy)
-        if order.addresses:
-            addresses = ",".join(f"[{each}]" if ":" in each else each for each in order.addresses)
-            self._set(pycurl.RESOLVE, [f"{name}:{order.port}:{addresses}"])
+        addresses = ",".join(f"[{each}]" if ":" in each else each for each in order.addresses)
+        self._set(pycurl.RESOLVE, [f"{name}:{order.port}:{addresses}"] if addresses else None)
         # libcurl reuses a connection only for requests with the same entry.
-        self._set(pycurl.CONNECT_TO, [] if order.is_guarded or order.proxy else [f"::{name}:{order.port}"])
+        self._set(pycurl.CONNECT_TO, None if order.is_guarded or order.proxy else [f"::{name}:{order.port}"])
         self._began = self._heard = time.monotonic()
         self._deadline = self._began + self._limits.request_seconds
 
     def _set(self, option: int, value: object) -> None:
         if self._options.get(option) != value:
             self._options[option] = value
-            if value is None:
+            if value is None:  # pycurl ignores an empty list
                 self.curl.unsetopt(option)
             else:
                 self.curl.setopt(option, value)
