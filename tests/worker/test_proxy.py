@@ -34,6 +34,16 @@ def test_images_come_through_the_proxy_which_resolves_the_names_itself(proxy: Im
     assert request.headers["Proxy-Authorization"].startswith("Basic ")
 
 
+def test_a_direct_request_does_not_change_where_the_next_one_goes(
+    proxy: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with image_server() as direct:
+        url = direct.on("/a.jpg", answer(b"direct"))
+        assert fetch(url, "http://images.example/a.jpg", url) == [b"direct", PICTURE, b"direct"]
+    assert len(proxy.requests) == 1
+
+
 @pytest.mark.parametrize(
     "host",
     [

@@ -162,7 +162,7 @@ class Transfers:
             for curl in done:
                 self._end(curl.transfer, None)
             for curl, code, message in failed:
-                self._end(curl.transfer, broken_by(curl, code, message, host=curl.transfer.host))
+                self._end(curl.transfer, broken_by(curl, code, message, host=curl.transfer.asked))
             if not left:
                 return
 
@@ -207,7 +207,8 @@ class _Transfer:
         self.curl.setopt(pycurl.HEADERFUNCTION, self._receive_header)
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         self.job = 0
-        self.host = ""
+        self.asked = ""
+        """The host as messages name it."""
         self._is_guarded = False
         self._opened: list[socket.socket] = []
         self.forget()
@@ -236,8 +237,9 @@ class _Transfer:
     def begin(self, job: int, order: Get) -> None:
         """Prepare the handle for a request. Raises pycurl.error for a URL that libcurl does not take."""
         parts = urlsplit(order.url)
-        self.host = parts.hostname or ""
-        name = f"[{self.host}]" if ":" in self.host else self.host
+        host = parts.hostname or ""
+        self.asked = f"{host} through the proxy" if order.proxy else host
+        name = f"[{host}]" if ":" in host else host
         port = parts.port or (443 if parts.scheme == "https" else 80)
         self.job = job
         self._granted = order.granted_bytes
@@ -248,11 +250,10 @@ class _Transfer:
         # As it is written, because libcurl changes the letters of percent-encoded bytes.
         curl.setopt(pycurl.REQUEST_TARGET, _target(parts, is_absolute=bool(order.proxy) and parts.scheme == "http"))
         curl.setopt(pycurl.PROXY, order.proxy)
-        if order.addresses:
-            addresses = ",".join(f"[{each}]" if ":" in each else each for each in order.addresses)
-            curl.setopt(pycurl.RESOLVE, [f"{name}:{port}:{addresses}"])
+        addresses = ",".join(f"[{each}]" if ":" in each else each for each in order.addresses)
+        _set_list(curl, pycurl.RESOLVE, [f"{name}:{port}:{addresses}"] if addresses else [])
         # libcurl reuses a connection only for requests with the same entry.
-        curl.setopt(pycurl.CONNECT_TO, [] if order.is_guarded or order.proxy else [f"::{name}:{port}"])
+        _set_list(curl, pycurl.CONNECT_TO, [] if order.is_guarded or order.proxy else [f"::{name}:{port}"])
         self._began = self._heard = time.monotonic()
         self._deadline = self._began + self._limits.request_seconds
 
@@ -281,14 +282,14 @@ class _Transfer:
         return None
 
     def _broken(self, what: str) -> Broken:
-        return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{self.host} {what}", self._received)
+        return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{self.asked} {what}", self._received)
 
     def outcome(self, broken: Broken | None) -> bytes | Answered | Broken:
         """Return the body, or how the request ended. `broken` is how it ended for libcurl, None if it succeeded."""
         if self._own_end is not None:
             return self._own_end._replace(received_bytes=self._received)
         if self._is_forbidden:
-            detail = f"{self.host} has an address that is not public"
+            detail = f"{self.asked} has an address that is not public"
             return Broken(Verdict.NOT_ASKED, Reason.FORBIDDEN_HOST, detail, self._received)
         if self._has_all_headers and (self._status != 200 or self._is_probe):
             return Answered(self._status, self._location, self._retry_after, self._received)
@@ -396,6 +397,13 @@ def _options(limits: TransferLimits) -> list[tuple[int, object]]:
     elif trusted.capath:
         options += [(pycurl.CAPATH, trusted.capath), (pycurl.PROXY_CAPATH, trusted.capath)]
     return options
+
+
+def _set_list(curl: Any, option: int, values: list[str]) -> None:  # noqa: ANN401 - a pycurl.Curl
+    if values:
+        curl.setopt(option, values)
+    else:
+        curl.unsetopt(option)  # pycurl ignores an empty list, and the last request's values would stay
 
 
 def _target(url: SplitResult, *, is_absolute: bool) -> str:
