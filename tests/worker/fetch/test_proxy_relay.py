@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -54,6 +55,8 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageServer]:
 @pytest.fixture
 def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
     """The side of a server that this process and its children trust."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is needed to make certificates")
     authority, certificate, key = make_certificates(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
