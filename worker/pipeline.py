@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from worker.decoders.decoders import Decoders
     from worker.encode.batches import Batch, Batches
     from worker.encode.encoder import Encoder
+    from worker.fetch.relayed_proxies import RelayedProxies
     from worker.rows import Row
     from worker.settings import FetchSettings, HttpSettings
     from worker.stage_times import StageTimes
@@ -80,6 +81,7 @@ class Pipeline:
         sources: tuple[str, ...],
         folder: Path | None,
         decoders: Decoders,
+        proxies: RelayedProxies,
         batches: Future[Batches],
         encoder: Future[Encoder],
         fetch: FetchSettings,
@@ -93,6 +95,7 @@ class Pipeline:
         self._rows = rows
         self._sources, self._folder = sources, folder
         self._decoders = decoders
+        self._proxies = proxies
         self._batches = batches
         self._encoder = encoder
         self._fetch_settings, self._http, self._inflight_bytes = fetch, http, inflight_bytes
@@ -189,6 +192,7 @@ class Pipeline:
             inflight_bytes=self._inflight_bytes,
             sources=self._sources,
             folder=self._folder,
+            proxies=self._proxies,
             times=self.times,
         )
         self.times.watch_loop()

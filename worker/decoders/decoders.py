@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from common.errors import ResourceExhausted
 from common.format.reasons import Reason
+from worker.child_process import clean_environment
 from worker.decoders.decoder import SLOTS_AHEAD, Decoder
 from worker.decoders.job import Job, cause
 from worker.decoders.link import SOCKET_BYTES, DecodeLarge, Grant, Room
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 2
 """Time in seconds that the decoders have to end before they are killed."""
-
-_KEPT_NAMES = {"PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-_KEPT_PREFIXES = ("LC_", "LD_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_")
-"""Names, and first letters of names, of the environment variables that a decoder gets."""
 
 _OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
 """Signals of the timers that a decoder sets for each image."""
@@ -214,7 +211,5 @@ def error_of(lost: Lost) -> Exception:
 
 
 def _environment() -> dict[str, str]:
-    """Return the part of this process's environment that a decoder needs, which contains no secret."""
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT_NAMES or name.startswith(_KEPT_PREFIXES)}
     # One thread for each decoder: more threads would compete with the other decoders for the cores.
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | DECODER_MALLOC
+    return clean_environment() | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | DECODER_MALLOC

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from worker.fetch.image_url import HttpUrl
+    from worker.fetch.relayed_proxies import RelayedProxies
     from worker.fetch.request import Request
     from worker.fetch.resolvers import Resolver
     from worker.fetch.transport import Transport
@@ -83,6 +84,7 @@ class ImageFetcher(Generic[Image]):
         inflight_bytes: int,
         sources: tuple[str, ...],
         folder: Path | None,
+        proxies: RelayedProxies,
         resolver: Resolver | None = None,
         times: StageTimes | None = None,
     ) -> None:
@@ -101,6 +103,7 @@ class ImageFetcher(Generic[Image]):
             allow_private_hosts=settings.allow_private_hosts,
             connect_timeout_seconds=http.connect_timeout_seconds,
             trusted=[*_mirror_origin(settings.mirror_url), *self._objects.endpoints()],
+            proxies=proxies,
             resolver=resolver,
         )
         self._hosts = Hosts(

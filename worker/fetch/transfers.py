@@ -1,6 +1,6 @@
 """Makes HTTP requests with libcurl, many at a time in one thread. It decides nothing about hosts, retries or redirects.
 
-A worker runs it in each of its decoders. docs/decisions/0005-decoders-fetch.md says why it is libcurl.
+A worker runs it in each of its decoders. docs/decisions/0006-decoders-fetch.md says why it is libcurl.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Transfers:
             transfer.curl.pause(pycurl.PAUSE_CONT)
         except pycurl.error as error:  # the body was refused
             code, message = error.args
-            self._end(transfer, broken_by(transfer.curl, code, message, host=transfer.host))
+            self._end(transfer, broken_by(transfer.curl, code, message, host=transfer.asked))
         else:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
@@ -185,7 +185,7 @@ class Transfers:
                 self._end(self._by_handle[curl], None)
             for curl, code, message in failed:
                 transfer = self._by_handle[curl]
-                self._end(transfer, broken_by(curl, code, message, host=transfer.host))
+                self._end(transfer, broken_by(curl, code, message, host=transfer.asked))
             if not left:
                 return
 
@@ -238,7 +238,8 @@ class _Transfer:
         self._options: dict[int, object] = {}
         self._is_watched = False
         self.job = 0
-        self.host = ""
+        self.asked = ""
+        """The host as messages name it."""
         self._is_guarded = False
         self.forget()
 
@@ -265,7 +266,8 @@ class _Transfer:
 
     def begin(self, job: int, order: Get) -> None:
         """Prepare the handle for a request. Raises pycurl.error for a URL that libcurl does not take."""
-        self.job, self.host = job, order.host
+        self.job = job
+        self.asked = f"{order.host} through the proxy" if order.proxy else order.host
         self._granted = order.granted_bytes
         self._is_probe = order.is_probe
         self._is_guarded = order.is_guarded
@@ -329,7 +331,7 @@ class _Transfer:
         return None
 
     def _broken(self, what: str) -> Broken:
-        return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{self.host} {what}", self._received)
+        return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{self.asked} {what}", self._received)
 
     def outcome(self, broken: Broken | None) -> list[bytes] | Answered | Broken:
         """Return the body, or how the request ended. `broken` is how it ended for libcurl, None if it succeeded."""
@@ -337,7 +339,7 @@ class _Transfer:
         if self._own_end is not None:
             return self._own_end._replace(received_bytes=self._received)
         if self._is_forbidden:
-            detail = f"{self.host} has an address that is not public"
+            detail = f"{self.asked} has an address that is not public"
             return Broken(Verdict.NOT_ASKED, Reason.FORBIDDEN_HOST, detail, self._received)
         if self._has_all_headers and (self._status != 200 or self._is_probe):
             return Answered(self._status, self._location, self._retry_after, self._received)

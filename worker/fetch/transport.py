@@ -29,7 +29,8 @@ class Get(NamedTuple):
     is_guarded: bool
     """Whether the connection may go to public addresses only. Such a request shares no connection with others."""
     proxy: str
-    """The URL of the proxy, an empty text for a direct connection."""
+    """The URL of the proxy or of the relay to it, an empty text for a direct connection. It never holds a password of a
+    proxy."""
     is_probe: bool
     """Whether only the status is wanted, and no body."""
     rotation: int
