@@ -253,7 +253,7 @@ class Pipeline:
         held = await fetcher.fetch(row)
         self._fetched += 1
         try:
-            slot = await held.image.slot()
+            slot = await held.image.slot
         except LargeImage:
             async with self._large_image:
                 slot = await held.image.slot_of_large()

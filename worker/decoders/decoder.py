@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from worker.decoders.link import Order, Report
     from worker.stage_times import StageTimes
 
-SLOTS_AHEAD = 16
+SLOTS_AHEAD = 24
 """Number of slots that a decoder has before it needs them, so that it does not wait for the worker's event loop."""
 
 PACKETS_AT_ONCE = 16
 """Number of packets that are read before the other tasks of the event loop have their turn."""
 
-ENOUGH_IMAGES = 4
+ENOUGH_IMAGES = 8
 """Number of images that wait in a decoder, from which its next orders may wait a little."""
 
-COLLECT_SECONDS = 0.01
+COLLECT_SECONDS = 0.03
 """Longest time for which orders are collected, in seconds. A packet wakes the decoder's fetching thread up, which costs
 both sides as much as several orders."""
 

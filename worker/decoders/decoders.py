@@ -144,13 +144,19 @@ class Decoders:
 
     async def get(self, order: Get, reservation: Reservation | None) -> Job | Outcome:
         """Have a decoder make the request; see `worker.fetch.transport`. Raises Lost."""
-        return await self._fetch(order, reservation)
+        job = self._start(order, reservation)
+        try:
+            outcome = await job.fetched
+        except asyncio.CancelledError:
+            job.abandon()
+            raise
+        return job if outcome is None else outcome
 
     async def read(self, order: ReadFile, reservation: Reservation) -> Job | Broken:
         """Have a decoder read the file; see `worker.fetch.transport`. Raises Lost."""
-        return await self._fetch(order, reservation)  # type: ignore[return-value]  # no server answers
+        return await self.get(order, reservation)  # type: ignore[arg-type, return-value]  # no server answers
 
-    async def _fetch(self, order: Get | ReadFile, reservation: Reservation | None) -> Job | Outcome:
+    def _start(self, order: Get | ReadFile, reservation: Reservation | None) -> Job:
         decoder = self._least_busy()
         number = next(self._numbers)
         job = Job(
@@ -161,12 +167,7 @@ class Decoders:
             decode_large=lambda: decoder.order(DecodeLarge(number)),
         )
         decoder.start(job)
-        try:
-            outcome = await job.fetched()
-        except asyncio.CancelledError:
-            job.abandon()
-            raise
-        return job if outcome is None else outcome
+        return job
 
     def _least_busy(self) -> Decoder:
         """Return the decoder with the fewest jobs.

@@ -24,10 +24,16 @@ class ByteBudget:
         self._times = times or StageTimes(decode_threads=1)
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    def try_reserve(self, size: int) -> bool:
+        """Take `size` bytes if they are free and nobody waits for bytes. Return whether they were taken."""
+        if self._queue or not self._fits(size):
+            return False
+        self.reserved += size
+        return True
+
     async def reserve(self, size: int) -> None:
         """Take `size` bytes, and wait for them if too few are free."""
-        if not self._queue and self._fits(size):
-            self.reserved += size
+        if self.try_reserve(size):
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((size, granted))
@@ -91,7 +97,8 @@ class Reservation:
 
     async def take(self, size: int) -> None:
         """Take `size` bytes, and wait for them if too few are free."""
-        await self._budget.reserve(size)
+        if not self._budget.try_reserve(size):
+            await self._budget.reserve(size)
         self.size = size
 
     async def cover(self, size: int, *, is_first: bool) -> None:

@@ -52,7 +52,7 @@ class Slots:
         if slots is None:
             slots = self._hosts[host] = _Host(self._per_host)
         slots.users += 1
-        if slots.free and self._free:
+        if slots.free and self._free and not self._line:
             slots.free -= 1
             self._free -= 1
             self.in_use += 1

@@ -6,6 +6,7 @@ A worker runs it in each of its decoders. docs/decisions/0006-decoders-fetch.md 
 from __future__ import annotations
 
 import ipaddress
+import math
 import select
 import socket
 import ssl
@@ -120,9 +121,10 @@ class Transfers:
         if transfer is not None and transfer.note_grant(size):
             self._go_on(transfer)
 
-    def run_once(self) -> None:
-        """Wait until something happens, and handle it."""
-        for descriptor, events in self._poll.poll(self._pause_seconds()):
+    def run_once(self, *, longest_pause_seconds: float = math.inf) -> None:
+        """Wait until something happens, but not longer than the pause, and handle it."""
+        pause = min(self._pause_seconds(), longest_pause_seconds)
+        for descriptor, events in self._poll.poll(None if pause == math.inf else pause):
             on_readable = self._watched.get(descriptor)
             if on_readable is not None:
                 on_readable()
@@ -152,11 +154,8 @@ class Transfers:
         self._poll.close()
 
     def _pause_seconds(self) -> float:
-        pause = WATCH_SECONDS if self._active else -1.0
-        if self._timer is None:
-            return pause
-        until_timer = max(0.0, self._timer - time.monotonic())
-        return min(pause, until_timer) if self._active else until_timer
+        pause = WATCH_SECONDS if self._active else math.inf
+        return pause if self._timer is None else min(pause, max(0.0, self._timer - time.monotonic()))
 
     def _act(self, descriptor: int, events: int) -> None:
         self._multi.socket_action(descriptor, events)
@@ -173,7 +172,7 @@ class Transfers:
         try:
             transfer.curl.pause(pycurl.PAUSE_CONT)
         except pycurl.error as error:  # the body was refused
-            code, message = error.args
+            code, message = error.args[:2]
             self._end(transfer, broken_by(transfer.curl, code, message, host=transfer.asked))
         else:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
