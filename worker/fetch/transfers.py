@@ -248,11 +248,18 @@ class _Transfer:
         # As it is written, because libcurl changes the letters of percent-encoded bytes.
         curl.setopt(pycurl.REQUEST_TARGET, _target(parts, is_absolute=bool(order.proxy) and parts.scheme == "http"))
         curl.setopt(pycurl.PROXY, order.proxy)
-        if order.addresses:
-            addresses = ",".join(f"[{each}]" if ":" in each else each for each in order.addresses)
-            curl.setopt(pycurl.RESOLVE, [f"{name}:{port}:{addresses}"])
-        # libcurl reuses a connection only for requests with the same entry.
-        curl.setopt(pycurl.CONNECT_TO, [] if order.is_guarded or order.proxy else [f"::{name}:{port}"])
+        place = name
+        if order.is_guarded:
+            # libcurl shares a connection only among requests that connect to the same name.
+            place = f"{self.host.replace(':', '-')}.guarded.invalid"
+            curl.setopt(pycurl.CONNECT_TO, [f"::{place}:{port}"])
+        else:
+            curl.unsetopt(pycurl.CONNECT_TO)  # an empty list would leave the one of the last request
+        addresses = order.addresses or ((self.host,) if order.is_guarded else ())
+        if addresses:
+            listed = ",".join(f"[{each}]" if ":" in each else each for each in addresses)
+            # With the plus, libcurl forgets the addresses after a minute, else its memory grows with every host.
+            curl.setopt(pycurl.RESOLVE, [f"+{place}:{port}:{listed}"])
         self._began = self._heard = time.monotonic()
         self._deadline = self._began + self._limits.request_seconds
 
