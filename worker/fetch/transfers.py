@@ -44,6 +44,10 @@ WATCH_SECONDS = 0.1
 KEPT_HANDLES = 64
 """Number of idle handles that are kept for the next requests."""
 
+SPARE_CONNECTIONS = 32
+"""Number of connections that are kept beyond one for each request in flight. By default libcurl keeps hundreds where a
+list has many hosts, and each takes a descriptor."""
+
 _SUPPRESS_CONNECT_HEADERS = 265
 """libcurl's CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name."""
 
@@ -90,6 +94,7 @@ class Transfers:
         self._timer: float | None = None
         self._next_look = 0.0
         self._active: dict[int, _Transfer] = {}
+        self._most_active = 0
         self._idle: list[_Transfer] = []
 
     def watch(self, descriptor: int, on_readable: Callable[[], object]) -> None:
@@ -107,13 +112,23 @@ class Transfers:
             self.sink.ended(job, Broken(Verdict.NOT_ASKED, Reason.INVALID_URL, "its host cannot be asked", 0))
             return
         self._active[job] = transfer
+        if len(self._active) > self._most_active:
+            self._most_active = len(self._active)
+            self._multi.setopt(pycurl.M_MAXCONNECTS, self._most_active + SPARE_CONNECTIONS)
         self._multi.add_handle(transfer.curl)
 
     def grant(self, job: int, size: int) -> None:
         """Let a body grow to `size` bytes in all."""
         transfer = self._active.get(job)
-        if transfer is not None:
+        if transfer is None:
+            return
+        try:
             transfer.go_on(size)
+        except pycurl.error as error:
+            # libcurl has handed on what it held meanwhile, and the body turned out to be too large.
+            code, message = error.args
+            self._end(transfer, broken_by(transfer.curl, code, message, host=transfer.host))
+        else:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def run_once(self) -> None:
@@ -224,7 +239,6 @@ class _Transfer:
         self._is_forbidden = False
         self._paused_at: float | None = None
         self._drain_until: float | None = None
-        self._has_body_begun = False
         self._forget_answer()
 
     def _forget_answer(self) -> None:
@@ -306,19 +320,19 @@ class _Transfer:
     # Called by libcurl
 
     def _receive_header(self, line: bytes) -> int | None:
-        if self._has_body_begun:
+        if self._has_all_headers:
             return None  # a trailer
         self._heard = time.monotonic()
-        if line.startswith(b"HTTP/"):
-            self._forget_answer()
-            self._status = _number(line.split(None, 2)[1:2])
+        if not self._status:
+            # The first line. A later one may look like it, but libcurl does not heed that one either.
+            self._status = _number(line.split(None, 2)[1])
             return None
         if line in {b"\r\n", b"\n"}:
             return self._end_headers()
         name, _, value = line.partition(b":")
         match name.lower():
             case b"content-length":
-                self._length = _number([value]) if value.strip().isdigit() else None
+                self._length = _number(value) if value.strip().isdigit() else None
             case b"location":
                 self._location = value.strip().decode("utf-8", "surrogateescape")
             case b"retry-after":
@@ -326,8 +340,9 @@ class _Transfer:
         return None
 
     def _end_headers(self) -> int | None:
-        if self._status < 200:
-            return None  # an interim answer
+        if self._status < 200 and self._status != 101:
+            self._forget_answer()  # an interim one, which another follows; after 101 nothing in HTTP does
+            return None
         self._has_all_headers = True
         if self._is_probe:
             return -1
@@ -342,8 +357,8 @@ class _Transfer:
         if self._drain_until is not None:
             self._received += len(piece)
             return 0 if self._received > DRAINED_BYTES else None
-        self._has_body_begun = True
-        size = self._received + len(piece) if self._length is None else self._length
+        # A chunked body may be longer than its header Content-Length says.
+        size = max(self._received + len(piece), self._length or 0)
         if size > self._limits.max_bytes:
             self._refuse(f"more than {self._limits.max_bytes} bytes")
             return 0
@@ -411,8 +426,9 @@ def _target(url: SplitResult, *, is_absolute: bool) -> str:
     return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{target}" if is_absolute else target
 
 
-def _number(texts: list[bytes]) -> int:
-    return int(texts[0]) if texts and texts[0].strip().isdigit() else 0
+def _number(text: bytes) -> int:
+    digits = text.strip().lstrip(b"0")[:20]  # more than any length has
+    return int(digits) if digits.isdigit() else 0
 
 
 def _text(address: object) -> str:
