@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import pytest
+
 from common.errors import SourceUnavailable
 from common.format.reasons import Reason
 from worker.fetch.admission import Admission, Admit, Decision, HostGivenUp, NetworkGivenUp, Probe, Wait
 from worker.fetch.circuit import FAILURES_TO_OPEN
 from worker.fetch.failures import Unanswered
 from worker.fetch.host_circuits import LONGEST_PAUSE_SECONDS
-from worker.fetch.known_good_urls import MAX_HOSTS, KnownGoodUrls
 from worker.fetch.image_url import parse_http_url
+from worker.fetch.known_good_urls import MAX_HOSTS, KnownGoodUrls
 from worker.fetch.request import Request
 
 BUSY = Unanswered(Reason.SERVER_ERROR, "503", may_pass=True)
