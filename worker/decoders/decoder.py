@@ -29,6 +29,7 @@ from worker.decoders.link import (
     Slots,
     Start,
     Undecodable,
+    largest_size,
     reports_from_packet,
 )
 from worker.rows import ImageFailed, LargeImage
@@ -144,7 +145,7 @@ class Decoder:
             packed, size = [], 0
             while self._orders and size < PACKED_BYTES:
                 packed.append(self._orders.popleft())
-                size += packed[-1].size if isinstance(packed[-1], Start) else 0
+                size += largest_size(packed[-1])
             try:
                 self._link.send(Orders(self._generation, packed).to_packet())
             except BlockingIOError:

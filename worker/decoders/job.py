@@ -116,8 +116,9 @@ class Job:
         _fail(self._decoded, lost)
 
     def abandon(self) -> None:
-        """Let the image hold no more bytes, because nobody waits for it."""
+        """Let the image hold no more bytes and no slot, because nobody waits for it."""
         self._stop_growing()
+        self._decoded.cancel()
 
     def _stop_growing(self) -> None:
         if self._growth is not None:

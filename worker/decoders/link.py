@@ -74,11 +74,6 @@ class Start(NamedTuple):
     job: int
     order: Get | ReadFile
 
-    @property
-    def size(self) -> int:
-        """The approximate size of the message in bytes."""
-        return len(self.order[0])
-
 
 class Grant(NamedTuple):
     """The body may have `size` bytes."""
@@ -94,6 +89,21 @@ class DecodeLarge(NamedTuple):
 
 
 Order: TypeAlias = Room | Slots | Start | Grant | DecodeLarge
+
+
+def largest_size(order: Order) -> int:
+    """Return an upper bound of the size of the order's message in bytes."""
+    match order:
+        case Start(_, Get() as get):
+            # URLs are ASCII, and an address takes at most 45 characters.
+            return len(get.url) + len(get.proxy) + 50 * len(get.addresses) + 200
+        case Start(_, ReadFile() as read):
+            return 12 * len(read.path) + 100  # in JSON a character takes at most 12 bytes
+        case Slots(slots):
+            return 12 * len(slots) + 100
+        case _:
+            return 100
+
 
 # From a decoder
 
@@ -190,9 +200,14 @@ class Orders(NamedTuple):
         return cls(generation, [_order(name, fields) for name, *fields in messages])
 
 
-def reports_to_packet(reports: Sequence[Report]) -> bytes:
-    """Return the reports as JSON: for each a list of its type's name and its fields."""
-    return json.dumps([_report_fields(report) for report in reports]).encode()
+def reports_to_packets(reports: Sequence[Report]) -> list[bytes]:
+    """Return the reports as JSON: for each a list of its type's name and its fields. Long ones need several packets."""
+    packet = json.dumps([_report_fields(report) for report in reports]).encode()
+    if len(packet) <= PACKET_BYTES or len(reports) == 1:
+        return [packet]
+    # It is rare that reports with long texts come together.
+    half = len(reports) // 2
+    return reports_to_packets(reports[:half]) + reports_to_packets(reports[half:])
 
 
 def _order_fields(order: Order) -> list[object]:

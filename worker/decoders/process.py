@@ -37,7 +37,7 @@ from worker.decoders.link import (
     Slots,
     Start,
     Undecodable,
-    reports_to_packet,
+    reports_to_packets,
     sendable,
 )
 from worker.fetch.file_reads import FileReads
@@ -113,7 +113,8 @@ class _Outbox:
         self.send(NoMemory() if isinstance(error, MemoryError) else Bug(_trace(error)))
 
     def _flush(self) -> None:
-        self._link.sendall(reports_to_packet(self._reports))
+        for packet in reports_to_packets(self._reports):
+            self._link.sendall(packet)
         self._reports.clear()
         self._flushed_at = time.monotonic()
 

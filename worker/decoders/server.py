@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from worker.child_process import die_with_parent
-from worker.decoders.link import Connection, Died, reports_to_packet
+from worker.decoders.link import Connection, Died, reports_to_packets
 from worker.decoders.settings import DecoderSettings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def serve(connections: Sequence[Connection], decode: Decode) -> None:
         if exit_code == os.EX_OK:
             continue  # the worker has closed the connection
         with suppress(OSError):  # the worker has just closed the connection, and the next decoder finds it closed
-            connections[number].link.send(reports_to_packet([Died(exit_code)]))
+            connections[number].link.send(*reports_to_packets([Died(exit_code)]))
         generations[number] += 1
         running[_fork(connections[number], generations[number], decode)] = number
 

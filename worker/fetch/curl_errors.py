@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any
 
 import pycurl
@@ -28,6 +29,9 @@ _TLS = {
     pycurl.E_SSL_INVALIDCERTSTATUS,
     pycurl.E_SSL_ISSUER_ERROR,
 }
+
+_REFUSAL = re.compile(r".*(?:certificate problem|verify result): | \(\d+\)$")
+"""What surrounds OpenSSL's sentence about a certificate."""
 
 _CURLE_PROXY = 97
 _CURLE_TOO_LARGE = 100
@@ -56,10 +60,11 @@ def broken_by(curl: Any, code: int, message: str, *, host: str) -> Broken:  # no
 
 
 def _why_refused(message: str) -> str:
-    # libcurl's own sentences, such as "SSL certificate problem: self-signed certificate". The second kind names the
-    # host that was asked, and neither repeats what the server wrote into the certificate.
-    problem = message.rpartition("certificate problem: ")[2]
-    return "it is for another host" if "does not match" in problem or "subject name" in problem else problem[:100]
+    # What libcurl says ends as in "verify result: certificate has expired (10)" with a sentence of OpenSSL. If the
+    # certificate is for another host, it names that host, so its sentence is replaced.
+    if "does not match" in message or "subject name" in message:
+        return "it is for another host"
+    return _REFUSAL.sub("", message)[:100]
 
 
 def _what_broke(curl: Any, code: int, number: int) -> str:  # noqa: ANN401, PLR0911 - as above

@@ -12,6 +12,10 @@ from yarl import URL
 from common.format.reasons import Reason
 from worker.rows import ImageFailed
 
+MAX_URL_CHARS = 200_000
+"""The length of the longest URL that is requested: one of 65,536 bytes, EMBEDDER_MAX_URL_BYTES at its largest, that are
+all percent-encoded. Redirects may lead to longer ones, and not all columns of a list have a limit."""
+
 PRINTED_CHARACTERS = 40
 """The number of characters of a hostile URL that a message shows."""
 
@@ -86,8 +90,12 @@ def parse_http_url(text: str) -> HttpUrl:
     plain = _PLAIN.fullmatch(text)
     if plain is not None:
         scheme, host, port_text = plain.groups()
-        return HttpUrl(text, scheme, host, int(port_text) if port_text else _DEFAULT_PORTS[scheme])
-    return _parse_any(check_characters(text))
+        url = HttpUrl(text, scheme, host, int(port_text) if port_text else _DEFAULT_PORTS[scheme])
+    else:
+        url = _parse_any(check_characters(text))
+    if len(url.text) > MAX_URL_CHARS:
+        raise ImageFailed(Reason.INVALID_URL, f"it has more than {MAX_URL_CHARS} characters")
+    return url
 
 
 def _parse_any(text: str) -> HttpUrl:

@@ -17,8 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+MAX_PATH_CHARS = 4096
+"""The length of the longest path, Linux's PATH_MAX."""
+
+
 def local_path(url: str, folder: Path) -> Path:
     """Return the file of a file:// URL, or of a path relative to `folder`. Raises ImageFailed (invalid_url)."""
+    path = _path_of(url, folder)
+    if len(str(path)) > MAX_PATH_CHARS:
+        raise ImageFailed(Reason.INVALID_URL, "no file can have this name: it is too long")
+    return path
+
+
+def _path_of(url: str, folder: Path) -> Path:
     if not url.lower().startswith("file:"):
         return folder / url
     parts = urlsplit(url)

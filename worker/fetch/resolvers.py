@@ -10,6 +10,7 @@ import asyncio
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from common.format.reasons import Reason
@@ -25,6 +26,12 @@ seconds."""
 
 KEPT_SECONDS = 60
 """The time in seconds for which the addresses of a name are reused."""
+
+MAX_ADDRESSES = 16
+"""The number of addresses of one name that are used. An answer of a hostile name server may contain thousands."""
+
+MAX_KNOWN = 10_000
+"""The number of names whose addresses are remembered."""
 
 _NO_SUCH_HOST = {socket.EAI_NONAME, socket.EAI_NODATA}
 
@@ -73,7 +80,7 @@ class Addresses:
         task = self._asked.get(host)
         if task is None:
             task = self._asked[host] = asyncio.create_task(self._ask(host))
-            task.add_done_callback(lambda _: self._asked.pop(host, None))
+            task.add_done_callback(partial(self._forget, host))
         try:
             # Others may wait for the same answer, so whoever is cancelled must not cancel it.
             return await asyncio.wait_for(asyncio.shield(task), self._timeout_seconds)
@@ -84,9 +91,17 @@ class Addresses:
                 raise Unanswered(Reason.CONNECTION_FAILED, f"no such host: {host}", may_pass=False) from error
             raise Unanswered(Reason.CONNECTION_FAILED, f"{host} cannot be resolved now", may_pass=True) from error
 
+    def _forget(self, host: str, task: asyncio.Task[tuple[str, ...]]) -> None:
+        del self._asked[host]
+        if not task.cancelled():
+            task.exception()  # asyncio would complain of an error that nobody awaits any more
+
     async def _ask(self, host: str) -> tuple[str, ...]:
-        addresses = tuple(dict.fromkeys(await self._resolver.resolve(host)))
+        addresses = tuple(dict.fromkeys(await self._resolver.resolve(host)))[:MAX_ADDRESSES]
+        self._known.pop(host, None)
         self._known[host] = _Known(addresses, self._clock() + KEPT_SECONDS)
+        if len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]  # the oldest
         return addresses
 
     async def close(self) -> None:

@@ -44,8 +44,12 @@ WATCH_SECONDS = 0.1
 KEPT_HANDLES = 64
 """Number of idle handles that are kept for the next requests."""
 
-_FIRST_LETTERS = frozenset(b"HhCcLlRr\r\n")
-"""First bytes of the status line, of the headers that are read, and of the empty line after them."""
+SPARE_CONNECTIONS = 32
+"""Number of connections that are kept beyond one for each request in flight. By default libcurl keeps hundreds where a
+list has many hosts, and each takes a descriptor."""
+
+_FIRST_LETTERS = frozenset(b"CcLlRrTt\r\n")
+"""First bytes of the headers that are read, and of the empty line after them."""
 
 _SUPPRESS_CONNECT_HEADERS = 265
 """libcurl's CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name."""
@@ -95,6 +99,7 @@ class Transfers:
         self.to_watch: list[_Transfer] = []
         """Requests that have paused because the size of their body must be watched."""
         self._active: dict[int, _Transfer] = {}
+        self._most_active = 0
         self._idle: list[_Transfer] = []
         self._by_handle: dict[pycurl.Curl, _Transfer] = {}
 
@@ -113,6 +118,9 @@ class Transfers:
             self.sink.ended(job, Broken(Verdict.NOT_ASKED, Reason.INVALID_URL, "its host cannot be asked", 0))
             return
         self._active[job] = self._by_handle[transfer.curl] = transfer
+        if len(self._active) > self._most_active:
+            self._most_active = len(self._active)
+            self._multi.setopt(pycurl.M_MAXCONNECTS, self._most_active + SPARE_CONNECTIONS)
         self._multi.add_handle(transfer.curl)
 
     def grant(self, job: int, size: int) -> None:
@@ -254,12 +262,12 @@ class _Transfer:
         self._is_forbidden = False
         self._paused_at: float | None = None
         self._drain_until: float | None = None
-        self._has_body_begun = False
         self._forget_answer()
 
     def _forget_answer(self) -> None:
         self._status = 0
         self._length: int | None = None
+        self._is_chunked = False
         self._location = self._retry_after = ""
         self._has_all_headers = False
 
@@ -278,10 +286,14 @@ class _Transfer:
         # libcurl changes the letters of percent-encoded bytes, but the request must be as it is written.
         self._set(pycurl.REQUEST_TARGET, _target(order) if "%" in order.url else None)
         self._set(pycurl.PROXY, order.proxy)
-        addresses = ",".join(f"[{each}]" if ":" in each else each for each in order.addresses)
-        self._set(pycurl.RESOLVE, [f"{name}:{order.port}:{addresses}"] if addresses else None)
-        # libcurl reuses a connection only for requests with the same entry.
-        self._set(pycurl.CONNECT_TO, None if order.is_guarded or order.proxy else [f"::{name}:{order.port}"])
+        # libcurl shares a connection only among requests that connect to the same name.
+        place = f"{order.host.replace(':', '-')}.guarded.invalid" if order.is_guarded else name
+        self._set(pycurl.CONNECT_TO, [f"::{place}:{order.port}"] if order.is_guarded else None)
+        if addresses := order.addresses or ((order.host,) if order.is_guarded else ()):
+            listed = ",".join(f"[{each}]" if ":" in each else each for each in addresses)
+            # With the plus, libcurl forgets the addresses after a minute, else its memory would grow with every host. So
+            # they are given each time.
+            self.curl.setopt(pycurl.RESOLVE, [f"+{place}:{order.port}:{listed}"])
         self._began = self._heard = time.monotonic()
         self._deadline = self._began + self._limits.request_seconds
 
@@ -349,18 +361,22 @@ class _Transfer:
     # Called by libcurl
 
     def _receive_header(self, line: bytes) -> int | None:
-        if line[0] not in _FIRST_LETTERS or self._has_body_begun:
-            return None  # a header of no interest, or a trailer
+        if self._has_all_headers:
+            return None  # a trailer, or the empty line again, after `watch`
+        if not self._status:
+            # The first line. A later one may look like it, but libcurl does not heed that one either.
+            self._status = _number(line.split(None, 2)[1])
+            return None
+        if line[0] not in _FIRST_LETTERS:
+            return None
         if line in {b"\r\n", b"\n"}:
             return self._end_headers()
-        if line.startswith(b"HTTP/"):
-            self._forget_answer()
-            self._status = _number(line.split(None, 2)[1:2])
-            return None
         name, _, value = line.partition(b":")
         match name.lower():
             case b"content-length":
-                self._length = _number([value]) if value.strip().isdigit() else None
+                self._length = _number(value) if value.strip().isdigit() else None
+            case b"transfer-encoding":
+                self._is_chunked = True
             case b"location":
                 self._location = value.strip().decode("utf-8", "surrogateescape")
             case b"retry-after":
@@ -368,11 +384,10 @@ class _Transfer:
         return None
 
     def _end_headers(self) -> int | None:
-        if self._status < 200:
-            return None  # an interim answer
+        if self._status < 200 and self._status != 101:
+            self._forget_answer()  # an interim one, which another follows; after 101 nothing in HTTP does
+            return None
         self._heard = time.monotonic()
-        if self._has_all_headers:
-            return None  # the second time, after `watch`
         self._has_all_headers = True
         if self._is_probe:
             return -1
@@ -380,7 +395,7 @@ class _Transfer:
             if self._length > self._limits.max_bytes:
                 self._refuse(f"{self._length} bytes announced")
                 return -1
-            if self._length <= self._granted:
+            if self._length <= self._granted and not self._is_chunked:
                 return None
         if self._status != 200:
             self._drain_until = self._heard + DRAIN_SECONDS
@@ -391,8 +406,8 @@ class _Transfer:
         if self._drain_until is not None:
             self._received += len(piece)
             return 0 if self._received > DRAINED_BYTES else None
-        self._has_body_begun = True
-        size = self._received + len(piece) if self._length is None else self._length
+        # A chunked body may be longer than its header Content-Length says.
+        size = max(self._received + len(piece), self._length or 0)
         if size > self._limits.max_bytes:
             self._refuse(f"more than {self._limits.max_bytes} bytes")
             return 0
@@ -461,8 +476,9 @@ def _target(order: Get) -> str:
     return f"{scheme}://{server.rpartition('@')[2]}/{path}" if order.proxy and scheme == "http" else f"/{path}"
 
 
-def _number(texts: list[bytes]) -> int:
-    return int(texts[0]) if texts and texts[0].strip().isdigit() else 0
+def _number(text: bytes) -> int:
+    digits = text.strip().lstrip(b"0")[:20]  # more than any length has
+    return int(digits) if digits.isdigit() else 0
 
 
 def _text(address: object) -> str:
