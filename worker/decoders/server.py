@@ -38,7 +38,8 @@ def serve(connections: Sequence[Connection], decode: Decode) -> None:
         if exit_code == os.EX_OK:
             continue  # the worker has closed the connection
         with suppress(OSError):  # the worker has just closed the connection, and the next decoder finds it closed
-            connections[number].link.send(*reports_to_packets([Died(exit_code)]))
+            for packet in reports_to_packets([Died(exit_code)]):
+                connections[number].link.send(packet)
         generations[number] += 1
         running[_fork(connections[number], generations[number], decode)] = number
 

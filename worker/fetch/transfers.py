@@ -180,8 +180,7 @@ class Transfers:
         try:
             transfer.curl.pause(pycurl.PAUSE_CONT)
         except pycurl.error as error:  # the body was refused
-            code, message = error.args[:2]
-            self._end(transfer, broken_by(transfer.curl, code, message, host=transfer.asked))
+            self._end(transfer, broken_by(transfer.curl, error.args[0], str(error), host=transfer.asked))
         else:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
@@ -291,8 +290,8 @@ class _Transfer:
         self._set(pycurl.CONNECT_TO, [f"::{place}:{order.port}"] if order.is_guarded else None)
         if addresses := order.addresses or ((order.host,) if order.is_guarded else ()):
             listed = ",".join(f"[{each}]" if ":" in each else each for each in addresses)
-            # With the plus, libcurl forgets the addresses after a minute, else its memory would grow with every host. So
-            # they are given each time.
+            # With the plus, libcurl forgets the addresses after a minute, else its memory would grow with every host.
+            # So they are given each time.
             self.curl.setopt(pycurl.RESOLVE, [f"+{place}:{order.port}:{listed}"])
         self._began = self._heard = time.monotonic()
         self._deadline = self._began + self._limits.request_seconds
