@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from worker.decode.decoders import Decoders
 
+from tests.worker.decoders.pool import pool_of
 from tests.worker.images import PHOTOS, encoded, photo
 from worker.memory import DECODER_MALLOC, WORKER_MALLOC
 
@@ -65,41 +63,33 @@ def test_without_one_of_the_variables_the_memory_of_each_batch_comes_from_the_ke
 
 
 @pytest.mark.slow
-def test_a_decoder_gives_back_the_memory_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_gives_back_the_memory_of_large_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # A decoder with the values of the worker that starts it would keep this memory.
     for name, value in WORKER_MALLOC.items():
         monkeypatch.setenv(name, value)
-    growth, environment = decoder_growth_over_large_images()
+    growth, environment = decoder_growth_over_large_images(tmp_path)
     assert growth < SMALL_GROWTH
     assert {name: environment.get(name) for name in DECODER_MALLOC} == DECODER_MALLOC
 
 
 @pytest.mark.slow
-def test_with_the_workers_values_a_decoder_would_stay_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.decode.decoders.DECODER_MALLOC", WORKER_MALLOC)
-    growth, _ = decoder_growth_over_large_images()
+def test_with_the_workers_values_a_decoder_would_stay_large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("worker.decoders.decoders.DECODER_MALLOC", WORKER_MALLOC)
+    growth, _ = decoder_growth_over_large_images(tmp_path)
     assert growth > LARGE_GROWTH
 
 
-def decoder_growth_over_large_images() -> tuple[int, dict[str, str]]:
+def decoder_growth_over_large_images(folder: Path) -> tuple[int, dict[str, str]]:
     """Return how many bytes larger a decoder is after large images than after photos, and its environment."""
     picture = photo().resize((6600, 4900))
     large = [encoded(picture, "BMP"), encoded(picture, "PNG", compress_level=1)]
-
-    async def decode(decoders: Decoders, files: list[bytes]) -> None:
-        with decoders.listening():
-            for data in files:
-                async with decoders.idle() as decoder:
-                    await decoder.square(data, rotation=0, size=224, max_pixels=10**9, may_be_large=True)
-
-    with (
-        closing(Decoders(1, max_image_bytes=128 << 20, timeout_seconds=60)) as decoders,
-        asyncio.Runner() as loop,
-    ):
-        loop.run(decode(decoders, [path.read_bytes() for path in PHOTOS]))
+    with pool_of(folder, max_bytes=128 << 20) as pool:
+        for path in PHOTOS:
+            pool.pixels(path.read_bytes())
         (process,) = decoder_processes()
         before = private_bytes(process)
-        loop.run(decode(decoders, large))
+        for data in large:
+            pool.pixels(data)
         variables = Path(f"/proc/{process}/environ").read_text("utf-8").split("\0")
         return private_bytes(process) - before, dict(variable.split("=", 1) for variable in variables if variable)
 
@@ -109,7 +99,7 @@ def decoder_processes() -> list[int]:
     return [
         decoder
         for server in children_of(os.getpid())
-        if b"worker.decode.decoder_server" in Path(f"/proc/{server}/cmdline").read_bytes()
+        if b"worker.decoders.server" in Path(f"/proc/{server}/cmdline").read_bytes()
         for decoder in children_of(server)
     ]
 

@@ -180,7 +180,7 @@ class Transfers:
         try:
             transfer.curl.pause(pycurl.PAUSE_CONT)
         except pycurl.error as error:  # the body was refused
-            self._end(transfer, broken_by(transfer.curl, error.args[0], str(error), host=transfer.asked))
+            self._end(transfer, broken_by(transfer.curl, int(error.args[0]), str(error), host=transfer.asked))
         else:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
@@ -362,6 +362,7 @@ class _Transfer:
     def _receive_header(self, line: bytes) -> int | None:
         if self._has_all_headers:
             return None  # a trailer, or the empty line again, after `watch`
+        self._heard = time.monotonic()
         if not self._status:
             # The first line. A later one may look like it, but libcurl does not heed that one either.
             self._status = _number(line.split(None, 2)[1])
@@ -386,7 +387,6 @@ class _Transfer:
         if self._status < 200 and self._status != 101:
             self._forget_answer()  # an interim one, which another follows; after 101 nothing in HTTP does
             return None
-        self._heard = time.monotonic()
         self._has_all_headers = True
         if self._is_probe:
             return -1

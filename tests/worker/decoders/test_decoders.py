@@ -6,19 +6,18 @@ import asyncio
 import os
 import signal
 import threading
-import time
-from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
-from worker.decode.decoders import Decoders
 
 from common.errors import ExitCode, ResourceExhausted
 from tests.image_server import ImageServer, answer, image_server
+from tests.worker.decoders.pool import Pool, pool_of
 from tests.worker.images import encoded, photo
+from tests.worker.processes import descendants, wait_until
 from tests.worker.worker_process import (
     PHOTOS,
     read_chunk,
@@ -31,11 +30,9 @@ from worker.decode.preprocess import LARGE_PIXELS, image_square
 from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
-T = TypeVar("T")
 
 CRASH, CRASH_ONCE, HANG = (61, 61), (62, 61), (63, 61)
 """Sizes of the images on which the faulty library crashes or hangs."""
@@ -86,55 +83,8 @@ def server() -> Iterator[ImageServer]:
         yield running
 
 
-class Pool:
-    """Decoders and their event loop."""
-
-    def __init__(self, decoders: Decoders, loop: asyncio.Runner) -> None:
-        self._decoders = decoders
-        self._loop = loop
-
-    def pixels(self, data: bytes, *, rotation: int = 0, may_be_large: bool = True) -> NDArray[np.uint8]:
-        return self.run(lambda: self.ask(data, rotation=rotation, may_be_large=may_be_large))
-
-    async def ask(self, data: bytes, *, rotation: int = 0, may_be_large: bool = True) -> NDArray[np.uint8]:
-        async with self._decoders.idle() as decoder:
-            square = await decoder.square(
-                data, rotation=rotation, size=224, max_pixels=10**9, may_be_large=may_be_large
-            )
-            return square.copy()
-
-    def run(self, ask: Callable[[], Awaitable[T]]) -> T:
-        async def listen() -> T:
-            with self._decoders.listening():
-                return await ask()
-
-        return self._loop.run(listen())
-
-
-@contextmanager
-def decoders(count: int = 1, *, timeout_seconds: float = 30) -> Iterator[Pool]:
-    with (
-        closing(Decoders(count, max_image_bytes=64 << 20, timeout_seconds=timeout_seconds)) as pool,
-        asyncio.Runner() as loop,
-    ):
-        yield Pool(pool, loop)
-
-
 def image_of(size: tuple[int, int], kind: str = "PNG") -> bytes:
     return encoded(photo().resize(size), kind)
-
-
-def descendants(process: int) -> list[int]:
-    """Return the descendants of `process`, parents before their children."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(folder.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # the process has just ended
-            continue
-        if parent == process:
-            found.append(int(folder.parent.name))
-    return [*found, *(each for child in found for each in descendants(child))]
 
 
 def decoder_processes() -> list[int]:
@@ -142,7 +92,7 @@ def decoder_processes() -> list[int]:
     return [
         process
         for process in descendants(os.getpid())
-        if b"worker.decode.decoder_server" in Path(f"/proc/{process}/cmdline").read_bytes()
+        if b"worker.decoders.server" in Path(f"/proc/{process}/cmdline").read_bytes()
     ]
 
 
@@ -165,32 +115,26 @@ def is_asleep(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_the_pixels_equal_those_of_the_same_code_in_this_process() -> None:
-    with decoders(2) as pool:
+def test_the_pixels_equal_those_of_the_same_code_in_this_process(tmp_path: Path) -> None:
+    with pool_of(tmp_path, 2) as pool:
         for path in PHOTOS:
             for rotation in (0, 90):
                 expected = image_square(path.read_bytes(), rotation=rotation, max_pixels=10**9).numpy()
                 assert np.array_equal(pool.pixels(path.read_bytes(), rotation=rotation), expected), path.name
 
 
-def test_no_image_gets_the_pixels_of_a_cancelled_request() -> None:
+def test_no_image_gets_the_pixels_of_a_cancelled_request(tmp_path: Path) -> None:
     slow, others = image_of((3000, 3000), "JPEG"), [path.read_bytes() for path in PHOTOS[:4]]
 
     async def ask_and_leave(pool: Pool) -> list[NDArray[np.uint8]]:
         await asyncio.gather(pool.ask(slow), pool.ask(slow))  # both decoders have started
-        left = asyncio.create_task(pool.ask(slow))
-        await asyncio.sleep(0.005)
-        left.cancel()
+        for seconds in (0.001, 0.005, 0.02):
+            left = asyncio.create_task(pool.ask(slow))
+            await asyncio.sleep(seconds)
+            left.cancel()
         return await asyncio.gather(*map(pool.ask, others))
 
-    with decoders(2) as pool:
+    with pool_of(tmp_path, 2) as pool:
         found = pool.run(lambda: ask_and_leave(pool))
     for data, square in zip(others, found, strict=True):
         assert np.array_equal(square, image_square(data, max_pixels=10**9).numpy())
@@ -198,8 +142,8 @@ def test_no_image_gets_the_pixels_of_a_cancelled_request() -> None:
 
 @pytest.mark.usefixtures("faulty_library")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_decoder_that_dies_of_an_image_costs_that_image(kind: str) -> None:
-    with decoders() as pool:
+def test_a_decoder_that_dies_of_an_image_costs_that_image(kind: str, tmp_path: Path) -> None:
+    with pool_of(tmp_path) as pool:
         before = pool.pixels(image_of((70, 61), kind))
         with pytest.raises(ImageFailed, match=r"decoder_died.*SIGSEGV"):
             pool.pixels(image_of(CRASH, kind))
@@ -207,15 +151,15 @@ def test_a_decoder_that_dies_of_an_image_costs_that_image(kind: str) -> None:
 
 
 @pytest.mark.usefixtures("faulty_library")
-def test_an_image_is_not_blamed_for_one_death() -> None:
-    with decoders() as pool:
+def test_an_image_is_not_blamed_for_one_death(tmp_path: Path) -> None:
+    with pool_of(tmp_path) as pool:
         assert pool.pixels(image_of(CRASH_ONCE)).shape == (224, 224, 3)
 
 
 @pytest.mark.usefixtures("faulty_library")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_decoder_that_hangs_on_an_image_costs_that_image(kind: str) -> None:
-    with decoders(timeout_seconds=0.5) as pool:
+def test_a_decoder_that_hangs_on_an_image_costs_that_image(kind: str, tmp_path: Path) -> None:
+    with pool_of(tmp_path, timeout_seconds=0.5) as pool:
         with pytest.raises(ImageFailed, match="decode_timeout"):
             pool.pixels(image_of(HANG, kind))
         assert pool.pixels(image_of((70, 61), kind)).shape == (224, 224, 3)
@@ -223,8 +167,10 @@ def test_a_decoder_that_hangs_on_an_image_costs_that_image(kind: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
 @pytest.mark.parametrize("deaths", [1, 3])
-def test_decoders_that_die_while_they_are_idle_cost_nothing(deaths: int, number: signal.Signals) -> None:
-    with decoders() as pool:
+def test_decoders_that_die_while_they_are_idle_cost_nothing(
+    deaths: int, number: signal.Signals, tmp_path: Path
+) -> None:
+    with pool_of(tmp_path) as pool:
         pool.pixels(image_of((70, 61)))
         server, *_ = decoder_processes()
         for _ in range(deaths):
@@ -236,8 +182,8 @@ def test_decoders_that_die_while_they_are_idle_cost_nothing(deaths: int, number:
 
 
 @pytest.mark.usefixtures("faulty_library")
-def test_a_decoder_that_is_killed_is_this_machines_fault_and_not_the_images() -> None:
-    with decoders() as pool:
+def test_a_decoder_that_is_killed_is_this_machines_fault_and_not_the_images(tmp_path: Path) -> None:
+    with pool_of(tmp_path) as pool:
         pool.pixels(image_of((70, 61)))
         raised: list[BaseException] = []
 
@@ -258,8 +204,8 @@ def test_a_decoder_that_is_killed_is_this_machines_fault_and_not_the_images() ->
         assert "raise the memory limit" in str(raised[0])
 
 
-def test_without_a_server_of_decoders_this_machine_is_at_fault() -> None:
-    with decoders() as pool:
+def test_without_a_server_of_decoders_this_machine_is_at_fault(tmp_path: Path) -> None:
+    with pool_of(tmp_path) as pool:
         pool.pixels(image_of((70, 61)))
         server, decoder = decoder_processes()
         os.kill(server, signal.SIGKILL)
@@ -268,18 +214,18 @@ def test_without_a_server_of_decoders_this_machine_is_at_fault() -> None:
             pool.pixels(image_of((70, 61)))
 
 
-def test_a_large_image_is_refused_only_if_it_must_not_be_large() -> None:
+def test_a_large_image_is_refused_only_if_it_must_not_be_large(tmp_path: Path) -> None:
     large = encoded(Image.new("L", (8000, LARGE_PIXELS // 8000 + 1)), "PNG")
-    with decoders() as pool:
+    with pool_of(tmp_path) as pool:
         with pytest.raises(LargeImage):
             pool.pixels(large, may_be_large=False)
         assert pool.pixels(large).shape == (224, 224, 3)
 
 
-def test_no_decoder_knows_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_decoder_knows_a_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HTTPS_PROXY", "EMBEDDER_RUN_URI"):
         monkeypatch.setenv(name, "planted")
-    with decoders() as pool:
+    with pool_of(tmp_path) as pool:
         pool.pixels(image_of((70, 61)))
         for process in descendants(os.getpid()):
             assert b"planted" not in Path(f"/proc/{process}/environ").read_bytes()

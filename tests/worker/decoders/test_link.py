@@ -132,7 +132,8 @@ def test_reports_arrive_with_their_types_and_fields(sent: list[Report]) -> None:
 def longest_orders() -> list[Start]:
     url = parse_http_url("https://images.example/" + "\u00e4" * (65_536 // 2)).text
     assert url.count("%") == 65_536
-    get = Get(url, ("2001:db8:1111:2222:3333:4444:5555:6666",) * MAX_ADDRESSES, True, "p" * 2000, False, 270, 2**40)
+    addresses = ("2001:db8:1111:2222:3333:4444:5555:6666",) * MAX_ADDRESSES
+    get = Get(url, "h" * 253, 65_535, addresses, True, "p" * 2000, False, 270, 2**40)
     path = ReadFile("/" + "\N{GRINNING FACE}" * (MAX_PATH_CHARS - 1), 270, 2**40)
     return [
         Start(2**40, get),
