@@ -21,7 +21,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 2>/dev/null)
 BUILD_IMAGE = $(ENGINE) build $(BUILD_OPTIONS) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_URL=$(SOURCE_URL)
 
-.PHONY: help setup run test test-all coverage lint types format bench bench-gpu bench-merge manifests docs site images image-gpu image-merge image-test clean
+.PHONY: help setup run test test-all test-gpu coverage lint types format fuzz bench bench-gpu bench-merge manifests docs site images image-gpu image-merge image-test clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -65,6 +65,10 @@ test-all: $(TEST_SETUP) ## Run all tests: the fast ones, then whole runs that ar
 	$(BIN)/python $(FAST) $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python $(SLOW) $(ARGS) || [ $$? -eq 5 ]
 
+# `make test` skips them where there is no GPU. On a GPU machine they need no network and at most two minutes.
+test-gpu: $(SETUP) ## Run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
+
 # Programs that tests start are measured too.
 coverage: $(TEST_SETUP) ## Measure the branch coverage of all tests; of the fast ones with ARGS='-m "not slow"'
 	rm -f .coverage .coverage.*
@@ -85,6 +89,12 @@ types: $(SETUP) ## Check the types
 format: $(SETUP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# How long to fuzz, and with how many processes (one for each core, unless it is set).
+SECONDS ?= 120
+JOBS ?=
+fuzz: $(SETUP) ## Fuzz the compiled JPEG decoder for SECONDS=120, with the libraries as oracle; needs clang
+	$(BIN)/python -m worker.decode.plain_jpeg.fuzz --seconds $(SECONDS) $(if $(JOBS),--jobs $(JOBS))
 
 bench: $(SETUP) ## Measure the worker: an earlier one, its ceiling, the seed's way, its own model, start-up, 9 million rows, memory
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -19,7 +19,7 @@ EmbedderError
     ├── SourceUnavailable        the manifest or all image sources do not answer
     ├── ClusterUnavailable       the cluster's API does not answer, or its answer is not valid
     ├── RunUnfinished            the run has no result to check yet
-    ├── DeviceUnavailable        the GPU that the settings ask for is absent
+    ├── DeviceUnavailable        the device is absent, cannot be used, fails or hangs
     └── ResourceExhausted        the disk, the memory or the open files are used up
 Stopped                     143  stopped by SIGTERM (130 by SIGINT); nothing is half-written
 """

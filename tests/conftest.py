@@ -4,12 +4,10 @@ import os
 import uuid
 from typing import TYPE_CHECKING
 
-import boto3
 import pytest
 import structlog
 
 from common.store import open_store
-from common.store.s3.client import clear_clients
 from tests.s3_server import S3Server, s3_server
 
 if TYPE_CHECKING:
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from common.store.contract import Store
+
+# The SDK of S3 is imported where it is used, so that the tests on a GPU need no more than the encoder.
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +44,8 @@ def s3() -> Iterator[S3Server]:
 @pytest.fixture
 def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Make this process's SDK use the test server, and give the environment variables for other programs."""
+    from common.store.s3.client import clear_clients  # noqa: PLC0415
+
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     clear_clients()
@@ -54,6 +56,8 @@ def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[di
 @pytest.fixture
 def s3_api(s3_environment: dict[str, str]) -> S3Client:
     """An S3 client of the test, apart from the program's own."""
+    import boto3  # noqa: PLC0415
+
     return boto3.session.Session().client("s3", endpoint_url=s3_environment["AWS_ENDPOINT_URL"])
 
 

@@ -1,7 +1,7 @@
-"""The stages of a chunk, overlapping: fetch and decode (processes, told what to do by an event loop), encode (a thread).
+"""The stages of a chunk, overlapping: fetch and decode (processes, which an event loop directs), encode (a thread).
 
-Two limits lie between the stages: bytes in flight before the decoding, and a fixed number of slots for squares before the
-encoder. So a slow stage holds up the stage before it, and memory does not grow.
+Two limits lie between the stages: bytes in flight before the decoding, and a fixed number of slots for squares before
+the encoder. So a slow stage holds up the stage before it, and memory does not grow.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from worker.decoders.decoders import Decoders
     from worker.encode.batches import Batch, Batches
     from worker.encode.encoder import Encoder
+    from worker.fetch.relayed_proxies import RelayedProxies
     from worker.rows import Row
     from worker.settings import FetchSettings, HttpSettings
     from worker.stage_times import StageTimes
@@ -50,7 +51,7 @@ LOOK_AT_DEVICE_SECONDS = 1.0
 """Time in seconds between two looks at how long the device takes for a batch."""
 
 MAX_BLAMES = 2
-"""Number of decoders that may die while they decode an image. The first one may have been damaged by the image before."""
+"""Number of decoders that may die while they decode an image. The image before may have damaged the first one."""
 
 MAX_LOSSES = 3
 """Number of times that an image may be lost with a decoder that was not decoding it. After the second time the image is
@@ -80,6 +81,7 @@ class Pipeline:
         sources: tuple[str, ...],
         folder: Path | None,
         decoders: Decoders,
+        proxies: RelayedProxies,
         batches: Future[Batches],
         encoder: Future[Encoder],
         fetch: FetchSettings,
@@ -93,6 +95,7 @@ class Pipeline:
         self._rows = rows
         self._sources, self._folder = sources, folder
         self._decoders = decoders
+        self._proxies = proxies
         self._batches = batches
         self._encoder = encoder
         self._fetch_settings, self._http, self._inflight_bytes = fetch, http, inflight_bytes
@@ -189,6 +192,7 @@ class Pipeline:
             inflight_bytes=self._inflight_bytes,
             sources=self._sources,
             folder=self._folder,
+            proxies=self._proxies,
             times=self.times,
         )
         self.times.watch_loop()
@@ -216,12 +220,7 @@ class Pipeline:
             return
         batches = self._batches.result()
         batches.on_free = self._decoders.give_slots
-        self._decoders.open_room(
-            slots=batches.slot_count,
-            image_size=batches.image_size,
-            take_slot=batches.take_slot,
-            return_slot=batches.return_slot,
-        )
+        self._decoders.open_room(batches)
 
     async def _settle_some(self, fetcher: ImageFetcher[Job], rows: Iterator[Row]) -> None:
         """Settle one row after the other until none is left."""
@@ -242,18 +241,19 @@ class Pipeline:
             try:
                 async with self._suspect if losses >= MAX_LOSSES - 1 else nullcontext():
                     await self._fetch_and_decode(fetcher, row)
-                return
             except Lost as lost:
                 blames += lost.is_blamed
                 losses += not lost.is_blamed
                 if blames >= MAX_BLAMES or losses >= MAX_LOSSES:
                     raise error_of(lost) from lost
+            else:
+                return
 
     async def _fetch_and_decode(self, fetcher: ImageFetcher[Job], row: Row) -> None:
         held = await fetcher.fetch(row)
         self._fetched += 1
         try:
-            slot = await held.image.slot()
+            slot = await held.image.slot
         except LargeImage:
             async with self._large_image:
                 slot = await held.image.slot_of_large()

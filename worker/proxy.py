@@ -1,11 +1,12 @@
 """The proxies that the environment names (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), read once.
 
-aiohttp can read them too, but it reads them for each request, in a thread, and it sends passwords from ~/.netrc to the
-hosts in the list of images.
+HTTP libraries can read them too. But some read them for each request, or send passwords from ~/.netrc to the hosts in
+the list of images.
 """
 
 from __future__ import annotations
 
+import base64
 from urllib.request import getproxies_environment, proxy_bypass
 
 from yarl import URL
@@ -27,6 +28,15 @@ class EnvironmentProxies:
         if self._is_direct or proxy_bypass(f"{host}:{port}"):
             return None
         return self._proxies[scheme]
+
+    def with_password(self) -> list[URL]:
+        """Return the proxies that want a user or a password, each once."""
+        return [proxy for proxy in dict.fromkeys(self._proxies.values()) if proxy and (proxy.user or proxy.password)]
+
+
+def basic_authorization(user: str, password: str) -> str:
+    """Return the header value that carries a user and a password (RFC 7617)."""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def _proxy(scheme: str, value: str) -> URL | None:

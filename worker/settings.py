@@ -186,8 +186,9 @@ class DecodeSettings(Section):
     """From bytes to a square."""
 
     decode_threads: int = Field(default=0, ge=0, le=256)
-    """Number of decoders: processes that decode and resize, each about 500 images a second on a core of its own. 0: one
-    for each core that this process may use. One spare decoder is started as well, to work while another one waits."""
+    """Number of decoders: processes that fetch, decode and resize, each about 400 images a second on a core of its own.
+    0: one for each core that this process may use. One spare decoder is started as well, to work while another one
+    waits."""
 
     decode_timeout_seconds: float = Field(default=30, gt=0)
     """Longest CPU time to decode and resize one image. The largest images take five seconds. The limit by the clock is

@@ -52,9 +52,9 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- $device := ternary "cuda" "" (gt (int $.Values.gpu.count) 0) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_DEVICE" "value" ($worker.device | default $device)) }}
 {{- include "embedder.env.settings" (dict "values" $worker "names" (list
-  "modelRevision" "dtype" "batchSize" "decodeThreads" "sources" "mirrorUrl" "rotate" "maxUrlBytes" "fetchConcurrency"
-  "fetchConcurrencyPerHost" "connectTimeoutSeconds" "readTimeoutSeconds" "fetchTimeoutSeconds" "fetchAttempts"
-  "retryAfterLimitSeconds" "sourcePatienceSeconds" "maxImageBytes" "maxInflightBytes" "allowPrivateHosts" "userAgent"
+  "modelRevision" "dtype" "batchSize" "encodeTimeoutSeconds" "decodeThreads" "sources" "mirrorUrl" "rotate"
+  "maxUrlBytes" "fetchConcurrency" "fetchConcurrencyPerHost" "connectTimeoutSeconds" "readTimeoutSeconds"
+  "fetchTimeoutSeconds" "fetchAttempts" "retryAfterLimitSeconds" "sourcePatienceSeconds" "maxImageBytes" "maxInflightBytes" "allowPrivateHosts" "userAgent"
   "maxImagePixels" "decodeTimeoutSeconds" "maxFailureRatio" "progressSeconds")) }}
 {{- if $.Values.metrics.enabled }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}

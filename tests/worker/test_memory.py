@@ -10,9 +10,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from worker.decode.decoders import Decoders
 
 from tests.worker.images import PHOTOS, encoded, photo
-from worker.decode.decoders import Decoders
 from worker.memory import DECODER_MALLOC, WORKER_MALLOC
 
 FEW_FAULTS = 50

@@ -20,6 +20,7 @@ from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.decoders.decoders import Decoders
 from worker.decoders.settings import DecoderSettings
 from worker.encode.model_loading import ModelLoading
+from worker.fetch.relayed_proxies import RelayedProxies
 from worker.manifest.manifest import open_manifest
 from worker.metrics import serve_metrics
 from worker.pipeline import Pipeline
@@ -52,6 +53,7 @@ class _ChunkJob:
         self._times = StageTimes(decode_threads=settings.decode.decoder_count)
         # Decoders and model take longest to start, so they come first.
         self._decoders = Decoders(settings.decode.decoder_count, _decoder_settings(settings), times=self._times)
+        self._proxies = RelayedProxies(connect_timeout_seconds=settings.http.connect_timeout_seconds)
         self._model = ModelLoading(
             settings.encode, descriptor=self._decoders.squares, spare_slots=self._decoders.spare_slots
         )
@@ -93,6 +95,7 @@ class _ChunkJob:
             sources=self._manifest.sources,
             folder=self._manifest.folder,
             decoders=self._decoders,
+            proxies=self._proxies,
             batches=self._model.batches,
             encoder=self._model.encoder,
             fetch=self._settings.fetch,
@@ -113,6 +116,7 @@ class _ChunkJob:
         finally:
             pipeline.stop()
             self._decoders.close()
+            self._proxies.close()
         return self._store_chunk(collector, overwrite=overwrite)
 
     def _provenance(self) -> Provenance:

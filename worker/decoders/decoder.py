@@ -43,11 +43,18 @@ if TYPE_CHECKING:
     from worker.decoders.link import Order, Report
     from worker.stage_times import StageTimes
 
-SLOTS_AHEAD = 8
+SLOTS_AHEAD = 24
 """Number of slots that a decoder has before it needs them, so that it does not wait for the worker's event loop."""
 
 PACKETS_AT_ONCE = 16
 """Number of packets that are read before the other tasks of the event loop have their turn."""
+
+ENOUGH_IMAGES = 8
+"""Number of images that wait in a decoder, from which its next orders may wait a little."""
+
+COLLECT_SECONDS = 0.03
+"""Longest time for which orders are collected, in seconds. A packet wakes the decoder's fetching thread up, which costs
+both sides as much as several orders."""
 
 MAX_EARLY_DEATHS = 10
 """Maximum number of decoders in a row that may die before they are ready."""
@@ -83,6 +90,7 @@ class Decoder:
         self._generation = 0
         self._early_deaths = 0
         self._unused_slots: set[int] = set()
+        self._images_to_decode = 0
         self.jobs: dict[int, Job] = {}
         """The jobs that are not over."""
         self.images_decoded = 0
@@ -122,11 +130,14 @@ class Decoder:
             self.order(Slots(given))
 
     def order(self, order: Order) -> None:
-        """Send an order, together with the others of this round of the event loop."""
+        """Send an order, together with others: at once if the decoder may run out of work, else a little later."""
         self._orders.append(order)
         if self._is_ready and not self._is_flush_due and self._loop is not None:
             self._is_flush_due = True
-            self._loop.call_soon(self._flush)
+            if self._images_to_decode >= ENOUGH_IMAGES:
+                self._loop.call_later(COLLECT_SECONDS, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._is_flush_due = False
@@ -162,20 +173,25 @@ class Decoder:
             for _ in range(PACKETS_AT_ONCE):
                 packet = self._link.recv(PACKET_BYTES)
                 if not packet:
-                    raise ConnectionResetError
+                    self._lose_link()
+                    return
                 for report in reports_from_packet(packet):
                     self._hear(report)
         except BlockingIOError:
             return
         except OSError:
-            self.stop_listening()
-            self._fail(_decoders_ended())
+            self._lose_link()
         except Exception as error:  # noqa: BLE001 - the pipeline ends with it
             self._fail(error)
+
+    def _lose_link(self) -> None:
+        self.stop_listening()
+        self._fail(_decoders_ended())
 
     def _hear(self, report: Report) -> None:  # noqa: C901 - one case for each report
         match report:
             case Fetched(number, length):
+                self._images_to_decode += 1
                 self.jobs[number].note_fetched(length)
             case Decoded(number, slot, worked, waited):
                 self._unused_slots.discard(slot)
@@ -202,6 +218,7 @@ class Decoder:
                 self._fail(RuntimeError(f"a decoder failed:\n{traceback}"))
 
     def _note_decoded(self, worked_seconds: float, waited_seconds: float) -> None:
+        self._images_to_decode -= 1
         self.images_decoded += 1
         self._times.add(decode_worked=worked_seconds, decode_waited=waited_seconds)
 
@@ -226,7 +243,7 @@ class Decoder:
         lost, self.jobs = self.jobs, {}
         image_bytes = lost[blamed].length if blamed in lost else None
         log.warning("decoder_died", of=cause(exit_code), image_bytes=image_bytes, images_begun_again=len(lost))
-        self._is_ready, self.images_decoded = False, 0
+        self._is_ready, self.images_decoded, self._images_to_decode = False, 0, 0
         self._orders.clear()
         for number, job in lost.items():
             job.note_lost(Lost(exit_code, is_blamed=number == blamed))

@@ -12,10 +12,11 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from common.errors import ResourceExhausted
 from common.format.reasons import Reason
+from worker.child_process import clean_environment
 from worker.decoders.decoder import SLOTS_AHEAD, Decoder
 from worker.decoders.job import Job, cause
 from worker.decoders.link import SOCKET_BYTES, DecodeLarge, Grant, Room
@@ -23,7 +24,7 @@ from worker.memory import DECODER_MALLOC
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from worker.decoders.job import Lost, Outcome
     from worker.decoders.settings import DecoderSettings
@@ -34,12 +35,22 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 2
 """Time in seconds that the decoders have to end before they are killed."""
 
-_KEPT_NAMES = {"PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-_KEPT_PREFIXES = ("LC_", "LD_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_")
-"""Names, and first letters of names, of the environment variables that a decoder gets."""
-
 _OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
 """Signals of the timers that a decoder sets for each image."""
+
+
+class Slots(Protocol):
+    """The slots of the memory for squares."""
+
+    slot_count: int
+    image_size: int
+    """Side length of a square in pixels."""
+
+    def take_slot(self) -> int | None:
+        """Return a free slot, None if there is none."""
+
+    def return_slot(self, slot: int) -> None:
+        """Take back a slot that is not used."""
 
 
 class Decoders:
@@ -54,8 +65,7 @@ class Decoders:
         self.squares = os.memfd_create("embedder-squares")
         """File descriptor of the memory for squares, which is empty until `open_room`."""
         self._numbers = count(1)
-        self._take_slot: Callable[[], int | None] = lambda: None
-        self._return_slot: Callable[[int], object] = lambda _: None
+        self._slots: Slots | None = None
         self._failed: asyncio.Future[None] | None = None
         self._decoders: list[Decoder] = []
         theirs: list[int] = []
@@ -72,8 +82,8 @@ class Decoders:
                     ours,
                     mmap.mmap(page, mmap.PAGESIZE),
                     times=times,
-                    take_slot=lambda: self._take_slot(),
-                    return_slot=lambda slot: self._return_slot(slot),
+                    take_slot=self._take_slot,
+                    return_slot=self._return_slot,
                     fail=self._fail,
                 )
             )
@@ -114,21 +124,18 @@ class Decoders:
             for decoder in self._decoders:
                 decoder.stop_listening()
 
-    def open_room(
-        self,
-        *,
-        slots: int,
-        image_size: int,
-        take_slot: Callable[[], int | None],
-        return_slot: Callable[[int], object],
-    ) -> None:
-        """Let the decoders write squares into the memory `squares`, which now has room for them.
-
-        `take_slot` returns a free slot, None if there is none. `return_slot` takes back a slot that is not used.
-        """
-        self._take_slot, self._return_slot = take_slot, return_slot
+    def open_room(self, slots: Slots) -> None:
+        """Let the decoders write squares into the memory `squares`, which now has room for these slots."""
+        self._slots = slots
         for decoder in self._decoders:
-            decoder.open_room(Room(slots, image_size))
+            decoder.open_room(Room(slots.slot_count, slots.image_size))
+
+    def _take_slot(self) -> int | None:
+        return self._slots.take_slot() if self._slots is not None else None
+
+    def _return_slot(self, slot: int) -> None:
+        if self._slots is not None:
+            self._slots.return_slot(slot)
 
     def give_slots(self) -> None:
         """Give the decoders the slots that have become free."""
@@ -137,16 +144,20 @@ class Decoders:
 
     async def get(self, order: Get, reservation: Reservation | None) -> Job | Outcome:
         """Have a decoder make the request; see `worker.fetch.transport`. Raises Lost."""
-        return await self._fetch(order, reservation)
+        job = self._start(order, reservation)
+        try:
+            outcome = await job.fetched
+        except asyncio.CancelledError:
+            job.abandon()
+            raise
+        return job if outcome is None else outcome
 
     async def read(self, order: ReadFile, reservation: Reservation) -> Job | Broken:
         """Have a decoder read the file; see `worker.fetch.transport`. Raises Lost."""
-        return await self._fetch(order, reservation)  # type: ignore[return-value]  # no server answers
+        return await self.get(order, reservation)  # type: ignore[arg-type, return-value]  # no server answers
 
-    async def _fetch(self, order: Get | ReadFile, reservation: Reservation | None) -> Job | Outcome:
-        # Among decoders with as much to do, the one that has decoded the fewest images: if an image has killed a
-        # decoder, a new one is the best to try it again.
-        decoder = min(self._decoders, key=lambda each: (len(each.jobs), each.images_decoded))
+    def _start(self, order: Get | ReadFile, reservation: Reservation | None) -> Job:
+        decoder = self._least_busy()
         number = next(self._numbers)
         job = Job(
             number,
@@ -156,12 +167,21 @@ class Decoders:
             decode_large=lambda: decoder.order(DecodeLarge(number)),
         )
         decoder.start(job)
-        try:
-            outcome = await job.fetched()
-        except asyncio.CancelledError:
-            job.abandon()
-            raise
-        return job if outcome is None else outcome
+        return job
+
+    def _least_busy(self) -> Decoder:
+        """Return the decoder with the fewest jobs.
+
+        Among several, return the one that has decoded the fewest images: if an image has killed a decoder, a new one is
+        the best to try it again.
+        """
+        best = self._decoders[0]
+        fewest = len(best.jobs)
+        for decoder in self._decoders:
+            count = len(decoder.jobs)
+            if count < fewest or (count == fewest and decoder.images_decoded < best.images_decoded):
+                best, fewest = decoder, count
+        return best
 
     def _fail(self, error: BaseException) -> None:
         if self._failed is not None and not self._failed.done():
@@ -192,7 +212,5 @@ def error_of(lost: Lost) -> Exception:
 
 
 def _environment() -> dict[str, str]:
-    """Return the part of this process's environment that a decoder needs, which contains no secret."""
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT_NAMES or name.startswith(_KEPT_PREFIXES)}
     # One thread for each decoder: more threads would compete with the other decoders for the cores.
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | DECODER_MALLOC
+    return clean_environment() | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | DECODER_MALLOC

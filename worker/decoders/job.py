@@ -55,16 +55,20 @@ class Job:
         self._fetched: asyncio.Future[Outcome | None] = loop.create_future()
         self._decoded: asyncio.Future[int] = loop.create_future()
 
-    async def fetched(self) -> Outcome | None:
-        """Return None once all bytes of the image have arrived, or how the request ended. Raises Lost."""
-        return await self._fetched
+    # Futures instead of coroutines, because every image waits for both.
 
-    async def slot(self) -> int:
-        """Return the slot that holds the square.
+    @property
+    def fetched(self) -> asyncio.Future[Outcome | None]:
+        """None once all bytes of the image have arrived, or how the request ended. Raises Lost."""
+        return self._fetched
+
+    @property
+    def slot(self) -> asyncio.Future[int]:
+        """The slot that holds the square.
 
         Raises ImageFailed, Lost, and LargeImage if the image is large and its turn has not come.
         """
-        return await self._decoded
+        return self._decoded
 
     async def slot_of_large(self) -> int:
         """Have the image decoded although it is a large one. Raises ImageFailed and Lost."""
@@ -121,7 +125,9 @@ class Job:
             self._growth.cancel()
 
 
-def _settle(future: asyncio.Future[object] | asyncio.Future[int] | asyncio.Future[Outcome | None], value: object) -> bool:
+def _settle(
+    future: asyncio.Future[object] | asyncio.Future[int] | asyncio.Future[Outcome | None], value: object
+) -> bool:
     if future.done():
         return False
     future.set_result(value)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ when the worker ends, because the worker holds the other ends of their sockets.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -17,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
+from worker.child_process import die_with_parent
 from worker.decoders.link import Connection, Died, reports_to_packets
 from worker.decoders.settings import DecoderSettings
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     Decode = Callable[[Connection, int], None]
     """Works for a connection until the worker closes it; takes the decoder's generation too."""
-
-_PR_SET_PDEATHSIG = 1
-"""Number of the prctl option by which a process ends with its parent, from Linux's prctl.h."""
 
 
 def serve(connections: Sequence[Connection], decode: Decode) -> None:
@@ -41,19 +38,21 @@ def serve(connections: Sequence[Connection], decode: Decode) -> None:
         if exit_code == os.EX_OK:
             continue  # the worker has closed the connection
         with suppress(OSError):  # the worker has just closed the connection, and the next decoder finds it closed
-            connections[number].link.send(*reports_to_packets([Died(exit_code)]))
+            for packet in reports_to_packets([Died(exit_code)]):
+                connections[number].link.send(packet)
         generations[number] += 1
         running[_fork(connections[number], generations[number], decode)] = number
 
 
 def _fork(connection: Connection, generation: int, decode: Decode) -> int:
     """Start a decoder and return its process id."""
+    server = os.getpid()
     process = os.fork()
     if process:
         return process
     exit_code = os.EX_SOFTWARE
     try:
-        _die_with_parent()
+        die_with_parent(server)
         # C libraries print warnings about damaged images, but the warnings do not say which image it is.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         decode(connection, generation)
@@ -65,10 +64,6 @@ def _fork(connection: Connection, generation: int, decode: Decode) -> int:
         os._exit(exit_code)
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main(arguments: Sequence[str]) -> NoReturn:
     """Serve the worker that gave these arguments.
 
@@ -76,14 +71,12 @@ def main(arguments: Sequence[str]) -> NoReturn:
     for each decoder the file descriptors of its socket and of its page.
     """
     worker_process, settings, squares, *descriptors = arguments
-    _die_with_parent()
-    if os.getppid() != int(worker_process):
-        os._exit(os.EX_OK)  # the worker ended before `_die_with_parent`
+    die_with_parent(int(worker_process))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker too, and the worker ends the decoders
     # Without the garbage collector the import is faster (see worker.encode.model_loading), and the frozen objects stay
     # in memory that the decoders share.
     gc.disable()
-    # Imported here, after `_die_with_parent`: the import takes seconds, in which the worker may end.
+    # Imported here, after `die_with_parent`: the import takes seconds, in which the worker may end.
     from worker.decoders.process import work  # noqa: PLC0415
 
     gc.freeze()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from common.process.thread_name import name_thread
 from worker.encode.computation import Computed
 from worker.encode.pieces import fill, rows_in, split_pieces
 
@@ -38,9 +39,7 @@ class CpuDevice:
         self._forward = forward
         self._thread_count = threads
         # The threads end together with this object.
-        self._threads = ThreadPoolExecutor(
-            threads, thread_name_prefix="compute", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="compute", initializer=_begin_thread)
         self._workspaces = threading.local()
 
     def warm_up(self, batch_size: int) -> None:
@@ -78,3 +77,8 @@ class CpuDevice:
 
 def _filled_up(rows: int) -> int:
     return rows + -rows % ROWS_MULTIPLE
+
+
+def _begin_thread() -> None:
+    name_thread("compute")
+    torch.set_num_threads(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -57,6 +57,8 @@ class CudaDevice:
     def __init__(self, forward: ForwardPass, *, cuda: Any = torch.cuda) -> None:  # noqa: ANN401
         self._forward = forward
         self._cuda = cuda
+        # One pair for good: torch keeps a workspace of up to 32 MB for each stream that has multiplied matrices.
+        self._streams = _Streams(copying=cuda.Stream(forward.device), computing=cuda.Stream(forward.device))
         self._rows = 0
         self._launcher: _Launcher | None = None
 
@@ -71,7 +73,7 @@ class CudaDevice:
             self._launcher = None
             self._cuda.empty_cache()
             try:
-                self._launcher = _Launcher(self._forward, rows=rows, cuda=self._cuda)
+                self._launcher = _Launcher(self._forward, self._streams, rows=rows, cuda=self._cuda)
             except torch.OutOfMemoryError as error:
                 rows = _half(rows, error)
             else:
@@ -102,25 +104,30 @@ class CudaDevice:
         return self._launcher.start(pieces)
 
 
+class _Streams(NamedTuple):
+    copying: Any
+    computing: Any
+
+
 class _Launcher:
     """The memory and the captured work for launches of `rows` rows.
 
-    Two streams: one copies squares to the GPU, the other one computes. While a batch is computed, the squares of the
-    next one are copied. So the squares need room for one batch only, because a batch's squares are not needed any more
-    once they are normalised, which is the first thing that is computed.
+    One stream copies squares to the GPU, the other one computes. While a batch is computed, the squares of the next one
+    are copied. The GPU has room for the squares of one batch only: they are not needed any more once they are
+    normalised, which is the first thing that is computed.
 
-        copying     squares 1 │ squares 2          │ squares 3
-        computing             │ normalise 1, tower 1, vectors 1 │ normalise 2, tower 2, vectors 2
+        copying     squares 1 │             squares 2         │             squares 3
+        computing             │ normalise 1 · tower 1 · vectors 1 │ normalise 2 · tower 2 · vectors 2
 
     All memory is taken here and serves every batch. The order of the streams keeps the batches apart. No object here
     refers to itself, not even through an error, so that the memory is free as soon as the launcher is dropped.
     """
 
-    def __init__(self, forward: ForwardPass, *, rows: int, cuda: Any) -> None:  # noqa: ANN401
+    def __init__(self, forward: ForwardPass, streams: _Streams, *, rows: int, cuda: Any) -> None:  # noqa: ANN401
         self._forward = forward
         self._cuda = cuda
+        self._copying, self._computing = streams
         device = forward.device
-        self._copying, self._computing = cuda.Stream(device), cuda.Stream(device)
         self._copied, self._normalised = cuda.Event(), cuda.Event()
         # The tower's weights come from this thread's stream.
         self._computing.wait_stream(cuda.current_stream(device))

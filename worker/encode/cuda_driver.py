@@ -57,7 +57,7 @@ class CudaFacts:
     device_file: str = ""
     """The device file of a GPU, if this process has one."""
     is_hidden: bool = False
-    """Whether CUDA_VISIBLE_DEVICES limits the GPUs."""
+    """Whether CUDA_VISIBLE_DEVICES hides all GPUs."""
 
 
 def usable_gpu(facts: CudaFacts) -> Gpu | None:
@@ -74,6 +74,15 @@ def usable_gpu(facts: CudaFacts) -> Gpu | None:
                 "mount it (NVIDIA_DRIVER_CAPABILITIES=compute,utility)"
             )
         return None
+    if facts.failure:
+        raise DeviceUnavailable(f"the NVIDIA driver does not work: {facts.failure}; look at the node")
+    if not facts.gpus:
+        if facts.device_file and not facts.is_hidden:
+            raise DeviceUnavailable(
+                f"{facts.device_file} is here, but the NVIDIA driver finds no GPU; look whether the GPU has failed, "
+                "whether it is divided (MIG) and no part of it was given to this pod, or what CUDA_VISIBLE_DEVICES says"
+            )
+        return None
     if facts.driver[0] < facts.built_for[0]:
         raise DeviceUnavailable(
             f"the NVIDIA driver is too old: it supports CUDA {_dotted(facts.driver)}, and PyTorch "
@@ -81,15 +90,6 @@ def usable_gpu(facts: CudaFacts) -> Gpu | None:
             f"{_driver_for(facts.built_for)}; update the node's driver, or build the image with a PyTorch for CUDA "
             f"{facts.driver[0]}"
         )
-    if facts.failure:
-        raise DeviceUnavailable(f"the NVIDIA driver does not work: {facts.failure}; look at the node")
-    if not facts.gpus:
-        if facts.device_file and not facts.is_hidden:
-            raise DeviceUnavailable(
-                f"{facts.device_file} is here, but the NVIDIA driver finds no GPU; look whether the GPU has failed, or "
-                "whether it is divided (MIG) and no part of it was given to this pod"
-            )
-        return None
     gpu = facts.gpus[0]
     if facts.architectures and not any(_runs_on(gpu.capability, each) for each in facts.architectures):
         raise DeviceUnavailable(
@@ -123,7 +123,7 @@ def read_cuda_facts() -> CudaFacts:
         failure=failure,
         gpus=gpus,
         device_file=device_file,
-        is_hidden="CUDA_VISIBLE_DEVICES" in os.environ,
+        is_hidden=os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() in {"", "-1"},
     )
 
 

@@ -18,8 +18,8 @@ def compute_float32_exactly() -> None:
     # oneDNN reads them when it is first used.
     for prefix in ("ONEDNN", "DNNL"):
         os.environ[f"{prefix}_DEFAULT_FPMATH_MODE"] = "STRICT"
-    # The older interface comes first. It undoes TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which some containers set, and torch
-    # refuses to compute while the two interfaces disagree.
+    # The older interface comes first. TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which some containers set, changes both, and
+    # torch refuses to say which one holds while they disagree.
     torch.set_float32_matmul_precision("highest")
     backends: Any = torch.backends  # torch does not declare its new interface
     backends.fp32_precision = "ieee"

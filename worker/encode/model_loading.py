@@ -77,6 +77,8 @@ class ModelLoading:
         source = self.source.result()
         threads = encoder.choose_thread_count()
         with self._time_limit(str(device)), faults_of(str(device)):
+            device_name = encoder.name_device(device)
+        with self._time_limit(device_name), faults_of(device_name):
             batch_size = self._settings.batch_size or encoder.choose_batch_size(device, threads=threads)
             batches = Batches(
                 batch_size=batch_size,
@@ -90,7 +92,7 @@ class ModelLoading:
         from worker.encode.vision_tower import load_vision_tower  # noqa: PLC0415
 
         tower = load_vision_tower(source)
-        with self._time_limit(str(device)):
+        with self._time_limit(device_name):
             loaded = encoder.Encoder(tower, source, device=device, dtype=dtype, threads=threads)
             loaded.warm_up(batch_size)
         self.encoder.set_result(loaded)

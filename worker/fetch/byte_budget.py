@@ -24,10 +24,16 @@ class ByteBudget:
         self._times = times or StageTimes(decode_threads=1)
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    def try_reserve(self, size: int) -> bool:
+        """Take `size` bytes if they are free and nobody waits for bytes. Return whether they were taken."""
+        if self._queue or not self._fits(size):
+            return False
+        self.reserved += size
+        return True
+
     async def reserve(self, size: int) -> None:
         """Take `size` bytes, and wait for them if too few are free."""
-        if not self._queue and self._fits(size):
-            self.reserved += size
+        if self.try_reserve(size):
             return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((size, granted))
@@ -74,12 +80,13 @@ class ByteBudget:
 class Reservation:
     """The bytes of the budget that one image holds.
 
-    A request begins with a few bytes. As soon as more are needed, it gives them back and asks for as many as its body has,
-    at the end of the queue; nothing of the body is kept yet. A body of unknown length asks for a fixed number of bytes,
-    and doubles its reservation whenever it outgrows it. Bodies that hold bytes and need more must not wait for each other,
-    or all of them would wait for ever. So a reservation that grows takes free bytes ahead of the queue. If too few are
-    free, it exceeds the budget. Only one reservation at a time may do so. The others wait until it has given back so much
-    that the budget is kept again.
+    A request begins with a few bytes. As soon as more are needed, it gives them back and asks for as many as its body
+    has, at the end of the queue; nothing of the body is kept yet. A body of unknown length asks for a fixed number of
+    bytes, and doubles its reservation whenever it outgrows it.
+
+    Bodies that hold bytes and need more must not wait for each other, or all of them would wait for ever. So a
+    reservation that grows takes free bytes ahead of the queue. If too few are free, it exceeds the budget. Only one
+    reservation at a time may do so. The others wait until it has given back so much that the budget is kept again.
     """
 
     def __init__(self, budget: ByteBudget, *, most_bytes: int) -> None:
@@ -90,7 +97,8 @@ class Reservation:
 
     async def take(self, size: int) -> None:
         """Take `size` bytes, and wait for them if too few are free."""
-        await self._budget.reserve(size)
+        if not self._budget.try_reserve(size):
+            await self._budget.reserve(size)
         self.size = size
 
     async def cover(self, size: int, *, is_first: bool) -> None:

@@ -37,7 +37,7 @@ _CURLE_PROXY = 97
 _CURLE_TOO_LARGE = 100
 
 
-def broken_by(curl: Any, code: int, message: str, *, host: str) -> Broken:  # noqa: ANN401, PLR0911 - a pycurl.Curl; one return for each kind
+def broken_by(curl: Any, code: int, message: str, *, host: str) -> Broken:  # noqa: ANN401 - a pycurl.Curl; one return for each kind
     """Return what the error `code` of a request to `host` means. Raises MemoryError for a lack of memory."""
     match code:
         case pycurl.E_OUT_OF_MEMORY:

@@ -55,11 +55,15 @@ class FileReads:
         if granted is not None:
             granted.set()
 
+    def _size(self, path: Path) -> int:
+        size = image_size(path)
+        if size > self._max_bytes:
+            raise ImageFailed(Reason.TOO_LARGE, f"{size} bytes, the limit is {self._max_bytes}")
+        return size
+
     def _read(self, job: int, order: ReadFile) -> None:
         try:
-            size = image_size(Path(order.path))
-            if size > self._max_bytes:
-                raise ImageFailed(Reason.TOO_LARGE, f"{size} bytes, the limit is {self._max_bytes}")
+            size = self._size(Path(order.path))
             if size > order.granted_bytes:
                 granted = self._grants[job] = threading.Event()
                 self._sink.need(job, size, is_first=True)

@@ -10,7 +10,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from worker.fetch.admission import Admission, Admit, HostGivenUp, NetworkGivenUp, Probe, Wait
+from worker.fetch.admission import Admission, Admit, Decision, HostGivenUp, NetworkGivenUp, Probe, Wait
 from worker.fetch.failures import NotAsked, Unanswered
 from worker.fetch.slots import Slots
 from worker.fetch.statuses import check_status
@@ -69,7 +69,10 @@ class Hosts:
         When the host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image
         without one fails only if the network works.
         """
-        admitted = await self._wait_for_admission(request, is_last_resort=is_last_resort)
+        await self._slots.acquire(request.slots_key)
+        admitted = self._admission.decide(request.host)
+        if not isinstance(admitted, Admit):  # most are admitted at once
+            admitted = await self._wait_for_admission(request, admitted, is_last_resort=is_last_resort)
         asked_at = time.monotonic()
         try:
             with self._times.measure("fetch_worked"):
@@ -110,23 +113,24 @@ class Hosts:
             self._note_failure(failure.host, failure)
         await asyncio.sleep(SILENCE_PAUSE_SECONDS)
 
-    async def _wait_for_admission(self, request: Request, *, is_last_resort: bool) -> Admit:
-        """Wait until the request may be made. The caller then holds a slot."""
+    async def _wait_for_admission(self, request: Request, decision: Decision, *, is_last_resort: bool) -> Admit:
+        """Wait until the request may be made. The caller holds a slot, before and after it."""
         while True:
-            await self._slots.acquire(request.slots_key)
             try:
-                decision = await self._decide(request, is_last_resort=is_last_resort)
+                admitted = await self._carry_out(decision, is_last_resort=is_last_resort)
             except BaseException:
                 self._slots.release(request.slots_key)
                 raise
-            if isinstance(decision, Admit):
-                return decision
+            if isinstance(admitted, Admit):
+                return admitted
             self._slots.release(request.slots_key)
-            await asyncio.sleep(decision.seconds)
+            await asyncio.sleep(admitted.seconds)
+            await self._slots.acquire(request.slots_key)
+            decision = self._admission.decide(request.host)
 
-    async def _decide(self, request: Request, *, is_last_resort: bool) -> Admit | Wait:
-        match self._admission.decide(request.host):
-            case Admit() | Wait() as decision:
+    async def _carry_out(self, decision: Decision, *, is_last_resort: bool) -> Admit | Wait:
+        match decision:
+            case Admit() | Wait():
                 return decision
             case Probe(known_good_url):
                 return Admit() if await self._answers(known_good_url) else Wait(SILENCE_PAUSE_SECONDS)

@@ -9,11 +9,11 @@ from worker.fetch.request import Request
 from worker.fetch.resolvers import Addresses, ThreadedResolver
 from worker.fetch.statuses import failure_of
 from worker.fetch.transport import Answered, Broken, Get, Image
-from worker.proxy import EnvironmentProxies
 
 if TYPE_CHECKING:
     from worker.fetch.byte_budget import Reservation
     from worker.fetch.image_url import HttpUrl
+    from worker.fetch.relayed_proxies import RelayedProxies
     from worker.fetch.resolvers import Resolver
     from worker.fetch.transport import Transport
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class HttpClient(Generic[Image]):
     """For one event loop.
 
-    The origins in `trusted` are allowed whatever their addresses, because the operator named them. `resolver` replaces
-    the system's resolver.
+    The origins in `trusted` are allowed whatever their addresses, because the operator named them. `proxies` must live
+    as long as the client. `resolver` replaces the system's resolver.
     """
 
     def __init__(
@@ -32,11 +32,12 @@ class HttpClient(Generic[Image]):
         allow_private_hosts: bool,
         connect_timeout_seconds: float,
         trusted: list[HttpUrl],
+        proxies: RelayedProxies,
         resolver: Resolver | None,
     ) -> None:
         self._transport = transport
         self._guard = HostGuard(allow_private=allow_private_hosts, trusted=trusted)
-        self._proxies = EnvironmentProxies()
+        self._proxies = proxies
         self._addresses = Addresses(resolver or ThreadedResolver(), timeout_seconds=connect_timeout_seconds)
         self.requests = 0
         self.bytes_received = 0
@@ -57,36 +58,44 @@ class HttpClient(Generic[Image]):
 
         Raises ImageFailed (too_large), NotAsked, Unanswered and ResourceExhausted.
         """
-        return await self._ask(request, rotation=rotation, reservation=reservation)
+        order = await self._order(request, rotation=rotation, reservation=reservation)
+        answer = await self._transport.get(order, reservation)
+        if isinstance(answer, (Answered, Broken)):
+            return self._note(answer)
+        self.bytes_received += answer.length
+        return answer
 
     async def probe(self, request: Request) -> Answered:
         """Make the request, and return its answer without a body. Raises like `get`."""
-        answer = await self._ask(request, rotation=0, reservation=None)
-        if not isinstance(answer, Answered):
+        order = await self._order(request, rotation=0, reservation=None)
+        answer = await self._transport.get(order, None)
+        if not isinstance(answer, (Answered, Broken)):
             raise TypeError("the transport fetched a body for a probe")
+        return self._note(answer)
+
+    def _note(self, answer: Answered | Broken) -> Answered:
+        """Count the bytes of an answer without an image, and return the answer. Raises what it means if it broke."""
+        self.bytes_received += answer.received_bytes
+        if isinstance(answer, Broken):
+            raise failure_of(answer)
         return answer
 
-    async def _ask(self, request: Request, *, rotation: int, reservation: Reservation | None) -> Image | Answered:
+    async def _order(self, request: Request, *, rotation: int, reservation: Reservation | None) -> Get:
         self.requests += 1
         url = request.url
-        proxy = self._proxies.proxy_for(scheme=url.scheme, host=url.host, port=url.port)
+        proxy = self._proxies.address_for(scheme=url.scheme, host=url.host, port=url.port)
         # A proxy looks the name up itself, and has rules of its own.
         is_guarded = not (request.is_trusted or proxy)
-        addresses = () if proxy or is_address(url.host) else await self._addresses.of(url.host, is_guarded=is_guarded)
-        order = Get(
+        return Get(
             url=url.text,
-            addresses=addresses,
+            host=url.host,
+            port=url.port,
+            addresses=()
+            if proxy or is_address(url.host)
+            else await self._addresses.of(url.host, is_guarded=is_guarded),
             is_guarded=is_guarded,
-            proxy=str(proxy or ""),
+            proxy=proxy,
             is_probe=reservation is None,
             rotation=rotation,
             granted_bytes=reservation.size if reservation else 0,
         )
-        answer = await self._transport.get(order, reservation)
-        if isinstance(answer, (Answered, Broken)):
-            self.bytes_received += answer.received_bytes
-            if isinstance(answer, Broken):
-                raise failure_of(answer)
-        else:
-            self.bytes_received += answer.length
-        return answer

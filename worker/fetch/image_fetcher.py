@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from worker.fetch.image_url import HttpUrl
+    from worker.fetch.relayed_proxies import RelayedProxies
     from worker.fetch.request import Request
     from worker.fetch.resolvers import Resolver
     from worker.fetch.transport import Transport
@@ -83,6 +84,7 @@ class ImageFetcher(Generic[Image]):
         inflight_bytes: int,
         sources: tuple[str, ...],
         folder: Path | None,
+        proxies: RelayedProxies,
         resolver: Resolver | None = None,
         times: StageTimes | None = None,
     ) -> None:
@@ -101,6 +103,7 @@ class ImageFetcher(Generic[Image]):
             allow_private_hosts=settings.allow_private_hosts,
             connect_timeout_seconds=http.connect_timeout_seconds,
             trusted=[*_mirror_origin(settings.mirror_url), *self._objects.endpoints()],
+            proxies=proxies,
             resolver=resolver,
         )
         self._hosts = Hosts(
@@ -225,10 +228,7 @@ class ImageFetcher(Generic[Image]):
             answer = await self._client.get(request, rotation=rotation, reservation=reservation)
             if isinstance(answer, Answered):
                 reservation.release()
-                if answer.status in REDIRECTS:
-                    return Redirect(answer.location)
-                check_status(answer)
-                raise TypeError("the transport answered with status 200 and without an image")
+                return _redirect(answer)
         except BaseException:
             reservation.release()
             raise
@@ -241,14 +241,23 @@ class ImageFetcher(Generic[Image]):
             try:
                 await reservation.take(self._first_bytes)
                 image = await self._transport.read(ReadFile(str(path), rotation, reservation.size), reservation)
-                if isinstance(image, Broken):
-                    raise failure_of(image)
             except BaseException:
                 reservation.release()
                 raise
+        if isinstance(image, Broken):
+            reservation.release()
+            raise failure_of(image)
         reservation.settle(image.length)
         self._bytes_of_files += image.length
         return Held(image, reservation)
+
+
+def _redirect(answer: Answered) -> Redirect:
+    """Return where an answer without an image leads. Raises its failure if it leads nowhere."""
+    if answer.status in REDIRECTS:
+        return Redirect(answer.location)
+    check_status(answer)
+    raise TypeError("the transport answered with status 200 and without an image")
 
 
 def _may_pass(error: Exception) -> bool:

@@ -65,6 +65,8 @@ class HttpUrl(NamedTuple):
 
 def scheme_of(url: str) -> str:
     """Return the URL's scheme in lower case, an empty text if it has none."""
+    if url.startswith("https://"):
+        return "https"
     match = _SCHEME.match(url)
     return match[1].lower() if match else ""
 

@@ -64,7 +64,8 @@ class Addresses:
     async def of(self, host: str, *, is_guarded: bool) -> tuple[str, ...]:
         """Return the host's addresses.
 
-        Raises NotAsked (forbidden_host) if `is_guarded` and one of them is not public, and Unanswered if there are none.
+        Raises NotAsked (forbidden_host) if `is_guarded` and one of them is not public. Raises Unanswered if there are
+        none.
         """
         known = self._known.get(host)
         addresses = known.addresses if known and self._clock() < known.expires else await self._look_up(host)
@@ -88,9 +89,7 @@ class Addresses:
         except OSError as error:
             if error.errno in _NO_SUCH_HOST:
                 raise Unanswered(Reason.CONNECTION_FAILED, f"no such host: {host}", may_pass=False) from error
-            raise Unanswered(
-                Reason.CONNECTION_FAILED, f"{host} cannot be resolved now", may_pass=True
-            ) from error
+            raise Unanswered(Reason.CONNECTION_FAILED, f"{host} cannot be resolved now", may_pass=True) from error
 
     def _forget(self, host: str, task: asyncio.Task[tuple[str, ...]]) -> None:
         del self._asked[host]

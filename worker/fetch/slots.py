@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections import deque
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    Turn = asyncio.Future[None]
+
 
 @dataclass(slots=True)
 class _Host:
-    free: asyncio.Semaphore
+    free: int
     users: int = 0
     """The requests in flight or waiting. The host is forgotten when there are none."""
+    waiting: deque[Turn] = field(default_factory=deque)
+    """Requests without a slot of the host, in the order in which they came."""
 
 
 class Slots:
-    """A request takes a slot of its host first and then one of the total, so that a slow host delays no other host."""
+    """A request takes a slot of its host first and then one of the total, so that a slow host delays no other host.
+
+    It waits once for both. Two semaphores would do the same, but each would wake it up.
+    """
 
     def __init__(self, *, total: int, per_host: int) -> None:
-        self._total = asyncio.Semaphore(total)
+        self._free = total
         self._per_host = per_host
         self._hosts: dict[str, _Host] = {}
+        self._line: deque[Turn] = deque()
+        """Requests that have a slot of their host and none of the total."""
         self.in_use = 0
 
     @asynccontextmanager
@@ -37,29 +47,60 @@ class Slots:
             self.release(host)
 
     async def acquire(self, host: str) -> None:
-        """Wait for a slot of the host, then for one of the total."""
+        """Wait for a slot of the host and one of the total."""
         slots = self._hosts.get(host)
         if slots is None:
-            slots = self._hosts[host] = _Host(asyncio.Semaphore(self._per_host))
+            slots = self._hosts[host] = _Host(self._per_host)
         slots.users += 1
+        if slots.free and self._free and not self._line:
+            slots.free -= 1
+            self._free -= 1
+            self.in_use += 1
+            return
+        turn: Turn = asyncio.get_running_loop().create_future()
+        if slots.free:
+            slots.free -= 1
+            self._line.append(turn)
+        else:
+            slots.waiting.append(turn)
         try:
-            await slots.free.acquire()
-            try:
-                await self._total.acquire()
-            except BaseException:
-                slots.free.release()
-                raise
-        except BaseException:
-            self._forget(host, slots)
+            await turn
+        except asyncio.CancelledError:
+            self._leave(host, slots, turn)
             raise
-        self.in_use += 1
 
     def release(self, host: str) -> None:
         """Give both slots back."""
-        self.in_use -= 1
-        self._total.release()
         slots = self._hosts[host]
-        slots.free.release()
+        self.in_use -= 1
+        self._free += 1
+        self._pass_on(slots)
+        self._forget(host, slots)
+
+    def _pass_on(self, slots: _Host) -> None:
+        """Give a slot of the host to the next request that waits for it, and all free slots of the total."""
+        if slots.waiting:
+            self._line.append(slots.waiting.popleft())
+        else:
+            slots.free += 1
+        while self._free and self._line:
+            turn = self._line.popleft()
+            if not turn.cancelled():  # else `_leave` will pass its slot on
+                self._free -= 1
+                self.in_use += 1
+                turn.set_result(None)
+
+    def _leave(self, host: str, slots: _Host, turn: Turn) -> None:
+        """Undo what a cancelled request has taken."""
+        if not turn.cancelled():  # it had its turn a moment before
+            self.release(host)
+            return
+        if turn in slots.waiting:
+            slots.waiting.remove(turn)
+        else:
+            with suppress(ValueError):  # `_pass_on` has dropped it
+                self._line.remove(turn)
+            self._pass_on(slots)
         self._forget(host, slots)
 
     def _forget(self, host: str, slots: _Host) -> None:

@@ -1,18 +1,18 @@
 """Makes HTTP requests with libcurl, many at a time in one thread. It decides nothing about hosts, retries or redirects.
 
-A worker runs it in each of its decoders. docs/decisions/0005-decoders-fetch.md says why it is libcurl.
+A worker runs it in each of its decoders. docs/decisions/0006-decoders-fetch.md says why it is libcurl.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import math
 import select
 import socket
 import ssl
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import SplitResult, urlsplit
 
 import pycurl
 
@@ -48,6 +48,9 @@ SPARE_CONNECTIONS = 32
 """Number of connections that are kept beyond one for each request in flight. By default libcurl keeps hundreds where a
 list has many hosts, and each takes a descriptor."""
 
+_FIRST_LETTERS = frozenset(b"CcLlRrTt\r\n")
+"""First bytes of the headers that are read, and of the empty line after them."""
+
 _SUPPRESS_CONNECT_HEADERS = 265
 """libcurl's CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name."""
 
@@ -73,8 +76,8 @@ class Sink(Protocol):
         The request pauses until `Transfers.grant`.
         """
 
-    def fetched(self, job: int, body: bytes) -> None:
-        """The whole body has arrived."""
+    def fetched(self, job: int, pieces: list[bytes]) -> None:
+        """The whole body has arrived, in pieces."""
 
     def ended(self, job: int, outcome: Answered | Broken) -> None:
         """The request is over without a body."""
@@ -93,9 +96,12 @@ class Transfers:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._note_timer)
         self._timer: float | None = None
         self._next_look = 0.0
+        self.to_watch: list[_Transfer] = []
+        """Requests that have paused because the size of their body must be watched."""
         self._active: dict[int, _Transfer] = {}
         self._most_active = 0
         self._idle: list[_Transfer] = []
+        self._by_handle: dict[pycurl.Curl, _Transfer] = {}
 
     def watch(self, descriptor: int, on_readable: Callable[[], object]) -> None:
         """Let `run_once` call `on_readable` when the descriptor can be read."""
@@ -111,7 +117,7 @@ class Transfers:
             self._idle.append(transfer)
             self.sink.ended(job, Broken(Verdict.NOT_ASKED, Reason.INVALID_URL, "its host cannot be asked", 0))
             return
-        self._active[job] = transfer
+        self._active[job] = self._by_handle[transfer.curl] = transfer
         if len(self._active) > self._most_active:
             self._most_active = len(self._active)
             self._multi.setopt(pycurl.M_MAXCONNECTS, self._most_active + SPARE_CONNECTIONS)
@@ -120,20 +126,13 @@ class Transfers:
     def grant(self, job: int, size: int) -> None:
         """Let a body grow to `size` bytes in all."""
         transfer = self._active.get(job)
-        if transfer is None:
-            return
-        try:
-            transfer.go_on(size)
-        except pycurl.error as error:
-            # libcurl has handed on what it held meanwhile, and the body turned out to be too large.
-            code, message = error.args
-            self._end(transfer, broken_by(transfer.curl, code, message, host=transfer.host))
-        else:
-            self._act(pycurl.SOCKET_TIMEOUT, 0)
+        if transfer is not None and transfer.note_grant(size):
+            self._go_on(transfer)
 
-    def run_once(self) -> None:
-        """Wait until something happens, and handle it."""
-        for descriptor, events in self._poll.poll(self._pause_seconds()):
+    def run_once(self, *, longest_pause_seconds: float = math.inf) -> None:
+        """Wait until something happens, but not longer than the pause, and handle it."""
+        pause = min(self._pause_seconds(), longest_pause_seconds)
+        for descriptor, events in self._poll.poll(None if pause == math.inf else pause):
             on_readable = self._watched.get(descriptor)
             if on_readable is not None:
                 on_readable()
@@ -144,6 +143,7 @@ class Transfers:
         if self._timer is not None and now >= self._timer:
             self._timer = None
             self._act(pycurl.SOCKET_TIMEOUT, 0)
+        self._watch_bodies()
         self._finish()
         if self._active and now >= self._next_look:
             self._next_look = now + WATCH_SECONDS
@@ -162,33 +162,47 @@ class Transfers:
         self._poll.close()
 
     def _pause_seconds(self) -> float:
-        pause = WATCH_SECONDS if self._active else -1.0
-        if self._timer is None:
-            return pause
-        until_timer = max(0.0, self._timer - time.monotonic())
-        return min(pause, until_timer) if self._active else until_timer
+        pause = WATCH_SECONDS if self._active else math.inf
+        return pause if self._timer is None else min(pause, max(0.0, self._timer - time.monotonic()))
 
     def _act(self, descriptor: int, events: int) -> None:
         self._multi.socket_action(descriptor, events)
+
+    def _watch_bodies(self) -> None:
+        while self.to_watch:
+            transfer = self.to_watch.pop()
+            if transfer.job in self._active:
+                transfer.watch()
+                self._go_on(transfer)
+
+    def _go_on(self, transfer: _Transfer) -> None:
+        """Let a request go on that has paused. libcurl hands over at once what it has received meanwhile."""
+        try:
+            transfer.curl.pause(pycurl.PAUSE_CONT)
+        except pycurl.error as error:  # the body was refused
+            self._end(transfer, broken_by(transfer.curl, error.args[0], str(error), host=transfer.asked))
+        else:
+            self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _finish(self) -> None:
         while True:
             left, done, failed = self._multi.info_read()
             for curl in done:
-                self._end(curl.transfer, None)
+                self._end(self._by_handle[curl], None)
             for curl, code, message in failed:
-                self._end(curl.transfer, broken_by(curl, code, message, host=curl.transfer.host))
+                transfer = self._by_handle[curl]
+                self._end(transfer, broken_by(curl, code, message, host=transfer.asked))
             if not left:
                 return
 
     def _end(self, transfer: _Transfer, broken: Broken | None) -> None:
         self._multi.remove_handle(transfer.curl)
-        del self._active[transfer.job]
+        del self._active[transfer.job], self._by_handle[transfer.curl]
         job, outcome = transfer.job, transfer.outcome(broken)
         transfer.forget()
         if len(self._idle) < KEPT_HANDLES:
             self._idle.append(transfer)
-        if isinstance(outcome, bytes):
+        if isinstance(outcome, list):
             self.sink.fetched(job, outcome)
         else:
             self.sink.ended(job, outcome)
@@ -209,22 +223,30 @@ class Transfers:
 
 
 class _Transfer:
-    """One handle of libcurl, for one request after the other."""
+    """One handle of libcurl, for one request after the other.
+
+    libcurl calls back for every 16 KB of a body and for every header. Each call needs Python's lock, which the decoding
+    thread uses too. So a body that is expected goes straight into a list (`list.append` runs no Python code). Any other
+    body pauses before its first byte, until `Transfers` puts `_receive` in charge of it.
+    """
 
     def __init__(self, transfers: Transfers) -> None:
         self._transfers = transfers
         self._limits = transfers.limits
-        self.curl: Any = pycurl.Curl()
-        self.curl.transfer = self
+        self._pieces: list[bytes] = []
+        self._opened: list[socket.socket] = []
+        self.curl = pycurl.Curl()
         for option, value in _options(self._limits):
             self.curl.setopt(option, value)
-        self.curl.setopt(pycurl.WRITEFUNCTION, self._receive)
+        self.curl.setopt(pycurl.WRITEFUNCTION, self._pieces.append)
         self.curl.setopt(pycurl.HEADERFUNCTION, self._receive_header)
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        self._options: dict[int, object] = {}
+        self._is_watched = False
         self.job = 0
-        self.host = ""
+        self.asked = ""
+        """The host as messages name it."""
         self._is_guarded = False
-        self._opened: list[socket.socket] = []
         self.forget()
 
     def forget(self) -> None:
@@ -232,7 +254,7 @@ class _Transfer:
         for opened in self._opened:
             opened.close()
         self._opened.clear()
-        self._pieces: list[bytes] = []
+        self._pieces.clear()
         self._received = 0
         self._granted = 0
         self._own_end: Broken | None = None
@@ -244,51 +266,68 @@ class _Transfer:
     def _forget_answer(self) -> None:
         self._status = 0
         self._length: int | None = None
+        self._is_chunked = False
         self._location = self._retry_after = ""
         self._has_all_headers = False
 
     def begin(self, job: int, order: Get) -> None:
         """Prepare the handle for a request. Raises pycurl.error for a URL that libcurl does not take."""
-        parts = urlsplit(order.url)
-        self.host = parts.hostname or ""
-        name = f"[{self.host}]" if ":" in self.host else self.host
-        port = parts.port or (443 if parts.scheme == "https" else 80)
         self.job = job
+        self.asked = f"{order.host} through the proxy" if order.proxy else order.host
         self._granted = order.granted_bytes
         self._is_probe = order.is_probe
         self._is_guarded = order.is_guarded
-        curl = self.curl
-        curl.setopt(pycurl.URL, order.url)
-        # As it is written, because libcurl changes the letters of percent-encoded bytes.
-        curl.setopt(pycurl.REQUEST_TARGET, _target(parts, is_absolute=bool(order.proxy) and parts.scheme == "http"))
-        curl.setopt(pycurl.PROXY, order.proxy)
-        place = name
-        if order.is_guarded:
-            # libcurl shares a connection only among requests that connect to the same name.
-            place = f"{self.host.replace(':', '-')}.guarded.invalid"
-            curl.setopt(pycurl.CONNECT_TO, [f"::{place}:{port}"])
-        else:
-            curl.unsetopt(pycurl.CONNECT_TO)  # an empty list would leave the one of the last request
-        addresses = order.addresses or ((self.host,) if order.is_guarded else ())
-        if addresses:
+        if self._is_watched:
+            self._is_watched = False
+            self.curl.setopt(pycurl.WRITEFUNCTION, self._pieces.append)
+        self.curl.setopt(pycurl.URL, order.url)
+        name = f"[{order.host}]" if ":" in order.host else order.host
+        # libcurl changes the letters of percent-encoded bytes, but the request must be as it is written.
+        self._set(pycurl.REQUEST_TARGET, _target(order) if "%" in order.url else None)
+        self._set(pycurl.PROXY, order.proxy)
+        # libcurl shares a connection only among requests that connect to the same name.
+        place = f"{order.host.replace(':', '-')}.guarded.invalid" if order.is_guarded else name
+        self._set(pycurl.CONNECT_TO, [f"::{place}:{order.port}"] if order.is_guarded else None)
+        if addresses := order.addresses or ((order.host,) if order.is_guarded else ()):
             listed = ",".join(f"[{each}]" if ":" in each else each for each in addresses)
-            # With the plus, libcurl forgets the addresses after a minute, else its memory grows with every host.
-            curl.setopt(pycurl.RESOLVE, [f"+{place}:{port}:{listed}"])
+            # With the plus, libcurl forgets the addresses after a minute, else its memory would grow with every host.
+            # So they are given each time.
+            self.curl.setopt(pycurl.RESOLVE, [f"+{place}:{order.port}:{listed}"])
         self._began = self._heard = time.monotonic()
         self._deadline = self._began + self._limits.request_seconds
 
-    def go_on(self, size: int) -> None:
+    def _set(self, option: int, value: object) -> None:
+        if self._options.get(option) != value:
+            self._options[option] = value
+            if value is None:  # pycurl ignores an empty list
+                self.curl.unsetopt(option)
+            else:
+                self.curl.setopt(option, value)
+
+    def watch(self) -> None:
+        """Receive the body with a look at its size. libcurl allows this change only outside of its callbacks."""
+        self._is_watched = True
+        self.curl.setopt(pycurl.WRITEFUNCTION, self._receive)
+
+    def note_grant(self, size: int) -> bool:
+        """Let the body grow to `size` bytes. Return whether the request has paused."""
         self._granted = size
         if self._paused_at is None:
-            return
+            return False
         waited = time.monotonic() - self._paused_at
         self._paused_at = None
         self._deadline += waited
         self._heard += waited
-        self.curl.pause(pycurl.PAUSE_CONT)
+        return True
+
+    def _note_pieces(self, now: float) -> None:
+        """Notice what has arrived without `_receive`."""
+        if not self._is_watched and (received := sum(map(len, self._pieces))) > self._received:
+            self._received, self._heard = received, now
 
     def overdue(self, now: float) -> Broken | None:
         """Return how the request ends if it has taken too long, else None."""
+        self._note_pieces(now)
         if self._paused_at is not None:
             return None
         if self._drain_until is not None:
@@ -302,30 +341,32 @@ class _Transfer:
         return None
 
     def _broken(self, what: str) -> Broken:
-        return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{self.host} {what}", self._received)
+        return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{self.asked} {what}", self._received)
 
-    def outcome(self, broken: Broken | None) -> bytes | Answered | Broken:
+    def outcome(self, broken: Broken | None) -> list[bytes] | Answered | Broken:
         """Return the body, or how the request ended. `broken` is how it ended for libcurl, None if it succeeded."""
+        self._note_pieces(0.0)
         if self._own_end is not None:
             return self._own_end._replace(received_bytes=self._received)
         if self._is_forbidden:
-            detail = f"{self.host} has an address that is not public"
+            detail = f"{self.asked} has an address that is not public"
             return Broken(Verdict.NOT_ASKED, Reason.FORBIDDEN_HOST, detail, self._received)
         if self._has_all_headers and (self._status != 200 or self._is_probe):
             return Answered(self._status, self._location, self._retry_after, self._received)
         if broken is not None:
             return broken._replace(received_bytes=self._received)
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        return self._pieces.copy()
 
     # Called by libcurl
 
     def _receive_header(self, line: bytes) -> int | None:
         if self._has_all_headers:
-            return None  # a trailer
-        self._heard = time.monotonic()
+            return None  # a trailer, or the empty line again, after `watch`
         if not self._status:
             # The first line. A later one may look like it, but libcurl does not heed that one either.
             self._status = _number(line.split(None, 2)[1])
+            return None
+        if line[0] not in _FIRST_LETTERS:
             return None
         if line in {b"\r\n", b"\n"}:
             return self._end_headers()
@@ -333,6 +374,8 @@ class _Transfer:
         match name.lower():
             case b"content-length":
                 self._length = _number(value) if value.strip().isdigit() else None
+            case b"transfer-encoding":
+                self._is_chunked = True
             case b"location":
                 self._location = value.strip().decode("utf-8", "surrogateescape")
             case b"retry-after":
@@ -343,15 +386,20 @@ class _Transfer:
         if self._status < 200 and self._status != 101:
             self._forget_answer()  # an interim one, which another follows; after 101 nothing in HTTP does
             return None
+        self._heard = time.monotonic()
         self._has_all_headers = True
         if self._is_probe:
             return -1
+        if self._status == 200 and self._length is not None:
+            if self._length > self._limits.max_bytes:
+                self._refuse(f"{self._length} bytes announced")
+                return -1
+            if self._length <= self._granted and not self._is_chunked:
+                return None
         if self._status != 200:
             self._drain_until = self._heard + DRAIN_SECONDS
-        elif self._length is not None and self._length > self._limits.max_bytes:
-            self._refuse(f"{self._length} bytes announced")
-            return -1
-        return None
+        self._transfers.to_watch.append(self)
+        return int(pycurl.WRITEFUNC_PAUSE)
 
     def _receive(self, piece: bytes) -> int | None:
         if self._drain_until is not None:
@@ -420,10 +468,11 @@ def _options(limits: TransferLimits) -> list[tuple[int, object]]:
     return options
 
 
-def _target(url: SplitResult, *, is_absolute: bool) -> str:
+def _target(order: Get) -> str:
     """Return what the request line asks for: path and query, or the whole URL where a proxy must know the server."""
-    target = url.path + (f"?{url.query}" if url.query else "")
-    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{target}" if is_absolute else target
+    scheme, _, rest = order.url.partition("://")
+    server, _, path = rest.partition("/")
+    return f"{scheme}://{server.rpartition('@')[2]}/{path}" if order.proxy and scheme == "http" else f"/{path}"
 
 
 def _number(text: bytes) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from common.format.reasons import Reason
+from common.format.reasons import Reason  # noqa: TC001 - a field of a NamedTuple
 
 if TYPE_CHECKING:
     from worker.fetch.byte_budget import Reservation
@@ -20,13 +20,17 @@ class Get(NamedTuple):
 
     url: str
     """The URL exactly as it is requested, in ASCII. It may hold a signature, and never a key that signs."""
+    host: str
+    """The URL's host in lower case and without brackets."""
+    port: int
     addresses: tuple[str, ...]
     """The IP addresses of the host, to which the connection must go. Empty: the host is an address itself, or a proxy
     looks the host up."""
     is_guarded: bool
     """Whether the connection may go to public addresses only. Such a request shares no connection with others."""
     proxy: str
-    """The URL of the proxy, an empty text for a direct connection."""
+    """The URL of the proxy or of the relay to it, an empty text for a direct connection. It never holds a password of a
+    proxy."""
     is_probe: bool
     """Whether only the status is wanted, and no body."""
     rotation: int
@@ -62,9 +66,9 @@ class Verdict(StrEnum):
     """The image fails, and its host has answered."""
     NOT_ASKED = "not_asked"
     """The image fails, and no host was asked."""
-    MAY_PASS = "may_pass"
+    MAY_PASS = "may_pass"  # noqa: S105 - no password
     """The same request may succeed later."""
-    WILL_NOT_PASS = "will_not_pass"
+    WILL_NOT_PASS = "will_not_pass"  # noqa: S105 - no password
     """The host gave no useful answer and will not."""
     MACHINE = "machine"
     """This machine is at its limits. No image and no host is to blame."""

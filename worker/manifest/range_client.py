@@ -13,7 +13,7 @@ from common.errors import ManifestError, StoreAccessDenied
 from common.logs import redact_url
 from common.retry import retry_after_seconds
 from worker.manifest.http_answer import HttpAnswer, HttpFault
-from worker.proxy import EnvironmentProxies
+from worker.proxy import EnvironmentProxies, basic_authorization
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -114,20 +114,19 @@ def _pool(url: str, headers: dict[str, str], timeout: urllib3.Timeout) -> urllib
     """Return the connections to the URL's host, through the environment's proxy if it has one for the URL."""
     try:
         server = URL(url)
-        proxy = EnvironmentProxies().proxy_for(
-            scheme=server.scheme, host=server.raw_host or "", port=server.port or 0
-        )
+        proxy = EnvironmentProxies().proxy_for(scheme=server.scheme, host=server.raw_host or "", port=server.port or 0)
     except ValueError as error:
         raise _unusable_url(url) from error
     if proxy is None:
         return urllib3.PoolManager(maxsize=1, headers=headers, timeout=timeout)
-    user = f"{proxy.user or ''}:{proxy.password or ''}" if proxy.user or proxy.password else None
+    has_password = proxy.user or proxy.password
+    authorization = basic_authorization(proxy.user or "", proxy.password or "") if has_password else None
     return urllib3.ProxyManager(
         str(proxy.with_user(None)),
         maxsize=1,
         headers=headers,
         timeout=timeout,
-        proxy_headers=urllib3.make_headers(proxy_basic_auth=user),
+        proxy_headers={"Proxy-Authorization": authorization} if authorization else None,
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pytest
 from PIL import Image
+from worker.decode.decoders import Decoders
 
 from common.errors import ExitCode, ResourceExhausted
 from tests.image_server import ImageServer, answer, image_server
@@ -26,7 +27,6 @@ from tests.worker.worker_process import (
     worker_environment,
     write_manifest,
 )
-from worker.decode.decoders import Decoders
 from worker.decode.preprocess import LARGE_PIXELS, image_square
 from worker.rows import ImageFailed, LargeImage
 

@@ -50,7 +50,7 @@ def test_all_versions_of_one_cuda_work_with_its_oldest_driver() -> None:
     ("changes", "said"),
     [
         (
-            {"driver": (12, 4), "gpus": ()},
+            {"driver": (12, 4)},
             (
                 "the NVIDIA driver is too old: it supports CUDA 12.4, and PyTorch 2.13.0+cu130 is built for CUDA 13.0, "
                 "which needs driver 580 or newer"
@@ -87,6 +87,7 @@ def test_a_gpu_that_cannot_be_used_is_not_replaced_by_the_cpu(
         (CPU_BUILD, "EMBEDDER_DEVICE is cuda, but PyTorch 2.13.0+cpu is built without CUDA"),
         (NO_DRIVER, "EMBEDDER_DEVICE is cuda, but no CUDA device is visible; does the pod ask for a GPU?"),
         (replace(NO_DRIVER, driver=(13, 0)), "EMBEDDER_DEVICE is cuda, but no CUDA device is visible"),
+        (replace(NO_DRIVER, driver=(11, 4)), "EMBEDDER_DEVICE is cuda, but no CUDA device is visible"),
         (replace(SOUND, gpus=(), is_hidden=True), "EMBEDDER_DEVICE is cuda, but CUDA_VISIBLE_DEVICES hides all GPUs"),
     ],
 )
@@ -162,7 +163,7 @@ int cuGetErrorString(int error, const char **text) {
 ASK = """
 from worker.encode.cuda_driver import read_cuda_facts
 facts = read_cuda_facts()
-print(facts.driver, repr(facts.failure), [(gpu.name, gpu.capability) for gpu in facts.gpus])
+print(facts.driver, repr(facts.failure), [(gpu.name, gpu.capability) for gpu in facts.gpus], facts.is_hidden)
 """
 
 
@@ -180,11 +181,11 @@ def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ask(folder: Path, **numbers: int) -> str:
+def ask(folder: Path, **environment: str) -> str:
     run = subprocess.run(
         [sys.executable, "-c", ASK],
         cwd=Path(__file__).parents[3],
-        env={"LD_LIBRARY_PATH": str(folder)} | {f"DOUBLE_{name}": str(value) for name, value in numbers.items()},
+        env={"LD_LIBRARY_PATH": str(folder)} | environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -196,25 +197,26 @@ def ask(folder: Path, **numbers: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "facts"),
+    ("environment", "facts"),
     [
-        ({"VERSION": 13000, "COUNT": 2}, "(13, 0) '' [('GPU 70', (8, 9)), ('GPU 71', (8, 9))]"),
-        ({"VERSION": 12040, "COUNT": 0}, "(12, 4) '' []"),
-        ({"VERSION": 12040, "INIT": 100}, "(12, 4) '' []"),
-        ({"VERSION": 13020, "INIT": 802}, "(13, 2) 'it does not work (802)' []"),
-        ({"VERSION": 13020, "INIT": 999}, "(13, 2) 'unknown error (999)' []"),
-        ({"VERSION": 13020, "COUNT": 1, "ATTRIBUTE": 719}, "(13, 2) 'it does not work (719)' []"),
-        ({"STUB": 34}, "None '' []"),
-        ({"VERSION": 13000, "INIT": 34}, "None '' []"),
+        ("DOUBLE_VERSION=13000 DOUBLE_COUNT=2", "(13, 0) '' [('GPU 70', (8, 9)), ('GPU 71', (8, 9))] False"),
+        ("DOUBLE_VERSION=12040 CUDA_VISIBLE_DEVICES=-1", "(12, 4) '' [] True"),
+        ("DOUBLE_VERSION=12040 CUDA_VISIBLE_DEVICES=", "(12, 4) '' [] True"),
+        ("DOUBLE_VERSION=12040 DOUBLE_INIT=100 CUDA_VISIBLE_DEVICES=3,-1", "(12, 4) '' [] False"),
+        ("DOUBLE_VERSION=13020 DOUBLE_INIT=802", "(13, 2) 'it does not work (802)' [] False"),
+        ("DOUBLE_VERSION=13020 DOUBLE_INIT=999", "(13, 2) 'unknown error (999)' [] False"),
+        ("DOUBLE_VERSION=13020 DOUBLE_COUNT=1 DOUBLE_ATTRIBUTE=719", "(13, 2) 'it does not work (719)' [] False"),
+        ("DOUBLE_STUB=34", "None '' [] False"),
+        ("DOUBLE_VERSION=13000 DOUBLE_INIT=34", "None '' [] False"),
     ],
 )
 def test_the_driver_says_what_it_supports_why_it_fails_and_which_gpus_there_are(
-    numbers: Mapping[str, int], facts: str, driver_folder: Path
+    environment: str, facts: str, driver_folder: Path
 ) -> None:
-    assert ask(driver_folder, **numbers) == facts
+    assert ask(driver_folder, **dict(variable.split("=") for variable in environment.split())) == facts
 
 
 def test_a_machine_without_a_driver_has_no_driver(tmp_path: Path) -> None:
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a driver")
-    assert ask(tmp_path) == "None '' []"
+    assert ask(tmp_path) == "None '' [] False"

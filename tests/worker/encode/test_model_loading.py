@@ -30,7 +30,9 @@ def descriptor() -> Iterator[int]:
 
 
 def test_the_batches_are_made_of_the_given_file_before_the_encoder_is_there(tiny_clip: Path, descriptor: int) -> None:
-    loading = ModelLoading(EncodeSettings(model=str(tiny_clip), device="cpu", batch_size=3), descriptor=descriptor)
+    loading = ModelLoading(
+        EncodeSettings(model=str(tiny_clip), device="cpu", batch_size=3), descriptor=descriptor, spare_slots=0
+    )
     loading.start()
     batches = loading.batches.result(timeout=60)
     assert (batches.descriptor, batches.slot_count, batches.image_size) == (descriptor, 3 * BUFFERS, 32)
@@ -45,7 +47,7 @@ def test_a_device_that_hangs_while_it_warms_up_is_unavailable_after_the_time_lim
     goes_on = threading.Event()
     monkeypatch.setattr(Encoder, "warm_up", lambda *_: goes_on.wait(60))
     settings = EncodeSettings(model=str(tiny_clip), device="cpu", encode_timeout_seconds=1)
-    loading = ModelLoading(settings, descriptor=descriptor)
+    loading = ModelLoading(settings, descriptor=descriptor, spare_slots=0)
     loading.start()
     with pytest.raises(DeviceUnavailable, match=r"cpu has not answered for 1 s"):
         loading.encoder.result(timeout=60)
@@ -54,7 +56,7 @@ def test_a_device_that_hangs_while_it_warms_up_is_unavailable_after_the_time_lim
 
 
 def test_a_model_that_cannot_be_loaded_is_the_error_of_all_that_depends_on_it(descriptor: int) -> None:
-    loading = ModelLoading(EncodeSettings(model="/no/such/folder", device="cpu"), descriptor=descriptor)
+    loading = ModelLoading(EncodeSettings(model="/no/such/folder", device="cpu"), descriptor=descriptor, spare_slots=0)
     loading.start()
     for future in (loading.source, loading.batches, loading.encoder):
         assert "no such folder" in str(future.exception(timeout=60))

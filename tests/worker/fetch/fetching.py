@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +13,7 @@ from common.settings import read_settings
 from tests.image_server import answer, image_server
 from tests.worker.fetch.thread_transport import Image, ThreadTransport
 from worker.fetch.image_fetcher import ImageFetcher
+from worker.fetch.relayed_proxies import RelayedProxies
 from worker.rows import ImageFailed, Row
 from worker.settings import WorkerSettings
 
@@ -48,19 +49,21 @@ async def image_fetcher(
     resolver: Resolver | None = None,
 ) -> AsyncIterator[ImageFetcher[Image]]:
     """Yield a fetcher with the sections of a worker's settings that it needs."""
-    async with (
-        ThreadTransport(settings) as transport,
-        ImageFetcher(
-            transport,
-            settings.fetch,
-            settings.http,
-            inflight_bytes=settings.decode.inflight_bytes,
-            sources=sources,
-            folder=folder,
-            resolver=resolver,
-        ) as fetcher,
-    ):
-        yield fetcher
+    with closing(RelayedProxies(connect_timeout_seconds=settings.http.connect_timeout_seconds)) as proxies:
+        async with (
+            ThreadTransport(settings) as transport,
+            ImageFetcher(
+                transport,
+                settings.fetch,
+                settings.http,
+                inflight_bytes=settings.decode.inflight_bytes,
+                sources=sources,
+                folder=folder,
+                proxies=proxies,
+                resolver=resolver,
+            ) as fetcher,
+        ):
+            yield fetcher
 
 
 async def get(fetcher: ImageFetcher[Image], image: str | Row) -> bytes | Reason:
@@ -75,7 +78,11 @@ async def get(fetcher: ImageFetcher[Image], image: str | Row) -> bytes | Reason:
 
 
 @asynccontextmanager
-async def fetcher_among_others(*, sources: tuple[str, ...] = ("url",), **changed: Any) -> AsyncIterator[ImageFetcher[Image]]:  # noqa: ANN401 - as above
+async def fetcher_among_others(
+    *,
+    sources: tuple[str, ...] = ("url",),
+    **changed: Any,  # noqa: ANN401 - as above
+) -> AsyncIterator[ImageFetcher[Image]]:
     """Yield a fetcher that has an answer of another host, so that a failure is not blamed on the network."""
     settings = worker_settings(**changed)
     with image_server() as elsewhere:

@@ -81,6 +81,10 @@ class ThreadTransport:
             if job in self._growing:
                 self._growing.pop(job).cancel()
 
+    def _grant(self, job: int, size: int) -> None:
+        self._transfers.grant(job, size)
+        self._files.grant(job)
+
     def _order(self, order: Callable[[], object] | None) -> None:
         self._orders.put(order)
         os.write(self._wake_write, b".")
@@ -103,7 +107,12 @@ class ThreadTransport:
             self._transfers.close()
 
     def fail(self, error: BaseException) -> None:
-        self._loop.call_soon_threadsafe(lambda: [each.set_exception(error) for each, _ in self._jobs.values()])
+        def settle() -> None:
+            for future, _ in self._jobs.values():
+                if not future.done():
+                    future.set_exception(error)
+
+        self._loop.call_soon_threadsafe(settle)
 
     def settle(self, job: int, outcome: Image | Answered | Broken) -> None:
         def settle() -> None:
@@ -119,7 +128,7 @@ class ThreadTransport:
 
         async def cover() -> None:
             await reservation.cover(size, is_first=is_first)
-            self._order(lambda: (self._transfers.grant(job, reservation.size), self._files.grant(job)))
+            self._order(lambda: self._grant(job, reservation.size))
 
         def begin() -> None:
             if not self._jobs[job][0].done():
@@ -135,8 +144,8 @@ class _Sink:
     def need(self, job: int, size: int, *, is_first: bool) -> None:
         self._transport.grow(job, size, is_first=is_first)
 
-    def fetched(self, job: int, body: bytes, *, rotation: int = 0) -> None:  # noqa: ARG002 - nothing is decoded
-        self._transport.settle(job, Image(body))
+    def fetched(self, job: int, body: bytes | list[bytes], *, rotation: int = 0) -> None:  # noqa: ARG002 - nothing is decoded
+        self._transport.settle(job, Image(body if isinstance(body, bytes) else b"".join(body)))
 
     def ended(self, job: int, outcome: Answered | Broken) -> None:
         self._transport.settle(job, outcome)

@@ -681,12 +681,16 @@ struct job {
     const uint8_t **taken;
 };
 
-/* Take the next `size` bytes, aligned to 64, from the memory that is left. */
+/* Take the next `size` bytes, aligned to 64, from the memory that is left. The fuzzer has a `carve` with guards. */
+#ifdef GUARDED_PIECES
+void *carve(uint8_t **left, size_t size);
+#else
 static void *carve(uint8_t **left, size_t size) {
     uint8_t *start = *left + (-(uintptr_t)*left & 63);
     *left = start + size;
     return start;
 }
+#endif
 
 /* Return the size of a row of `size` elements with room for whole vectors at its end. */
 INLINE size_t padded(size_t size) { return (size + 64 + 63) & ~(size_t)63; }

@@ -20,9 +20,12 @@ from PIL import Image
 from tests.worker.images import PHOTOS, cut_points, encoded, every_kind, mutations, noise, photo
 from worker.decode.geometry import square_geometry
 from worker.decode.plain_jpeg import is_available, plain_square
+from worker.decode.plain_jpeg.tests.fuzz_inputs import SEEDS, is_accepted
 from worker.decode.plain_jpeg.tests.plain_jpegs import (
     PLAIN_KINDS,
     compiled_square,
+    grey_file,
+    huffman_table,
     library_square,
     plain_files,
     plain_jpeg_of,
@@ -120,31 +123,6 @@ def test_only_plain_files_are_taken() -> None:
     assert taken == PLAIN_KINDS | {"JPEG 422", "JPEG 420", "JPEG 444"}
 
 
-def _grey_file(*, dc: bytes, ac: bytes) -> bytes:
-    """Return a grey JPEG of 32 x 32 pixels with these Huffman tables. Each of its 16 blocks is two bits 0."""
-
-    def segment(marker: int, body: bytes) -> bytes:
-        return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body
-
-    return b"".join(
-        [
-            b"\xff\xd8",
-            segment(0xDB, bytes(1) + b"\1" * 64),
-            segment(0xC0, bytes([8, 0, 32, 0, 32, 1, 1, 0x11, 0])),
-            segment(0xC4, b"\x00" + dc),
-            segment(0xC4, b"\x10" + ac),
-            segment(0xDA, bytes([1, 1, 0, 0, 63, 0])),
-            bytes(4),
-            b"\xff\xd9",
-        ]
-    )
-
-
-def _table(counts: list[int]) -> bytes:
-    """Return a Huffman table with `counts` codes of 1, 2, ... bits, for the symbols 0, 1, ..."""
-    return bytes(counts + [0] * (16 - len(counts))) + bytes(range(sum(counts)))
-
-
 LONGEST = [1] * 15
 """One code of each length from 1 to 15 bits. At most two codes of 16 bits can follow."""
 
@@ -152,8 +130,8 @@ LONGEST = [1] * 15
 @needs_compiled
 @pytest.mark.parametrize("counts", [[1], [1, 1], [1, 0, 3], [*LONGEST, 1]], ids=str)
 def test_a_huffman_table_without_a_code_of_all_ones_is_taken(counts: list[int]) -> None:
-    dc = _table(counts[:9])
-    data = _grey_file(dc=dc, ac=_table(counts))
+    dc = huffman_table(counts[:9])
+    data = grey_file(dc=dc, ac=huffman_table(counts))
     compiled = compiled_square(data)
     assert compiled is not None
     assert np.array_equal(compiled, library_square(data))
@@ -162,9 +140,9 @@ def test_a_huffman_table_without_a_code_of_all_ones_is_taken(counts: list[int]) 
 @needs_compiled
 @pytest.mark.parametrize("counts", [[2], [1, 2], [1, 0, 4], [*LONGEST, 2], [3], [1, 5]], ids=str)
 def test_a_huffman_table_with_a_code_of_all_ones_is_left_to_the_libraries(counts: list[int]) -> None:
-    files = [_grey_file(dc=_table([1]), ac=_table(counts))]
+    files = [grey_file(dc=huffman_table([1]), ac=huffman_table(counts))]
     if sum(counts) <= 12:
-        files.append(_grey_file(dc=_table(counts), ac=_table([1])))
+        files.append(grey_file(dc=huffman_table(counts), ac=huffman_table([1])))
     for data in files:
         assert compiled_square(data) is None
         with pytest.raises(ValueError, match="Huffman"):
@@ -218,6 +196,14 @@ def test_a_damaged_file_has_the_libraries_pixels_if_they_accept_it_and_else_none
             taken += 1
             assert np.array_equal(compiled, library_square(data))  # raises ValueError for a damaged file
     assert taken > 20
+
+
+@needs_compiled
+def test_every_seed_of_the_fuzzer_has_the_libraries_pixels_or_is_left_to_them() -> None:
+    accepted = {path.name: is_accepted(path.read_bytes()) for path in SEEDS.iterdir()}  # raises if they differ
+    refused = {name for name, accepts in accepted.items() if not accepts}
+    assert {name for name in accepted if name.startswith(("other-", "damaged-"))} <= refused
+    assert not [name for name in refused if not name.startswith(("other-", "damaged-", "found-"))]
 
 
 def test_without_the_compiled_decoder_the_libraries_make_the_same_square(monkeypatch: pytest.MonkeyPatch) -> None:
