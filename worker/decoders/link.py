@@ -95,7 +95,7 @@ def largest_size(order: Order) -> int:
     """Return an upper bound of the size of the order's message in bytes."""
     match order:
         case Start(_, Get() as get):
-            # URLs are ASCII, and an address takes at most 45 characters.
+            # URLs and hosts are ASCII, and an address takes at most 45 characters.
             return len(get.url) + len(get.host) + len(get.proxy) + 50 * len(get.addresses) + 200
         case Start(_, ReadFile() as read):
             return 12 * len(read.path) + 100  # in JSON a character takes at most 12 bytes

@@ -86,7 +86,7 @@ class Reservation:
 
     Bodies that hold bytes and need more must not wait for each other, or all of them would wait for ever. So a
     reservation that grows takes free bytes ahead of the queue. If too few are free, it exceeds the budget. Only one
-    reservation at a time may do so, and the others wait until `settle`.
+    reservation at a time may do so. The others wait until it has given back so much that the budget is kept again.
     """
 
     def __init__(self, budget: ByteBudget, *, most_bytes: int) -> None:
@@ -121,7 +121,8 @@ class Reservation:
     def settle(self, length: int) -> None:
         """Keep the `length` bytes of the body, which has arrived, and give back the others."""
         self._give_back(self.size - length)
-        self._let_others_exceed()
+        if self._budget.has_free(0):
+            self._let_others_exceed()
 
     def release(self) -> None:
         """Give back all bytes."""

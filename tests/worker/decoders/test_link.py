@@ -56,6 +56,8 @@ rotations = st.sampled_from([0, 90, 180, 270])
 gets = st.builds(
     Get,
     url=ascii_texts,
+    host=ascii_texts,
+    port=st.integers(1, 65_535),
     addresses=st.lists(st.ip_addresses().map(str), max_size=MAX_ADDRESSES).map(tuple),
     is_guarded=st.booleans(),
     proxy=ascii_texts,
@@ -132,8 +134,17 @@ def test_reports_arrive_with_their_types_and_fields(sent: list[Report]) -> None:
 def longest_orders() -> list[Start]:
     url = parse_http_url("https://images.example/" + "\u00e4" * (65_536 // 2)).text
     assert url.count("%") == 65_536
-    addresses = ("2001:db8:1111:2222:3333:4444:5555:6666",) * MAX_ADDRESSES
-    get = Get(url, "h" * 253, 65_535, addresses, True, "p" * 2000, False, 270, 2**40)
+    get = Get(
+        url=url,
+        host="images.example",
+        port=443,
+        addresses=("2001:db8:1111:2222:3333:4444:5555:6666",) * MAX_ADDRESSES,
+        is_guarded=True,
+        proxy="http://proxy.example/".ljust(2000, "p"),
+        is_probe=False,
+        rotation=270,
+        granted_bytes=2**40,
+    )
     path = ReadFile("/" + "\N{GRINNING FACE}" * (MAX_PATH_CHARS - 1), 270, 2**40)
     return [
         Start(2**40, get),
