@@ -85,7 +85,7 @@ bodies = st.builds(
     cancelled=st.sets(st.integers(0, 11)),
     seed=st.integers(0, 2**32),
 )
-def test_bodies_that_outgrow_their_bytes_never_wait_for_each_other_and_only_one_exceeds_the_budget(
+def test_bodies_that_outgrow_their_bytes_never_wait_for_each_other_and_only_one_exceeds_the_budget(  # noqa: C901 - one story
     bodies: list[Body], cancelled: set[int], seed: int
 ) -> None:
     order = random.Random(seed)
