@@ -85,7 +85,7 @@ class Decoder:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._room: Room | None = None
         self._orders: deque[Order] = deque()
-        self._is_flush_due = False
+        self._is_flush_soon = self._is_flush_later = self._is_blocked = False
         self._is_ready = False
         self._generation = 0
         self._early_deaths = 0
@@ -122,25 +122,33 @@ class Decoder:
         """Give the decoder as many of the free slots as it should have."""
         if not self._is_ready or self._room is None:
             return
+        is_short = len(self._unused_slots) <= SLOTS_AHEAD // 2
         given = []
         while len(self._unused_slots) < SLOTS_AHEAD and (slot := self._take_slot()) is not None:
             self._unused_slots.add(slot)
             given.append(slot)
         if given:
-            self.order(Slots(given))
+            self.order(Slots(given), is_urgent=is_short)
 
-    def order(self, order: Order) -> None:
+    def order(self, order: Order, *, is_urgent: bool = False) -> None:
         """Send an order, together with others: at once if the decoder may run out of work, else a little later."""
         self._orders.append(order)
-        if self._is_ready and not self._is_flush_due and self._loop is not None:
-            self._is_flush_due = True
-            if self._images_to_decode >= ENOUGH_IMAGES:
-                self._loop.call_later(COLLECT_SECONDS, self._flush)
-            else:
+        if not self._is_ready or self._loop is None or self._is_blocked:
+            return
+        if is_urgent or self._images_to_decode < ENOUGH_IMAGES:
+            if not self._is_flush_soon:
+                self._is_flush_soon = True
                 self._loop.call_soon(self._flush)
+        elif not (self._is_flush_soon or self._is_flush_later):
+            self._is_flush_later = True
+            self._loop.call_later(COLLECT_SECONDS, self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._is_flush_later = False
+        self._flush()
 
     def _flush(self) -> None:
-        self._is_flush_due = False
+        self._is_flush_soon = False
         while self._orders and self._is_ready:
             packed, size = [], 0
             while self._orders and size < PACKED_BYTES:
@@ -160,10 +168,11 @@ class Decoder:
         loop = self._loop
         if loop is None:
             return
-        self._is_flush_due = True
+        self._is_blocked = True
 
         def flush() -> None:
             loop.remove_writer(self._link)
+            self._is_blocked = False
             self._flush()
 
         loop.add_writer(self._link, flush)
@@ -177,6 +186,7 @@ class Decoder:
                     return
                 for report in reports_from_packet(packet):
                     self._hear(report)
+                self.give_slots()
         except BlockingIOError:
             return
         except OSError:
@@ -198,7 +208,6 @@ class Decoder:
                 self._note_decoded(worked, waited)
                 if not self.jobs.pop(number).note_decoded(slot):
                     self._return_slot(slot)
-                self.give_slots()
             case Ended(number, outcome):
                 self.jobs.pop(number).note_ended(outcome)
             case Undecodable(number, reason, detail, worked):
