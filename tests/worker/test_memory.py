@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.decoders.pool import pool_of
+from tests.worker.decoders.pool import decoder_processes, decoders
 from tests.worker.images import PHOTOS, encoded, photo
 from worker.memory import DECODER_MALLOC, WORKER_MALLOC
 
@@ -83,33 +83,18 @@ def decoder_growth_over_large_images(folder: Path) -> tuple[int, dict[str, str]]
     """Return how many bytes larger a decoder is after large images than after photos, and its environment."""
     picture = photo().resize((6600, 4900))
     large = [encoded(picture, "BMP"), encoded(picture, "PNG", compress_level=1)]
-    with pool_of(folder, max_bytes=128 << 20) as pool:
-        for path in PHOTOS:
-            pool.pixels(path.read_bytes())
+    files = [folder / "large.bmp", folder / "large.png"]
+    for file, data in zip(files, large, strict=True):
+        file.write_bytes(data)
+    with decoders(max_bytes=128 << 20) as pool:
+        for photo_file in PHOTOS:
+            pool.pixels(photo_file)
         (process,) = decoder_processes()
         before = private_bytes(process)
-        for data in large:
-            pool.pixels(data)
+        for file in files:
+            pool.pixels(file)
         variables = Path(f"/proc/{process}/environ").read_text("utf-8").split("\0")
         return private_bytes(process) - before, dict(variable.split("=", 1) for variable in variables if variable)
-
-
-def decoder_processes() -> list[int]:
-    """Return the decoders of this process: the children of a child that runs the decoders' server."""
-    return [
-        decoder
-        for server in children_of(os.getpid())
-        if b"worker.decoders.server" in Path(f"/proc/{server}/cmdline").read_bytes()
-        for decoder in children_of(server)
-    ]
-
-
-def children_of(process: int) -> list[int]:
-    return [
-        int(child)
-        for thread in Path(f"/proc/{process}/task").iterdir()
-        for child in (thread / "children").read_text("utf-8").split()
-    ]
 
 
 def private_bytes(process: int) -> int:
