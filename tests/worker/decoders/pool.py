@@ -84,7 +84,7 @@ class Pool:
                     self.decoders.open_room(self.squares)
                     self._is_room_open = True
                 task: asyncio.Future[T] = asyncio.ensure_future(ask())
-                await asyncio.wait({task, failed}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([task, failed], return_when=asyncio.FIRST_COMPLETED)  # type: ignore[type-var]  # of two types
                 if not task.done():
                     task.cancel()
                     with suppress(asyncio.CancelledError):

@@ -330,6 +330,7 @@ def test_no_decoder_outlives_a_worker_that_is_killed(server: ImageServer, tmp_pa
     with start_worker(
         worker_environment(manifest_uri=write_manifest(tmp_path, [hang] * 4), run_uri=tmp_path / "run")
     ) as worker:
+        wait_until(lambda: len(descendants(worker.pid)) > 3)  # the server and its decoders
         wait_until(lambda: busy_decoders(worker.pid))
         family = descendants(worker.pid)
         worker.kill()
