@@ -439,7 +439,10 @@ class _Transfer:
             return self._opened[-1]
         except OSError as error:
             self._own_end = Broken(
-                Verdict.MACHINE, Reason.CONNECTION_FAILED, f"no connection could be opened: {error}", 0
+                Verdict.MACHINE,
+                Reason.CONNECTION_FAILED,
+                f"no connection could be opened: {error}; lower EMBEDDER_FETCH_CONCURRENCY",
+                0,
             )
             return int(pycurl.SOCKET_BAD)
 
