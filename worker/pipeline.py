@@ -54,8 +54,8 @@ MAX_BLAMES = 2
 """Number of decoders that may die while they decode an image. The image before may have damaged the first one."""
 
 MAX_LOSSES = 3
-"""Number of times that an image may be lost with a decoder that was not decoding it. After the second time the image is
-fetched while no other such image is, so the third time is its own fault."""
+"""Number of times that an image may be lost with a decoder that was decoding no image. After the second time the image
+is fetched while no other such image is, so the third time is its own fault."""
 
 
 class _InFlight(NamedTuple):
@@ -243,7 +243,7 @@ class Pipeline:
                     await self._fetch_and_decode(fetcher, row)
             except Lost as lost:
                 blames += lost.is_blamed
-                losses += not lost.is_blamed
+                losses += lost.is_suspect
                 if blames >= MAX_BLAMES or losses >= MAX_LOSSES:
                     raise error_of(lost) from lost
             else:

@@ -255,7 +255,7 @@ class Decoder:
         self._is_ready, self.images_decoded, self._images_to_decode = False, 0, 0
         self._orders.clear()
         for number, job in lost.items():
-            job.note_lost(Lost(exit_code, is_blamed=number == blamed))
+            job.note_lost(Lost(exit_code, is_blamed=number == blamed, is_suspect=blamed not in lost))
 
     def hang_up(self) -> None:
         """End the connection. The decoder then ends."""

@@ -19,12 +19,14 @@ Outcome: TypeAlias = Answered | Broken
 class Lost(Exception):
     """The decoder died with this image. Another decoder must begin with it again."""
 
-    def __init__(self, exit_code: int, *, is_blamed: bool) -> None:
+    def __init__(self, exit_code: int, *, is_blamed: bool, is_suspect: bool) -> None:
         super().__init__(f"a decoder died of {cause(exit_code)}")
         self.exit_code = exit_code
         """The decoder's exit code, or the negative number of the signal that ended it."""
         self.is_blamed = is_blamed
         """Whether the decoder died while it decoded this image."""
+        self.is_suspect = is_suspect
+        """Whether the decoder died while it decoded no image, so that any image that it fetched may be the cause."""
 
 
 class Job:

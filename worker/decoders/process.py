@@ -5,6 +5,7 @@ It knows no key and no password of the worker. It is told which URL to ask for, 
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
@@ -61,6 +62,9 @@ COLLECT_SECONDS = 0.05
 
 COLLECTED_REPORTS = 24
 """Number of reports that are sent at once. Half of them are of decoded images, fewer than SLOTS_AHEAD."""
+
+KEPT_BYTES = 8 << 20
+"""Size in bytes of the largest image whose memory a decoder keeps for the next ones."""
 
 ROUND_SECONDS = 0.01
 """Pause of the fetching thread between two rounds while images wait to be decoded, in seconds. Meanwhile the kernel
@@ -295,6 +299,12 @@ class _Decoding:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         self._now_decoding[0] = 0
+        if not isinstance(square, LargeImage):
+            # Before the worker hears of the image, which then holds no bytes any more.
+            size = sum(map(len, image.pieces))
+            image.pieces.clear()
+            if size > KEPT_BYTES:
+                _trim_heap()
         match square:
             case np.ndarray():
                 if self._shared.slots.empty():
@@ -325,6 +335,11 @@ class _Decoding:
                 max_pixels=self._max_pixels,
                 may_be_large=image.may_be_large,
             ).numpy()
+        except ImageFailed as failed:
+            # Not the exception itself: its traceback would hold the image's bytes until it is forgotten.
+            return ImageFailed(failed.reason, failed.detail)
+        except LargeImage:
+            return LargeImage()
         except Exception as error:  # noqa: BLE001 - the worker hears of it
             return error
 
@@ -345,6 +360,13 @@ def work(connection: Connection, generation: int, *, settings: DecoderSettings, 
         # The worker ends with it, which dying alone would not tell.
         outbox.fail(error)
         raise
+
+
+def _trim_heap() -> None:
+    """Give freed memory back to the kernel. The pieces of a large body lie in the heap, which glibc keeps."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _short(outcome: Answered | Broken) -> Answered | Broken:

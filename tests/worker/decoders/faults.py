@@ -53,22 +53,22 @@ def decode_header(data, *arguments, **named):
 
 Image.Image.resize, simplejpeg.decode_jpeg_header = resize, decode_header
 
-class Curl(pycurl.Curl):
-    asked = ""
+asked = {{}}
 
+class Curl(pycurl.Curl):
     def setopt(self, option, value):
         if option == pycurl.URL:
-            self.asked = value.rpartition("/")[2]
+            asked[id(self)] = value.rpartition("/")[2]
         if option == pycurl.HEADERFUNCTION:
-            super().setopt(option, lambda line: self.faulty(line) or value(line))
+            super().setopt(option, lambda line: fail_at_headers(asked[id(self)]) or value(line))
         else:
             super().setopt(option, value)
 
-    def faulty(self, line):
-        if self.asked.startswith("{KILLER_ONCE}"):
-            crash_once(self.asked)
-        elif self.asked.startswith("{KILLER}"):
-            crash()
+def fail_at_headers(name):
+    if name.startswith("{KILLER_ONCE}"):
+        crash_once(name)
+    elif name.startswith("{KILLER}"):
+        crash()
 
 pycurl.Curl = Curl
 """
