@@ -62,7 +62,7 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
     """Return the error to raise when an error of any library says that a resource ran out, None for other errors."""
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         return ResourceExhausted(describe_error(error, "a file of this program"))
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _lost_its_error(error):
         return ResourceExhausted(f"out of memory; {_MEMORY}")
     if isinstance(error, RuntimeError | ImportError | OSError):
         text = str(error).lower()
@@ -71,6 +71,11 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
                 said = str(error).strip().splitlines()[-1][:300]
                 return ResourceExhausted(f"{os.strerror(number)} ({said}); {_REMEDIES[number]}")
     return None
+
+
+def _lost_its_error(error: BaseException) -> bool:
+    # CPython 3.11 loses a MemoryError where the memory for it is refused too, for example within an import.
+    return isinstance(error, SystemError) and str(error).endswith(("without exception set", "without setting an exception"))
 
 
 def exhausted_beneath(error: BaseException) -> ResourceExhausted | None:
