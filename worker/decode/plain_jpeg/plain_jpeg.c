@@ -48,13 +48,16 @@ struct axis {
  */
 enum { MIN_SIDE = 16, MAX_SIDE = 65500 };
 
-/* Index in the block of each coefficient in zigzag order. A run of zeros may end up to 15 places after the last. */
-static const uint8_t NATURAL[64 + 16] = {
+/* Index in the block of each coefficient in zigzag order. */
+static const uint8_t NATURAL[64] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13,
     6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31,
-    39, 46, 53, 60, 61, 54, 47, 55, 62, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 63};
+    39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
 
-/* The same for two blocks side by side: 8 coefficients of the first block, then 8 of the second, for each row. */
+/*
+ * The same for two blocks side by side: 8 coefficients of the first block, then 8 of the second, for each row. A run
+ * of zeros may end up to 15 places after the last coefficient.
+ */
 #define OF(i) ((i) / 8 * 16 + (i) % 8)
 static const uint8_t PLACE[64 + 16] = {
     OF(0),  OF(1),  OF(8),  OF(16), OF(9),  OF(2),  OF(3),  OF(10), OF(17), OF(24), OF(32), OF(25), OF(18), OF(11),
@@ -65,22 +68,36 @@ static const uint8_t PLACE[64 + 16] = {
     OF(63), OF(63), OF(63), OF(63), OF(63), OF(63), OF(63), OF(63), OF(63), OF(63)};
 
 /*
- * A table is indexed by the next LOOK_BITS bits of the scan. Its entries are of three kinds:
+ * A table is indexed by the next bits of the scan, AC_LOOK or DC_LOOK of them. An entry tells what these bits hold:
  *
- *     VALUE   the bits hold a whole code and the value after it
- *     BARE    the bits hold a whole code, but the value after it is longer, or there is no value
- *     0       the code itself is longer than LOOK_BITS
+ *     bytes   content
+ *     0       number of bits to consume; 0 if they hold no whole code
+ *     1       steps from the last value to this one: the run of zeros, and one. For DC: 0
+ *     2       the same from the last value to the second one, or to the first if there is no second. BEYOND if the
+ *             bits do not hold the whole value
+ *     3       the number of bits of a value that the bits do not hold whole; or END if the block ends after the values
+ *     4, 5    the value
+ *     6, 7    the second value, for AC
  *
- *     bits     0-7               8-11                          12-13   16-31
- *     content  bits to consume   run of zeros before a value   kind    the value, or its number of bits (BARE)
+ * The end of a block without a value before it has one step and the value zero. A run of sixteen zeros has sixteen
+ * steps and the value zero.
  */
-enum { LOOK_BITS = 11, VALUE = 1 << 12, BARE = 2 << 12 };
+enum { AC_LOOK = 11, DC_LOOK = 9, BEYOND = 128 };
+static const uint64_t END = 1u << 31;
 
-/* Number of VALUE entries whose bits fit in the 56 bits of one refill. */
-enum { SHORT_CODES = 4 };
+/* Number of entries whose bits fit in the 56 bits of one refill. */
+enum { LOOKS = 5 };
+
+INLINE int bits_of(uint64_t entry) { return (uint8_t)entry; }
+INLINE unsigned steps_of(uint64_t entry) { return (uint8_t)(entry >> 8); }
+INLINE unsigned all_steps_of(uint64_t entry) { return (uint8_t)(entry >> 16); }
+INLINE int size_of(uint64_t entry) { return (uint8_t)(entry >> 24); }
+INLINE int16_t value_of(uint64_t entry) { return (int16_t)(entry >> 32); }
+INLINE int16_t second_value_of(uint64_t entry) { return (int16_t)(entry >> 48); }
+INLINE int is_whole(uint64_t entry) { return all_steps_of(entry) != BEYOND; }
 
 struct huffman {
-    int32_t entries[1 << LOOK_BITS];
+    uint64_t entries[1 << AC_LOOK];
     int32_t last_code[17];   /* largest code of each length; -1 if there is no code of the length */
     int32_t first_index[17]; /* add it to a code of this length to get the index in `symbols` */
     uint8_t symbols[256];
@@ -221,11 +238,48 @@ static int read_headers(struct header *header, struct huffman tables[2][2], cons
 /* Return the value that `bits` extra bits stand for: EXTEND in the standard. */
 INLINE int extended(int value, int bits) { return value - ((1 << bits) - 1) * (bits && !(value >> (bits - 1))); }
 
+/* Return the entry of a code of `length` bits whose value is not whole. */
+INLINE uint64_t bare_entry(int symbol, int length, int is_ac) {
+    uint64_t steps = is_ac ? (symbol >> 4) + 1 : 0, size = is_ac ? symbol & 15 : symbol;
+    return size << 24 | BEYOND << 16 | steps << 8 | length;
+}
+
+/* Return the entry of a code of `length` bits that are followed by `room` bits, with the value `rest`. */
+INLINE uint64_t entry_of(int symbol, int length, int rest, int room, int is_ac) {
+    if (is_ac && symbol == 0) return END | 1 << 16 | 1 << 8 | length;
+    uint64_t entry = bare_entry(symbol, length, is_ac), steps = steps_of(entry);
+    int size = size_of(entry);
+    if (size > room || (is_ac && !size && steps < 16)) return entry;
+    uint64_t value = (uint16_t)extended(rest >> (room - size), size);
+    return value << 32 | steps << 16 | steps << 8 | (length + size);
+}
+
+/* Write to `pairs` the AC entries of `singles`, with a second value or the end of the block where the bits hold it. */
+static void pair_values(const uint64_t singles[1 << AC_LOOK], uint64_t pairs[1 << AC_LOOK]) {
+    for (int i = 0; i < 1 << AC_LOOK; i++) {
+        uint64_t entry = singles[i];
+        for (int values = 1; is_whole(entry) && !(entry & END); values++) {
+            uint64_t next = singles[i << bits_of(entry) & ((1 << AC_LOOK) - 1)];
+            if (!is_whole(next) || bits_of(entry) + bits_of(next) > AC_LOOK) break;
+            if (next & END)
+                entry |= END;
+            else if (values == 1)
+                entry += (next >> 32) << 48 | steps_of(next) << 16;
+            else
+                break;
+            entry += bits_of(next);
+        }
+        pairs[i] = entry;
+    }
+}
+
 static int prepare_huffman(struct huffman *table, int is_ac) {
     if (!table->is_known) return NOT_PLAIN;
     if (table->is_prepared) return DONE;
     table->is_prepared = 1;
-    memset(table->entries, 0, sizeof table->entries);
+    const int look = is_ac ? AC_LOOK : DC_LOOK;
+    uint64_t singles[1 << AC_LOOK];
+    for (int i = 0; i < 1 << look; i++) singles[i] = BEYOND << 16;
     int code = 0, index = 0;
     for (int length = 1; length <= 16; length++, code <<= 1) {
         int count = table->counts[length];
@@ -233,20 +287,18 @@ static int prepare_huffman(struct huffman *table, int is_ac) {
         table->first_index[length] = index - code;
         for (int i = 0; i < count; i++, code++, index++) {
             int symbol = table->symbols[index];
-            int run = is_ac ? symbol >> 4 : 0, bits = is_ac ? symbol & 15 : symbol;
             if (!is_ac && symbol > 15) return NOT_PLAIN;
-            if (length > LOOK_BITS) continue;
-            int room = LOOK_BITS - length, start = code << room;
-            for (int rest = 0; rest < 1 << room; rest++) {
-                int32_t *entry = &table->entries[start + rest];
-                if ((is_ac && !bits) || bits > room)
-                    *entry = BARE | run << 8 | length | bits << 16;
-                else
-                    *entry = VALUE | run << 8 | (length + bits) | extended(rest >> (room - bits), bits) * (1 << 16);
-            }
+            if (length > look) continue;
+            int room = look - length;
+            for (int rest = 0; rest < 1 << room; rest++)
+                singles[(code << room) + rest] = entry_of(symbol, length, rest, room, is_ac);
         }
         table->last_code[length] = count ? code - 1 : -1;
     }
+    if (is_ac)
+        pair_values(singles, table->entries);
+    else
+        memcpy(table->entries, singles, sizeof *singles << DC_LOOK);
     return DONE;
 }
 
@@ -305,13 +357,12 @@ INLINE int is_read(const struct bits *bits, const uint8_t *end) {
     return 0 <= left && left < 8;
 }
 
-/* Return the BARE entry of a code that is longer than LOOK_BITS, or 0 if there is no such code. */
-static __attribute__((noinline)) int32_t longer_code(const struct huffman *table, uint64_t buffer, int is_ac) {
-    for (int length = LOOK_BITS + 1; length <= 16; length++) {
+/* Return the entry of the next code without its value, or 0 if there is no such code. */
+static __attribute__((noinline)) uint64_t search_code(const struct huffman *table, uint64_t buffer, int is_ac) {
+    for (int length = 1; length <= 16; length++) {
         int code = (int)(buffer >> (64 - length));
-        if (code > table->last_code[length]) continue;
-        int symbol = table->symbols[(code + table->first_index[length]) & 255];
-        return BARE | (is_ac ? symbol >> 4 : 0) << 8 | length | (is_ac ? symbol & 15 : symbol) << 16;
+        if (code <= table->last_code[length])
+            return bare_entry(table->symbols[(code + table->first_index[length]) & 255], length, is_ac);
     }
     return 0;
 }
@@ -331,42 +382,48 @@ INLINE int decode_block(
     struct bits *state, const struct huffman *dc, const struct huffman *ac, uint32_t *prediction, int16_t *to,
     int keep) {
     struct bits local = *state, *bits = &local;
+    const uint64_t *const entries = ac->entries;
     refill(bits);
-    int32_t entry = dc->entries[bits->buffer >> (64 - LOOK_BITS)];
-    if (unlikely(!entry) && !(entry = longer_code(dc, bits->buffer, 0))) return -1;
-    skip(bits, entry & 0xFF);
-    *prediction += (uint32_t)(entry & VALUE ? entry >> 16 : take(bits, entry >> 16));
+    uint64_t entry = dc->entries[bits->buffer >> (64 - DC_LOOK)];
+    if (unlikely(!bits_of(entry)) && !(entry = search_code(dc, bits->buffer, 0))) return -1;
+    skip(bits, bits_of(entry));
+    *prediction += (uint32_t)(is_whole(entry) ? value_of(entry) : take(bits, size_of(entry)));
     if (keep) to[0] = (int16_t)*prediction;
-    int k = 0;
-    for (int is_open = 1; is_open && k < 63;) {
+    size_t k = 0;
+    while (k < 63) {
         refill(bits);
-        for (int i = 0; i < SHORT_CODES; i++) {
-            entry = ac->entries[bits->buffer >> (64 - LOOK_BITS)];
-            if (unlikely(!(entry & VALUE))) break;
-            k += 1 + (entry >> 8 & 15);
-            skip(bits, entry & 0xFF);
-            if (keep) to[PLACE[k]] = (int16_t)(entry >> 16);
-            if (k >= 63) break;
+        int looks = 0;
+        for (; looks < LOOKS; looks++) {
+            entry = entries[bits->buffer >> (64 - AC_LOOK)];
+            size_t first = k + steps_of(entry), last = k + all_steps_of(entry);
+            /* A block may be full before the entry's last value. What follows in the entry is not of this block. */
+            if (unlikely(last >= 63)) break;
+            skip(bits, bits_of(entry));
+            k = last;
+            if (keep) {
+                to[PLACE[last]] = second_value_of(entry);
+                to[PLACE[first]] = value_of(entry);
+            }
+            if (entry & END) {
+                *state = local;
+                return (int)last - !value_of(entry);
+            }
         }
-        if (entry & VALUE) continue;
+        if (looks == LOOKS) continue;
         refill(bits);
-        if (unlikely(!entry) && !(entry = longer_code(ac, bits->buffer, 1))) return -1;
-        skip(bits, entry & 0xFF);
-        int run = entry >> 8 & 15, size = entry >> 16;
+        if ((is_whole(entry) || !bits_of(entry)) && !(entry = search_code(ac, bits->buffer, 1))) return -1;
+        skip(bits, bits_of(entry));
+        int size = size_of(entry);
+        if (!size && steps_of(entry) == 1) break;
+        if (!size && steps_of(entry) < 16) return -1;
+        k += steps_of(entry);
         if (size) {
-            k += 1 + run;
             int value = take(bits, size);
             if (keep) to[PLACE[k]] = (int16_t)value;
-        } else if (run == 15) {
-            k += 16;
-        } else if (run) {
-            return -1;
-        } else {
-            is_open = 0;
         }
     }
     *state = local;
-    return k < 64 ? k : -1;
+    return k < 64 ? (int)k : -1;
 }
 
 /* -- Inverse DCT ------------------------------------------------------------------------------------------------- */
@@ -536,9 +593,9 @@ AVX2 INLINE void store_colors(const struct rows *rows, int x, __m256i luma, __m2
     __m256i twice = _mm256_add_epi16(cr, cr);
     __m256i part = _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhi_epi16(twice, _mm256_set1_epi16(26345)), one), 1);
     __m256i red = _mm256_add_epi16(_mm256_add_epi16(luma, cr), part);
-    twice = _mm256_add_epi16(cb, cb);
-    part = _mm256_srai_epi16(_mm256_add_epi16(_mm256_mulhi_epi16(twice, _mm256_set1_epi16(-14942)), one), 1);
-    __m256i blue = _mm256_add_epi16(_mm256_add_epi16(luma, twice), part);
+    /* The same with 14942 instead of 26345, which one instruction computes for even factors. */
+    part = _mm256_mulhrs_epi16(cb, _mm256_set1_epi16(-14942 / 2));
+    __m256i blue = _mm256_add_epi16(_mm256_add_epi16(luma, _mm256_add_epi16(cb, cb)), part);
     const __m256i weights = _mm256_set1_epi32((int)((uint16_t)-22554 | 18734u << 16));
     __m256i low = _mm256_madd_epi16(_mm256_unpacklo_epi16(cb, cr), weights);
     __m256i high = _mm256_madd_epi16(_mm256_unpackhi_epi16(cb, cr), weights);
@@ -575,53 +632,73 @@ AVX2 static void color_row(
 
 /* -- Resize ------------------------------------------------------------------------------------------------------ */
 
-/* Return eight sums, one of each vector. */
-AVX2 INLINE __m256i sums_of(const __m256i vectors[8]) {
-    __m256i pairs[4], fours[2];
-    for (int i = 0; i < 4; i++) {
-        __m256i a = vectors[2 * i], b = vectors[2 * i + 1];
-        pairs[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    }
-    for (int i = 0; i < 2; i++) {
-        __m256i a = pairs[2 * i], b = pairs[2 * i + 1];
-        fours[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-    }
-    return _mm256_add_epi32(
-        _mm256_permute2x128_si256(fours[0], fours[1], 0x20), _mm256_permute2x128_si256(fours[0], fours[1], 0x31));
+/*
+ * Three steps from eight vectors of eight numbers to their eight sums: each step adds halves of two vectors to one
+ * vector, with half as many numbers of each.
+ */
+AVX2 INLINE __m256i sums_of_eights(__m256i a, __m256i b) {
+    return _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
 }
 
-/* Resize a row of one colour horizontally. The row begins with pixel `start`. A multiple of 8 bytes is written. */
+AVX2 INLINE __m256i sums_of_fours(__m256i a, __m256i b) {
+    return _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+}
+
+AVX2 INLINE __m256i sums_of_halves(__m256i a, __m256i b) {
+    return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+/* Return the sum of pixels times weights as eight numbers, to be added. */
+AVX2 INLINE __m256i products(const int16_t *weights, const int16_t *pixels, const int vectors) {
+    __m256i sum = _mm256_setzero_si256();
+    for (int v = 0; v < vectors; v++) {
+        __m256i product = _mm256_madd_epi16(
+            _mm256_loadu_si256((const void *)(weights + 16 * v)), _mm256_loadu_si256((const void *)(pixels + 16 * v)));
+        sum = v ? _mm256_add_epi32(sum, product) : product;
+    }
+    return sum;
+}
+
+/*
+ * Resize the colours of a row horizontally. The row begins with pixel `start`. A multiple of 8 bytes is written for
+ * each colour, and the bytes of the colours are `next` bytes apart.
+ */
 AVX2 INLINE void resize_row(
-    const struct axis *axis, const int16_t *row, int start, int size, uint8_t *to, const int vectors) {
+    const struct axis *axis, int16_t *const colors[3], const int channels, int start, int size, uint8_t *to,
+    ptrdiff_t next, const int vectors) {
     const __m256i half = _mm256_set1_epi32(1 << (axis->precision - 1));
     const __m128i shift = _mm_cvtsi32_si128(axis->precision);
     const int16_t *weights = axis->weights;
     for (int i = 0; i < size; i += 8) {
-        __m256i sums[8];
-        for (int j = 0; j < 8; j++, weights += 16 * vectors) {
-            const int16_t *pixels = row + (axis->first[i + j] - start);
-            __m256i sum = _mm256_setzero_si256();
-            for (int v = 0; v < vectors; v++) {
-                __m256i product = _mm256_madd_epi16(
-                    _mm256_loadu_si256((const void *)(weights + 16 * v)),
-                    _mm256_loadu_si256((const void *)(pixels + 16 * v)));
-                sum = v ? _mm256_add_epi32(sum, product) : product;
+        __m256i fours[3][2];
+        for (int j = 0; j < 2; j++) {
+            __m256i eights[3][2];
+            for (int l = 0; l < 2; l++, weights += 32 * vectors) {
+                const int32_t *first = axis->first + i + 4 * j + 2 * l;
+                const ptrdiff_t a = first[0] - start, b = first[1] - start;
+                for (int c = 0; c < channels; c++)
+                    eights[c][l] = sums_of_eights(
+                        products(weights, colors[c] + a, vectors), products(weights + 16 * vectors, colors[c] + b, vectors));
             }
-            sums[j] = sum;
+            for (int c = 0; c < channels; c++) fours[c][j] = sums_of_fours(eights[c][0], eights[c][1]);
         }
-        __m256i total = _mm256_sra_epi32(_mm256_add_epi32(sums_of(sums), half), shift);
-        __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
-        _mm_storel_epi64((void *)(to + i), _mm_packus_epi16(words, words));
+        for (int c = 0; c < channels; c++) {
+            __m256i total = _mm256_sra_epi32(_mm256_add_epi32(sums_of_halves(fours[c][0], fours[c][1]), half), shift);
+            __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(total), _mm256_extracti128_si256(total, 1));
+            _mm_storel_epi64((void *)(to + c * next + i), _mm_packus_epi16(words, words));
+        }
     }
 }
 
-AVX2 static void resize_across(const struct axis *axis, const int16_t *row, int start, int size, uint8_t *to) {
-    if (axis->taps == 16)
-        resize_row(axis, row, start, size, to, 1);
-    else if (axis->taps == 32)
-        resize_row(axis, row, start, size, to, 2);
+AVX2 static void resize_across(
+    const struct axis *axis, const struct rows *rows, int start, int size, uint8_t *to, ptrdiff_t next) {
+    if (axis->taps == 16 && rows->channels == 3)
+        resize_row(axis, rows->colors, 3, start, size, to, next, 1);
+    else if (axis->taps == 32 && rows->channels == 3)
+        resize_row(axis, rows->colors, 3, start, size, to, next, 2);
     else
-        resize_row(axis, row, start, size, to, axis->taps / 16);
+        for (int c = 0; c < rows->channels; c++)
+            resize_row(axis, rows->colors + c, 1, start, size, to + c * next, next, axis->taps / 16);
 }
 
 /* Resize `taps` rows vertically to one row. If `taps` is odd, one more row follows, with the weight zero. */
@@ -715,9 +792,7 @@ AVX2 static void resize_next_row(
         far[i] = row_of(&job->planes[1 + i], y & 1 ? least(row + 1, last) : most(row - 1, 0));
     }
     color_row(rows, row_of(&job->planes[0], y), near, far);
-    for (int i = 0; i < rows->channels; i++)
-        resize_across(
-            across, rows->colors[i], job->left * job->mcu_width, size, row_of(&job->resized, y) + i * job->span);
+    resize_across(across, rows, job->left * job->mcu_width, size, row_of(&job->resized, y), job->span);
     for (; job->next_output < size; job->next_output++) {
         const int output = job->next_output, first = down->first[output], taps = down->counts[output];
         if (first + taps > y + 1) break;
