@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -239,8 +239,11 @@ class Pipeline:
         blames = losses = 0
         while True:
             try:
-                async with self._suspect if losses >= MAX_LOSSES - 1 else nullcontext():
+                if losses < MAX_LOSSES - 1:
                     await self._fetch_and_decode(fetcher, row)
+                else:
+                    async with self._suspect:
+                        await self._fetch_and_decode(fetcher, row)
             except Lost as lost:
                 blames += lost.is_blamed
                 losses += lost.is_suspect

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from worker.decoders.link import Order, Report
     from worker.stage_times import StageTimes
 
-SLOTS_AHEAD = 24
+SLOTS_AHEAD = 32
 """Number of slots that a decoder has before it needs them, so that it does not wait for the worker's event loop."""
 
 PACKETS_AT_ONCE = 16
@@ -52,7 +52,7 @@ PACKETS_AT_ONCE = 16
 ENOUGH_IMAGES = 8
 """Number of images that wait in a decoder, from which its next orders may wait a little."""
 
-COLLECT_SECONDS = 0.03
+COLLECT_SECONDS = 0.05
 """Longest time for which orders are collected, in seconds. A packet wakes the decoder's fetching thread up, which costs
 both sides as much as several orders."""
 

@@ -57,10 +57,10 @@ if TYPE_CHECKING:
 REAL_SECONDS_PER_CPU_SECOND = 20
 """Limit on an image's time by the clock, as a multiple of the limit on its CPU time. It allows for a busy machine."""
 
-COLLECT_SECONDS = 0.05
-"""Longest time for which reports are collected, in seconds: some twenty images of 1,024 pixels."""
+COLLECT_SECONDS = 0.1
+"""Longest time for which reports are collected, in seconds: some forty images of 1,024 pixels."""
 
-COLLECTED_REPORTS = 24
+COLLECTED_REPORTS = 32
 """Number of reports that are sent at once. Half of them are of decoded images, fewer than SLOTS_AHEAD."""
 
 KEPT_BYTES = 8 << 20

@@ -21,7 +21,7 @@ PRINTED_CHARACTERS = 40
 
 _PLAIN = re.compile(
     r"(https?)://(?=[^/:]{1,253}[/:])(?!xn--)((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.(?!xn--))*"
-    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::(?!80/|443/)([1-9][0-9]{0,3}))?"
+    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::(?!80/|443/)([1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
     r"/[A-Za-z0-9%/:@!$&'()*+,;=\-._~]*(?:\?[A-Za-z0-9%/:?@!$&'()*+,;=\-._~]+)?"
 )
 """Matches URLs that are requested exactly as they are written, which are nearly all. Such a URL is read in a quarter of
