@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,3 +32,29 @@ def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def command_line(process: int) -> bytes:
+    return Path(f"/proc/{process}/cmdline").read_bytes()
+
+
+def environment_of(process: int) -> bytes:
+    return Path(f"/proc/{process}/environ").read_bytes()
+
+
+def memory(process: int) -> bytes:
+    """Return the content of all private memory of a process. Skips the test if it may not be read."""
+    found = []
+    try:
+        with Path(f"/proc/{process}/mem").open("rb", buffering=0) as content:
+            for line in Path(f"/proc/{process}/maps").read_text().splitlines():
+                place, access, *_ = line.split()
+                if not access.startswith("rw-p"):
+                    continue
+                start, end = (int(each, 16) for each in place.split("-"))
+                content.seek(start)
+                with suppress(OSError):  # the kernel's own pages
+                    found.append(content.read(end - start))
+    except PermissionError:
+        pytest.skip("this user may not read the memory of its processes")
+    return b"\0".join(found)

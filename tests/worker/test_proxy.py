@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from common.errors import SettingsError
 from common.format.reasons import Reason
 from tests.image_server import ImageServer, answer, held, image_server, stall
 from tests.worker.fetch.fetching import PICTURE, fetch
-from tests.worker.processes import descendants, wait_until
+from tests.worker.processes import command_line, descendants, environment_of, memory, wait_until
 from tests.worker.worker_process import PHOTOS, read_chunk, start_worker, worker_environment, write_manifest
 from worker.proxy import EnvironmentProxies, basic_authorization
 
@@ -139,29 +138,3 @@ def test_the_relay_does_not_outlive_a_worker_that_is_killed(
 
 def has_password(content: bytes) -> bool:
     return b"s3cret" in content or basic_authorization("ann", "s3cret").encode() in content
-
-
-def command_line(process: int) -> bytes:
-    return Path(f"/proc/{process}/cmdline").read_bytes()
-
-
-def environment_of(process: int) -> bytes:
-    return Path(f"/proc/{process}/environ").read_bytes()
-
-
-def memory(process: int) -> bytes:
-    """Return the content of all private memory of a process. Skips the test if it may not be read."""
-    found = []
-    try:
-        with Path(f"/proc/{process}/mem").open("rb", buffering=0) as content:
-            for line in Path(f"/proc/{process}/maps").read_text().splitlines():
-                place, access, *_ = line.split()
-                if not access.startswith("rw-p"):
-                    continue
-                start, end = (int(each, 16) for each in place.split("-"))
-                content.seek(start)
-                with suppress(OSError):  # the kernel's own pages
-                    found.append(content.read(end - start))
-    except PermissionError:
-        pytest.skip("this user may not read the memory of its processes")
-    return b"\0".join(found)

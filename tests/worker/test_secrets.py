@@ -15,10 +15,13 @@ from common.store import open_store
 from tests.image_server import answer, held, image_server, redirect
 from tests.manifest_server import manifest_server
 from tests.merger.runs import run_merger
-from tests.worker.worker_process import PHOTOS, start_worker, worker_environment
+from tests.worker.processes import command_line, descendants, environment_of, memory, wait_until
+from tests.worker.worker_process import PHOTOS, read_chunk, start_worker, worker_environment, write_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
 
 JPEG = next(path for path in PHOTOS if path.name == "coffee.jpg").read_bytes()
 
@@ -124,3 +127,31 @@ def test_nothing_but_the_urls_themselves_holds_a_secret_of_the_list_the_settings
         for each in (*urls, *(line.rpartition(",")[0] for line in unreadable)):
             left = left.replace(each.encode(), b"")
         assert plant.found_in(left.decode("latin-1")) == [], found.key
+
+
+@pytest.mark.slow
+def test_no_child_process_has_a_key_or_a_token_in_its_memory(
+    tmp_path: Path, quick_clip: Path, bucket: str, s3_api: S3Client, s3_environment: dict[str, str]
+) -> None:
+    s3_api.put_object(Bucket=bucket, Key="signed.jpg", Body=JPEG)
+    release = threading.Event()
+    with image_server() as server:
+        urls = [f"s3://{bucket}/signed.jpg"] * 20 + [server.on("/late.jpg", held(release, then=answer(JPEG)))]
+        environment = worker_environment(
+            manifest_uri=write_manifest(tmp_path, urls), run_uri=f"s3://{bucket}/run", model=quick_clip
+        )
+        secrets = {"HF_TOKEN": "hf_planted", "AWS_SECRET_ACCESS_KEY": s3_environment["AWS_SECRET_ACCESS_KEY"]}
+        with start_worker(environment | s3_environment | secrets) as worker:
+            wait_until(lambda: server.count("/late.jpg") > 0)
+            for secret in secrets.values():
+                assert secret.encode() in environment_of(worker.pid)
+            children = descendants(worker.pid)
+            assert len(children) > 1
+            seen = [memory(child) + environment_of(child) + command_line(child) for child in children]
+            release.set()
+            log = worker.communicate(timeout=60)[1]
+    assert any(b"/late.jpg" in each for each in seen)  # so the search finds what a decoder has
+    for name, secret in secrets.items():
+        assert not any(secret.encode() in each for each in seen), name
+    assert worker.returncode == 0, log
+    assert read_chunk(f"s3://{bucket}/run").urls == urls

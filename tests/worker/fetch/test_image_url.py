@@ -50,6 +50,7 @@ def test_the_fast_way_reads_a_url_as_the_other_way_does(url: str) -> None:
         "https://open-images-dataset.s3.amazonaws.com/train/0001eeaf4aed83f9.jpg",
         "https://c1.staticflickr.com/9/8050/5346953846_2f1e2b1a2b_z.jpg?a=b&c=%2Fd",
         "http://photos.example:8080/",
+        "http://127.0.0.1:41234/1.jpg",
         "http://8.8.8.8/a//b/../c;d=(e),'f'!*$&@:~.jpg",
     ],
 )
