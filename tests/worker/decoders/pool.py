@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from tests.worker.processes import descendants
+from worker.decoders.decoder import SLOTS_AHEAD
 from worker.decoders.decoders import Decoders
 from worker.decoders.job import Job
 from worker.decoders.settings import DecoderSettings
@@ -149,7 +150,7 @@ def get_order(url: str, *, rotation: int = 0, granted: int = 1 << 20) -> Get:
 def decoders(
     count: int = 1,
     *,
-    slot_count: int = 64,
+    slot_count: int = 4 * SLOTS_AHEAD,
     inflight_bytes: int = 256 << 20,
     **settings: Any,  # noqa: ANN401 - the settings' own types
 ) -> Iterator[Pool]:
