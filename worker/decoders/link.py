@@ -93,16 +93,13 @@ Order: TypeAlias = Room | Slots | Start | Grant | DecodeLarge
 
 def largest_size(order: Order) -> int:
     """Return an upper bound of the size of the order's message in bytes."""
-    match order:
-        case Start(_, Get() as get):
-            # URLs and hosts are ASCII, and an address takes at most 45 characters.
-            return len(get.url) + len(get.host) + len(get.proxy) + 50 * len(get.addresses) + 200
-        case Start(_, ReadFile() as read):
-            return 12 * len(read.path) + 100  # in JSON a character takes at most 12 bytes
-        case Slots(slots):
-            return 12 * len(slots) + 100
-        case _:
-            return 100
+    if isinstance(order, Start):
+        asked = order.order
+        if isinstance(asked, ReadFile):
+            return 12 * len(asked.path) + 100  # in JSON a character takes at most 12 bytes
+        # URLs and hosts are ASCII, and an address takes at most 45 characters.
+        return len(asked.url) + len(asked.host) + len(asked.proxy) + 50 * len(asked.addresses) + 200
+    return 12 * len(order.slots) + 100 if isinstance(order, Slots) else 100
 
 
 # From a decoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from common.format.reasons import Reason
@@ -49,6 +50,7 @@ def is_address(host: str) -> bool:
     return ":" in host or _ends_in_a_number(host)
 
 
+@lru_cache(maxsize=1024)
 def _ends_in_a_number(host: str) -> bool:
     # The URL standard's test for an IPv4 address. It includes 127.1, 2130706433 and 0x7f.1, which the system's resolver
     # reads as addresses too. No name in the DNS ends in a number.

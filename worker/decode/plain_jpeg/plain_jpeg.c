@@ -570,14 +570,14 @@ AVX2 INLINE void widen_chroma(const int16_t *sums, int is_halved_down, __m256i c
     __m256i sum = _mm256_loadu_si256((const void *)sums);
     __m256i before = _mm256_loadu_si256((const void *)(sums - 1)), after = _mm256_loadu_si256((const void *)(sums + 1));
     __m256i three = _mm256_add_epi16(sum, _mm256_slli_epi16(sum, 1)), even, odd;
+    /* 128 is subtracted before the division, together with the rounding. */
     if (is_halved_down) {
-        even = _mm256_srli_epi16(_mm256_add_epi16(_mm256_add_epi16(three, before), _mm256_set1_epi16(8)), 4);
-        odd = _mm256_srli_epi16(_mm256_add_epi16(_mm256_add_epi16(three, after), _mm256_set1_epi16(7)), 4);
+        even = _mm256_srai_epi16(_mm256_add_epi16(_mm256_add_epi16(three, before), _mm256_set1_epi16(8 - 16 * 128)), 4);
+        odd = _mm256_srai_epi16(_mm256_add_epi16(_mm256_add_epi16(three, after), _mm256_set1_epi16(7 - 16 * 128)), 4);
     } else {
-        even = _mm256_srli_epi16(_mm256_add_epi16(_mm256_add_epi16(three, before), _mm256_set1_epi16(1)), 2);
-        odd = _mm256_srli_epi16(_mm256_add_epi16(_mm256_add_epi16(three, after), _mm256_set1_epi16(2)), 2);
+        even = _mm256_srai_epi16(_mm256_add_epi16(_mm256_add_epi16(three, before), _mm256_set1_epi16(1 - 4 * 128)), 2);
+        odd = _mm256_srai_epi16(_mm256_add_epi16(_mm256_add_epi16(three, after), _mm256_set1_epi16(2 - 4 * 128)), 2);
     }
-    even = _mm256_sub_epi16(even, _mm256_set1_epi16(128)), odd = _mm256_sub_epi16(odd, _mm256_set1_epi16(128));
     __m256i low = _mm256_unpacklo_epi16(even, odd), high = _mm256_unpackhi_epi16(even, odd);
     columns[0] = _mm256_permute2x128_si256(low, high, 0x20);
     columns[1] = _mm256_permute2x128_si256(low, high, 0x31);
