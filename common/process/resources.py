@@ -75,7 +75,9 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
 
 def _lost_its_error(error: BaseException) -> bool:
     # CPython 3.11 loses a MemoryError where the memory for it is refused too, for example within an import.
-    return isinstance(error, SystemError) and str(error).endswith(("without exception set", "without setting an exception"))
+    return isinstance(error, SystemError) and str(error).endswith(
+        ("without exception set", "without setting an exception")
+    )
 
 
 def exhausted_beneath(error: BaseException) -> ResourceExhausted | None:

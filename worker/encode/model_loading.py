@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 GC_THRESHOLD = 20_000
-"""Number of new objects after which the garbage collector looks for circles. With Python's own value, it took a tenth of
-the event loop's time, and the only circles are those of failures."""
+"""Number of new objects after which the garbage collector looks for circles. With Python's own number, it took a third
+of the event loop's time. The only circles are those of failures."""
 
 
 class ModelLoading:

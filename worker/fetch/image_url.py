@@ -67,6 +67,8 @@ def scheme_of(url: str) -> str:
     """Return the URL's scheme in lower case, an empty text if it has none."""
     if url.startswith("https://"):
         return "https"
+    if url.startswith("http://"):
+        return "http"
     match = _SCHEME.match(url)
     return match[1].lower() if match else ""
 

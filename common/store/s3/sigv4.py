@@ -34,6 +34,23 @@ def presigned_url(url: str, key: Key, *, region: str, expires_seconds: int, now:
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     host = host.lower().removesuffix(_DEFAULT_PORTS.get(scheme.lower(), ""))
+    query, heading, signing_key = _of_second(key, region, expires_seconds, int(now))
+    request = f"GET\n{slash}{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
+    text = f"{heading}\n{hashlib.sha256(request.encode()).hexdigest()}"
+    return f"{url}?{query}&X-Amz-Signature={_hmac(signing_key, text).hex()}"
+
+
+class _OfSecond(NamedTuple):
+    """What all signatures of one second have in common."""
+
+    query: str
+    heading: str
+    """The first lines of the text that is signed."""
+    signing_key: bytes
+
+
+@lru_cache(maxsize=8)
+def _of_second(key: Key, region: str, expires_seconds: int, now: int) -> _OfSecond:
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     date = moment[:8]
     scope = f"{date}/{region}/s3/aws4_request"
@@ -42,10 +59,8 @@ def presigned_url(url: str, key: Key, *, region: str, expires_seconds: int, now:
         f"X-Amz-Algorithm={_ALGORITHM}&X-Amz-Credential={quote(f'{key.access_key}/{scope}', safe='')}"
         f"&X-Amz-Date={moment}&X-Amz-Expires={expires_seconds}{token}&X-Amz-SignedHeaders=host"
     )
-    request = f"GET\n{slash}{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
-    text = f"{_ALGORITHM}\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
-    signature = _hmac(_signing_key(key.secret_key, date, region), text).hex()
-    return f"{url}?{query}&X-Amz-Signature={signature}"
+    heading = f"{_ALGORITHM}\n{moment}\n{scope}"
+    return _OfSecond(query, heading, _signing_key(key.secret_key, date, region))
 
 
 @lru_cache(maxsize=8)

@@ -37,7 +37,11 @@ def end_of(body: str) -> tuple[int, str]:
         ("raise MemoryError", 75, "out of memory"),
         ("raise SystemError('error return without exception set')", 75, "out of memory"),
         ("raise SystemError('<built-in> returned NULL without setting an exception')", 75, "out of memory"),
-        ("raise SystemError('bad argument to internal function')", 1, "a bug in the embedder: SystemError: bad argument"),
+        (
+            "raise SystemError('bad argument to internal function')",
+            1,
+            "a bug in the embedder: SystemError: bad argument",
+        ),
         ("import errno; raise OSError(errno.ENOSPC, 'No space left', '/tmp/x')", 75, "/tmp/x: No space left"),
         ("raise ZeroDivisionError('oops')", 1, "a bug in the embedder: ZeroDivisionError: oops"),
     ],
