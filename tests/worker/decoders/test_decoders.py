@@ -31,6 +31,7 @@ from tests.worker.worker_process import start_worker, worker_environment, write_
 from worker.decode.preprocess import LARGE_PIXELS, image_square
 from worker.decoders.decoder import MAX_EARLY_DEATHS, SLOTS_AHEAD
 from worker.decoders.job import Lost
+from worker.decoders.process import ROUND_SECONDS, pause_seconds
 from worker.fetch.transport import Answered
 from worker.rows import ImageFailed, LargeImage
 
@@ -77,6 +78,13 @@ def test_all_decoders_work_at_the_same_time(server: ImageServer) -> None:
     with decoders(3) as pool:
         pool.run(lambda: ask(pool))
         assert min(map(cpu_ticks, decoder_processes())) > 10
+
+
+def test_the_fetching_thread_pauses_for_less_time_than_the_waiting_images_take() -> None:
+    assert pause_seconds(0, 0.01) == 0
+    assert pause_seconds(1, 0.002) == pytest.approx(0.001)
+    assert pause_seconds(8, 0.0005) == pytest.approx(0.002)
+    assert pause_seconds(1000, 0.01) == ROUND_SECONDS
 
 
 def test_no_image_gets_the_pixels_or_the_slot_of_a_cancelled_one(server: ImageServer) -> None:
