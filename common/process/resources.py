@@ -62,7 +62,7 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
     """Return the error to raise when an error of any library says that a resource ran out, None for other errors."""
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         return ResourceExhausted(describe_error(error, "a file of this program"))
-    if isinstance(error, MemoryError) or _lost_its_error(error):
+    if is_lack_of_memory(error):
         return ResourceExhausted(f"out of memory; {_MEMORY}")
     if isinstance(error, RuntimeError | ImportError | OSError):
         text = str(error).lower()
@@ -73,10 +73,12 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
     return None
 
 
-def _lost_its_error(error: BaseException) -> bool:
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Tell whether the interpreter was refused memory."""
     # CPython 3.11 loses a MemoryError where the memory for it is refused too, for example within an import.
-    return isinstance(error, SystemError) and str(error).endswith(
-        ("without exception set", "without setting an exception")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, SystemError)
+        and str(error).endswith(("without exception set", "without setting an exception"))
     )
 
 

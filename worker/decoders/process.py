@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import numpy as np
 import torch
 
+from common.process.resources import is_lack_of_memory
 from common.process.thread_name import name_thread
 from worker.decode.preprocess import image_square
 from worker.decoders.link import (
@@ -121,7 +122,7 @@ class _Outbox:
 
     def fail(self, error: BaseException) -> None:
         """Tell the worker of an error that no image may cause."""
-        self.send(NoMemory() if isinstance(error, MemoryError) else Bug(_trace(error)))
+        self.send(NoMemory() if is_lack_of_memory(error) else Bug(_trace(error)))
 
     def _flush(self) -> None:
         for packet in reports_to_packets(self._reports):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 GC_THRESHOLD = 20_000
-"""Number of new objects after which the garbage collector looks for circles. With Python's own number, it took a third
+"""Number of new objects after which the garbage collector looks for circles. With Python's own number, it took a tenth
 of the event loop's time. The only circles are those of failures."""
 
 
