@@ -75,11 +75,12 @@ def call(
     `asked_seconds` returns the pause that the server asked for with an error. Raises GivenUp when the policy allows no
     further attempt, and at once any other error.
     """
-    first = _Once(may_pass)
     try:
         return send()
-    except Exception as error:  # noqa: BLE001 - raised again unless it may pass
-        first.keep(error)
+    except Exception as error:
+        if not may_pass(error):
+            raise
+        first = _Once(error)
 
     def again() -> Answer:
         first.raise_once()
@@ -102,11 +103,12 @@ async def call_async(
     before_pause: Callable[[Pause], object] = lambda _: None,
 ) -> Answer:
     """Do the same as `call`, in an event loop. Only a failure that `counts` uses up one of the policy's attempts."""
-    first = _Once(may_pass)
     try:
         return await send()
-    except Exception as error:  # noqa: BLE001 - raised again unless it may pass
-        first.keep(error)
+    except Exception as error:
+        if not may_pass(error):
+            raise
+        first = _Once(error)
 
     async def again() -> Answer:
         first.raise_once()
@@ -138,15 +140,8 @@ class _Once:
     worker's event loop spends on an image.
     """
 
-    def __init__(self, may_pass: Callable[[Exception], bool]) -> None:
-        self._may_pass = may_pass
-        self._error: Exception | None = None
-
-    def keep(self, error: Exception) -> None:
-        """Keep an error that may pass, and raise any other one again."""
-        if not self._may_pass(error):
-            raise error
-        self._error = error
+    def __init__(self, error: Exception) -> None:
+        self._error: Exception | None = error
 
     def raise_once(self) -> None:
         error, self._error = self._error, None

@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.format.reasons import Reason
 from common.process.thread_name import name_thread
-from worker.decoders.decoders import error_of
-from worker.decoders.job import Job, Lost
 from worker.fetch.image_fetcher import ImageFetcher
 from worker.manifest.excerpts import excerpt
-from worker.rows import ImageFailed, LargeImage
+from worker.square_maker import SquareMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,10 +30,11 @@ if TYPE_CHECKING:
 
     from worker.collector import Collector
     from worker.decoders.decoders import Decoders
+    from worker.decoders.job import Job
     from worker.encode.batches import Batch, Batches
     from worker.encode.encoder import Encoder
     from worker.fetch.relayed_proxies import RelayedProxies
-    from worker.rows import Row
+    from worker.rows import ImageFailed, Row
     from worker.settings import FetchSettings, HttpSettings
     from worker.stage_times import StageTimes
 
@@ -49,13 +48,6 @@ no bytes. There are many of them, so that the rows of a slow host leave room for
 
 LOOK_AT_DEVICE_SECONDS = 1.0
 """Time in seconds between two looks at how long the device takes for a batch."""
-
-MAX_BLAMES = 2
-"""Number of decoders that may die while they decode an image. The image before may have damaged the first one."""
-
-MAX_LOSSES = 3
-"""Number of times that an image may be lost with a decoder that was decoding no image. After the second time the image
-is fetched while no other such image is, so the third time is its own fault."""
 
 
 class _InFlight(NamedTuple):
@@ -103,10 +95,8 @@ class Pipeline:
         self._device_began: float | None = None
         self._max_failure_ratio = max_failure_ratio
         self.times = times
-        self._large_image = asyncio.Lock()
-        self._suspect = asyncio.Lock()
         self._fetcher: ImageFetcher[Job] | None = None
-        self._fetched = 0
+        self._squares: SquareMaker | None = None
         self._cancel_fetching: Callable[[], object] | None = None
         self._ended: Future[None] = Future()
         self._ending = threading.Lock()
@@ -200,11 +190,16 @@ class Pipeline:
             with self._decoders.listening() as failed:
                 failed.add_done_callback(lambda failed: self._end(failed.exception()))
                 self._batches.add_done_callback(partial(self._open_room_in, loop))
-                async with self._fetcher as fetcher, asyncio.TaskGroup() as tasks:
-                    rows = iter(self._rows)
-                    ahead = min(self._fetch_settings.fetch_concurrency * ROWS_AHEAD, len(self._rows))
-                    for _ in range(ahead):
-                        tasks.create_task(self._settle_some(fetcher, rows))
+                async with self._fetcher as fetcher:
+                    self._squares = SquareMaker(
+                        fetcher,
+                        self._rows,
+                        most_under_way=self._fetch_settings.fetch_concurrency * ROWS_AHEAD,
+                        put=self._put,
+                        fail=self._fail,
+                        end=self._end,
+                    )
+                    await self._squares.settle_all()
         finally:
             self.times.forget_loop()
             self._cancel_fetching = None
@@ -222,47 +217,12 @@ class Pipeline:
         batches.on_free = self._decoders.give_slots
         self._decoders.open_room(batches)
 
-    async def _settle_some(self, fetcher: ImageFetcher[Job], rows: Iterator[Row]) -> None:
-        """Settle one row after the other until none is left."""
-        try:
-            for row in rows:
-                try:
-                    await self._embed(fetcher, row)
-                except ImageFailed as failed:
-                    self._collector.fail(row.position, failed)
-                    self._check_failures()
-        except Exception as error:  # noqa: BLE001 - handed to the thread that waits
-            self._end(error)
+    def _put(self, position: int, slot: int) -> None:
+        self._batches.result().put(position, slot)
 
-    async def _embed(self, fetcher: ImageFetcher[Job], row: Row) -> None:
-        """Put the row's image into a batch. Raises ImageFailed, and errors that end the chunk."""
-        blames = losses = 0
-        while True:
-            try:
-                if losses < MAX_LOSSES - 1:
-                    await self._fetch_and_decode(fetcher, row)
-                else:
-                    async with self._suspect:
-                        await self._fetch_and_decode(fetcher, row)
-            except Lost as lost:
-                blames += lost.is_blamed
-                losses += lost.is_suspect
-                if blames >= MAX_BLAMES or losses >= MAX_LOSSES:
-                    raise error_of(lost) from lost
-            else:
-                return
-
-    async def _fetch_and_decode(self, fetcher: ImageFetcher[Job], row: Row) -> None:
-        held = await fetcher.fetch(row)
-        self._fetched += 1
-        try:
-            slot = await held.image.slot
-        except LargeImage:
-            async with self._large_image:
-                slot = await held.image.slot_of_large()
-        finally:
-            held.release()
-        self._batches.result().put(row.position, slot)
+    def _fail(self, position: int, failed: ImageFailed) -> None:
+        self._collector.fail(position, failed)
+        self._check_failures()
 
     # Encoding, in a thread
 
@@ -322,7 +282,7 @@ class Pipeline:
         counts = self._collector.count_by_reason()
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
         failed, requested = self._collector.failed, self._collector.requested
-        if not self._fetched and counts.keys() <= UNANSWERED:
+        if not (self._squares and self._squares.fetched) and counts.keys() <= UNANSWERED:
             return SourceUnavailable(f"no source answered for any of {failed} images ({reasons})")
         return TooManyFailures(
             f"{failed} of {requested} images failed so far, the limit is {self._max_failure_ratio:.0%}: {reasons}"

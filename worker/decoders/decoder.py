@@ -222,11 +222,11 @@ class Decoder:
                 self.jobs.pop(number).note_ended(outcome)
             case Undecodable(number, reason, detail, worked):
                 self._note_decoded(worked, 0.0)
-                self.jobs.pop(number).note_failed(ImageFailed(reason, detail))
+                self.jobs.pop(number).note_decoded(ImageFailed(reason, detail))
             case Need(number, size, is_first):
                 self.jobs[number].note_need(size, is_first=is_first)
             case Large(number):
-                self.jobs[number].note_failed(LargeImage())
+                self.jobs[number].note_decoded(LargeImage())
             case Ready(generation):
                 self._begin(generation)
             case Died(exit_code):

@@ -19,7 +19,7 @@ from common.format.reasons import Reason
 from worker.child_process import clean_environment
 from worker.decoders.decoder import SLOTS_AHEAD, Decoder
 from worker.decoders.job import Job, cause
-from worker.decoders.link import SOCKET_BYTES, DecodeLarge, Grant, Room
+from worker.decoders.link import SOCKET_BYTES, Room
 from worker.memory import DECODER_MALLOC
 from worker.rows import ImageFailed
 
@@ -158,14 +158,7 @@ class Decoders:
 
     def _start(self, order: Get | ReadFile, reservation: Reservation | None) -> Job:
         decoder = self._least_busy()
-        number = next(self._numbers)
-        job = Job(
-            number,
-            order,
-            reservation,
-            send_grant=lambda size: decoder.order(Grant(number, size)),
-            decode_large=lambda: decoder.order(DecodeLarge(number)),
-        )
+        job = Job(next(self._numbers), order, reservation, decoder.order)
         decoder.start(job)
         return job
 

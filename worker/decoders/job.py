@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from worker.fetch.transport import Answered, Broken, Get, ReadFile
+from worker.decoders.link import DecodeLarge, Grant
+from worker.fetch.transport import Answered, Broken
+from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from worker.decoders.link import Order
     from worker.fetch.byte_budget import Reservation
+    from worker.fetch.transport import Get, ReadFile
 
 Outcome: TypeAlias = Answered | Broken
 
@@ -29,117 +34,113 @@ class Lost(Exception):
         """Whether the decoder died while it decoded no image, so that any image that it fetched may be the cause."""
 
 
+Decoded: TypeAlias = int | ImageFailed | LargeImage | Lost
+"""The slot of the square, or what came instead."""
+
+
 class Job:
     """What a decoder does with one image. All methods belong to the event loop.
 
-    `send_grant` sends the number of bytes that the body may have. `decode_large` sends the order to decode the image
-    although it is large.
+    `send` sends an order to the decoder.
     """
 
     def __init__(
-        self,
-        number: int,
-        order: Get | ReadFile,
-        reservation: Reservation | None,
-        *,
-        send_grant: Callable[[int], object],
-        decode_large: Callable[[], object],
+        self, number: int, order: Get | ReadFile, reservation: Reservation | None, send: Callable[[Order], object]
     ) -> None:
         self.number = number
         self.order = order
         self.length = 0
-        self._reservation = reservation
-        self._send_grant = send_grant
-        self._decode_large = decode_large
-        self._growth: asyncio.Task[None] | None = None
-        self._lost: Lost | None = None
-        loop = asyncio.get_running_loop()
-        self._fetched: asyncio.Future[Outcome | None] = loop.create_future()
-        self._decoded: asyncio.Future[int] = loop.create_future()
-
-    # Futures instead of coroutines, because every image waits for both.
-
-    @property
-    def fetched(self) -> asyncio.Future[Outcome | None]:
+        self.fetched: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         """None once all bytes of the image have arrived, or how the request ended. Raises Lost."""
-        return self._fetched
+        self._reservation = reservation
+        self._send = send
+        self._growth: asyncio.Task[None] | None = None
+        self._decoded: Decoded | None = None
+        self._tell: Callable[[Decoded], object] | None = None
+        self._is_abandoned = False
 
-    @property
-    def slot(self) -> asyncio.Future[int]:
-        """The slot that holds the square.
+    # A callback and no future, because every image waits for this.
 
-        Raises ImageFailed, Lost, and LargeImage if the image is large and its turn has not come.
-        """
-        return self._decoded
+    def when_decoded(self, tell: Callable[[Decoded], object]) -> None:
+        """Call `tell` once, with the slot that holds the square or with what came instead: an ImageFailed, a Lost, or a
+        LargeImage if the image is large and its turn has not come."""
+        if self._decoded is None:
+            self._tell = tell
+        else:
+            tell(self._decoded)
+
+    async def slot(self) -> int:
+        """Return the slot that holds the square. Raises what comes instead."""
+        decoded: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
+        self.when_decoded(partial(_set, decoded))
+        outcome = await decoded
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     async def slot_of_large(self) -> int:
         """Have the image decoded although it is a large one. Raises ImageFailed and Lost."""
-        if self._lost is not None:
-            raise self._lost
-        self._decoded = asyncio.get_running_loop().create_future()
-        self._decode_large()
-        return await self._decoded
+        if isinstance(self._decoded, LargeImage):
+            self._decoded = None
+            self._send(DecodeLarge(self.number))
+        return await self.slot()
 
     def note_need(self, size: int, *, is_first: bool) -> None:
         """Let the body grow as soon as the budget allows it."""
         reservation = self._reservation
         if reservation is None:
             raise ValueError("a decoder asks for bytes of an image that may have none")
-        if self._fetched.done():
+        if self.fetched.done():
             return
 
         async def grow() -> None:
             await reservation.cover(size, is_first=is_first)
-            self._send_grant(reservation.size)
+            self._send(Grant(self.number, reservation.size))
 
         self._growth = asyncio.create_task(grow())
 
     def note_fetched(self, length: int) -> None:
         self.length = length
-        self._stop_growing()
-        _settle(self._fetched, None)
+        self._end_request(None)
 
     def note_ended(self, outcome: Outcome) -> None:
+        self._end_request(outcome)
+
+    def _end_request(self, outcome: Outcome | None) -> None:
         self._stop_growing()
-        _settle(self._fetched, outcome)
+        if not self.fetched.done():
+            self.fetched.set_result(outcome)
 
-    def note_decoded(self, slot: int) -> bool:
-        """Return whether anybody waits for the square."""
-        return _settle(self._decoded, slot)
-
-    def note_failed(self, error: Exception) -> None:
-        """Note why the image has no square."""
-        _fail(self._decoded, error)
+    def note_decoded(self, decoded: Decoded) -> bool:
+        """Note the slot of the square, or why there is none. Return whether anybody waits for it."""
+        if self._is_abandoned:
+            return False
+        self._decoded = decoded
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell(decoded)
+        return True
 
     def note_lost(self, lost: Lost) -> None:
-        self._lost = lost
         self._stop_growing()
-        _fail(self._fetched, lost)
-        _fail(self._decoded, lost)
+        if not self.fetched.done():
+            self.fetched.set_exception(lost)
+            self.fetched.exception()  # asyncio would complain of an error that nobody awaits, as when the pipeline ends
+        self.note_decoded(lost)
 
     def abandon(self) -> None:
         """Let the image hold no more bytes and no slot, because nobody waits for it."""
         self._stop_growing()
-        self._decoded.cancel()
+        self._is_abandoned = True
 
     def _stop_growing(self) -> None:
         if self._growth is not None:
             self._growth.cancel()
 
 
-def _settle(
-    future: asyncio.Future[object] | asyncio.Future[int] | asyncio.Future[Outcome | None], value: object
-) -> bool:
-    if future.done():
-        return False
-    future.set_result(value)  # type: ignore[arg-type]
-    return True
-
-
-def _fail(future: asyncio.Future[int] | asyncio.Future[Outcome | None], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # asyncio would complain of an error that nobody awaits, as when the pipeline ends
+def _set(future: asyncio.Future[Decoded], decoded: Decoded) -> None:
+    if not future.done():  # else its task was cancelled
+        future.set_result(decoded)
 
 
 def cause(exit_code: int) -> str:

@@ -44,19 +44,19 @@ class Hosts:
     ) -> None:
         self._retry_after_limit_seconds = retry_after_limit_seconds
         self._times = times
-        self._slots = Slots(total=settings.fetch_concurrency, per_host=settings.fetch_concurrency_per_host)
+        self.slots = Slots(total=settings.fetch_concurrency, per_host=settings.fetch_concurrency_per_host)
         self._admission = Admission(patience_seconds=settings.source_patience_seconds)
         self._client = client
         self._network_check = asyncio.Lock()
 
     @property
     def in_flight(self) -> int:
-        return self._slots.in_use
+        return self.slots.in_use
 
     @asynccontextmanager
     async def slot(self, name: str) -> AsyncIterator[None]:
         """Hold one of the slots for requests while the block does other work, such as reading a file."""
-        async with self._slots.slot(name):
+        async with self.slots.slot(name):
             with self._times.measure("fetch_worked"):
                 yield
 
@@ -69,7 +69,7 @@ class Hosts:
         When the host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image
         without one fails only if the network works.
         """
-        await self._slots.acquire(request.slots_key)
+        await self.slots.acquire(request.slots_key)
         admitted = self._admission.decide(request.host)
         if not isinstance(admitted, Admit):  # most are admitted at once
             admitted = await self._wait_for_admission(request, admitted, is_last_resort=is_last_resort)
@@ -92,7 +92,7 @@ class Hosts:
             return answer
         finally:
             self._admission.note_end(request.host)
-            self._slots.release(request.slots_key)
+            self.slots.release(request.slots_key)
 
     async def is_network_up(self, *, since: float) -> bool:
         """Return whether any host has answered since then. Ask known-good URLs if that is not known."""
@@ -119,13 +119,13 @@ class Hosts:
             try:
                 admitted = await self._carry_out(decision, is_last_resort=is_last_resort)
             except BaseException:
-                self._slots.release(request.slots_key)
+                self.slots.release(request.slots_key)
                 raise
             if isinstance(admitted, Admit):
                 return admitted
-            self._slots.release(request.slots_key)
+            self.slots.release(request.slots_key)
             await asyncio.sleep(admitted.seconds)
-            await self._slots.acquire(request.slots_key)
+            await self.slots.acquire(request.slots_key)
             decision = self._admission.decide(request.host)
 
     async def _carry_out(self, decision: Decision, *, is_last_resort: bool) -> Admit | Wait:

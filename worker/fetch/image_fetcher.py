@@ -16,6 +16,7 @@ from worker.fetch.http_client import HttpClient
 from worker.fetch.image_url import check_characters, join_redirect, parse_http_url, scheme_of
 from worker.fetch.local_image import local_path
 from worker.fetch.object_urls import ObjectUrls
+from worker.fetch.rows_ahead import RowsAhead
 from worker.fetch.sources import candidates
 from worker.fetch.statuses import REDIRECTS, check_status, failure_of
 from worker.fetch.transport import Answered, Broken, Image, ReadFile
@@ -23,7 +24,7 @@ from worker.rows import ImageFailed, Row
 from worker.stage_times import StageTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterable
     from pathlib import Path
     from types import TracebackType
 
@@ -42,6 +43,9 @@ FIRST_PAUSE_SECONDS = 0.5
 
 LONGEST_PAUSE_SECONDS = 20.0
 """The longest pause in seconds between two attempts, without the host's Retry-After."""
+
+MOST_WAITING = 1024
+"""The largest number of rows that are passed over because their hosts have no free slot."""
 
 PLACEHOLDER = "photo_unavailable"
 """A part of the name of the picture to which Flickr redirects if a photo is gone."""
@@ -142,6 +146,23 @@ class ImageFetcher(Generic[Image]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.close()
+
+    def ahead(self, rows: Iterable[Row], *, most_under_way: int) -> RowsAhead:
+        """Return the rows as they wait to be fetched."""
+        return RowsAhead(
+            rows,
+            host_of=self._first_host,
+            slots=self._hosts.slots,
+            most_waiting=MOST_WAITING,
+            most_under_way=most_under_way,
+        )
+
+    def _first_host(self, row: Row) -> str:
+        """Return the host of the row's first request, or any other text if that is hard to tell."""
+        url = next((each.url for each in candidates(row, self._sources, mirror_url=self._mirror_url) if each.url), "")
+        scheme, _, rest = url.partition("://")
+        place = rest.partition("/")[0]
+        return self._objects.host_of(place) if scheme == "s3" else place.partition(":")[0]
 
     async def fetch(self, row: Row) -> Held[Image]:
         """Return the image once all its bytes have arrived. They count against `inflight_bytes` until `release`.

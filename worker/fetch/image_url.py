@@ -95,6 +95,10 @@ def parse_http_url(text: str) -> HttpUrl:
         url = HttpUrl(text, scheme, host, int(port_text) if port_text else _DEFAULT_PORTS[scheme])
     else:
         url = _parse_any(check_characters(text))
+    return _checked(url)
+
+
+def _checked(url: HttpUrl) -> HttpUrl:
     if len(url.text) > MAX_URL_CHARS:
         raise ImageFailed(Reason.INVALID_URL, f"it has more than {MAX_URL_CHARS} characters")
     return url
@@ -119,6 +123,14 @@ def _parse_any(text: str) -> HttpUrl:
     if not do_both_readings_agree or port == 0:
         raise ImageFailed(Reason.INVALID_URL, "its host or port cannot be read")
     return HttpUrl(str(url), scheme, url.raw_host or "", url.port or 0)
+
+
+def same_server(known: HttpUrl, text: str) -> HttpUrl:
+    """Return the URL `text`, which differs from `known` only behind the server's name. Raises like `parse_http_url`.
+
+    It has no character that would be percent-encoded.
+    """
+    return _checked(HttpUrl(text, known.scheme, known.host, known.port))
 
 
 def join_redirect(base: HttpUrl, location: str) -> HttpUrl:

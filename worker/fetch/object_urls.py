@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from common.errors import SettingsError
 from common.format.reasons import Reason
 from common.store.s3.location import S3Location
-from worker.fetch.image_url import parse_http_url
+from worker.fetch.image_url import parse_http_url, same_server
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class ObjectUrls:
     def __init__(self) -> None:
         self._presigner: Presigner | None = None
         self._lock = asyncio.Lock()
-        self._signed_buckets: set[str] = set()
+        self._servers: dict[str, HttpUrl] = {}
+        """A URL on its server for each bucket of which a URL was signed."""
 
     def endpoints(self) -> list[HttpUrl]:
         """Return the endpoint that the SDK's variables name, an empty list if they name none."""
@@ -39,6 +40,11 @@ class ObjectUrls:
         except ImageFailed as failure:
             raise SettingsError(f"AWS_ENDPOINT_URL is not an http or https URL: {failure.detail}") from failure
 
+    def host_of(self, bucket: str) -> str:
+        """Return the host that has the bucket, an empty text if no URL of the bucket was signed yet."""
+        server = self._servers.get(bucket)
+        return server.host if server else ""
+
     async def sign(self, text: str) -> HttpUrl:
         """Return a signed URL of `s3://bucket/key`, valid for an hour.
 
@@ -49,11 +55,12 @@ class ObjectUrls:
             raise ImageFailed(Reason.INVALID_URL, "it does not name an object, as s3://bucket/key does")
         presigner = self._presigner or await self._load_presigner()
         # What may take long runs in a thread: the first URL of a bucket loads a client, and credentials are renewed.
-        if bucket in self._signed_buckets and not presigner.may_block:
-            return parse_http_url(_sign(presigner, bucket, key))
-        signed = await asyncio.to_thread(_sign, presigner, bucket, key)
-        self._signed_buckets.add(bucket)
-        return parse_http_url(signed)
+        server = self._servers.get(bucket)
+        if server is not None and not presigner.may_block:
+            return same_server(server, _sign(presigner, bucket, key))
+        signed = parse_http_url(await asyncio.to_thread(_sign, presigner, bucket, key))
+        self._servers[bucket] = signed
+        return signed
 
     async def _load_presigner(self) -> Presigner:
         async with self._lock:

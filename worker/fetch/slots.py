@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     Turn = asyncio.Future[None]
 
@@ -36,6 +36,18 @@ class Slots:
         self._line: deque[Turn] = deque()
         """Requests that have a slot of their host and none of the total."""
         self.in_use = 0
+        self.on_free: Callable[[], object] = _nothing
+        """Called after a slot of the total became free for which no request waits."""
+
+    @property
+    def has_free(self) -> bool:
+        """Whether a slot of the total is free."""
+        return self._free > 0
+
+    def has_free_for(self, host: str) -> bool:
+        """Return whether a slot of the host is free."""
+        slots = self._hosts.get(host)
+        return slots is None or slots.free > 0
 
     @asynccontextmanager
     async def slot(self, host: str) -> AsyncIterator[None]:
@@ -76,6 +88,8 @@ class Slots:
         self._free += 1
         self._pass_on(slots)
         self._forget(host, slots)
+        if self._free:
+            self.on_free()
 
     def _pass_on(self, slots: _Host) -> None:
         """Give a slot of the host to the next request that waits for it, and all free slots of the total."""
@@ -107,3 +121,7 @@ class Slots:
         slots.users -= 1
         if not slots.users:
             del self._hosts[host]
+
+
+def _nothing() -> None:
+    pass

@@ -110,7 +110,7 @@ class Pool:
             if not isinstance(fetched, Job):
                 raise LookupError(fetched)  # noqa: TRY004 - there is no image
             try:
-                slot = await fetched.slot
+                slot = await fetched.slot()
             except LargeImage:
                 if not may_be_large:
                     raise

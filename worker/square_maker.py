@@ -1,0 +1,153 @@
+"""Fetches and decodes the images of a chunk, as one event loop tells the decoders."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from worker.decoders.decoders import error_of
+from worker.decoders.job import Lost
+from worker.rows import ImageFailed, LargeImage
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from worker.decoders.job import Decoded, Job
+    from worker.fetch.image_fetcher import Held, ImageFetcher
+    from worker.rows import Row
+
+MAX_BLAMES = 2
+"""Number of decoders that may die while they decode an image. The image before may have damaged the first one."""
+
+MAX_LOSSES = 3
+"""Number of times that an image may be lost with a decoder that was decoding no image. After the second time the image
+is fetched while no other such image is, so the third time is its own fault."""
+
+
+class SquareMaker:
+    """Has a square made of each row's image. Create it in the event loop of `fetcher`.
+
+    At most `most_under_way` rows are begun and not settled. `put` is called with a row's position and the slot of its
+    square, `fail` with the position and the reason why there is none, and `end` with an error that ends the chunk, also
+    one that `put` or `fail` raised.
+    """
+
+    def __init__(
+        self,
+        fetcher: ImageFetcher[Job],
+        rows: Sequence[Row],
+        *,
+        most_under_way: int,
+        put: Callable[[int, int], object],
+        fail: Callable[[int, ImageFailed], object],
+        end: Callable[[Exception], object],
+    ) -> None:
+        self._fetcher = fetcher
+        self._task_count = min(most_under_way, len(rows))
+        self._put_square, self._fail, self._end = put, fail, end
+        self._tasks = asyncio.TaskGroup()
+        self._ahead = fetcher.ahead(rows, most_under_way=most_under_way)
+        self._unsettled = len(rows)
+        self._all_settled = asyncio.Event()
+        self._large_image = asyncio.Lock()
+        self._suspect = asyncio.Lock()
+        self.fetched = 0
+        """Number of images that were fetched."""
+
+    async def settle_all(self) -> None:
+        """Return once `put` or `fail` was called for each row."""
+        if not self._unsettled:
+            return
+        async with self._tasks:
+            for _ in range(self._task_count):
+                self._tasks.create_task(self._fetch_some())
+            await self._all_settled.wait()
+
+    async def _fetch_some(self) -> None:
+        """Fetch the image of one row after the other until no row is left. What follows does not hold this up."""
+        try:
+            while (row := await self._ahead.next()) is not None:
+                try:
+                    held = await self._fetch(row)
+                except (ImageFailed, Lost) as error:
+                    self._settle_without_square(row, error)
+                else:
+                    held.image.when_decoded(partial(self._note_decoded, row, held))
+        except Exception as error:  # noqa: BLE001 - handed on
+            self._end(error)
+
+    async def _fetch(self, row: Row) -> Held[Job]:
+        held = await self._fetcher.fetch(row)
+        self.fetched += 1
+        return held
+
+    def _note_decoded(self, row: Row, held: Held[Job], decoded: Decoded) -> None:
+        if isinstance(decoded, LargeImage):
+            self._settle_later(row, self._slot_of(held))
+            return
+        held.release()
+        if isinstance(decoded, int):
+            self._put(row, decoded)
+        else:
+            self._settle_without_square(row, decoded)
+
+    def _put(self, row: Row, slot: int) -> None:
+        self._put_square(row.position, slot)
+        self._note_settled()
+
+    def _settle_without_square(self, row: Row, error: ImageFailed | Lost) -> None:
+        if isinstance(error, Lost):
+            self._settle_later(row, self._slot_after(error, row))
+        else:
+            self._fail(row.position, error)
+            self._note_settled()
+
+    def _note_settled(self) -> None:
+        self._ahead.note_settled()
+        self._unsettled -= 1
+        if not self._unsettled:
+            self._all_settled.set()
+
+    # What few images need
+
+    def _settle_later(self, row: Row, slot: Awaitable[int]) -> None:
+        self._tasks.create_task(self._settle(row, slot))
+
+    async def _settle(self, row: Row, slot: Awaitable[int]) -> None:
+        try:
+            try:
+                found = await slot
+            except (ImageFailed, Lost) as error:
+                self._settle_without_square(row, error)
+            else:
+                self._put(row, found)
+        except Exception as error:  # noqa: BLE001 - handed on
+            self._end(error)
+
+    async def _slot_after(self, lost: Lost, row: Row) -> int:
+        """Fetch and decode an image again that was lost with its decoder, and return the slot of its square."""
+        blames = losses = 0
+        while True:
+            blames += lost.is_blamed
+            losses += lost.is_suspect
+            if blames >= MAX_BLAMES or losses >= MAX_LOSSES:
+                raise error_of(lost) from lost
+            try:
+                if losses < MAX_LOSSES - 1:
+                    return await self._slot_of(await self._fetch(row))
+                async with self._suspect:
+                    return await self._slot_of(await self._fetch(row))
+            except Lost as again:
+                lost = again
+
+    async def _slot_of(self, held: Held[Job]) -> int:
+        """Return the slot of the square. No other large image is decoded at the same time as a large one."""
+        try:
+            try:
+                return await held.image.slot()
+            except LargeImage:
+                async with self._large_image:
+                    return await held.image.slot_of_large()
+        finally:
+            held.release()
