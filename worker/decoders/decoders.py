@@ -66,6 +66,7 @@ class Decoders:
         """File descriptor of the memory for squares, which is empty until `open_room`."""
         self._numbers = count(1)
         self._slots: Slots | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._failed: asyncio.Future[None] | None = None
         self._decoders: list[Decoder] = []
         theirs: list[int] = []
@@ -114,7 +115,7 @@ class Decoders:
 
         Yield a future that gets an error when no image is to blame for a failure.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
         for decoder in self._decoders:
             decoder.listen(loop)
@@ -157,8 +158,10 @@ class Decoders:
         return await self.get(order, reservation)  # type: ignore[arg-type, return-value]  # no server answers
 
     def _start(self, order: Get | ReadFile, reservation: Reservation | None) -> Job:
+        if self._loop is None:
+            raise RuntimeError("nobody listens to the decoders")
         decoder = self._least_busy()
-        job = Job(next(self._numbers), order, reservation, decoder.order)
+        job = Job(next(self._numbers), order, reservation, loop=self._loop, send=decoder.order)
         decoder.start(job)
         return job
 

@@ -45,12 +45,18 @@ class Job:
     """
 
     def __init__(
-        self, number: int, order: Get | ReadFile, reservation: Reservation | None, send: Callable[[Order], object]
+        self,
+        number: int,
+        order: Get | ReadFile,
+        reservation: Reservation | None,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        send: Callable[[Order], object],
     ) -> None:
         self.number = number
         self.order = order
         self.length = 0
-        self.fetched: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+        self.fetched: asyncio.Future[Outcome | None] = loop.create_future()
         """None once all bytes of the image have arrived, or how the request ended. Raises Lost."""
         self._reservation = reservation
         self._send = send

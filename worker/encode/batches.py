@@ -78,7 +78,8 @@ class Batches:
 
     def take_slot(self) -> int | None:
         """Return a free slot for a square to come, or None when no slot is free."""
-        self._loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         return self._free.take()
 
     def put(self, position: int, slot: int) -> None:

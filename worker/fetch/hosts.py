@@ -44,6 +44,7 @@ class Hosts:
     ) -> None:
         self._retry_after_limit_seconds = retry_after_limit_seconds
         self._times = times
+        self._asking = times.measure("fetch_worked")
         self.slots = Slots(total=settings.fetch_concurrency, per_host=settings.fetch_concurrency_per_host)
         self._admission = Admission(patience_seconds=settings.source_patience_seconds)
         self._client = client
@@ -75,7 +76,7 @@ class Hosts:
             admitted = await self._wait_for_admission(request, admitted, is_last_resort=is_last_resort)
         asked_at = time.monotonic()
         try:
-            with self._times.measure("fetch_worked"):
+            with self._asking:
                 answer = await send(request)
         except Unanswered as failure:
             failure.host, failure.asked_at, failure.was_probe = request.host, asked_at, admitted.is_probe

@@ -51,7 +51,7 @@ class HttpClient(Generic[Image]):
         is_trusted = is_trusted or self._guard.trusts(url)
         if not is_trusted:
             self._guard.check(url)
-        return Request(url, is_trusted=is_trusted, host=url.server)
+        return Request(url, is_trusted, url.server)
 
     async def get(self, request: Request, *, rotation: int, reservation: Reservation) -> Image | Answered:
         """Make the request, and return the image once all its bytes have arrived, or another answer.
@@ -86,16 +86,9 @@ class HttpClient(Generic[Image]):
         proxy = self._proxies.address_for(scheme=url.scheme, host=url.host, port=url.port)
         # A proxy looks the name up itself, and has rules of its own.
         is_guarded = not (request.is_trusted or proxy)
-        return Get(
-            url=url.text,
-            host=url.host,
-            port=url.port,
-            addresses=()
-            if proxy or is_address(url.host)
-            else await self._addresses.of(url.host, is_guarded=is_guarded),
-            is_guarded=is_guarded,
-            proxy=proxy,
-            is_probe=reservation is None,
-            rotation=rotation,
-            granted_bytes=reservation.size if reservation else 0,
-        )
+        has_no_name = proxy or is_address(url.host)
+        addresses = () if has_no_name else await self._addresses.of(url.host, is_guarded=is_guarded)
+        # By position, which takes half the time.
+        granted_bytes = reservation.size if reservation else 0
+        is_probe = reservation is None
+        return Get(url.text, url.host, url.port, addresses, is_guarded, proxy, is_probe, rotation, granted_bytes)

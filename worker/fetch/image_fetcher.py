@@ -17,7 +17,7 @@ from worker.fetch.image_url import check_characters, join_redirect, parse_http_u
 from worker.fetch.local_image import local_path
 from worker.fetch.object_urls import ObjectUrls
 from worker.fetch.rows_ahead import RowsAhead
-from worker.fetch.sources import candidates
+from worker.fetch.sources import candidates, first_url
 from worker.fetch.statuses import REDIRECTS, check_status, failure_of
 from worker.fetch.transport import Answered, Broken, Image, ReadFile
 from worker.rows import ImageFailed, Row
@@ -159,8 +159,7 @@ class ImageFetcher(Generic[Image]):
 
     def _first_host(self, row: Row) -> str:
         """Return the host of the row's first request, or any other text if that is hard to tell."""
-        url = next((each.url for each in candidates(row, self._sources, mirror_url=self._mirror_url) if each.url), "")
-        scheme, _, rest = url.partition("://")
+        scheme, _, rest = first_url(row, self._sources, mirror_url=self._mirror_url).partition("://")
         place = rest.partition("/")[0]
         return self._objects.host_of(place) if scheme == "s3" else place.partition(":")[0]
 
@@ -181,16 +180,15 @@ class ImageFetcher(Generic[Image]):
     async def _from_first_source(self, row: Row) -> Held[Image]:
         """Return the image from the first source that has it. Raises the last source's failure."""
         found = candidates(row, self._sources, mirror_url=self._mirror_url)
-        last_resort = next((each for each in reversed(found) if each.url), None)
         failure: ImageFailed | None = None
         tried = []
-        for candidate in found:
-            source, url = candidate
+        for number, (source, url) in enumerate(found, start=1):
             if not url:
                 tried.append(f"{source}: no URL")
                 continue
+            is_last_resort = number == len(found) or not any(later.url for later in found[number:])
             try:
-                return await self._from_url(url, rotation=row.rotation, is_last_resort=candidate is last_resort)
+                return await self._from_url(url, rotation=row.rotation, is_last_resort=is_last_resort)
             except ImageFailed as failed:
                 failure = failed
                 tried.append(f"{source}: {failed.reason} {failed.detail}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -16,16 +17,19 @@ MAX_URL_CHARS = 200_000
 """The length of the longest URL that is requested: one of 65,536 bytes, EMBEDDER_MAX_URL_BYTES at its largest, that are
 all percent-encoded. Redirects may lead to longer ones, and not all columns of a list have a limit."""
 
+MAX_SERVER_CHARS = 300
+"""More than the length of the longest part of a URL before its path that is written the plain way."""
+
 PRINTED_CHARACTERS = 40
 """The number of characters of a hostile URL that a message shows."""
 
-_PLAIN = re.compile(
-    r"(https?)://(?=[^/:]{1,253}[/:])(?!xn--)((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.(?!xn--))*"
-    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::(?!80/|443/)([1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
-    r"/[A-Za-z0-9%/:@!$&'()*+,;=\-._~]*(?:\?[A-Za-z0-9%/:?@!$&'()*+,;=\-._~]+)?"
+_PLAIN_SERVER = re.compile(
+    r"(https?)://(?=[^/:]{1,253}(?:\Z|:))(?!xn--)((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.(?!xn--))*"
+    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?::(?!80\Z|443\Z)([1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
 )
-"""Matches URLs that are requested exactly as they are written, which are nearly all. Such a URL is read in a quarter of
-the time."""
+_PLAIN_TARGET = re.compile(r"/[A-Za-z0-9%/:@!$&'()*+,;=\-._~]*(?:\?[A-Za-z0-9%/:?@!$&'()*+,;=\-._~]+)?")
+"""The two match URLs that are requested exactly as they are written, which are nearly all. To read such a URL takes a
+third of the time, because each server is read once."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _HOST = re.compile(
@@ -89,19 +93,25 @@ def parse_http_url(text: str) -> HttpUrl:
     Nothing is decoded. Only characters that a request line cannot contain are percent-encoded, as UTF-8. A host that is
     not ASCII is replaced by its IDNA form. Raises ImageFailed (invalid_url).
     """
-    plain = _PLAIN.fullmatch(text)
-    if plain is not None:
-        scheme, host, port_text = plain.groups()
-        url = HttpUrl(text, scheme, host, int(port_text) if port_text else _DEFAULT_PORTS[scheme])
-    else:
-        url = _parse_any(check_characters(text))
-    return _checked(url)
+    path = text.find("/", len("https://"), MAX_SERVER_CHARS)
+    server = _plain_server(text[:path]) if path > 0 and _PLAIN_TARGET.fullmatch(text, path) else None
+    return _checked(_parse_any(check_characters(text)) if server is None else HttpUrl(text, *server))
 
 
 def _checked(url: HttpUrl) -> HttpUrl:
     if len(url.text) > MAX_URL_CHARS:
         raise ImageFailed(Reason.INVALID_URL, f"it has more than {MAX_URL_CHARS} characters")
     return url
+
+
+@lru_cache(maxsize=4096)
+def _plain_server(text: str) -> tuple[str, str, int] | None:
+    """Return scheme, host and port of the part of a URL before its path, None unless that is written the plain way."""
+    plain = _PLAIN_SERVER.fullmatch(text)
+    if plain is None:
+        return None
+    scheme, host, port = plain.groups()
+    return scheme, host, int(port) if port else _DEFAULT_PORTS[scheme]
 
 
 def _parse_any(text: str) -> HttpUrl:

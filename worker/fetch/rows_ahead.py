@@ -39,61 +39,90 @@ class RowsAhead:
         """The rows that wait for their hosts. No line is empty."""
         self._waiting = self._under_way = 0
         self._is_read = False
-        self._idle: list[asyncio.Future[None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[asyncio.Future[Row | None]] = []
         """Tasks that wait for a row. The last one to come gets the next row, as its memory is still in the cache."""
-        self._held_up = 0
-        """Number of tasks that wait because too many rows are under way."""
-        slots.on_free = self._wake_one
+        self._is_offer_soon = False
+        slots.on_free = self._offer_soon
 
     async def next(self) -> Row | None:
         """Wait for a row, and return it. Return None once all rows have been handed out."""
-        while True:
-            if self._under_way >= self._most_under_way:
-                self._held_up += 1
-            elif self._slots.has_free and (row := self._take()) is not None:
-                self._under_way += 1
-                return row
-            if self._is_read and not self._waiting:
-                self._wake_all()
-                return None
-            idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._idle.append(idle)
-            await idle
+        row = self._take()
+        if row is not None:
+            return row
+        if self._is_all_handed_out:
+            self._let_idle_go()
+            return None
+        idle: asyncio.Future[Row | None] = self._loop.create_future()
+        self._idle.append(idle)
+        return await idle
 
     def note_settled(self) -> None:
         """Note that a row is no longer under way."""
+        if self._under_way == self._most_under_way:
+            self._offer_soon()
         self._under_way -= 1
-        if self._held_up:
-            self._held_up -= 1
-            self._wake_one()
+
+    @property
+    def _is_all_handed_out(self) -> bool:
+        return self._is_read and not self._waiting
+
+    def _offer_soon(self) -> None:
+        # Later, because the task that gives a slot back usually asks for its next row at once.
+        if self._idle and not self._is_offer_soon:
+            self._is_offer_soon = True
+            self._loop.call_soon(self._offer)
+
+    def _offer(self) -> None:
+        """Give rows to idle tasks, as many as there are slots."""
+        self._is_offer_soon = False
+        for _ in range(self._slots.free):
+            if not self._idle or (row := self._take()) is None:
+                break
+            self._give(row)
+        if self._is_all_handed_out:
+            self._let_idle_go()
+
+    def _let_idle_go(self) -> None:
+        while self._idle:
+            self._give(None)
+
+    def _give(self, row: Row | None) -> None:
+        idle = self._idle.pop()
+        if not idle.done():  # else its task was cancelled, which ends the whole list
+            idle.set_result(row)
 
     def _take(self) -> Row | None:
-        """Return a row whose host has a free slot, None if there is none."""
+        """Return a row that may be begun, None if there is none."""
+        if not self._slots.free or self._under_way >= self._most_under_way:
+            return None
+        row = self._from_line() if self._waiting else None
+        if row is None:
+            row = self._read()
+        if row is not None:
+            self._under_way += 1
+        return row
+
+    def _from_line(self) -> Row | None:
+        """Return a row that waited for its host."""
         for host, line in self._by_host.items():
-            if self._slots.has_free_for(host):
+            if self._slots.free_for(host):
                 self._waiting -= 1
                 if len(line) == 1:
                     del self._by_host[host]
                 return line.popleft()
+        return None
+
+    def _read(self) -> Row | None:
+        """Return the next row whose host has a free slot. Those before it wait for their hosts."""
         while self._waiting < self._most_waiting:
             row = next(self._rows, None)
             if row is None:
                 self._is_read = True
                 return None
             host = self._host_of(row)
-            if self._slots.has_free_for(host):
+            if self._slots.free_for(host):
                 return row
             self._by_host.setdefault(host, deque()).append(row)
             self._waiting += 1
         return None
-
-    def _wake_one(self) -> None:
-        while self._idle:
-            idle = self._idle.pop()
-            if not idle.done():  # else its task was cancelled
-                idle.set_result(None)
-                return
-
-    def _wake_all(self) -> None:
-        while self._idle:
-            self._wake_one()

@@ -30,7 +30,8 @@ class Slots:
     """
 
     def __init__(self, *, total: int, per_host: int) -> None:
-        self._free = total
+        self.free = total
+        """Number of slots of the total that no request has."""
         self._per_host = per_host
         self._hosts: dict[str, _Host] = {}
         self._line: deque[Turn] = deque()
@@ -39,15 +40,10 @@ class Slots:
         self.on_free: Callable[[], object] = _nothing
         """Called after a slot of the total became free for which no request waits."""
 
-    @property
-    def has_free(self) -> bool:
-        """Whether a slot of the total is free."""
-        return self._free > 0
-
-    def has_free_for(self, host: str) -> bool:
-        """Return whether a slot of the host is free."""
+    def free_for(self, host: str) -> int:
+        """Return the number of the host's slots that no request has."""
         slots = self._hosts.get(host)
-        return slots is None or slots.free > 0
+        return self._per_host if slots is None else slots.free
 
     @asynccontextmanager
     async def slot(self, host: str) -> AsyncIterator[None]:
@@ -64,9 +60,9 @@ class Slots:
         if slots is None:
             slots = self._hosts[host] = _Host(self._per_host)
         slots.users += 1
-        if slots.free and self._free and not self._line:
+        if slots.free and self.free and not self._line:
             slots.free -= 1
-            self._free -= 1
+            self.free -= 1
             self.in_use += 1
             return
         turn: Turn = asyncio.get_running_loop().create_future()
@@ -85,10 +81,10 @@ class Slots:
         """Give both slots back."""
         slots = self._hosts[host]
         self.in_use -= 1
-        self._free += 1
+        self.free += 1
         self._pass_on(slots)
         self._forget(host, slots)
-        if self._free:
+        if self.free:
             self.on_free()
 
     def _pass_on(self, slots: _Host) -> None:
@@ -97,10 +93,10 @@ class Slots:
             self._line.append(slots.waiting.popleft())
         else:
             slots.free += 1
-        while self._free and self._line:
+        while self.free and self._line:
             turn = self._line.popleft()
             if not turn.cancelled():  # else `_leave` will pass its slot on
-                self._free -= 1
+                self.free -= 1
                 self.in_use += 1
                 turn.set_result(None)
 

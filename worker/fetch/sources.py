@@ -25,6 +25,15 @@ def candidates(row: Row, sources: Sequence[str], *, mirror_url: str) -> list[Can
     return [Candidate(source, _url(row, source, mirror_url)) for source in sources]
 
 
+def first_url(row: Row, sources: Sequence[str], *, mirror_url: str) -> str:
+    """Return the first of the row's URLs, an empty text if it has none."""
+    for source in sources:
+        url = _url(row, source, mirror_url)
+        if url:
+            return url
+    return ""
+
+
 def _url(row: Row, source: str, mirror_url: str) -> str:
     if source == "mirror":
         return _url_on_mirror(row, mirror_url)
