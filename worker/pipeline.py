@@ -89,6 +89,7 @@ class Pipeline:
         self._decoders = decoders
         self._proxies = proxies
         self._batches = batches
+        self._opened: Batches | None = None
         self._encoder = encoder
         self._fetch_settings, self._http, self._inflight_bytes = fetch, http, inflight_bytes
         self._encode_timeout_seconds = encode_timeout_seconds
@@ -213,12 +214,12 @@ class Pipeline:
         if (error := self._batches.exception()) is not None:
             self._end(error)
             return
-        batches = self._batches.result()
+        batches = self._opened = self._batches.result()
         batches.on_free = self._decoders.give_slots
         self._decoders.open_room(batches)
 
     def _put(self, position: int, slot: int) -> None:
-        self._batches.result().put(position, slot)
+        (self._opened or self._batches.result()).put(position, slot)
 
     def _fail(self, position: int, failed: ImageFailed) -> None:
         self._collector.fail(position, failed)

@@ -145,7 +145,11 @@ class Decoders:
 
     async def get(self, order: Get, reservation: Reservation | None) -> Job | Outcome:
         """Have a decoder make the request; see `worker.fetch.transport`. Raises Lost."""
-        job = self._start(order, reservation)
+        if self._loop is None:
+            raise RuntimeError("nobody listens to the decoders")
+        decoder = self._least_busy()
+        job = Job(next(self._numbers), order, reservation, loop=self._loop, send=decoder.order)
+        decoder.start(job)
         try:
             outcome = await job.fetched
         except asyncio.CancelledError:
@@ -156,14 +160,6 @@ class Decoders:
     async def read(self, order: ReadFile, reservation: Reservation) -> Job | Broken:
         """Have a decoder read the file; see `worker.fetch.transport`. Raises Lost."""
         return await self.get(order, reservation)  # type: ignore[arg-type, return-value]  # no server answers
-
-    def _start(self, order: Get | ReadFile, reservation: Reservation | None) -> Job:
-        if self._loop is None:
-            raise RuntimeError("nobody listens to the decoders")
-        decoder = self._least_busy()
-        job = Job(next(self._numbers), order, reservation, loop=self._loop, send=decoder.order)
-        decoder.start(job)
-        return job
 
     def _least_busy(self) -> Decoder:
         """Return the decoder with the fewest jobs.

@@ -235,18 +235,16 @@ def reports_from_packet(packet: bytes) -> list[Report]:
     return [_frequent_report(message) or _report(message) for message in json.loads(packet.decode())]
 
 
-_FETCHED = (str, int, int)
-_DECODED = (str, int, int, float, float)
-
-
 def _frequent_report(message: Any) -> Fetched | Decoded | None:  # noqa: ANN401 - from JSON
-    """Return a report of one of the two kinds that every image has. This is faster than to match patterns."""
-    if not isinstance(message, list):
-        return None
-    types = tuple(map(type, message))
-    if types == _DECODED and message[0] == "Decoded":
-        return Decoded(*message[1:])
-    return Fetched(*message[1:]) if types == _FETCHED and message[0] == "Fetched" else None
+    """Return a report of one of the two kinds that every image has. Patterns with classes take five times as long."""
+    match message:
+        case ["Fetched", job, length] if type(job) is int and type(length) is int:
+            return Fetched(job, length)
+        case ["Decoded", job, slot, worked, waited] if (
+            type(job) is int and type(slot) is int and type(worked) is float and type(waited) is float
+        ):
+            return Decoded(job, slot, worked, waited)
+    return None
 
 
 def _report(message: Any) -> Report:  # noqa: ANN401, PLR0911 - from JSON; one return for each type

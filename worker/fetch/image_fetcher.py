@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, NamedTuple, Self
 
@@ -61,12 +60,14 @@ class Redirect(NamedTuple):
     location: str
 
 
-@dataclass(frozen=True, slots=True)
 class Held(Generic[Image]):
     """An image, and the bytes that it holds."""
 
-    image: Image
-    _reservation: Reservation
+    __slots__ = ("_reservation", "image")
+
+    def __init__(self, image: Image, reservation: Reservation) -> None:
+        self.image = image
+        self._reservation = reservation
 
     def release(self) -> None:
         """Give the bytes back."""
@@ -232,7 +233,7 @@ class ImageFetcher(Generic[Image]):
 
         send = partial(self._send, rotation=rotation)
         for _ in range(MAX_REDIRECTS + 1):
-            if PLACEHOLDER in url.name:
+            if PLACEHOLDER in url.text and PLACEHOLDER in url.name:
                 raise ImageFailed(Reason.UNAVAILABLE_PLACEHOLDER, "the source says that the photo is gone")
             request = self._client.request(url, is_trusted=is_signed)
             answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)

@@ -82,7 +82,7 @@ def check_characters(url: str) -> str:
     url = url.strip(" ")
     if not url:
         raise ImageFailed(Reason.INVALID_URL, "it is empty")
-    if _CONTROL.search(url):
+    if not url.isprintable() and _CONTROL.search(url):
         raise ImageFailed(Reason.INVALID_URL, "it has control characters")
     return url
 
@@ -93,15 +93,22 @@ def parse_http_url(text: str) -> HttpUrl:
     Nothing is decoded. Only characters that a request line cannot contain are percent-encoded, as UTF-8. A host that is
     not ASCII is replaced by its IDNA form. Raises ImageFailed (invalid_url).
     """
-    path = text.find("/", len("https://"), MAX_SERVER_CHARS)
-    server = _plain_server(text[:path]) if path > 0 and _PLAIN_TARGET.fullmatch(text, path) else None
-    return _checked(_parse_any(check_characters(text)) if server is None else HttpUrl(text, *server))
+    return _checked(_parse_plain(text) or _parse_any(check_characters(text)))
 
 
 def _checked(url: HttpUrl) -> HttpUrl:
     if len(url.text) > MAX_URL_CHARS:
         raise ImageFailed(Reason.INVALID_URL, f"it has more than {MAX_URL_CHARS} characters")
     return url
+
+
+def _parse_plain(text: str) -> HttpUrl | None:
+    """Return the URL if it is written the plain way, else None."""
+    path = text.find("/", len("https://"), MAX_SERVER_CHARS)
+    if path < 0 or not _PLAIN_TARGET.fullmatch(text, path):
+        return None
+    server = _plain_server(text[:path])
+    return None if server is None else HttpUrl(text, *server)
 
 
 @lru_cache(maxsize=4096)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from common.store.s3.client import Credentials, s3_client, s3_errors, unsigned_client
-from common.store.s3.sigv4 import presigned_url
+from common.store.s3.sigv4 import Server, Signer, server_of
 
 if TYPE_CHECKING:
     from common.store.s3.location import S3Location
+
+
+class _Base(NamedTuple):
+    """What the URLs of a bucket's keys begin with."""
+
+    server: Server
+    path: str
 
 
 class Presigner:
@@ -20,26 +27,38 @@ class Presigner:
         self._region = s3_client().meta.region_name
         self._credentials = Credentials()
         self._expires_seconds = expires_seconds
-        self._bases: dict[str, str] = {}
+        self._bases: dict[str, _Base] = {}
+        self._signer_since: tuple[Signer | None, int] = None, 0
 
     def sign(self, location: S3Location) -> str:
         """Return a URL that GETs the object. Without credentials it is unsigned, which public buckets allow."""
-        url = self.base_url(location.bucket) + quote(location.key, safe="/~")
-        with s3_errors(location):
-            key = self._credentials.key()
-        if key is None:
-            return url
-        return presigned_url(url, key, region=self._region, expires_seconds=self._expires_seconds, now=time.time())
+        server, prefix = self._bases.get(location.bucket) or self._base(location)
+        path = prefix + quote(location.key, safe="/~")
+        signer, since = self._signer_since
+        now = int(time.time())
+        if now != since:
+            signer = self._signer(location, now)
+        return f"{server.url}{path}" if signer is None else signer.presigned_url(server, path)
 
     @property
     def may_block(self) -> bool:
         """Whether the next signature may wait for the network, because the credentials must be renewed."""
         return self._credentials.must_be_renewed
 
-    def base_url(self, bucket: str) -> str:
-        """Return the URL that the URLs of the bucket's keys begin with: the SDK's endpoint and addressing style."""
-        if bucket not in self._bases:
-            with s3_errors(bucket):
-                url = unsigned_client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "x"})
-            self._bases[bucket] = url.partition("?")[0].removesuffix("x")
-        return self._bases[bucket]
+    def _signer(self, location: S3Location, now: int) -> Signer | None:
+        with s3_errors(location):
+            key = self._credentials.key()
+        signer = None
+        if key is not None:
+            signer = Signer(key, region=self._region, expires_seconds=self._expires_seconds, now=now)
+        self._signer_since = signer, now
+        return signer
+
+    def _base(self, location: S3Location) -> _Base:
+        """Return where the bucket is by the SDK's endpoint and addressing style."""
+        params = {"Bucket": location.bucket, "Key": "x"}
+        with s3_errors(location.bucket):
+            url = unsigned_client().generate_presigned_url("get_object", Params=params).partition("?")[0]
+        server = server_of(url)
+        base = self._bases[location.bucket] = _Base(server, url[len(server.url) :].removesuffix("x"))
+        return base

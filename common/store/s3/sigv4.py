@@ -25,42 +25,45 @@ class Key(NamedTuple):
     """The session token of temporary credentials."""
 
 
-def presigned_url(url: str, key: Key, *, region: str, expires_seconds: int, now: float) -> str:
-    """Return `url` with a signature that lets anybody GET it for `expires_seconds` from `now`.
+class Server(NamedTuple):
+    """The part of a URL before its path."""
 
-    `url` is percent-encoded and has no query. `now` is Unix time in seconds. The signature is described in
+    url: str
+    host: str
+    """The value of the header Host."""
+
+
+def server_of(url: str) -> Server:
+    scheme, _, rest = url.partition("://")
+    name = rest.partition("/")[0]
+    host = name.lower().removesuffix(_DEFAULT_PORTS.get(scheme.lower(), ""))
+    return Server(f"{scheme}://{name}", host)
+
+
+class Signer:
+    """Signs URLs with one key, from one moment on. Many URLs of the same second need one Signer.
+
+    A signature lets anybody GET its URL for `expires_seconds` from `now`, a Unix time in seconds. It is described in
     https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
     """
-    scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    host = host.lower().removesuffix(_DEFAULT_PORTS.get(scheme.lower(), ""))
-    query, heading, signing_key = _of_second(key, region, expires_seconds, int(now))
-    request = f"GET\n{slash}{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
-    text = f"{heading}\n{hashlib.sha256(request.encode()).hexdigest()}"
-    return f"{url}?{query}&X-Amz-Signature={_hmac(signing_key, text).hex()}"
 
+    def __init__(self, key: Key, *, region: str, expires_seconds: int, now: float) -> None:
+        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        date = moment[:8]
+        scope = f"{date}/{region}/s3/aws4_request"
+        token = f"&X-Amz-Security-Token={quote(key.token, safe='')}" if key.token else ""
+        self._query = (
+            f"X-Amz-Algorithm={_ALGORITHM}&X-Amz-Credential={quote(f'{key.access_key}/{scope}', safe='')}"
+            f"&X-Amz-Date={moment}&X-Amz-Expires={expires_seconds}{token}&X-Amz-SignedHeaders=host"
+        )
+        self._heading = f"{_ALGORITHM}\n{moment}\n{scope}\n"
+        self._signing_key = _signing_key(key.secret_key, date, region)
 
-class _OfSecond(NamedTuple):
-    """What all signatures of one second have in common."""
-
-    query: str
-    heading: str
-    """The first lines of the text that is signed."""
-    signing_key: bytes
-
-
-@lru_cache(maxsize=8)
-def _of_second(key: Key, region: str, expires_seconds: int, now: int) -> _OfSecond:
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    date = moment[:8]
-    scope = f"{date}/{region}/s3/aws4_request"
-    token = f"&X-Amz-Security-Token={quote(key.token, safe='')}" if key.token else ""
-    query = (
-        f"X-Amz-Algorithm={_ALGORITHM}&X-Amz-Credential={quote(f'{key.access_key}/{scope}', safe='')}"
-        f"&X-Amz-Date={moment}&X-Amz-Expires={expires_seconds}{token}&X-Amz-SignedHeaders=host"
-    )
-    heading = f"{_ALGORITHM}\n{moment}\n{scope}"
-    return _OfSecond(query, heading, _signing_key(key.secret_key, date, region))
+    def presigned_url(self, server: Server, path: str) -> str:
+        """Return the signed URL of a path on a server. The path is percent-encoded and has no query."""
+        request = f"GET\n{path}\n{self._query}\nhost:{server.host}\n\nhost\nUNSIGNED-PAYLOAD"
+        text = self._heading + hashlib.sha256(request.encode()).hexdigest()
+        return f"{server.url}{path}?{self._query}&X-Amz-Signature={_hmac(self._signing_key, text).hex()}"
 
 
 @lru_cache(maxsize=8)

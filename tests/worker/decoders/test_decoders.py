@@ -26,7 +26,7 @@ from tests.worker.decoders.pool import (
     server_of_decoders,
 )
 from tests.worker.images import PHOTOS, encoded, photo
-from tests.worker.processes import descendants, wait_until
+from tests.worker.processes import descendants, stop, wait_until
 from tests.worker.worker_process import start_worker, worker_environment, write_manifest
 from worker.decode.preprocess import LARGE_PIXELS, image_square
 from worker.decoders.decoder import MAX_EARLY_DEATHS, SLOTS_AHEAD
@@ -254,7 +254,7 @@ def test_orders_to_a_decoder_that_died_are_ignored_by_the_next_one(server: Image
     urls = [server.on(f"/{number}", answer(image_of((70, 61)))) for number in range(20)]
 
     async def ask(pool: Pool, decoder: int) -> None:
-        os.kill(decoder, signal.SIGSTOP)
+        stop(decoder)
         asked = asyncio.create_task(outcomes_of(pool, urls))
         await asyncio.sleep(0.5)  # the orders are in the socket
         os.kill(decoder, signal.SIGKILL)
