@@ -53,7 +53,7 @@ class SquareMaker:
         self._large_image = asyncio.Lock()
         self._suspect = asyncio.Lock()
         self.fetched = 0
-        """Number of images that were fetched."""
+        """Number of images that were fetched, without those that had to be fetched again."""
 
     async def settle_all(self) -> None:
         """Return once `put` or `fail` was called for each row."""
@@ -69,18 +69,14 @@ class SquareMaker:
         try:
             while (row := await self._ahead.next()) is not None:
                 try:
-                    held = await self._fetch(row)
+                    held = await self._fetcher.fetch(row)
                 except (ImageFailed, Lost) as error:
                     self._settle_without_square(row, error)
                 else:
+                    self.fetched += 1
                     held.image.when_decoded(partial(self._note_decoded, row, held))
         except Exception as error:  # noqa: BLE001 - handed on
             self._end(error)
-
-    async def _fetch(self, row: Row) -> Held[Job]:
-        held = await self._fetcher.fetch(row)
-        self.fetched += 1
-        return held
 
     def _note_decoded(self, row: Row, held: Held[Job], decoded: Decoded) -> None:
         if isinstance(decoded, LargeImage):
@@ -135,9 +131,9 @@ class SquareMaker:
                 raise error_of(lost) from lost
             try:
                 if losses < MAX_LOSSES - 1:
-                    return await self._slot_of(await self._fetch(row))
+                    return await self._slot_of(await self._fetcher.fetch(row))
                 async with self._suspect:
-                    return await self._slot_of(await self._fetch(row))
+                    return await self._slot_of(await self._fetcher.fetch(row))
             except Lost as again:
                 lost = again
 

@@ -64,7 +64,8 @@ class ByteBudget:
     def release(self, size: int) -> None:
         """Give back `size` bytes that were taken."""
         self.reserved -= size
-        self._serve_queue()
+        if self._queue:
+            self._serve_queue()
 
     def _serve_queue(self) -> None:
         while self._queue and self._fits(self._queue[0][0]):
@@ -95,10 +96,16 @@ class Reservation:
         self._most_bytes = most_bytes
         self._may_exceed = False
 
+    def try_take(self, size: int) -> bool:
+        """Take `size` bytes if they are free and nobody waits for bytes. Return whether they were taken."""
+        if not self._budget.try_reserve(size):
+            return False
+        self.size = size
+        return True
+
     async def take(self, size: int) -> None:
         """Take `size` bytes, and wait for them if too few are free."""
-        if not self._budget.try_reserve(size):
-            await self._budget.reserve(size)
+        await self._budget.reserve(size)
         self.size = size
 
     async def cover(self, size: int, *, is_first: bool) -> None:

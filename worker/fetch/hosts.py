@@ -70,7 +70,9 @@ class Hosts:
         When the host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image
         without one fails only if the network works.
         """
-        await self.slots.acquire(request.slots_key)
+        host = request.url.host  # without its port: the limit of requests holds for all its ports together
+        if not self.slots.try_acquire(host):
+            await self.slots.acquire(host)
         admitted = self._admission.decide(request.host)
         if not isinstance(admitted, Admit):  # most are admitted at once
             admitted = await self._wait_for_admission(request, admitted, is_last_resort=is_last_resort)
@@ -93,7 +95,7 @@ class Hosts:
             return answer
         finally:
             self._admission.note_end(request.host)
-            self.slots.release(request.slots_key)
+            self.slots.release(host)
 
     async def is_network_up(self, *, since: float) -> bool:
         """Return whether any host has answered since then. Ask known-good URLs if that is not known."""
@@ -120,13 +122,13 @@ class Hosts:
             try:
                 admitted = await self._carry_out(decision, is_last_resort=is_last_resort)
             except BaseException:
-                self.slots.release(request.slots_key)
+                self.slots.release(request.url.host)
                 raise
             if isinstance(admitted, Admit):
                 return admitted
-            self.slots.release(request.slots_key)
+            self.slots.release(request.url.host)
             await asyncio.sleep(admitted.seconds)
-            await self.slots.acquire(request.slots_key)
+            await self.slots.acquire(request.url.host)
             decision = self._admission.decide(request.host)
 
     async def _carry_out(self, decision: Decision, *, is_last_resort: bool) -> Admit | Wait:

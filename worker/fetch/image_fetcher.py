@@ -245,7 +245,8 @@ class ImageFetcher(Generic[Image]):
     async def _send(self, request: Request, *, rotation: int) -> Held[Image] | Redirect:
         reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
         try:
-            await reservation.take(self._first_bytes)
+            if not reservation.try_take(self._first_bytes):
+                await reservation.take(self._first_bytes)
             answer = await self._client.get(request, rotation=rotation, reservation=reservation)
             if isinstance(answer, Answered):
                 reservation.release()

@@ -51,11 +51,11 @@ class ObjectUrls:
         Raises ImageFailed (invalid_url), and StoreAccessDenied or StoreUnavailable if there are no credentials.
         """
         bucket, _, key = text[len("s3://") :].partition("/")
-        if not text.lower().startswith("s3://") or not _BUCKET.fullmatch(bucket) or not key:
+        server = self._servers.get(bucket)
+        if text[: len("s3://")].lower() != "s3://" or not key or not (server or _BUCKET.fullmatch(bucket)):
             raise ImageFailed(Reason.INVALID_URL, "it does not name an object, as s3://bucket/key does")
         presigner = self._presigner or await self._load_presigner()
         # What may take long runs in a thread: the first URL of a bucket loads a client, and credentials are renewed.
-        server = self._servers.get(bucket)
         if server is not None and not presigner.may_block:
             return same_server(server, _sign(presigner, bucket, key))
         signed = parse_http_url(await asyncio.to_thread(_sign, presigner, bucket, key))

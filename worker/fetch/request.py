@@ -16,8 +16,3 @@ class Request(NamedTuple):
     """Whether the URL's addresses need no check."""
     host: str
     """The host, with its port unless it is the scheme's default: another port is another server."""
-
-    @property
-    def slots_key(self) -> str:
-        """The host without its port: the limit of requests to one host holds for all its ports together."""
-        return self.url.host

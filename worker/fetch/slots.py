@@ -54,17 +54,23 @@ class Slots:
         finally:
             self.release(host)
 
+    def try_acquire(self, host: str) -> bool:
+        """Take a slot of the host and one of the total, unless others wait or none is free. Return whether it did."""
+        slots = self._host(host)
+        if self._line or not (slots.free and self.free):
+            return False
+        slots.users += 1
+        slots.free -= 1
+        self.free -= 1
+        self.in_use += 1
+        return True
+
     async def acquire(self, host: str) -> None:
         """Wait for a slot of the host and one of the total."""
-        slots = self._hosts.get(host)
-        if slots is None:
-            slots = self._hosts[host] = _Host(self._per_host)
-        slots.users += 1
-        if slots.free and self.free and not self._line:
-            slots.free -= 1
-            self.free -= 1
-            self.in_use += 1
+        if self.try_acquire(host):
             return
+        slots = self._host(host)
+        slots.users += 1
         turn: Turn = asyncio.get_running_loop().create_future()
         if slots.free:
             slots.free -= 1
@@ -76,6 +82,12 @@ class Slots:
         except asyncio.CancelledError:
             self._leave(host, slots, turn)
             raise
+
+    def _host(self, host: str) -> _Host:
+        slots = self._hosts.get(host)
+        if slots is None:
+            slots = self._hosts[host] = _Host(self._per_host)
+        return slots
 
     def release(self, host: str) -> None:
         """Give both slots back."""
