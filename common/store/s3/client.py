@@ -134,6 +134,7 @@ class Credentials:
         s3_client()  # makes the SDK's default session
         session = boto3.DEFAULT_SESSION
         self._found: Any = session.get_credentials() if session else None
+        self._refresh_needed: Callable[[], bool] | None = getattr(self._found, "refresh_needed", None)
 
     def key(self) -> Key | None:
         """Return the credentials as they are now, None when there are none. The call renews them when it must."""
@@ -145,8 +146,7 @@ class Credentials:
     @property
     def must_be_renewed(self) -> bool:
         """Whether the next `key` waits for the network."""
-        refresh_needed: Callable[[], bool] | None = getattr(self._found, "refresh_needed", None)
-        return refresh_needed is not None and bool(refresh_needed())
+        return self._refresh_needed is not None and bool(self._refresh_needed())
 
 
 def clear_clients() -> None:

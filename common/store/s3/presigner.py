@@ -32,8 +32,9 @@ class Presigner:
 
     def sign(self, location: S3Location) -> str:
         """Return a URL that GETs the object. Without credentials it is unsigned, which public buckets allow."""
-        server, prefix = self._bases.get(location.bucket) or self._base(location)
-        path = prefix + quote(location.key, safe="/~")
+        bucket, key = location
+        server, prefix = self._bases.get(bucket) or self._base(bucket)
+        path = prefix + quote(key, safe="/~")
         signer, since = self._signer_since
         now = int(time.time())
         if now != since:
@@ -54,11 +55,11 @@ class Presigner:
         self._signer_since = signer, now
         return signer
 
-    def _base(self, location: S3Location) -> _Base:
+    def _base(self, bucket: str) -> _Base:
         """Return where the bucket is by the SDK's endpoint and addressing style."""
-        params = {"Bucket": location.bucket, "Key": "x"}
-        with s3_errors(location.bucket):
-            url = unsigned_client().generate_presigned_url("get_object", Params=params).partition("?")[0]
+        with s3_errors(bucket):
+            url = unsigned_client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "x"})
+        url = url.partition("?")[0]
         server = server_of(url)
-        base = self._bases[location.bucket] = _Base(server, url[len(server.url) :].removesuffix("x"))
+        base = self._bases[bucket] = _Base(server, url[len(server.url) :].removesuffix("x"))
         return base
