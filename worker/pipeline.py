@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 UNANSWERED = {Reason.CONNECTION_FAILED, Reason.TIMEOUT}
 """The reasons that this pod's own network can cause. For every other reason the network is not to blame."""
 
-ROWS_AHEAD = 16
-"""Number of rows under way for each request in flight. Most of these rows wait for their host or for a retry, and hold
-no bytes. There are many of them, so that the rows of a slow host leave room for the rows of other hosts."""
+ROWS_UNDER_WAY = 16
+"""Number of rows under way for each request in flight. The others wait for a retry or for their square. There are many
+of them, so that the rows of a failing host leave room for the rows of other hosts."""
 
 
 LOOK_AT_DEVICE_SECONDS = 1.0
@@ -195,7 +195,7 @@ class Pipeline:
                     self._squares = SquareMaker(
                         fetcher,
                         self._rows,
-                        most_under_way=self._fetch_settings.fetch_concurrency * ROWS_AHEAD,
+                        most_under_way=self._fetch_settings.fetch_concurrency * ROWS_UNDER_WAY,
                         put=self._put,
                         fail=self._fail,
                         end=self._end,

@@ -23,7 +23,7 @@ from worker.rows import ImageFailed, Row
 from worker.stage_times import StageTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -43,8 +43,8 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 20.0
 """The longest pause in seconds between two attempts, without the host's Retry-After."""
 
-MOST_WAITING = 1024
-"""The largest number of rows that are passed over because their hosts have no free slot."""
+SIGNED_AT_ONCE = 64
+"""The number of rows whose URLs are signed together."""
 
 PLACEHOLDER = "photo_unavailable"
 """A part of the name of the picture to which Flickr redirects if a photo is gone."""
@@ -148,15 +148,21 @@ class ImageFetcher(Generic[Image]):
     ) -> None:
         await self._client.close()
 
-    def ahead(self, rows: Iterable[Row], *, most_under_way: int) -> RowsAhead:
-        """Return the rows as they wait to be fetched."""
+    def ahead(self, rows: Sequence[Row], *, most_under_way: int) -> RowsAhead:
+        """Return the rows as they wait to be fetched. As many as may be under way may wait for their hosts."""
         return RowsAhead(
-            rows,
+            self._signed_ahead(rows),
             host_of=self._first_host,
             slots=self._hosts.slots,
-            most_waiting=MOST_WAITING,
+            most_waiting=most_under_way,
             most_under_way=most_under_way,
         )
+
+    def _signed_ahead(self, rows: Sequence[Row]) -> Iterator[Row]:
+        for start in range(0, len(rows), SIGNED_AT_ONCE):
+            block = rows[start : start + SIGNED_AT_ONCE]
+            self._objects.sign_ahead(first_url(row, self._sources, mirror_url=self._mirror_url) for row in block)
+            yield from block
 
     def _first_host(self, row: Row) -> str:
         """Return the host of the row's first request, or any other text if that is hard to tell."""

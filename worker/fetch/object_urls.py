@@ -5,20 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
-from common.errors import SettingsError
+from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
 from common.format.reasons import Reason
 from common.store.s3.location import S3Location
-from worker.fetch.image_url import parse_http_url, same_server
+from worker.fetch.image_url import HttpUrl, parse_http_url, same_server
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from common.store.s3.presigner import Presigner
-    from worker.fetch.image_url import HttpUrl
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 """Plain bucket names only, because an ARN in a list from the internet may name an endpoint elsewhere."""
+
+
+AHEAD_SECONDS = 300
+"""Longest time in seconds between a signature and its first use. The SDK renews credentials earlier than that before
+they expire."""
+
+
+class _Ahead(NamedTuple):
+    url: HttpUrl
+    signed_at: float
 
 
 class ObjectUrls:
@@ -29,6 +41,7 @@ class ObjectUrls:
         self._lock = asyncio.Lock()
         self._servers: dict[str, HttpUrl] = {}
         """A URL on its server for each bucket of which a URL was signed."""
+        self._ahead: dict[str, _Ahead] = {}
 
     def endpoints(self) -> list[HttpUrl]:
         """Return the endpoint that the SDK's variables name, an empty list if they name none."""
@@ -45,11 +58,36 @@ class ObjectUrls:
         server = self._servers.get(bucket)
         return server.host if server else ""
 
+    def sign_ahead(self, texts: Iterable[str]) -> None:
+        """Sign those of the URLs for which nothing has to be loaded, and keep the signed URLs for `sign`.
+
+        To sign many URLs at once takes a fraction of the time, because the code of a signature leaves the CPU's cache
+        between two images.
+        """
+        presigner = self._presigner
+        if presigner is None or presigner.may_block:
+            return
+        now = time.monotonic()
+        for text in texts:
+            bucket, _, key = text.removeprefix("s3://").partition("/")
+            server = self._servers.get(bucket)
+            if server is None or not key or not text.startswith("s3://"):
+                continue
+            try:
+                self._ahead[text] = _Ahead(same_server(server, _sign(presigner, bucket, key)), now)
+            except ImageFailed:
+                continue  # `sign` raises it again, for the image that needs the URL
+            except (StoreAccessDenied, StoreUnavailable):
+                return
+
     async def sign(self, text: str) -> HttpUrl:
-        """Return a signed URL of `s3://bucket/key`, valid for an hour.
+        """Return a signed URL of `s3://bucket/key`, valid for almost an hour.
 
         Raises ImageFailed (invalid_url), and StoreAccessDenied or StoreUnavailable if there are no credentials.
         """
+        ahead = self._ahead.pop(text, None)
+        if ahead is not None and time.monotonic() - ahead.signed_at < AHEAD_SECONDS:
+            return ahead.url
         bucket, _, key = text[len("s3://") :].partition("/")
         server = self._servers.get(bucket)
         if text[: len("s3://")].lower() != "s3://" or not key or not (server or _BUCKET.fullmatch(bucket)):

@@ -1,0 +1,69 @@
+"""URLs of objects are signed many at a time, and each signature is used once and soon."""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.store.s3.client import clear_clients
+from worker.fetch import object_urls
+from worker.fetch.object_urls import ObjectUrls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FIRST, *OTHERS = (f"s3://photos/{name}" for name in ("first.jpg", "a.jpg", "b c.jpg"))
+NOT_SIGNED = ["https://a.example/a.jpg", "s3://photos/", "s3://", "", "s3://\u24d0bucket/a.jpg", "s3://other/a.jpg"]
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalr/secret+KEY")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    clear_clients()
+    yield
+    clear_clients()
+
+
+async def signed_ahead() -> tuple[ObjectUrls, float]:
+    """Return URLs that were signed ahead, and when: the next signatures differ, because their second is another one."""
+    urls = ObjectUrls()
+    urls.sign_ahead(OTHERS)  # nothing is loaded yet, so nothing is signed
+    await urls.sign(FIRST)
+    urls.sign_ahead([*NOT_SIGNED, *OTHERS])
+    signed_at = time.time()
+    await asyncio.sleep(1.1)
+    return urls, signed_at
+
+
+def age(url: str, *, signed_at: float) -> float:
+    """Return the number of seconds between two signatures."""
+    moment = url.partition("X-Amz-Date=")[2].partition("&")[0]
+    return calendar.timegm(time.strptime(moment, "%Y%m%dT%H%M%SZ")) - signed_at
+
+
+def test_a_url_that_was_signed_ahead_is_used_once() -> None:
+    async def run() -> None:
+        urls, signed_at = await signed_ahead()
+        for text in OTHERS:
+            first, second = [(await urls.sign(text)).text for _ in range(2)]
+            assert first.partition("?")[0] == "http://127.0.0.1:9000/" + text.removeprefix("s3://").replace(" ", "%20")
+            assert age(first, signed_at=signed_at) < 0.1
+            assert age(second, signed_at=signed_at) > 0.1
+
+    asyncio.run(run())
+
+
+def test_a_signature_that_waited_for_long_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        urls, signed_at = await signed_ahead()
+        monkeypatch.setattr(object_urls, "AHEAD_SECONDS", 1)
+        assert age((await urls.sign(OTHERS[0])).text, signed_at=signed_at) > 0.1
+
+    asyncio.run(run())
