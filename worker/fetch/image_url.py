@@ -73,6 +73,8 @@ def scheme_of(url: str) -> str:
         return "https"
     if url.startswith("http://"):
         return "http"
+    if url.startswith("s3://"):
+        return "s3"
     match = _SCHEME.match(url)
     return match[1].lower() if match else ""
 

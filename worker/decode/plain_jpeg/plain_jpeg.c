@@ -677,8 +677,8 @@ AVX2 INLINE void resize_row(
                 const int32_t *first = axis->first + i + 4 * j + 2 * l;
                 const ptrdiff_t a = first[0] - start, b = first[1] - start;
                 for (int c = 0; c < channels; c++)
-                    eights[c][l] = sums_of_eights(
-                        products(weights, colors[c] + a, vectors), products(weights + 16 * vectors, colors[c] + b, vectors));
+                    eights[c][l] = sums_of_eights(products(weights, colors[c] + a, vectors),
+                                                  products(weights + 16 * vectors, colors[c] + b, vectors));
             }
             for (int c = 0; c < channels; c++) fours[c][j] = sums_of_fours(eights[c][0], eights[c][1]);
         }
