@@ -93,12 +93,17 @@ class ObjectUrls:
         if text[: len("s3://")].lower() != "s3://" or not key or not (server or _BUCKET.fullmatch(bucket)):
             raise ImageFailed(Reason.INVALID_URL, "it does not name an object, as s3://bucket/key does")
         presigner = self._presigner or await self._load_presigner()
-        # What may take long runs in a thread: the first URL of a bucket loads a client, and credentials are renewed.
         if server is not None and not presigner.may_block:
             return same_server(server, _sign(presigner, bucket, key))
-        signed = parse_http_url(await asyncio.to_thread(_sign, presigner, bucket, key))
-        self._servers[bucket] = signed
-        return signed
+        # What may take long runs in a thread: the first URL of a bucket loads a client, and credentials are renewed. It
+        # runs once for all images that wait for it: at the start there are a thousand.
+        async with self._lock:
+            server = self._servers.get(bucket)
+            if server is not None and not presigner.may_block:
+                return same_server(server, _sign(presigner, bucket, key))
+            signed = parse_http_url(await asyncio.to_thread(_sign, presigner, bucket, key))
+            self._servers[bucket] = signed
+            return signed
 
     async def _load_presigner(self) -> Presigner:
         async with self._lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -67,3 +68,18 @@ def test_a_signature_that_waited_for_long_is_not_used(monkeypatch: pytest.Monkey
         assert age((await urls.sign(OTHERS[0])).text, signed_at=signed_at) > 0.1
 
     asyncio.run(run())
+
+
+def test_the_first_url_of_a_bucket_is_signed_in_a_thread_and_the_others_after_it() -> None:
+    async def run() -> int:
+        urls = ObjectUrls()
+        started: list[str] = []
+        threading.setprofile(lambda *_: started.append(threading.current_thread().name))
+        try:
+            signed = await asyncio.gather(*(urls.sign(f"s3://photos/{number}.jpg") for number in range(100)))
+        finally:
+            threading.setprofile(None)
+        assert [url.name for url in signed] == [f"{number}.jpg" for number in range(100)]
+        return len(set(started))
+
+    assert asyncio.run(run()) <= 2  # one to load the SDK, one to sign
