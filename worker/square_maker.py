@@ -29,8 +29,8 @@ class SquareMaker:
     """Has a square made of each row's image. Create it in the event loop of `fetcher`.
 
     At most `most_under_way` rows are begun and not settled. `put` is called with a row's position and the slot of its
-    square, `fail` with the position and the reason why there is none, and `end` with an error that ends the chunk, also
-    one that `put` or `fail` raised.
+    square, `fail` with the position and the reason why there is none, and `end` with an error that ends the chunk. What
+    `put` and `fail` raise ends the chunk too: it goes to `end`, or to whoever waits for the decoders to fail.
     """
 
     def __init__(
