@@ -22,7 +22,7 @@ MAX_BLAMES = 2
 
 MAX_LOSSES = 3
 """Number of times that an image may be lost with a decoder that was decoding no image. After the second time the image
-is fetched while no other such image is, so the third time is its own fault."""
+is fetched while no other image is that was ever lost, so the third time is its own fault."""
 
 
 class SquareMaker:
@@ -51,7 +51,9 @@ class SquareMaker:
         self._unsettled = len(rows)
         self._all_settled = asyncio.Event()
         self._large_image = asyncio.Lock()
-        self._suspect = asyncio.Lock()
+        self._suspects = asyncio.Condition()
+        self._suspects_under_way = 0
+        self._is_alone = False
         self.fetched = 0
         """Number of images that were fetched, without those that had to be fetched again."""
 
@@ -130,12 +132,24 @@ class SquareMaker:
             if blames >= MAX_BLAMES or losses >= MAX_LOSSES:
                 raise error_of(lost) from lost
             try:
-                if losses < MAX_LOSSES - 1:
-                    return await self._slot_of(await self._fetcher.fetch(row))
-                async with self._suspect:
-                    return await self._slot_of(await self._fetcher.fetch(row))
+                return await self._slot_again(row, alone=losses == MAX_LOSSES - 1)
             except Lost as again:
                 lost = again
+
+    async def _slot_again(self, row: Row, *, alone: bool) -> int:
+        """Fetch and decode a lost image. While one is `alone`, no other lost image is under way, which may kill its
+        decoder."""
+        async with self._suspects:
+            await self._suspects.wait_for(lambda: not (self._is_alone or (alone and self._suspects_under_way)))
+            self._suspects_under_way += 1
+            self._is_alone = alone
+        try:
+            return await self._slot_of(await self._fetcher.fetch(row))
+        finally:
+            async with self._suspects:
+                self._suspects_under_way -= 1
+                self._is_alone = False
+                self._suspects.notify_all()
 
     async def _slot_of(self, held: Held[Job]) -> int:
         """Return the slot of the square. No other large image is decoded at the same time as a large one."""
