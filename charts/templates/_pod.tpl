@@ -59,10 +59,9 @@ imagePullSecrets:
 {{ $field }}: {{ include "embedder.text" . }}
 {{- end }}
 {{- end }}
-{{- with include "embedder.texts" (list $pods.nodeSelector) }}
 nodeSelector:
-  {{- . | nindent 2 }}
-{{- end }}
+  {{- /* A cluster may have nodes with Windows, which cannot run the images. */}}
+  {{- include "embedder.texts" (list (dict "kubernetes.io/os" "linux") $pods.nodeSelector) | nindent 2 }}
 {{- with include "embedder.tolerations" (concat .tolerations ($pods.tolerations | default list)) }}
 tolerations:
   {{- . | nindent 2 }}

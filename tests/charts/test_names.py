@@ -188,7 +188,7 @@ def test_a_name_in_the_values_stays_the_text_that_it_is(text: str) -> None:
         assert template_metadata["labels"]["some"] == template_metadata["annotations"]["some"] == text
         for field in ("serviceAccountName", "priorityClassName", "runtimeClassName", "schedulerName"):
             assert spec[field] == text
-        assert spec["nodeSelector"] == {"some": text}
+        assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "some": text}
         assert spec["imagePullSecrets"] == [{"name": text}]
         assert spec["tolerations"][-1] == {"key": "some", "value": text}
         assert environment(containers(job)[0])["SOME"] == text

@@ -191,6 +191,11 @@ def test_a_worker_tolerates_the_taint_of_its_resource_and_of_its_vendor(resource
     assert spec["containers"][0]["resources"]["limits"][resource] == "1"
 
 
+def test_every_pod_asks_for_a_node_with_linux() -> None:
+    for workload in workloads(render("rerun.chunks=1")):
+        assert pod_spec(workload)["nodeSelector"] == {"kubernetes.io/os": "linux"}
+
+
 @pytest.mark.parametrize(("group", "first"), [("worker", "worker"), ("merge", "gate")])
 def test_sidecars_end_with_the_pod_and_start_before_everything_else(group: str, first: str, tmp_path: Path) -> None:
     objects = rendered(
@@ -203,10 +208,11 @@ def test_sidecars_end_with_the_pod_and_start_before_everything_else(group: str, 
         tmp_path,
     )
     jobs = [job for job in of_kind(objects, "Job") if (group == "merge") == ("merge" in job["metadata"]["name"])]
-    for job in jobs:
-        names = [each["name"] for each in containers(job)]
+    # The test reaches the store as the merge does.
+    for workload in [*jobs, *(of_kind(objects, "Pod") if group == "merge" else [])]:
+        names = [each["name"] for each in containers(workload)]
         assert names[:3] == ["proxy", "fetch", first]
-        initial = pod_spec(job)["initContainers"]
+        initial = pod_spec(workload)["initContainers"]
         assert initial[0] == {"name": "proxy", "image": "proxy:1", "restartPolicy": "Always"}
         assert initial[1] == {"name": "fetch", "image": "fetch:1"}
 

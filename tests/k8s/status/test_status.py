@@ -238,8 +238,7 @@ def test_an_init_container_of_the_platform_that_fails_is_named(cluster: ClusterD
     cluster.put("jobs", job)
     fetch = {"name": "fetch", "state": {"terminated": {"exitCode": 3, "reason": "Error", "message": "no\nweights"}}}
     worker = {"name": "worker", "state": {"waiting": {"reason": "PodInitializing"}}}
-    status_of_pod = {"phase": "Failed", "initContainerStatuses": [fetch], "containerStatuses": [worker]}
-    cluster.put("pods", pod_of(job, 0, **status_of_pod))
+    cluster.put("pods", pod_of(job, 0, phase="Failed", initContainerStatuses=[fetch], containerStatuses=[worker]))
     assert status()["failures"][0]["reason"] == "container fetch ended with exit code 3: no weights"
 
 
