@@ -137,7 +137,7 @@ def _is_selected(labels: Mapping[str, str], selector: promql.VectorSelector) -> 
 def _aggregate(node: promql.AggregateExpr, vector: Vector) -> Vector:
     kind = str(node.op)
     by = node.modifier.labels if node.modifier is not None else []
-    if kind in {"topk", "bottomk"}:
+    if kind in {"topk", "bottomk"} and node.param is not None:
         return sorted(vector, key=lambda each: each.value, reverse=kind == "topk")[: int(node.param.val)]
     groups: dict[frozenset[tuple[str, str]], list[float]] = defaultdict(list)
     for each in vector:
