@@ -81,7 +81,8 @@ def package(release: Release, target: Path = PACKAGES) -> Path:
         _rewrite(staged / "Chart.yaml", lambda text: chart_metadata(text, release))
         _rewrite(staged / "README.md", lambda text: with_commands(with_absolute_links(text, release), release))
         _rewrite(staged / "templates" / "NOTES.txt", lambda text: with_commands(text, release))
-        _rewrite(staged / "values.yaml", lambda text: with_registry(text, release.registry))
+        for name in ("values.yaml", "defaults.yaml"):
+            _rewrite(staged / name, lambda text: with_registry(text, release.registry))
         run_helm("lint", "--strict", str(staged), "--values", str(CHART / "examples" / "required.yaml"))
         run_helm("package", str(staged), "--destination", str(target))
     return target / f"embedder-{release.version}.tgz"
@@ -132,14 +133,16 @@ def with_commands(text: str, release: Release) -> str:
     if not release.registry:
         return text
     text = text.replace(PLACEHOLDER_REGISTRY, release.registry)
-    return re.sub(r"(?<= )charts/(?: --set image\.registry=\S+)?(?= )", release.chart, text)
+    return re.sub(r'(?<=[ "])charts/(?: --set image\.registry=\S+)?(?=[ "])', release.chart, text)
 
 
 def with_registry(text: str, registry: str) -> str:
-    """Return values.yaml with `registry` as the default of image.registry."""
-    text, count = re.subn(r'^(image:\n(?: +#.*\n)* +registry:) ""$', rf'\1 "{registry}"', text, flags=re.MULTILINE)
+    """Return values.yaml or defaults.yaml with `registry` as the default of image.registry."""
+    text, count = re.subn(
+        r"""^(image:\n(?: +#.*\n)* +registry:) (["'])\2$""", rf"\1 \g<2>{registry}\2", text, flags=re.MULTILINE
+    )
     if count != 1:
-        raise WrongRelease("values.yaml does not begin image: with an empty registry; repair with_registry")
+        raise WrongRelease("the values do not begin image: with an empty registry; repair with_registry")
     return text
 
 

@@ -20,7 +20,7 @@ podMetricsEndpoints:
     interval: {{ .root.Values.metrics.podMonitor.interval }}
     relabelings:
       - targetLabel: release
-        replacement: {{ include "embedder.prefix" .root | quote }}
+        replacement: {{ include "embedder.release" .root | quote }}
       {{- with .keep }}
       {{- toYaml (list .) | nindent 6 }}
       {{- end }}
@@ -28,11 +28,11 @@ podMetricsEndpoints:
 
 {{/* The labels that select the release's metrics in a query. Takes the root. */}}
 {{- define "embedder.metrics.selector" -}}
-namespace="{{ .Release.Namespace }}",release="{{ include "embedder.prefix" . }}"
+namespace="{{ .Release.Namespace }}",release="{{ include "embedder.release" . }}"
 {{- end -}}
 
 {{/* The labels of an alert: its severity, then those of metrics.prometheusRule.alertLabels, which take precedence. Takes rule
 and severity. */}}
 {{- define "embedder.alertLabels" -}}
-{{ toYaml (merge (dict) (.rule.alertLabels | default dict) (dict "severity" .severity)) }}
+{{ include "embedder.texts" (list (dict "severity" .severity) .rule.alertLabels) }}
 {{- end -}}

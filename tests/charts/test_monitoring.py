@@ -345,8 +345,8 @@ def test_the_sidecars_label_and_folder_can_be_others() -> None:
     (found,) = of_kind(
         render(
             *EVERYTHING,
-            "metrics.dashboard.labels.grafana_dashboard=null",
-            "metrics.dashboard.labels.dashboards=yes",
+            "metrics.dashboard.label=dashboards",
+            "metrics.dashboard.labelValue=yes",
             "metrics.dashboard.annotations.grafana_folder=Batch",
         ),
         "ConfigMap",

@@ -105,7 +105,9 @@ def test_the_packages_readme_links_to_the_tag_and_names_the_chart_in_the_registr
     command = f"helm install embedder oci://ghcr.io/acme/clip/charts/embedder --version {VERSION} "
     assert command in text
     assert "OWNER" not in text
-    assert f"oci://ghcr.io/acme/clip/charts/embedder --version {VERSION} -n" in files["templates/NOTES.txt"]
+    assert f"oci://ghcr.io/acme/clip/charts/embedder --version {VERSION}" in files["templates/NOTES.txt"]
+    assert "charts/ " not in files["templates/NOTES.txt"]
+    assert '"charts/"' not in files["templates/NOTES.txt"]
 
 
 def test_the_readme_in_the_repository_names_this_version() -> None:
