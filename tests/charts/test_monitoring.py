@@ -311,6 +311,20 @@ def test_alerts_carry_the_labels_that_are_set() -> None:
     }
 
 
+def test_queries_and_commands_name_the_run_by_the_name_that_status_takes() -> None:
+    objects = render(*EVERYTHING, "fullnameOverride=clip")
+    for monitor in of_kind(objects, "PodMonitor"):
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        assert {"targetLabel": "release", "replacement": "clip"} in endpoint["relabelings"]
+    for alert in rules("fullnameOverride=clip").values():
+        assert 'release="clip"' in alert["expr"]
+        assert "--release clip -n default" in alert["annotations"]["description"]
+    assert {each["metadata"]["name"] for each in objects if each["kind"] in {"ConfigMap", "PrometheusRule"}} == {
+        "clip-dashboard",
+        "clip-alerts",
+    }
+
+
 def test_the_gate_is_a_target_only_while_it_waits() -> None:
     objects = render(*EVERYTHING)
     gate, merger = containers(named(objects, "Job", "embedder-merge"))
