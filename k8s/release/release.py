@@ -47,7 +47,8 @@ class Release:
         if not workers:
             raise NotInCluster(
                 f"there is no release {name} in namespace {cluster.namespace} of the cluster at {cluster.host}: no Job "
-                f"has the label {RELEASE_LABEL}={name} or {INSTANCE_LABEL}={name}; name the release with --release and its namespace with -n"
+                f"has the label {RELEASE_LABEL}={name} or {INSTANCE_LABEL}={name}; name the release with --release and "
+                "its namespace with -n"
             )
         self.worker = workers[-1]
         # A rerun can outlive the worker Job from which it was made. A new worker Job may then belong to another run.
