@@ -9,7 +9,8 @@ ports:
 {{- end -}}
 
 {{/* What the two PodMonitors have in common: how a port named metrics is scraped, and the label by which dashboard and alerts
-tell releases apart. Takes root, and keep: a further relabeling, or "". */}}
+tell releases apart. Takes root, and phase: that of a pod while its program serves metrics. Prometheus keeps every port of a
+pod as a target from the moment the pod has an address, and would report it as down before and after that. */}}
 {{- define "embedder.podMonitorEndpoint" -}}
 podTargetLabels:
   - app.kubernetes.io/component
@@ -21,9 +22,9 @@ podMetricsEndpoints:
     relabelings:
       - targetLabel: release
         replacement: {{ include "embedder.release" .root | quote }}
-      {{- with .keep }}
-      {{- toYaml (list .) | nindent 6 }}
-      {{- end }}
+      - sourceLabels: [__meta_kubernetes_pod_phase]
+        regex: {{ .phase }}
+        action: keep
 {{- end -}}
 
 {{/* The labels that select the release's metrics in a query. Takes the root. */}}

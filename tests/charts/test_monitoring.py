@@ -325,16 +325,16 @@ def test_queries_and_commands_name_the_run_by_the_name_that_status_takes() -> No
     }
 
 
-def test_the_gate_is_a_target_only_while_it_waits() -> None:
+def test_a_program_is_a_target_only_while_it_serves_metrics() -> None:
     objects = render(*EVERYTHING)
     gate, merger = containers(named(objects, "Job", "embedder-merge"))
     assert gate["ports"] == [{"name": "metrics", "containerPort": 9090, "protocol": "TCP"}]
     assert environment(gate)["EMBEDDER_METRICS_PORT"] == "9090"
     assert "ports" not in merger
-    (endpoint,) = named(objects, "PodMonitor", "embedder-merge")["spec"]["podMetricsEndpoints"]
-    assert {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Pending", "action": "keep"} in endpoint[
-        "relabelings"
-    ]
+    for name, phase in (("embedder-merge", "Pending"), ("embedder-worker", "Running")):
+        (endpoint,) = named(objects, "PodMonitor", name)["spec"]["podMetricsEndpoints"]
+        keep = {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": phase, "action": "keep"}
+        assert keep in endpoint["relabelings"]
 
 
 def test_a_release_whose_name_is_a_number_is_a_label_all_the_same() -> None:
