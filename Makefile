@@ -21,7 +21,7 @@ REVISION = $(shell git describe --always --dirty --abbrev=40 2>/dev/null)
 BUILD_IMAGE = $(ENGINE) build $(BUILD_OPTIONS) $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --build-arg SOURCE_URL=$(SOURCE_URL)
 
-.PHONY: help setup run test test-all test-gpu coverage lint types format fuzz bench bench-gpu bench-merge manifests docs site images image-gpu image-merge image-test clean
+.PHONY: help setup run test test-all test-gpu coverage lint types format fuzz bench bench-gpu bench-merge manifests chart docs site images image-gpu image-merge image-test clean
 
 help: ## Show the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -107,6 +107,10 @@ bench-merge: $(SETUP) ## Measure the merge: 1 GB by the earlier way and both new
 
 manifests: $(HELM) ## Render the chart into k8s/manifests
 	$(BIN)/python -m tools.manifests
+
+# With REGISTRY=ghcr.io/team/embedder the package is one to publish: its default images are those of that registry.
+chart: $(HELM) ## Package the chart into build/chart
+	$(BIN)/python -m tools.chart_package $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(SOURCE_URL),--source $(SOURCE_URL))
 
 docs: $(SETUP) ## Write the generated tables into the documents
 	$(BIN)/python -m tools.settings_reference

@@ -96,6 +96,9 @@ class Pipeline:
         self._device_began: float | None = None
         self._max_failure_ratio = max_failure_ratio
         self.times = times
+        self.batches_encoded = 0
+        self.last_progress_time = time.time()
+        """Unix time at which a row was settled last; at first, the time of the start."""
         self._fetcher: ImageFetcher[Job] | None = None
         self._squares: SquareMaker | None = None
         self._cancel_fetching: Callable[[], object] | None = None
@@ -223,6 +226,7 @@ class Pipeline:
 
     def _fail(self, position: int, failed: ImageFailed) -> None:
         self._collector.fail(position, failed)
+        self.last_progress_time = time.time()
         self._check_failures()
 
     # Encoding, in a thread
@@ -261,6 +265,8 @@ class Pipeline:
         with self.times.measure("encode_worked"):
             self._collector.embed(in_flight.batch.positions, vectors)
             self._batches.result().give_back(in_flight.batch)
+        self.batches_encoded += 1
+        self.last_progress_time = time.time()
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:

@@ -42,8 +42,10 @@
 {{- if and (eq $values.weights.source "imageVolume") (not $values.weights.imageVolume.reference) }}
 {{- fail "weights.source is imageVolume, but weights.imageVolume.reference is not set; set it to the image that holds the weights" }}
 {{- end }}
-{{- if and $values.metrics.podMonitor.enabled (not $values.metrics.enabled) }}
-{{- fail "metrics.podMonitor.enabled is true, but metrics.enabled is false; set metrics.enabled=true, so that there are metrics to scrape" }}
+{{- range $consumer := list "podMonitor" "prometheusRule" "dashboard" }}
+{{- if and (get $values.metrics $consumer).enabled (not $values.metrics.enabled) }}
+{{- fail (printf "metrics.%s.enabled is true, but metrics.enabled is false; set metrics.enabled=true, so that there are metrics to scrape" $consumer) }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

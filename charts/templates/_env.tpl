@@ -95,6 +95,9 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
   value: {{ include "embedder.release" . | quote }}
 - name: EMBEDDER_WORKER_JOB
   value: {{ include "embedder.worker.name" . | quote }}
+{{- if .Values.metrics.enabled }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" .Values.metrics.port) }}
+{{- end }}
 - name: EMBEDDER_ON_FAILED_CHUNKS
   value: {{ .Values.merge.onFailedChunks | quote }}
 - name: POD_NAMESPACE

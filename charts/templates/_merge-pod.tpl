@@ -12,6 +12,9 @@ spec:
     {{- . | nindent 4 }}
     {{- end }}
     {{- include "embedder.gateContainer" (dict "root" . "command" (list "python" "-m" "k8s.gate")) | nindent 4 }}
+      {{- with include "embedder.metrics.ports" . }}
+      {{- . | nindent 6 }}
+      {{- end }}
   containers:
     - name: merger
       {{- include "embedder.mergeContainerCommon" (dict "root" . "env" (include "embedder.env.merger" . | fromYamlArray)) | nindent 6 }}

@@ -28,11 +28,8 @@ spec:
       envFrom:
         {{- . | trim | nindent 8 }}
       {{- end }}
-      {{- if $.Values.metrics.enabled }}
-      ports:
-        - name: metrics
-          containerPort: {{ int $.Values.metrics.port }}
-          protocol: TCP
+      {{- with include "embedder.metrics.ports" $ }}
+      {{- . | nindent 6 }}
       {{- end }}
       {{- $resources := $worker.resources | default dict | deepCopy }}
       {{- with .memory }}

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 from common.errors import SettingsError
 from common.logs import configure_logs
+from common.metrics_server import serve_metrics
 from common.process import program
 from common.settings import read_settings
 from common.store import open_store
 from k8s.gate.gate import AllChunksPresent, Gate, MergeWithout
+from k8s.gate.metrics import GateMetrics
 from k8s.gate.settings import GateSettings
 from k8s.gate.watch import WorkerWatch
 from k8s.release.wording import brief_indexes
 
 if TYPE_CHECKING:
+    from common.store.contract import Store
     from k8s.gate.gate import Opening
     from k8s.gate.report import SoundResult
 
@@ -30,7 +33,7 @@ def main() -> program.Finished:
     watch = WorkerWatch(settings)
     match sys.argv[1:]:
         case []:
-            return program.Finished(describe_opening(Gate(settings, store, watch).wait()))
+            return program.Finished(describe_opening(wait(settings, store, watch)))
         case ["report"]:
             # A gate waits for days, and HDF5 and NumPy would stay in its memory.
             from k8s.gate.report import report  # noqa: PLC0415
@@ -38,6 +41,14 @@ def main() -> program.Finished:
             return program.Finished(describe_result(report(store, settings, watch)))
         case other:
             raise SettingsError(f"python -m k8s.gate takes `report` or no argument, not {' '.join(other)}")
+
+
+def wait(settings: GateSettings, store: Store, watch: WorkerWatch) -> Opening:
+    """Return once the run can be merged. Until then, serve the gate's metrics if a port is set."""
+    gate = Gate(settings, store, watch)
+    if settings.metrics_port:
+        serve_metrics(settings.metrics_port, GateMetrics(gate, chunk_count=settings.chunk_count))
+    return gate.wait()
 
 
 def describe_opening(opening: Opening) -> str:

@@ -44,6 +44,16 @@ class MergeWithout:
     """Number of chunks of the run, the missing ones included."""
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What the gate waits for, as it saw the run last."""
+
+    in_store: int
+    """Number of chunks in the store."""
+    given_up: int
+    """Number of missing chunks that nothing computes any more. They come only after a person has acted."""
+
+
 Opening = AllChunksPresent | MergeWithout
 """Why the gate has opened."""
 
@@ -60,6 +70,8 @@ class Gate:
         self._said: tuple[WorkerState, frozenset[int]] | None = None
         """What the last log line was about: the worker Job, and the chunks that nothing computes any more."""
         self._said_at = 0.0
+        self.waiting: Waiting | None = None
+        """What the gate waits for; None until the store has answered."""
 
     def wait(self) -> Opening:
         """Return once the run can be merged.
@@ -81,7 +93,9 @@ class Gate:
             is_settled = has_ended and not self._may_still_appear(missing)
             if is_settled and self._settings.on_failed_chunks != "wait":
                 return self._merge_without(missing)
-            self._say(missing, missing if is_settled else missing & self._watch.failed)
+            given_up = missing if is_settled else missing & self._watch.failed
+            self.waiting = Waiting(self._settings.chunk_count - len(missing), len(given_up))
+            self._say(missing, given_up)
             self._watch.wait(self._settings.poll_seconds)
 
     def _missing(self) -> frozenset[int] | None:

@@ -1,4 +1,4 @@
-"""The gate's settings. The chart sets all of them but the last three, which are times."""
+"""The gate's settings. The chart sets all of them but the three times at the end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class GateSettings(RunSettings):
 
     pod_namespace: str = Field(default="", validation_alias="POD_NAMESPACE")
     """The namespace of the worker Job. Empty: the namespace of this pod."""
+
+    metrics_port: int = Field(default=0, ge=0, le=65_535)
+    """Port that serves Prometheus metrics while the gate waits: the chunks of the run, those in the store, and those
+    that have failed. 0: no metrics."""
 
     poll_seconds: float = Field(default=30, gt=0)
     """Time between two lists of the chunks in the store, in seconds. The end of the worker Job asks for a list at once.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FLOOR = 31
 """The minor version of the oldest Kubernetes 1.x that the chart supports."""
 
-CUSTOM = {"PodMonitor"}
+CUSTOM = {"PodMonitor", "PrometheusRule"}
 """Kinds of the Prometheus operator, for which Kubernetes has no schema."""
 
 

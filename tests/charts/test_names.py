@@ -25,6 +25,8 @@ EVERYTHING = (
     "rerun.chunks=0-89999",
     "metrics.enabled=true",
     "metrics.podMonitor.enabled=true",
+    "metrics.prometheusRule.enabled=true",
+    "metrics.dashboard.enabled=true",
     "networkPolicy.enabled=true",
     "s3.accessKeyId=a",
     "s3.secretAccessKey=b",
@@ -50,6 +52,10 @@ NAMED = [
     "s3.existingSecret",
     "tls.caBundle.configMap",
     "metrics.podMonitor.labels.some",
+    "metrics.prometheusRule.labels.some",
+    "metrics.prometheusRule.alertLabels.some",
+    "metrics.dashboard.labelValue",
+    "metrics.dashboard.labels.some",
     "serviceAccount.annotations.some",
     "commonLabels.some",
     "commonAnnotations.some",
@@ -85,6 +91,8 @@ NEEDED = (
     "rerun.chunks=1",
     "metrics.enabled=true",
     "metrics.podMonitor.enabled=true",
+    "metrics.prometheusRule.enabled=true",
+    "metrics.dashboard.enabled=true",
     "networkPolicy.enabled=true",
 )
 """Values without which some of NAMED are not used."""
@@ -111,7 +119,7 @@ def run_of(objects: list[Object]) -> str:
 def test_a_release_of_any_name_is_found_by_that_name(release: str) -> None:
     assert len(release) <= 53
     objects = valid_objects(template(*set_options(*EVERYTHING), release=release))
-    assert len({each["kind"] for each in objects}) == 8
+    assert len({each["kind"] for each in objects}) == 10
     assert run_of(objects) == release
     assert {each["metadata"]["labels"]["app.kubernetes.io/instance"] for each in objects} == {release}
 

@@ -97,14 +97,15 @@ def test_common_labels_and_annotations_are_on_every_object_and_every_pod(tmp_pat
         commonAnnotations: {example.com/contact: search, checksum/template: mine}
         rerun: {chunks: "1"}
         networkPolicy: {enabled: true}
-        metrics: {enabled: true, podMonitor: {enabled: true}}
+        metrics:
+          {enabled: true, podMonitor: {enabled: true}, prometheusRule: {enabled: true}, dashboard: {enabled: true}}
         s3: {accessKeyId: a, secretAccessKey: b}
         """,
         tmp_path,
     )
     found = [each["metadata"] for each in objects]
     found += [each["spec"]["template"]["metadata"] for each in of_kind(objects, "Job")]
-    assert len(found) == 14
+    assert len(found) == 17
     for metadata in found:
         assert metadata["labels"]["cost-center"] == "4711"
         assert metadata["labels"]["app.kubernetes.io/component"] != "mine"

@@ -214,10 +214,11 @@ def test_metrics_open_one_port_and_only_if_enabled() -> None:
     worker = containers(named(objects, "Job", "embedder-worker"))[0]
     assert worker["ports"] == [{"name": "metrics", "containerPort": 9090, "protocol": "TCP"}]
     assert environment(worker)["EMBEDDER_METRICS_PORT"] == "9090"
-    (monitor,) = of_kind(objects, "PodMonitor")
+    monitor = named(objects, "PodMonitor", "embedder-worker")
     (policy,) = of_kind(objects, "NetworkPolicy")
     assert monitor["spec"]["selector"] == policy["spec"]["podSelector"]
-    assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "interval": "30s"}]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["interval"]) == ("metrics", "30s")
     assert policy["spec"]["ingress"] == [{"ports": [{"port": 9090, "protocol": "TCP"}]}]
 
 

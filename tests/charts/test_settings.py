@@ -62,6 +62,8 @@ SAMPLES: dict[str, Any] = {
 
 FIELDS = [(kind, field) for kind in GROUPS for field in settings_of(kind) if field not in NO_VALUE]
 
+DECIMALS = [(kind, field) for kind, field in FIELDS if settings_of(kind)[field].field.annotation is float]
+
 
 def value_path(kind: type[object], field: str) -> str:
     first, *others = field.split("_")
@@ -135,6 +137,12 @@ def test_the_program_receives_a_value_that_is_set(
     sections: list[Any] = [getattr(read, name) if name else read for name in sections_of(kind)]
     found = {field: value for section in sections for field, value in section.model_dump().items()}
     assert {field: found[field] for field in expected} == expected
+
+
+@pytest.mark.parametrize(("kind", "field"), DECIMALS)
+def test_set_takes_a_decimal_number_though_helm_makes_text_of_it(kind: type[object], field: str) -> None:
+    variables = program(render(f"{value_path(kind, field)}=0.5"), kind)
+    assert variables[settings_of(kind)[field].variable] == "0.5"
 
 
 @pytest.mark.parametrize("kind", GROUPS)

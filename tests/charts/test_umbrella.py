@@ -28,6 +28,8 @@ EVERYTHING = tuple(
         "rerun.chunks=1",
         "metrics.enabled=true",
         "metrics.podMonitor.enabled=true",
+        "metrics.prometheusRule.enabled=true",
+        "metrics.dashboard.enabled=true",
         "networkPolicy.enabled=true",
         "s3.accessKeyId=a",
         "s3.secretAccessKey=b",
@@ -65,14 +67,20 @@ def test_two_aliases_share_no_name_no_label_and_no_selector(umbrella: Path, prog
     assert len(set(runs)) == 2
     for run in set(runs):
         own = [each for each, of in zip(objects, runs, strict=True) if of == run]
-        assert len({each["kind"] for each in own}) == 8
+        assert len({each["kind"] for each in own}) == 10
         assert run_of(own) == run
-        for kind, field in (("NetworkPolicy", "podSelector"), ("PodMonitor", "selector")):
-            (selector,) = (each["spec"][field] for each in of_kind(own, kind))
+        selecting = [*of_kind(own, "NetworkPolicy"), *of_kind(own, "PodMonitor")]
+        assert len(selecting) == 3
+        for each in selecting:
+            selector = each["spec"].get("podSelector") or each["spec"]["selector"]
+            is_of_merge = each["metadata"]["labels"]["app.kubernetes.io/component"] == "merge"
             for job in of_kind(objects, "Job"):
                 labels = job["spec"]["template"]["metadata"]["labels"]
-                is_own_worker = job in own and labels["app.kubernetes.io/component"] != "merge"
-                assert selects(selector, labels) == is_own_worker
+                is_merge = labels["app.kubernetes.io/component"] == "merge"
+                assert selects(selector, labels) == (job in own and is_merge == is_of_merge)
+        (rule,) = of_kind(own, "PrometheusRule")
+        for alert in rule["spec"]["groups"][0]["rules"]:
+            assert set(re.findall(r'release="([^"]*)"', alert["expr"])) == {run}
 
 
 def test_the_names_are_those_of_the_release_and_the_alias(umbrella: Path) -> None:

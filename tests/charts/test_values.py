@@ -82,7 +82,12 @@ REFUSALS = [
     (["s3.secretAccessKey=b"], "belong together"),
     (["weights.source=pvc"], "weights.pvc.claimName"),
     (["weights.source=imageVolume"], "weights.imageVolume.reference"),
-    (["metrics.podMonitor.enabled=true"], "set metrics.enabled=true"),
+    (["metrics.podMonitor.enabled=true"], "metrics.podMonitor.enabled is true, but metrics.enabled is false"),
+    (["worker.maxFailureRatio=1.5"], "maxFailureRatio"),
+    (["worker.readTimeoutSeconds=long"], "readTimeoutSeconds"),
+    (["metrics.prometheusRule.enabled=true"], "set metrics.enabled=true"),
+    (["metrics.dashboard.enabled=true"], "set metrics.enabled=true"),
+    (["metrics.prometheusRule.gpuBusyPercent=0"], "gpuBusyPercent"),
 ]
 
 

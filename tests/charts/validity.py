@@ -34,7 +34,7 @@ NAMES = {
 VERSION = "1.31"
 """The oldest version that the chart supports; test_kubernetes_schemas.py validates in the others."""
 
-CUSTOM = {"PodMonitor"}
+CUSTOM = {"PodMonitor", "PrometheusRule"}
 """Kinds without a schema of Kubernetes' own."""
 
 

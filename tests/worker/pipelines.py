@@ -17,6 +17,7 @@ from worker.decoders.decoders import Decoders
 from worker.encode.batches import Batches
 from worker.fetch.relayed_proxies import RelayedProxies
 from worker.manifest.manifest import ManifestChunk
+from worker.metrics import serve_chunk_metrics
 from worker.pipeline import Pipeline
 from worker.rows import Row
 from worker.settings import WorkerSettings
@@ -88,12 +89,14 @@ def run_pipeline(
     decode_cpu_seconds: float = 30,
     encoder: ColourEncoder | None = None,
     folder: Path | None = None,
+    metrics_port: int = 0,
     while_running: Callable[[Pipeline], object] = lambda _: None,
     **settings: Any,  # noqa: ANN401 - the settings' own types
 ) -> Outcome:
     """Embed the images of a list. Raises what ends a chunk.
 
     `settings` are those of a worker, by their Python names. `while_running` is called with the pipeline once it runs.
+    The metrics are served at `metrics_port`, if it is not 0.
     """
     worker = read_settings(
         WorkerSettings,
@@ -144,6 +147,9 @@ def run_pipeline(
         )
         pipeline.start()
         closing_all.callback(pipeline.stop)
+        if metrics_port:
+            limit = worker.chunk.max_failure_ratio
+            serve_chunk_metrics(metrics_port, pipeline, collector, chunk_index=0, max_failure_ratio=limit)
         while_running(pipeline)
         if not pipeline.wait(SECONDS):
             raise TimeoutError(f"{collector.settled} of {len(rows)} images are settled after {SECONDS} s")

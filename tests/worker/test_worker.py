@@ -6,21 +6,21 @@ The fast tier has one start for each kind of exit code. The model is a small one
 from __future__ import annotations
 
 import signal
-import socket
 import struct
 import threading
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
 
+from common.format.provenance import program_version
 from common.store import open_store
 from merger.merge import merge
 from merger.settings import MergerSettings
 from tests.image_server import answer, chunked, first, held, image_server, partly, redirect, stall
+from tests.scrape import free_port, scrape
 from tests.worker.worker_process import (
     PHOTOS,
     ROOT,
@@ -279,9 +279,7 @@ def test_a_worker_told_to_stop_leaves_nothing_and_says_how_far_it_was(
 def test_metrics_say_how_far_a_worker_is(server: ImageServer, tmp_path: Path) -> None:
     release = threading.Event()
     urls = [server.url("/none.jpg"), *(server.on(f"/{n}.jpg", held(release, then=answer(JPEG))) for n in range(9))]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = worker_environment(
         run_uri=tmp_path / "run", manifest_uri=write_manifest(tmp_path, urls), progress_seconds=0.2, metrics_port=port
     )
@@ -290,14 +288,15 @@ def test_metrics_say_how_far_a_worker_is(server: ImageServer, tmp_path: Path) ->
         for line in process.stderr:
             if "failed=1" in line:
                 break
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as scraped:
-            text = scraped.read().decode()
+        metrics = scrape(port)
         release.set()
         process.communicate(timeout=60)
     assert process.returncode == 0
-    assert 'embedder_images_requested{chunk="0"} 10.0' in text
-    assert 'embedder_failures_total{chunk="0",reason="not_found"} 1.0' in text
-    assert 'embedder_stage_seconds_total{chunk="0",stage="model",state="waited"}' in text
+    assert metrics("embedder_worker_info", version=program_version()) == 1
+    assert metrics("embedder_images_requested", chunk="0") == 10
+    assert metrics("embedder_failures_total", chunk="0", reason="not_found") == 1
+    assert metrics("embedder_failure_ratio_limit", chunk="0") == 0.2
+    assert metrics("embedder_stage_seconds_total", chunk="0", stage="model", state="waited") > 0
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, object], str]] = {

@@ -22,7 +22,7 @@ from worker.decoders.settings import DecoderSettings
 from worker.encode.model_loading import ModelLoading
 from worker.fetch.relayed_proxies import RelayedProxies
 from worker.manifest.manifest import open_manifest
-from worker.metrics import serve_metrics
+from worker.metrics import serve_chunk_metrics
 from worker.pipeline import Pipeline
 from worker.stage_times import ADVICE, StageTimes
 from worker.vector_file import VectorFile
@@ -107,7 +107,13 @@ class _ChunkJob:
         )
         pipeline.start()
         if self._settings.chunk.metrics_port:
-            serve_metrics(self._settings.chunk.metrics_port, pipeline, collector, chunk_index=self._index)
+            serve_chunk_metrics(
+                self._settings.chunk.metrics_port,
+                pipeline,
+                collector,
+                chunk_index=self._index,
+                max_failure_ratio=self._settings.chunk.max_failure_ratio,
+            )
         program.on_stop(lambda: self._log_progress(pipeline, collector))
         try:
             # A run with other settings is noticed here, before more work is wasted.

@@ -30,6 +30,7 @@ from merger.merge import merge
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, Request
 from tests.k8s.release_objects import worker_job
 from tests.merger.runs import put_run, settings_for
+from tests.scrape import free_port, scrape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -434,6 +435,20 @@ def read_event(program: subprocess.Popen[str], event: str) -> LogLine:
         if line is not None and line.event == event:
             return line
     raise AssertionError(f"there is no event {event}")
+
+
+def test_metrics_tell_failed_chunks_from_those_that_are_still_computed(cluster: ClusterDouble, folder: Store) -> None:
+    cluster.put("jobs", worker_job(COUNT, active=1, completed="0", failed="2"))
+    put_chunks(folder, 0)
+    port = free_port()
+    with gate_process(folder, metrics_port=str(port)) as program:
+        read_event(program, "waiting")
+        waiting = scrape(port)
+        put_chunks(folder, 1, 2, 3)
+        assert read_event(program, "finished").values["exit_code"] == "0"
+    assert waiting("embedder_run_chunks") == COUNT
+    assert waiting("embedder_run_chunks_in_store") == 1
+    assert waiting("embedder_run_chunks_failed") == 1
 
 
 def test_the_program_waits_for_a_rerun_and_goes_on_by_itself(cluster: ClusterDouble, folder: Store) -> None:
