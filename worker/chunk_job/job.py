@@ -52,7 +52,7 @@ class _ChunkJob:
         self._index = settings.chunk.chunk_index
         self._times = StageTimes(decode_threads=settings.decode.decoder_count)
         # Decoders and model take longest to start, so they come first.
-        self._decoders = Decoders(settings.decode.decoder_count, _decoder_settings(settings), times=self._times)
+        self._decoders = Decoders(settings.decode.decoder_count, decoder_settings(settings), times=self._times)
         self._proxies = RelayedProxies(connect_timeout_seconds=settings.http.connect_timeout_seconds)
         self._model = ModelLoading(
             settings.encode, descriptor=self._decoders.squares, spare_slots=self._decoders.spare_slots
@@ -193,7 +193,8 @@ class _ChunkJob:
         )
 
 
-def _decoder_settings(settings: WorkerSettings) -> DecoderSettings:
+def decoder_settings(settings: WorkerSettings) -> DecoderSettings:
+    """Return what holds for every image of a chunk."""
     return DecoderSettings(
         connect_seconds=settings.http.connect_timeout_seconds,
         read_seconds=settings.http.read_timeout_seconds,
