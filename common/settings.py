@@ -8,9 +8,9 @@ of its parts: a frozen dataclass holds them, and each part is given its own sect
 from __future__ import annotations
 
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_type_hints
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import SettingsError
@@ -30,7 +30,32 @@ class Section(BaseSettings):
     )
 
 
-class RunSettings(Section):
+class S3Settings(Section):
+    """What the SDK's own variables cannot say about S3. The S3 client reads it when it is made."""
+
+    s3_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
+    """Server-side encryption that every object is written with: `AES256` with keys of the store, `aws:kms` or
+    `aws:kms:dsse` with a key of a key management service. Empty: the bucket's default. A bucket whose policy denies
+    uploads without encryption needs it."""
+
+    s3_kms_key_id: str = ""
+    """Key that `aws:kms` and `aws:kms:dsse` encrypt with: its id, ARN or alias. Empty: the account's default key."""
+
+    s3_requester_pays: bool = False
+    """Whether this account pays for the requests to buckets whose owner does not (requester pays). Every request then
+    says so, those of `s3://` image URLs included."""
+
+    @model_validator(mode="after")
+    def _key_has_a_use(self) -> Self:
+        if self.s3_kms_key_id and not self.s3_encryption.startswith("aws:kms"):
+            raise ValueError(
+                "EMBEDDER_S3_KMS_KEY_ID is set, which EMBEDDER_S3_ENCRYPTION uses only if it is aws:kms or "
+                f"aws:kms:dsse, and it is {self.s3_encryption!r}; set it to aws:kms, or unset the key"
+            )
+        return self
+
+
+class RunSettings(S3Settings):
     """The settings that every program of a run shares."""
 
     run_uri: str = Field(min_length=1)
