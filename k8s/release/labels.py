@@ -22,3 +22,4 @@ class Component(StrEnum):
     WORKER = "worker"
     RERUN = "rerun"
     MERGE = "merge"
+    CHECK = "check"

@@ -29,6 +29,11 @@ class Release:
         self.objects = {job.name: each for job, each in found}
         """The API's object of each Job, by name."""
         workers = [job for job in self.jobs if job.component == Component.WORKER]
+        if self.jobs and all(job.component == Component.CHECK for job in self.jobs):
+            raise NotInCluster(
+                f"release {name} in namespace {cluster.namespace} only checks, and computes nothing: embedder check "
+                f"{self.flags()} shows what it finds, helm upgrade with check.enabled=false starts the run"
+            )
         if not workers and self.jobs:
             raise NotInCluster(
                 f"release {name} in namespace {cluster.namespace} has no worker Job any more, only "

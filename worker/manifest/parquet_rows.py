@@ -70,7 +70,7 @@ class ParquetRows:
         return RowCount(self._metadata.num_rows, is_exact=True)
 
     def spread(self, count: int) -> Iterator[RawRow]:
-        """Yield rows from the first batch of some row groups, because later rows cannot be read without those before."""
+        """Yield rows from the first batch of some row groups: a later row costs reading those before it."""
         sizes = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
         groups = [number for number, size in enumerate(sizes) if size]
         chosen = [groups[place] for place in spread_range(len(groups), min(count, SPREAD_GROUPS))]
