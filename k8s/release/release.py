@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.errors import NotInCluster
+from common.errors import NotInCluster, SettingsError
 from k8s.release.job import job_from
-from k8s.release.labels import INDEX_LABEL, INSTANCE_LABEL, JOB_NAME_LABEL, Component
+from k8s.release.labels import (
+    INDEX_LABEL,
+    INSTANCE_LABEL,
+    JOB_NAME_LABEL,
+    NAME_LABEL,
+    RELEASE_LABEL,
+    Component,
+)
 from k8s.release.pod import pod_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from k8s.api.cluster import Cluster
+    from k8s.api.cluster import Cluster, Object
     from k8s.release.job import Job
     from k8s.release.pod import Pod
 
@@ -21,9 +28,12 @@ class Release:
     """The Jobs of a release, oldest first. Its pods are asked for when they are needed."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
-        """Read the Jobs. Raises NotInCluster when the release has no worker Job."""
+        """Read the Jobs. `name` is the chart's name of the run, or a Helm release with one run.
+
+        Raises NotInCluster when the release has no worker Job, and SettingsError when it has several runs.
+        """
         self.cluster, self.name = cluster, name
-        objects = cluster.jobs(labels=f"app.kubernetes.io/name=embedder,{INSTANCE_LABEL}={name}")
+        objects, self._label = _find_jobs(cluster, name)
         found = sorted(((job_from(each), each) for each in objects), key=lambda pair: (pair[0].created, pair[0].name))
         self.jobs = [job for job, _ in found]
         self.objects = {job.name: each for job, each in found}
@@ -42,7 +52,7 @@ class Release:
         if not workers:
             raise NotInCluster(
                 f"there is no release {name} in namespace {cluster.namespace} of the cluster at {cluster.host}: no Job "
-                f"has the label {INSTANCE_LABEL}={name}; name the release with --release and its namespace with -n"
+                f"has the label {RELEASE_LABEL}={name} or {INSTANCE_LABEL}={name}; name the release with --release and its namespace with -n"
             )
         self.worker = workers[-1]
         # A rerun can outlive the worker Job from which it was made. A new worker Job may then belong to another run.
@@ -77,7 +87,7 @@ class Release:
         """Return the pods of all Jobs, oldest first, with one request to the API."""
         jobs = {job.name: job for job in self.jobs}
         pods: list[Pod] = []
-        for found in self.cluster.pods(labels=f"{INSTANCE_LABEL}={self.name}"):
+        for found in self.cluster.pods(labels=f"{self._label}={self.name}"):
             job = jobs.get((found["metadata"].get("labels") or {}).get(JOB_NAME_LABEL, ""))
             if job is not None:
                 pods.append(pod_from(found, job))
@@ -86,3 +96,20 @@ class Release:
     def flags(self) -> str:
         """Return the options by which `embedder` commands find this release."""
         return f"--release {self.name} -n {self.cluster.namespace}"
+
+
+def _find_jobs(cluster: Cluster, name: str) -> tuple[list[Object], str]:
+    """Return the Jobs of the run, and the label whose value is `name`.
+
+    Raises SettingsError when `name` is a Helm release with several runs.
+    """
+    for label in (RELEASE_LABEL, INSTANCE_LABEL):
+        if objects := cluster.jobs(labels=f"{NAME_LABEL}=embedder,{label}={name}"):
+            runs = {str((each["metadata"].get("labels") or {}).get(RELEASE_LABEL, name)) for each in objects}
+            if len(runs) > 1:
+                raise SettingsError(
+                    f"release {name} in namespace {cluster.namespace} has several runs; name one of them with "
+                    f"--release: {', '.join(sorted(runs))}"
+                )
+            return objects, label
+    return [], RELEASE_LABEL

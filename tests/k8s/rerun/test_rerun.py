@@ -52,6 +52,9 @@ def test_the_failed_chunks_are_computed_again_in_a_job_like_the_workers(cluster:
         "app.kubernetes.io/component": "rerun",
         "app.kubernetes.io/instance": "embedder",
         "app.kubernetes.io/name": "embedder",
+        "embedder-release": "embedder",
+        "kuma.io/sidecar-injection": "disabled",
+        "sidecar.istio.io/inject": "false",
     }
     expected = copy.deepcopy(container(worker))
     expected["env"].append({"name": "EMBEDDER_CHUNK_INDEXES", "value": "3,7-9"})
