@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from common.errors import RunUnfinished
 from common.findings import Finding, Subject, Verdict, read_finding
 from k8s.release.job import job_from
-from k8s.release.labels import COMPONENT_LABEL, INSTANCE_LABEL, JOB_NAME_LABEL, Component
+from k8s.release.labels import JOB_NAME_LABEL, Component
 from k8s.release.pod import pod_from
+from k8s.release.release import find_jobs
 from k8s.release.wording import describe_end
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ WAIT_SECONDS = 600.0
 
 def find_check_job(cluster: Cluster, release: str) -> Object | None:
     """Return the newest check Job of the release, None if it has none."""
-    labels = f"{INSTANCE_LABEL}={release},{COMPONENT_LABEL}={Component.CHECK}"
-    jobs = cluster.jobs(labels=f"app.kubernetes.io/name=embedder,{labels}")
+    found, _ = find_jobs(cluster, release)
+    jobs = [job for job in found if job_from(job).component == Component.CHECK]
     return max(jobs, key=lambda job: str(job["metadata"].get("creationTimestamp") or ""), default=None)
 
 

@@ -33,7 +33,7 @@ class Release:
         Raises NotInCluster when the release has no worker Job, and SettingsError when it has several runs.
         """
         self.cluster, self.name = cluster, name
-        objects, self._label = _find_jobs(cluster, name)
+        objects, self._label = find_jobs(cluster, name)
         found = sorted(((job_from(each), each) for each in objects), key=lambda pair: (pair[0].created, pair[0].name))
         self.jobs = [job for job, _ in found]
         self.objects = {job.name: each for job, each in found}
@@ -52,7 +52,8 @@ class Release:
         if not workers:
             raise NotInCluster(
                 f"there is no release {name} in namespace {cluster.namespace} of the cluster at {cluster.host}: no Job "
-                f"has the label {RELEASE_LABEL}={name} or {INSTANCE_LABEL}={name}; name the release with --release and its namespace with -n"
+                f"has the label {RELEASE_LABEL}={name} or {INSTANCE_LABEL}={name}; name the release with --release and "
+                "its namespace with -n"
             )
         self.worker = workers[-1]
         # A rerun can outlive the worker Job from which it was made. A new worker Job may then belong to another run.
@@ -98,7 +99,7 @@ class Release:
         return f"--release {self.name} -n {self.cluster.namespace}"
 
 
-def _find_jobs(cluster: Cluster, name: str) -> tuple[list[Object], str]:
+def find_jobs(cluster: Cluster, name: str) -> tuple[list[Object], str]:
     """Return the Jobs of the run, and the label whose value is `name`.
 
     Raises SettingsError when `name` is a Helm release with several runs.
