@@ -76,6 +76,9 @@ FIRST_ROWS = 3
 HTTP_RETRY = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=1, attempts=2)
 """The retries of one range of the manifest: a person waits."""
 
+BUG = 1
+"""The exit code of a program with a bug."""
+
 WRONG_SETTING = "a setting is wrong"
 LEFT_OUT = "left out as asked for"
 
@@ -95,6 +98,8 @@ class Check:
     def __init__(self, sections: Sections, *, say: Callable[[Finding], object], skip: AbstractSet[Subject]) -> None:
         self._sections, self._say, self._skip = sections, say, skip
         self._findings: list[Finding] = []
+        self.bug: Exception | None = None
+        """An error that is none of common.errors."""
         self._times = StageTimes(decode_threads=1)
         self._decoders: Decoders | None = None
         self._manifest: _OpenManifest | None = None
@@ -111,14 +116,23 @@ class Check:
         model = self._begin_model()
         store = self._begin_store()
         manifest = self._begin_manifest()
-        self._end_store(store)
-        self._end_manifest(manifest)
-        self._look_at_images()
-        self._look_at_run(model)
-        self._end_model(model)
+        self._guard(Subject.STORE, lambda: self._end_store(store))
+        self._guard(Subject.MANIFEST, lambda: self._end_manifest(manifest))
+        self._guard(Subject.IMAGES, self._look_at_images)
+        self._guard(Subject.RUN, lambda: self._look_at_run(model))
+        self._guard(Subject.MODEL, lambda: self._end_model(model))
         if self._decoders is not None:
             self._decoders.close()
         return self._findings
+
+    def _guard(self, subject: Subject, look: Callable[[], None]) -> None:
+        """Call `look`. A bug in it does not stop what follows."""
+        try:
+            look()
+        except Exception as error:  # noqa: BLE001 - raised at the end of the check
+            self.bug = error
+            message = f"a bug in the embedder: {type(error).__name__}: {error}"
+            self._note(Finding(subject=subject, verdict=Verdict.FAULT, message=message, exit_code=BUG))
 
     def _note(self, finding: Finding) -> None:
         self._findings.append(finding)

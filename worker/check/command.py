@@ -11,7 +11,7 @@ from common.errors import EmbedderError, ExitCode
 from common.findings import Subject, Verdict, worst
 from common.logs import log
 from common.process.program import Finished
-from worker.check.check import Check
+from worker.check.check import BUG, Check
 from worker.check.sections import read_sections
 
 if TYPE_CHECKING:
@@ -36,8 +36,11 @@ def run_check(arguments: list[str] | None = None) -> Finished:
     skip = _parse(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("JOB_COMPLETION_INDEX", "0")
     os.environ.setdefault("AWS_MAX_ATTEMPTS", STORE_ATTEMPTS)
-    findings = Check(read_sections(), say=_say, skip=skip).run()
+    check = Check(read_sections(), say=_say, skip=skip)
+    findings = check.run()
     if (found := worst(findings)) is not None:
+        if check.bug is not None and found.exit_code == BUG:
+            raise check.bug
         raise WouldFail(found)
     warnings = sum(finding.verdict is Verdict.WARNING for finding in findings)
     return Finished(f"a worker can start: nothing that was looked at would fail, {warnings} warnings")
