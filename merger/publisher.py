@@ -8,9 +8,10 @@ from common.errors import ChunkInvalid, StoreUnavailable
 from common.format.result_file import read_result
 from common.logs import log
 from common.run.keys import RESULT_KEY
+from common.store.contract import AssemblyRefused
 from merger.assemble import CopyFailed, assemble
 from merger.finding import MergeRefused, check_same_run
-from merger.plan import plan_parts
+from merger.plan import plan_parts, plan_uploads
 from merger.progress import Step
 from merger.sample import KeptRows, Sample, choose_rows, stretches
 from merger.sources import DigestDiffers
@@ -69,7 +70,7 @@ class Publisher:
         for assembly in assemblies:
             try:
                 return self._make(assembly, replacing=existing)
-            except (CopyFailed, ResultDiffers) as error:
+            except (CopyFailed, AssemblyRefused, ResultDiffers) as error:
                 problem = error
                 log.warning("assembly_failed", assembly=assembly, error=str(error))
             existing = self._store.stat(RESULT_KEY)
@@ -143,7 +144,8 @@ class Publisher:
         return Result(result.size, read, self._sources)
 
     def _plan(self, *, copying: bool) -> Sequence[Part]:
-        return plan_parts(self._layout, self._store.part_limits, copying=copying)
+        plan = plan_parts if copying else plan_uploads
+        return plan(self._layout, self._store.part_limits)
 
     def _choose_sample(self, parts: Sequence[Part]) -> Sample:
         """Return the rows of the result to compare. A full verification needs none: it reads all rows."""

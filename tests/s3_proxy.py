@@ -183,7 +183,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.reset()
             return
         answer, length = self.ask_upstream(body)
-        answer = fault.change(answer) if fault.change else answer
+        if fault.change:
+            answer = fault.change(answer)
+            length = length if self.command == "HEAD" else len(answer.body)
         if fault.sent >= 0:
             self.answer(answer, length=length, sent=int(fault.sent * len(answer.body)))
         if fault.sent < 1:

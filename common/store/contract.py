@@ -41,6 +41,10 @@ class AssemblyGone(Exception):
     """Another program aborted the assembly of an object."""
 
 
+class AssemblyRefused(StoreUnavailable):
+    """The store does not make an object from these parts: it demands other sizes, or it does not know one of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreAbilities:
     """What a store can do, and what this program may do there, as far as the access check has found out."""
@@ -95,7 +99,8 @@ class Assembly(Protocol):
     def publish(self) -> ObjectStat:
         """Make the parts the object, in one step.
 
-        Raises ObjectExists when the store can tell that the object there is not the one to replace.
+        Raises ObjectExists when the store can tell that the object there is not the one to replace, and AssemblyRefused
+        when the store does not accept the parts.
         """
 
 

@@ -10,7 +10,7 @@ from common.errors import ConfigError
 from common.store.contract import PartLimits
 from common.store.s3.assembly import S3_PART_LIMITS
 from merger.layout import EMBEDDINGS, Column, Layout, compute_layout, result_attributes
-from merger.plan import CopyPart, Part, PartSizes, UploadPart, plan_parts
+from merger.plan import CopyPart, Part, PartSizes, UploadPart, plan_parts, plan_uploads
 from merger.totals import count_totals
 from tests.merger.test_layout import header
 
@@ -37,6 +37,12 @@ def check(layout: Layout, parts: list[Part], limits: PartLimits) -> None:
         assert 0 < part.size <= limits.max_bytes
         assert part is parts[-1] or part.size >= limits.min_bytes
         pieces = [part.piece] if isinstance(part, CopyPart) else part.pieces
+        for piece in pieces:
+            column = next((each for each in layout.columns if each.name == piece.column), None)
+            start = (
+                column.offset + (layout.starts[piece.chunk] + piece.first) * column.row_bytes if column else piece.first
+            )
+            assert part.offset <= start < part.offset + part.size
         assert isinstance(part, UploadPart) or part.piece.column == EMBEDDINGS
         for piece in pieces:
             if flat and flat[-1][:2] == (piece.column, piece.chunk) and sum(flat[-1][2:]) == piece.first:
@@ -69,9 +75,11 @@ def test_every_plan_covers_the_result_within_the_limits(
     check(layout, parts, limits)
     event(f"parts are {'scarce' if len(parts) > 0.9 * limits.max_count else 'plenty'}")
     event(f"copies: {any(isinstance(part, CopyPart) for part in parts)}")
-    streamed = list(plan_parts(layout, limits, sizes=wanted, copying=False))
-    check(layout, streamed, limits)
-    assert uploaded(streamed) == layout.size
+    streamed = plan_uploads(layout, limits, upload_bytes=wanted.upload_bytes)
+    check(layout, list(streamed), limits)
+    assert uploaded(list(streamed)) == layout.size
+    assert len({part.size for part in streamed[:-1]}) <= 1
+    assert streamed[-1].size <= streamed[0].size
 
 
 @given(sizes=st.lists(st.integers(0, 100), max_size=60), minimum=st.integers(1, 120))
