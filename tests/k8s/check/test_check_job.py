@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,7 +29,7 @@ def check_job() -> Object:
     return job
 
 
-def put(cluster: ClusterDouble, *, lines: list[str], **status: object) -> str:
+def put(cluster: ClusterDouble, *, lines: list[str], **status: Any) -> str:  # noqa: ANN401 - of a PodStatus
     """Put the Job and its pod with that status and log, and return the pod's name."""
     job = cluster.put("jobs", check_job())
     pod = cluster.put("pods", pod_of(job, None, **status))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from common.findings import Finding, Subject, Verdict, read_finding
 from tests.worker.worker_process import worker_environment
@@ -16,7 +17,8 @@ SECONDS = 60
 """Longest time that a test waits for a check, in seconds."""
 
 
-class Checked(NamedTuple):
+@dataclass(frozen=True)
+class Checked:
     exit_code: int
     out: str
     log: str
@@ -26,7 +28,7 @@ class Checked(NamedTuple):
         found = [read_finding(line) for line in self.out.splitlines()]
         return {finding.subject: finding for finding in found if finding is not None}
 
-    def __getitem__(self, subject: Subject) -> Finding:  # type: ignore[override]
+    def __getitem__(self, subject: Subject) -> Finding:
         return self.findings[subject]
 
     @property
@@ -37,7 +39,7 @@ class Checked(NamedTuple):
         }
 
 
-def run_check(*, without: Sequence[str] = ("model",), **settings: object) -> Checked:
+def run_check(*, without: Sequence[str] = ("model",), **settings: Any) -> Checked:  # noqa: ANN401 - of any type
     """Run the check to its end. The settings are given by their Python names. By default it leaves the model out."""
     arguments = [word for subject in without for word in ("--without", subject)]
     done = subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -263,7 +263,12 @@ def test_a_run_of_other_settings_in_the_store_is_78(photos: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_chunks_that_are_in_the_store_are_counted(photos: Path, tmp_path: Path, quick_clip: Path) -> None:
-    settings = {"manifest_uri": photos, "run_uri": tmp_path / "run", "model": quick_clip, "device": "cpu"}
+    settings: dict[str, Any] = {
+        "manifest_uri": photos,
+        "run_uri": tmp_path / "run",
+        "model": quick_clip,
+        "device": "cpu",
+    }
     worker = subprocess.run(
         [sys.executable, "-m", "worker"],
         env=worker_environment(chunk_count=2, **settings),
