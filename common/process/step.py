@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -24,6 +25,7 @@ class Step(Generic[Product]):
 
     def __init__(self, name: str, work: Callable[[], Product]) -> None:
         self._future: Future[Product] = Future()
+        self._began = time.monotonic()
 
         def run() -> None:
             try:
@@ -34,8 +36,11 @@ class Step(Generic[Product]):
         threading.Thread(target=run, name=name, daemon=True).start()
 
     def result(self, *, seconds: float, late: str) -> Product:
-        """Return what the work returns. Raises its error as one of ours, and NotInTime with `late` after `seconds`."""
-        return result_of(self._future, seconds=seconds, late=late)
+        """Return what the work returns, or raise its error as one of ours.
+
+        Raises NotInTime with the message `late` when it has not ended `seconds` after its beginning.
+        """
+        return result_of(self._future, seconds=self._began + seconds - time.monotonic(), late=late)
 
 
 def result_of(future: Future[Product], *, seconds: float, late: str) -> Product:

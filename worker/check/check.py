@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import os
-import statistics
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+import time
+from typing import TYPE_CHECKING, TypeVar
 
-from common.errors import ChunkInvalid, EmbedderError, SettingsError
-from common.findings import (
-    Finding,
-    FirstRow,
-    ManifestFacts,
-    ModelFacts,
-    StoreFacts,
-    Subject,
-    Verdict,
-    fault,
-    skipped,
-)
+from common.errors import EmbedderError, SettingsError
+from common.findings import Finding, ModelFacts, Subject, Verdict, fault, skipped
 from common.format.provenance import Provenance
 from common.process.step import NotInTime, Step, result_of
-from common.retry import RetryPolicy
-from common.run.keys import CHUNKS_PREFIX, chunk_index
-from common.run.state import find_finished
-from common.store import open_store
-from worker.check.images import SAMPLE, ImageCheck
-from worker.chunk_job.chunk_in_store import ChunkInStore
-from worker.chunk_job.job import MAX_CHUNK_ROWS, decoder_settings
+from worker.check.images import ImageCheck
+from worker.check.manifest_look import OpenManifest, manifest_finding, read_manifest
+from worker.check.run_look import look_at_run
+from worker.check.store_look import TriedStore, store_finding, try_store
+from worker.chunk_job.job import decoder_settings
 from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.decoders.decoders import Decoders
 from worker.encode.model import UNTRAINED
 from worker.encode.model_loading import ModelLoading
 from worker.fetch.relayed_proxies import RelayedProxies
-from worker.manifest.excerpts import excerpt
-from worker.manifest.manifest import open_manifest
 from worker.settings import (
     ChunkSettings,
     DecodeSettings,
@@ -48,12 +31,14 @@ from worker.settings import (
 from worker.stage_times import StageTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from collections.abc import Set as AbstractSet
+    from concurrent.futures import Future
 
-    from common.store.contract import Store, StoreAbilities
+    from common.store.contract import Store
     from worker.check.sections import Sections
-    from worker.manifest.manifest import Manifest, ManifestChunk
+
+Part = TypeVar("Part")
 
 STORE_SECONDS = 20.0
 """Time in seconds that the store has for the access check, and again for the look at the run."""
@@ -61,32 +46,21 @@ STORE_SECONDS = 20.0
 MANIFEST_SECONDS = 30.0
 """Time in seconds for the manifest's head and sample."""
 
-IMAGES_SECONDS = 60.0
+IMAGES_SECONDS = 45.0
 """Time in seconds for the sample of images."""
 
-MODEL_SECONDS = 90.0
-"""Time in seconds for the model to be found and loaded. A model of the hub may take longer to arrive."""
+MODEL_SECONDS = 60.0
+"""Time in seconds for the model to be found and loaded, from the start of the check. A model of the hub may take
+longer to arrive."""
 
 BATCH_SECONDS = 30.0
 """Time in seconds for the measured batches."""
-
-FIRST_ROWS = 3
-"""Number of rows from the start of the manifest that are shown."""
-
-HTTP_RETRY = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=1, attempts=2)
-"""The retries of one range of the manifest: a person waits."""
 
 BUG = 1
 """The exit code of a program with a bug."""
 
 WRONG_SETTING = "a setting is wrong"
 LEFT_OUT = "left out as asked for"
-
-
-class _OpenManifest(NamedTuple):
-    manifest: Manifest
-    sample: ManifestChunk
-    facts: ManifestFacts
 
 
 class Check:
@@ -97,12 +71,13 @@ class Check:
 
     def __init__(self, sections: Sections, *, say: Callable[[Finding], object], skip: AbstractSet[Subject]) -> None:
         self._sections, self._say, self._skip = sections, say, skip
+        self._began = time.monotonic()
         self._findings: list[Finding] = []
         self.bug: Exception | None = None
         """An error that is none of common.errors."""
         self._times = StageTimes(decode_threads=1)
         self._decoders: Decoders | None = None
-        self._manifest: _OpenManifest | None = None
+        self._manifest: OpenManifest | None = None
         self._store: Store | None = None
 
     def run(self) -> list[Finding]:
@@ -140,32 +115,25 @@ class Check:
 
     # The store
 
-    def _begin_store(self) -> Step[StoreAbilities] | None:
+    def _begin_store(self) -> Step[TriedStore] | None:
         run_uri = self._run_uri()
         if Subject.STORE in self._skip or not run_uri:
             self._note(skipped(Subject.STORE, LEFT_OUT if run_uri else WRONG_SETTING))
             return None
 
-        def look() -> StoreAbilities:
-            store = open_store(run_uri)
-            with _folders_as_before(run_uri):
-                abilities = store.check_access()
-            self._store = store
-            return abilities
-
-        return Step("store", look)
+        return Step("store", lambda: try_store(run_uri))
 
     def _run_uri(self) -> str:
         """Return the run's place, also where another setting of its section is wrong."""
         chunk = self._sections.get(ChunkSettings)
         return chunk.run_uri if chunk is not None else os.environ.get("EMBEDDER_RUN_URI", "")
 
-    def _end_store(self, step: Step[StoreAbilities] | None) -> None:
+    def _end_store(self, step: Step[TriedStore] | None) -> None:
         if step is None:
             return
         place = self._run_uri()
         try:
-            abilities = step.result(
+            tried = step.result(
                 seconds=STORE_SECONDS,
                 late=f"{place}: the store did not let this program write and delete an object within "
                 f"{STORE_SECONDS:.0f} s; look at its address and the network",
@@ -173,18 +141,19 @@ class Check:
         except EmbedderError as error:
             self._note(fault(Subject.STORE, error))
             return
-        self._note(_store_finding(place, abilities))
+        self._store = tried.store
+        self._note(store_finding(place, tried.abilities))
 
     # The manifest
 
-    def _begin_manifest(self) -> Step[_OpenManifest] | None:
+    def _begin_manifest(self) -> Step[OpenManifest] | None:
         manifest, http = self._sections.get(ManifestSettings), self._sections.get(HttpSettings)
         if Subject.MANIFEST in self._skip or manifest is None or http is None:
             self._note(skipped(Subject.MANIFEST, LEFT_OUT if Subject.MANIFEST in self._skip else WRONG_SETTING))
             return None
-        return Step("manifest", lambda: _read_manifest(manifest, http))
+        return Step("manifest", lambda: read_manifest(manifest, http))
 
-    def _end_manifest(self, step: Step[_OpenManifest] | None) -> None:
+    def _end_manifest(self, step: Step[OpenManifest] | None) -> None:
         if step is None:
             return
         try:
@@ -196,16 +165,7 @@ class Check:
         except EmbedderError as error:
             self._note(fault(Subject.MANIFEST, error))
             return
-        facts = self._manifest.facts
-        self._note(
-            Finding(
-                subject=Subject.MANIFEST,
-                verdict=Verdict.OK,
-                message=f"{self._manifest.manifest.name}: {facts.format}, {facts.bytes:,} bytes, "
-                f"{'' if facts.is_exact else 'about '}{facts.rows:,} rows; sources {', '.join(facts.sources)}",
-                facts=facts,
-            )
-        )
+        self._note(manifest_finding(self._manifest))
 
     # The images
 
@@ -266,8 +226,7 @@ class Check:
             return
         store, opened = self._store, self._manifest
         try:
-            source = result_of(model.source, seconds=MODEL_SECONDS, late="the model was not found in time")
-            dtype = result_of(model.dtype, seconds=MODEL_SECONDS, late="the device was not found in time")
+            source, dtype = self._of_model(model.source, "found"), self._of_model(model.dtype, "prepared")
         except EmbedderError:
             self._note(skipped(Subject.RUN, "the model cannot be loaded"))
             return
@@ -282,7 +241,7 @@ class Check:
             rotation=manifest.rotate,
             sources=",".join(opened.manifest.sources),
         )
-        step = Step("run", lambda: _look_at_run(store, provenance, rows=opened.facts.rows))
+        step = Step("run", lambda: look_at_run(store, provenance, rows=opened.facts.rows))
         late = f"the run in the store could not be read within {STORE_SECONDS:.0f} s; look at the network"
         try:
             found = step.result(seconds=STORE_SECONDS, late=late)
@@ -301,13 +260,17 @@ class Check:
         model.start()
         return model
 
+    def _of_model(self, part: Future[Part], what: str) -> Part:
+        """Return a part of the model, or raise its error. Raises NotInTime where it is late."""
+        return result_of(part, seconds=self._began + MODEL_SECONDS - time.monotonic(), late=_too_late(what))
+
     def _end_model(self, model: ModelLoading | None) -> None:
         if model is None:
             return
         try:
-            source = result_of(model.source, seconds=MODEL_SECONDS, late=_too_late("found"))
-            batches = result_of(model.batches, seconds=MODEL_SECONDS, late=_too_late("prepared"))
-            encoder = result_of(model.encoder, seconds=MODEL_SECONDS, late=_too_late("loaded"))
+            source = self._of_model(model.source, "found")
+            batches = self._of_model(model.batches, "prepared")
+            encoder = self._of_model(model.encoder, "loaded")
             # Imported here, as it imports torch, which the model's thread has done by now.
             from worker.encode.batch_rate import measure_batch_rate  # noqa: PLC0415
 
@@ -345,98 +308,3 @@ def _too_late(what: str) -> str:
         f"the model was not {what} within {MODEL_SECONDS:.0f} s; weights of the hub may still be arriving, so check "
         "again, or take them from a folder"
     )
-
-
-def _store_finding(place: str, abilities: StoreAbilities) -> Finding:
-    facts = StoreFacts(
-        abilities={
-            "store": abilities.store or "unknown",
-            "conditional writes": "yes" if abilities.conditional_writes else "no: a write is a look and a write",
-            "batch delete": "yes" if abilities.batch_delete else "no: a request for each object",
-            "may delete": "yes" if abilities.may_delete else f"no: {abilities.delete_refusal}",
-            "encryption": abilities.encryption or "none reported",
-        }
-    )
-    found = f"{place} ({abilities.store or 'unknown store'}) can be listed, read and written"
-    if abilities.may_delete:
-        return Finding(subject=Subject.STORE, verdict=Verdict.OK, message=found, facts=facts)
-    return Finding(
-        subject=Subject.STORE,
-        verdict=Verdict.WARNING,
-        message=f"{found}, but nothing can be deleted ({abilities.delete_refusal}); the merge would leave the chunk "
-        "files where they are: allow it to delete objects, or set EMBEDDER_KEEP_CHUNKS",
-        facts=facts,
-    )
-
-
-@contextmanager
-def _folders_as_before(run_uri: str) -> Iterator[None]:
-    """Remove the folders of a run that the block has made and that are empty."""
-    if "://" in run_uri and not run_uri.startswith("file://"):
-        yield
-        return
-    root = Path(run_uri.removeprefix("file://")).expanduser()
-    absent = [folder for folder in (root, *root.parents) if not folder.exists()]
-    try:
-        yield
-    finally:
-        for folder in absent:
-            with suppress(OSError):  # another program may use it by now
-                folder.rmdir()
-
-
-def _read_manifest(settings: ManifestSettings, http: HttpSettings) -> _OpenManifest:
-    manifest = open_manifest(settings, http=http, http_retry=HTTP_RETRY)
-    count = manifest.count_rows()
-    first = manifest.first_rows(FIRST_ROWS, of=count.rows)
-    sample = manifest.sample(SAMPLE)
-    shown = [(row.position, FirstRow(url=excerpt(row.url), id=excerpt(row.id))) for row in first.rows]
-    shown += [
-        (failure.row, FirstRow(url=excerpt(failure.url), id=excerpt(failure.id), problem=excerpt(failure.detail)))
-        for failure in first.failures
-    ]
-    columns = asdict(manifest.columns) if manifest.columns is not None else {}
-    facts = ManifestFacts(
-        format=manifest.format,
-        bytes=manifest.size,
-        rows=count.rows,
-        is_exact=count.is_exact,
-        columns={what: excerpt(name) for what, name in columns.items() if name is not None},
-        sources=manifest.sources,
-        first_rows=tuple(row for _, row in sorted(shown, key=lambda pair: pair[0])),
-        mean_url_bytes=statistics.fmean(len(row.url.encode()) for row in sample.rows) if sample.rows else 0,
-    )
-    return _OpenManifest(manifest, sample, facts)
-
-
-def _look_at_run(store: Store, provenance: Provenance, *, rows: int) -> Finding:
-    """Return what the run's place holds. Raises what a worker with this provenance would end with."""
-    count = provenance.chunk_count
-    if rows > MAX_CHUNK_ROWS * count:
-        raise SettingsError(
-            f"EMBEDDER_CHUNK_COUNT is {count}, so a chunk would have {rows // count:,} rows, and a chunk holds "
-            f"{MAX_CHUNK_ROWS:,} at most; raise it to {-(-rows // MAX_CHUNK_ROWS)} or more"
-        )
-    with suppress(ChunkInvalid):  # a worker computes a damaged chunk again
-        # No chunk has this index, so every chunk in the store is compared.
-        ChunkInStore(store, count, lambda: provenance).check_peers()
-    if (finished := find_finished(store)) is not None:
-        provenance.check_same(finished.provenance, name=store.location(finished.result.key))
-        return Finding(
-            subject=Subject.RUN,
-            verdict=Verdict.OK,
-            message=f"the run is finished: {store.location(finished.result.key)} was made with these settings, and "
-            "its chunks are not computed again",
-        )
-    there = sum(chunk_index(found.key) is not None for found in store.list(CHUNKS_PREFIX))
-    if there:
-        message = f"{there:,} of {count:,} chunks are in the store already, made with these settings"
-    else:
-        message = f"no chunk is in the store yet; {count:,} to compute, of about {-(-rows // count):,} images each"
-    if rows < count:
-        return Finding(
-            subject=Subject.RUN,
-            verdict=Verdict.WARNING,
-            message=f"{message}; {count:,} chunks are more than {rows:,} rows: lower EMBEDDER_CHUNK_COUNT",
-        )
-    return Finding(subject=Subject.RUN, verdict=Verdict.OK, message=message)
