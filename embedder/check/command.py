@@ -64,8 +64,10 @@ def check(
 ) -> None:
     """Try what a run will need, before it is started: store, list, images, model and cluster.
 
-    Prints a table, and the chunks, cores and memory to ask for. It ends with the exit code that a worker would end
-    with, and leaves nothing in the store. Everything is tried, whatever has failed before.
+    Prints a table, and the chunks, cores and memory to ask for.
+    Everything is tried, whatever has failed before, and nothing is left in the store.
+
+    The exit code is the one that a worker would end with.
     """
     given = {
         "manifest_uri": manifest_uri,
@@ -112,6 +114,8 @@ class _Check:
         self._why_no_cluster = NO_CLUSTER
         self._jobs: tuple[Object, Object | None] | None = None
         self._notes: list[str] = []
+        self._environment: Mapping[str, str] = {}
+        """The environment of the worker's check, once it is known."""
 
     def run(self, *, as_json: bool) -> int:
         """Try everything, print what was found, and return the exit code."""
@@ -173,6 +177,7 @@ class _Check:
         taken = self._environment_of_job()
         environment = {**os.environ, **(taken.variables if taken else {}), **self._given}
         environment.setdefault(SETTABLE["chunk_count"], "1")
+        self._environment = environment
         for name, argument in (("EMBEDDER_MANIFEST_URI", "MANIFEST"), ("EMBEDDER_RUN_URI", "RUN")):
             if not environment.get(name):
                 raise SettingsError(f"no {argument} is given and {name} is not set; see embedder check --help")
@@ -219,7 +224,7 @@ class _Check:
     def _max_image_pixels(self) -> int:
         from worker.settings import DecodeSettings  # noqa: PLC0415
 
-        text = self._given.get(SETTABLE["max_image_pixels"], "")
+        text = self._environment.get(SETTABLE["max_image_pixels"], "")
         return int(text) if text.isdecimal() else int(DecodeSettings.model_fields["max_image_pixels"].default)
 
 
