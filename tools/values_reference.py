@@ -80,7 +80,9 @@ def table() -> str:
 
 def defaults() -> str:
     """Return values.yaml without its comments."""
-    head = "# The defaults of values.yaml, for values that are null. `make docs` writes this file; changes belong there.\n"
+    head = (
+        "# The defaults of values.yaml, for values that are null. `make docs` writes this file; changes belong there.\n"
+    )
     return head + yaml.safe_dump(yaml.safe_load(VALUES.read_text("utf-8")), sort_keys=False, width=120)
 
 

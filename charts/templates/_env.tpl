@@ -32,7 +32,7 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- include "embedder.env.variable" (dict "name" (printf "EMBEDDER_S3_%s" (snakecase $name | upper)) "value" (get $.Values.s3 $name)) }}
 {{- end }}
 {{- if include "embedder.ca.source" . }}
-{{- include "embedder.env.variable" (dict "name" "EMBEDDER_CA_BUNDLE" "value" (printf "/etc/embedder/ca/%s" (include "embedder.string" .Values.tls.caBundle.key))) }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_CA_BUNDLE" "value" (printf "/etc/embedder/ca/%s" .Values.tls.caBundle.key)) }}
 {{- end }}
 {{- end -}}
 

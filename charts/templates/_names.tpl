@@ -1,9 +1,9 @@
 {{/* The name of the run as a person knows it. It is the release's name, and the chart's name follows where that is not
 enough: with nameOverride, and below another chart, which may hold this one several times under different aliases. */}}
 {{- define "embedder.fullname" -}}
-{{- $name := include "embedder.string" .Values.nameOverride | default (ternary "" .Chart.Name .Chart.IsRoot) -}}
-{{- if include "embedder.string" .Values.fullnameOverride -}}
-{{ include "embedder.string" .Values.fullnameOverride }}
+{{- $name := .Values.nameOverride | default (ternary "" .Chart.Name .Chart.IsRoot) -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride }}
 {{- else if has $name (list "" .Release.Name) -}}
 {{ .Release.Name }}
 {{- else -}}
@@ -38,18 +38,18 @@ characters leave room for "-rerun-<hash>-<index>". Where the name had to change,
 
 {{/* The name that is given, else that of the ServiceAccount that the chart creates, else default. */}}
 {{- define "embedder.worker.serviceAccountName" -}}
-{{ include "embedder.string" .Values.worker.serviceAccount.name | default (ternary (include "embedder.worker.name" .) "default" .Values.worker.serviceAccount.create) }}
+{{ .Values.worker.serviceAccount.name | default (ternary (include "embedder.worker.name" .) "default" .Values.worker.serviceAccount.create) }}
 {{- end -}}
 
 {{- define "embedder.merge.serviceAccountName" -}}
-{{ include "embedder.string" .Values.merge.serviceAccount.name | default (ternary (include "embedder.merge.name" .) "default" .Values.merge.serviceAccount.create) }}
+{{ .Values.merge.serviceAccount.name | default (ternary (include "embedder.merge.name" .) "default" .Values.merge.serviceAccount.create) }}
 {{- end -}}
 
 {{/* The Secret that holds the S3 key; empty if there is none. */}}
 {{- define "embedder.s3.secretName" -}}
-{{- if include "embedder.string" .Values.s3.existingSecret -}}
-{{ include "embedder.string" .Values.s3.existingSecret }}
-{{- else if include "embedder.string" .Values.s3.accessKeyId -}}
+{{- if .Values.s3.existingSecret -}}
+{{ .Values.s3.existingSecret }}
+{{- else if .Values.s3.accessKeyId -}}
 {{ include "embedder.prefix" . }}-s3
 {{- end -}}
 {{- end -}}
@@ -94,7 +94,7 @@ component, name, job (.Values.worker or .Values.merge) and checksum. */}}
 {{- define "embedder.jobMetadata" -}}
 {{- $kueue := dict }}
 {{- range $label, $value := dict "queue-name" .root.Values.kueue.queueName "priority-class" .root.Values.kueue.priorityClass }}
-{{- if include "embedder.string" $value }}
+{{- if $value }}
 {{- $_ := set $kueue (printf "kueue.x-k8s.io/%s" $label) $value }}
 {{- end }}
 {{- end }}
@@ -106,7 +106,7 @@ component, name, job (.Values.worker or .Values.merge) and checksum. */}}
 {{/* The reference of an image. Takes root and image: .Values.image.worker or .Values.image.merge. */}}
 {{- define "embedder.image" -}}
 {{- $registry := .root.Values.image.registry | default (get (.root.Values.global | default dict) "imageRegistry") -}}
-{{- $tag := include "embedder.string" .image.tag | default .root.Chart.AppVersion -}}
+{{- $tag := .image.tag | default .root.Chart.AppVersion -}}
 {{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
 {{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $tag }}{{ end }}
 {{- end -}}

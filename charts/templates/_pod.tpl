@@ -55,14 +55,13 @@ imagePullSecrets:
   {{- . | nindent 2 }}
 {{- end }}
 {{- range $field := list "priorityClassName" "runtimeClassName" "schedulerName" "dnsPolicy" }}
-{{- with include "embedder.string" (get $pods $field) }}
+{{- with get $pods $field }}
 {{ $field }}: {{ include "embedder.text" . }}
 {{- end }}
 {{- end }}
-{{- with include "embedder.texts" (list $pods.nodeSelector) }}
 nodeSelector:
-  {{- . | nindent 2 }}
-{{- end }}
+  {{- /* A cluster may have nodes with Windows, which cannot run the images. */}}
+  {{- include "embedder.texts" (list (dict "kubernetes.io/os" "linux") $pods.nodeSelector) | nindent 2 }}
 {{- with include "embedder.tolerations" (concat .tolerations ($pods.tolerations | default list)) }}
 tolerations:
   {{- . | nindent 2 }}
@@ -168,14 +167,14 @@ restartPolicy Always ends with the pod. Empty if there are none. Takes .Values.w
 
 {{/* The mount and the volume of run.pvc; empty if there is no claim. Take the root. */}}
 {{- define "embedder.run.mount" -}}
-{{- if include "embedder.string" .Values.run.pvc.claimName -}}
+{{- if .Values.run.pvc.claimName -}}
 - name: run
   mountPath: {{ include "embedder.text" .Values.run.pvc.mountPath }}
 {{- end -}}
 {{- end -}}
 
 {{- define "embedder.run.volume" -}}
-{{- with include "embedder.string" .Values.run.pvc.claimName -}}
+{{- with .Values.run.pvc.claimName -}}
 - name: run
   persistentVolumeClaim:
     claimName: {{ include "embedder.text" . }}
@@ -188,7 +187,7 @@ mounted. Takes the root. */}}
 {{- $bundle := .Values.tls.caBundle }}
 {{- $key := include "embedder.text" $bundle.key }}
 {{- range $kind, $field := dict "configMap" "name" "secret" "secretName" }}
-{{- with include "embedder.string" (get $bundle $kind) -}}
+{{- with get $bundle $kind -}}
 {{ $kind }}:
   {{ $field }}: {{ include "embedder.text" . }}
   items:

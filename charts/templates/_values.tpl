@@ -5,8 +5,9 @@ them in no fixed order. Takes the root; changes .Values. */}}
 {{- include "embedder.fill" (dict "values" .Values "defaults" (.Files.Get "defaults.yaml" | fromYaml)) }}
 {{- end -}}
 
-{{/* The same for one section. Takes values and defaults; changes values. Values that Kubernetes receives as they are may
-be null: a container may have no resources, and a pod no security context. */}}
+{{/* The same for one section. Takes values and defaults; changes values. A name that --set has made a number or a boolean
+becomes text again, also 0 and false, which would count as not set. Values that Kubernetes receives as they are may be
+null: a container may have no resources, and a pod no security context. */}}
 {{- define "embedder.fill" -}}
 {{- $values := .values }}
 {{- $mayBeNull := list "resources" "gateResources" "podSecurityContext" "securityContext" "sizeLimit" }}
@@ -15,6 +16,8 @@ be null: a container may have no resources, and a pod no security context. */}}
 {{- if has $name $mayBeNull }}
 {{- else if kindIs "invalid" $value }}
 {{- $_ := set $values $name $default }}
+{{- else if kindIs "string" $default }}
+{{- $_ := set $values $name (include "embedder.string" $value) }}
 {{- else if and (kindIs "map" $default) $default }}
 {{- include "embedder.fill" (dict "values" $value "defaults" $default) }}
 {{- end }}
@@ -32,7 +35,7 @@ be null: a container may have no resources, and a pod no security context. */}}
 {{- end -}}
 {{- end -}}
 
-{{/* The same as YAML, for a name that a person chooses: 2024 and true become "2024" and "true". */}}
+{{/* The same as YAML, for a name that a person chooses: 2024 and true become "2024" and "true". Takes the name. */}}
 {{- define "embedder.text" -}}
 {{ include "embedder.string" . | toYaml }}
 {{- end -}}

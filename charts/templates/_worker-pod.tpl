@@ -35,7 +35,7 @@ spec:
           protocol: TCP
       {{- end }}
       {{- $resources := $worker.resources | default dict | deepCopy }}
-      {{- with include "embedder.string" .memory }}
+      {{- with .memory }}
       {{- $resources = mergeOverwrite $resources (dict "requests" (dict "memory" .) "limits" (dict "memory" .)) }}
       {{- end }}
       {{- if $gpus }}
@@ -55,7 +55,7 @@ spec:
         - name: weights
           mountPath: {{ include "embedder.text" $weights.path }}
           readOnly: true
-          {{- with and (eq $weights.source "pvc") (include "embedder.string" $weights.pvc.subPath) }}
+          {{- with and (eq $weights.source "pvc") $weights.pvc.subPath }}
           subPath: {{ include "embedder.text" . }}
           {{- end }}
         {{- end }}
