@@ -102,7 +102,8 @@ class _Pages:
 
     def _after(self, page: Mapping[str, Any]) -> Mapping[str, str]:
         contents = page.get("Contents", [])
-        marker = page.get("NextMarker") or (contents[-1]["Key"] if contents else "")
+        # Without a delimiter, S3 sends no next marker and expects the last key. Other stores send markers of their own.
+        marker = contents[-1]["Key"] if contents else page.get("NextMarker")
         if not marker:
             raise StoreFault(f"{self._prefix.location(self._start)}: the list is truncated, and nothing says where")
         return {"Marker": marker}
