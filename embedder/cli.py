@@ -14,6 +14,7 @@ from common.format.provenance import program_version
 from common.logs import configure_logs, log, redact_urls
 from common.process.resources import exhausted
 from common.process.stop import install_stop_handlers
+from embedder.check import command as check_command
 from embedder.local import command as run_command
 from embedder.local.programs import Programs
 from k8s import logs
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", rich_help_panel=HERE, epilog=run_command.EPILOG)(run_command.run)
+app.command("check", rich_help_panel=HERE, epilog=check_command.EPILOG)(check_command.check)
 app.command("status", rich_help_panel=IN_CLUSTER, epilog=status.EPILOG)(status.status)
 app.command("logs", rich_help_panel=IN_CLUSTER, epilog=logs.EPILOG)(logs.logs)
 app.command("rerun", rich_help_panel=IN_CLUSTER, epilog=rerun.EPILOG)(rerun.rerun)

@@ -111,7 +111,7 @@ component, name, job (.Values.worker or .Values.merge) and checksum. */}}
 {{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $tag }}{{ end }}
 {{- end -}}
 
-{{/* The selector of the workers' pods, including the pods of reruns. Takes the root. */}}
+{{/* The selector of the workers' pods, including the pods of reruns and of the check. Takes the root. */}}
 {{- define "embedder.workerPods" -}}
 matchLabels:
   app.kubernetes.io/name: embedder
@@ -120,5 +120,5 @@ matchLabels:
 matchExpressions:
   - key: app.kubernetes.io/component
     operator: In
-    values: [worker, rerun]
+    values: [worker, rerun, check]
 {{- end -}}

@@ -1,5 +1,5 @@
-{{/* The pod template of the worker Job and of a rerun. Takes root, component, extraEnv (a list), and for a rerun chunks and
-memory, which are "" for the worker Job. */}}
+{{/* The pod template of the worker Job, of a rerun and of the check. Takes root, component, extraEnv (a list), and for a rerun
+chunks and memory, which are "" otherwise. The check has another program than worker. */}}
 {{- define "embedder.workerPodTemplate" -}}
 {{- $ := .root -}}
 {{- $worker := $.Values.worker -}}
@@ -20,7 +20,7 @@ spec:
     - name: worker
       image: {{ include "embedder.image" (dict "root" $ "image" $.Values.image.worker) | toYaml }}
       imagePullPolicy: {{ $.Values.image.pullPolicy }}
-      command: [python, -m, worker]
+      command: [python, -m, {{ .program | default "worker" }}]
       {{- $own := include "embedder.env.worker" (dict "root" $ "chunks" .chunks) | fromYamlArray }}
       env:
         {{- include "embedder.env.merged" (concat $own ($worker.extraEnv | default list) (.extraEnv | default list)) | nindent 8 }}

@@ -19,26 +19,30 @@ _WORKER_REQUIREMENT = re.compile(r'([\w.-]+).*; extra == "worker"')
 
 @dataclass(frozen=True)
 class Programs:
-    """The commands of the worker and the merger.
+    """The commands of the worker, the merger and the worker's check.
 
     Python's option -P keeps a file `worker.py` in the caller's folder from being run in place of the worker.
     """
 
     worker: Sequence[str] = (sys.executable, "-P", "-m", "worker")
     merger: Sequence[str] = (sys.executable, "-P", "-m", "merger")
+    check: Sequence[str] = (sys.executable, "-P", "-m", "worker.check")
 
 
 class LibrariesMissing(ConfigError):
     """The worker cannot start, because the embedder is installed without the extra `worker`."""
 
 
-def check_worker_libraries() -> None:
-    """Raise LibrariesMissing unless every library of the extra `worker` is installed. Imports none of them."""
+def check_worker_libraries(command: str = "embedder run") -> None:
+    """Raise LibrariesMissing unless every library of the extra `worker` is installed. Imports none of them.
+
+    `command` is what needs them.
+    """
     found = (_WORKER_REQUIREMENT.match(each) for each in requires("embedder") or [])
     missing = [match[1] for match in found if match is not None and not _is_installed(match[1])]
     if missing:
         raise LibrariesMissing(
-            "embedder run needs the libraries of the worker, and these are not installed: "
+            f"{command} needs the libraries of the worker, and these are not installed: "
             f"{', '.join(missing)}; install the embedder with its extra `worker`: run uv tool install '.[worker]' in "
             "the folder of its source code"
         )

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import urllib3
 from kubernetes import config
-from kubernetes.client import ApiClient, BatchV1Api, CoreV1Api
+from kubernetes.client import ApiClient, AuthorizationV1Api, BatchV1Api, CoreV1Api
 from kubernetes.client.exceptions import ApiException, OpenApiException
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable
@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 """An object of the API, as JSON."""
+
+
+class Access(NamedTuple):
+    """A permission that a Role can give."""
+
+    verb: str
+    resource: str
+    group: str = ""
+    subresource: str = ""
+    name: str = ""
+    """The one object that the access is for; empty for all of them."""
+
 
 PAGE = 500
 """Number of objects in one answer, as kubectl asks for."""
@@ -80,6 +92,7 @@ class Cluster:
         self._retry = retry
         api = ApiClient(configuration)
         self._batch, self._core = BatchV1Api(api), CoreV1Api(api)
+        self._authorization = AuthorizationV1Api(api)
 
     def jobs(self, *, labels: str) -> list[Object]:
         """Return the Jobs with these labels (a selector)."""
@@ -141,7 +154,7 @@ class Cluster:
         A tail is asked for only once, because the node of the pod may be down. Raises ClusterUnavailable also when the
         connection breaks off.
         """
-        options = {"tail_lines": tail, "since_seconds": since_seconds}
+        options: dict[str, Any] = {"tail_lines": tail, "since_seconds": since_seconds}
         response = self._open(
             "read the logs of pods",
             self._core.read_namespaced_pod_log,
@@ -160,6 +173,49 @@ class Cluster:
         """Create the Job and return it; with `dry_run` the API only checks it. Raises AlreadyExists."""
         options: dict[str, Any] = {"dry_run": "All"} if dry_run else {}
         return self._parsed(self._open("create jobs", self._batch.create_namespaced_job, body=body, **options))
+
+    def may(self, access: Access, *, service_account: str = "") -> bool:
+        """Return whether this program has the access in the namespace, or else the ServiceAccount of that name.
+
+        Raises NotAuthorized when this program may not ask for the ServiceAccount.
+        """
+        attributes = {"namespace": self.namespace, **access._asdict()}
+        if not service_account:
+            kind, review = "SelfSubjectAccessReview", self._authorization.create_self_subject_access_review
+            spec: Object = {"resourceAttributes": attributes}
+        else:
+            kind, review = "LocalSubjectAccessReview", self._authorization.create_namespaced_local_subject_access_review
+            user = f"system:serviceaccount:{self.namespace}:{service_account}"
+            groups = ["system:serviceaccounts", f"system:serviceaccounts:{self.namespace}", "system:authenticated"]
+            spec = {"resourceAttributes": attributes, "user": user, "groups": groups}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": kind,
+            "metadata": {"namespace": self.namespace} if service_account else {},
+            "spec": spec,
+        }
+        answer = self._parsed(self._open("ask for permissions", review, body=body, is_namespaced=bool(service_account)))
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    def nodes(self) -> list[Object]:
+        return list(self._pages("list nodes", self._core.list_node, is_namespaced=False))
+
+    def pods_of_all_namespaces(self) -> Iterator[Object]:
+        """Yield the pods of the cluster that have not ended."""
+        fields = "status.phase!=Succeeded,status.phase!=Failed"
+        return self._pages(
+            "list the pods of all namespaces",
+            self._core.list_pod_for_all_namespaces,
+            field_selector=fields,
+            is_namespaced=False,
+        )
+
+    def quotas(self) -> list[Object]:
+        """Return the ResourceQuotas of the namespace."""
+        return list(self._pages("list resourcequotas", self._core.list_namespaced_resource_quota))
+
+    def limit_ranges(self) -> list[Object]:
+        return list(self._pages("list limitranges", self._core.list_namespaced_limit_range))
 
     def _pages(self, action: str, method: Callable[..., Any], **options: Any) -> Iterator[Object]:  # noqa: ANN401
         """Yield the items of all pages. When a page has expired, the other pages show the objects as they are then."""
@@ -199,10 +255,11 @@ class Cluster:
         *names: str,
         read_seconds: float = READ_SECONDS,
         retry: RetryPolicy | None = None,
+        is_namespaced: bool = True,
         **options: Any,  # noqa: ANN401 - of the method
     ) -> urllib3.BaseHTTPResponse:
         """Send the request, again while its fault may pass. Return the answer, whose body is not read yet."""
-        arguments = (*names, self.namespace)
+        arguments = (*names, self.namespace) if is_namespaced else names
         options |= {"_preload_content": False, "_request_timeout": (CONNECT_SECONDS, read_seconds)}
         is_create = "body" in options
 

@@ -87,7 +87,7 @@ def job_from(found: Object) -> Job:
     environment = environment_of(found)
     chunks: tuple[int, ...] = ()
     try:
-        if component != Component.MERGE:
+        if component not in {Component.MERGE, Component.CHECK}:
             listed = parse_indexes(environment.get(CHUNK_INDEXES, ""))
             chunks = tuple(listed or range(int(spec.get("completions") or 0)))
         completed, failed = (parse_indexes(status.get(key) or "") for key in ("completedIndexes", "failedIndexes"))

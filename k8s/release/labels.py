@@ -29,3 +29,4 @@ class Component(StrEnum):
     WORKER = "worker"
     RERUN = "rerun"
     MERGE = "merge"
+    CHECK = "check"

@@ -33,12 +33,17 @@ class Release:
         Raises NotInCluster when the release has no worker Job, and SettingsError when it has several runs.
         """
         self.cluster, self.name = cluster, name
-        objects, self._label = _find_jobs(cluster, name)
+        objects, self._label = find_jobs(cluster, name)
         found = sorted(((job_from(each), each) for each in objects), key=lambda pair: (pair[0].created, pair[0].name))
         self.jobs = [job for job, _ in found]
         self.objects = {job.name: each for job, each in found}
         """The API's object of each Job, by name."""
         workers = [job for job in self.jobs if job.component == Component.WORKER]
+        if self.jobs and all(job.component == Component.CHECK for job in self.jobs):
+            raise NotInCluster(
+                f"release {name} in namespace {cluster.namespace} only checks, and computes nothing: embedder check "
+                f"{self.flags()} shows what it finds, helm upgrade with check.enabled=false starts the run"
+            )
         if not workers and self.jobs:
             raise NotInCluster(
                 f"release {name} in namespace {cluster.namespace} has no worker Job any more, only "
@@ -94,7 +99,7 @@ class Release:
         return f"--release {self.name} -n {self.cluster.namespace}"
 
 
-def _find_jobs(cluster: Cluster, name: str) -> tuple[list[Object], str]:
+def find_jobs(cluster: Cluster, name: str) -> tuple[list[Object], str]:
     """Return the Jobs of the run, and the label whose value is `name`.
 
     Raises SettingsError when `name` is a Helm release with several runs.

@@ -51,7 +51,8 @@ def test_every_object_carries_the_standard_labels(values: Path) -> None:
         labels = each["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == "embedder"
         assert labels["app.kubernetes.io/instance"] == labels["embedder-release"] == "embedder"
-        assert labels["app.kubernetes.io/component"] in {"worker", "merge", "rerun", "s3", "metrics", "test"}
+        known = {"worker", "merge", "rerun", "check", "s3", "metrics", "test"}
+        assert labels["app.kubernetes.io/component"] in known
         assert {"app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"} <= labels.keys()
 
 

@@ -74,3 +74,14 @@ def test_the_notes_say_where_a_result_outside_of_s3_is(assignments: tuple[str, .
     text = notes(*assignments)
     assert f"The result is {place}" in text
     assert "aws s3" not in text
+
+
+def test_the_notes_of_a_check_say_how_to_see_it_and_how_to_start_the_run() -> None:
+    text = notes("check.enabled=true")
+    for command in (
+        "embedder check --release clip -n team",
+        "app.kubernetes.io/component=check,embedder-release=clip",
+        "helm upgrade clip charts/ -n team --reuse-values --set check.enabled=false",
+    ):
+        assert command in text
+    assert "embedder status" not in text

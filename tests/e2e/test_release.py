@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from common.findings import Subject, Verdict, read_finding
 from common.logs import parse_line
 from tests.e2e.cluster import MERGE, RELEASE, WORKER, Cluster, CommandError
 from tests.e2e.conftest import ALL, CHUNKS, PER_CHUNK, Bucket
@@ -63,6 +64,28 @@ def test_a_run_completes_and_can_be_followed_upgraded_tested_and_uninstalled(
         "all objects of the release are deleted",
     )
     assert bucket.run_objects() == kept
+
+
+def test_a_check_tries_what_the_run_needs_in_its_own_pod_and_the_run_follows(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(ALL)
+    urls = bucket.upload_list()
+    cluster.install(values | {"check": {"enabled": True}}, tmp_path)
+    check = f"{SELECTOR},app.kubernetes.io/component=check"
+    (job,) = cluster.get("jobs", "--selector", SELECTOR)["items"]
+    cluster.wait_until_complete(str(job["metadata"]["name"]))
+    log = cluster.kubectl("logs", "--selector", check, "--tail=-1")
+    found = {finding.subject: finding for line in log.splitlines() if (finding := read_finding(line)) is not None}
+    assert {finding.verdict for subject, finding in found.items() if subject is not Subject.MODEL} == {Verdict.OK}
+    assert found[Subject.MODEL].verdict is Verdict.WARNING, "the weights are random"
+    assert bucket.run_objects() == set()
+
+    cluster.upgrade("check.enabled=false")
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == urls
+    with pytest.raises(CommandError, match=f"Job {WORKER} exists"):
+        cluster.upgrade("check.enabled=true")
 
 
 def test_a_chunk_that_cannot_succeed_fails_its_index_and_a_rerun_finishes_the_run(

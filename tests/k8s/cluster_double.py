@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 
 PATH = re.compile(
-    r"/(?:api/v1|apis/batch/v1)/namespaces/(?P<namespace>[^/]+)/(?P<resource>jobs|pods|events)"
+    r"/(?:api/v1|apis/(?:batch|authorization\.k8s\.io)/v1)(?:/namespaces/(?P<namespace>[^/]+))?"
+    r"/(?P<resource>jobs|pods|events|nodes|resourcequotas|limitranges|selfsubjectaccessreviews|localsubjectaccessreviews)"
     r"(?:/(?P<name>[^/]+))?(?P<log>/log)?"
 )
 TOKEN = "a-token-of-the-test"
@@ -49,11 +50,14 @@ class Fault(NamedTuple):
 
 class ClusterDouble:
     def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Object]] = {"jobs": {}, "pods": {}, "events": {}}
+        kinds = ("jobs", "pods", "events", "nodes", "resourcequotas", "limitranges")
+        self.objects: dict[str, dict[str, Object]] = {kind: {} for kind in kinds}
         self.logs: dict[tuple[str, str], list[str]] = {}
         """The lines of each container's log, by pod and container."""
         self.tokens = {TOKEN}
         self.is_allowed: Callable[[Request], bool] = lambda _: True
+        self.has_access: Callable[[Object], bool] = lambda _: True
+        """Whether an access review with this spec is answered with yes."""
         self.faults: list[tuple[str, Fault]] = []
         """Verbs and faults. The next request with the verb gets the fault, in order."""
         self.requests: list[Request] = []
@@ -205,11 +209,11 @@ def _selected(item: Object, query: dict[str, str]) -> bool:
         elif labels.get(term.partition("=")[0]) != term.partition("=")[2].lstrip("="):
             return False
     for term in filter(None, query.get("fieldSelector", "").split(",")):
-        path, _, wanted = term.partition("=")
+        path, operator, wanted = re.split(r"(!?=)", term, maxsplit=1)
         value: Any = item
         for key in path.split("."):
             value = (value or {}).get(key)
-        if value != wanted:
+        if (value == wanted) != (operator == "="):
             return False
     return True
 
@@ -295,6 +299,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items})
 
     def _create(self, body: Object, query: dict[str, str]) -> None:
+        if body["kind"].endswith("AccessReview"):
+            self._answer(body | {"status": {"allowed": self.double.has_access(body["spec"])}}, status=201)
+            return
         name = body["metadata"]["name"]
         labels = body["spec"]["template"]["metadata"].get("labels") or {}
         if body["spec"].get("selector") or any("controller-uid" in label for label in labels):

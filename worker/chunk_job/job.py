@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from common.store.contract import Store
     from worker.chunk_job.outcome import Outcome
     from worker.manifest.manifest import Manifest
-    from worker.settings import WorkerSettings
+    from worker.settings import DecodeSettings, FetchSettings, HttpSettings, WorkerSettings
     from worker.stage_times import Snapshot
 
 MAX_CHUNK_ROWS = 2_000_000
@@ -52,7 +52,11 @@ class _ChunkJob:
         self._index = settings.chunk.chunk_index
         self._times = StageTimes(decode_threads=settings.decode.decoder_count)
         # Decoders and model take longest to start, so they come first.
-        self._decoders = Decoders(settings.decode.decoder_count, _decoder_settings(settings), times=self._times)
+        self._decoders = Decoders(
+            settings.decode.decoder_count,
+            decoder_settings(settings.http, settings.fetch, settings.decode),
+            times=self._times,
+        )
         self._proxies = RelayedProxies(connect_timeout_seconds=settings.http.connect_timeout_seconds)
         self._model = ModelLoading(
             settings.encode, descriptor=self._decoders.squares, spare_slots=self._decoders.spare_slots
@@ -199,13 +203,14 @@ class _ChunkJob:
         )
 
 
-def _decoder_settings(settings: WorkerSettings) -> DecoderSettings:
+def decoder_settings(http: HttpSettings, fetch: FetchSettings, decode: DecodeSettings) -> DecoderSettings:
+    """Return what holds for every image of a chunk."""
     return DecoderSettings(
-        connect_seconds=settings.http.connect_timeout_seconds,
-        read_seconds=settings.http.read_timeout_seconds,
-        request_seconds=settings.fetch.fetch_timeout_seconds,
-        max_bytes=settings.fetch.max_image_bytes,
-        user_agent=settings.http.user_agent_header,
-        max_pixels=settings.decode.max_image_pixels,
-        decode_cpu_seconds=settings.decode.decode_timeout_seconds,
+        connect_seconds=http.connect_timeout_seconds,
+        read_seconds=http.read_timeout_seconds,
+        request_seconds=fetch.fetch_timeout_seconds,
+        max_bytes=fetch.max_image_bytes,
+        user_agent=http.user_agent_header,
+        max_pixels=decode.max_image_pixels,
+        decode_cpu_seconds=decode.decode_timeout_seconds,
     )

@@ -61,7 +61,7 @@ class Batches:
         self.slot_count = BUFFERS * batch_size + spare_slots
         self.on_free: Callable[[], object] = _nothing
         """Called in the event loop after slots became free."""
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         size = self.slot_count * image_size * image_size * 3
         os.ftruncate(descriptor, size)
         pool = torch.frombuffer(mmap.mmap(descriptor, size), dtype=torch.uint8)
@@ -85,7 +85,7 @@ class Batches:
     def put(self, position: int, slot: int) -> None:
         """Add the square that lies in `slot`, of the row at `position`."""
         self._full.append((slot, position))
-        if len(self._full) == self._batch_size:
+        if len(self._full) == self.batch_size:
             self._finish_batch()
 
     def return_slot(self, slot: int) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
 from common.logs import log
-from worker.manifest.raw_rows import Fields, RawRow, chunk_range
+from worker.manifest.raw_rows import Fields, RawRow, RowCount, chunk_range, spread_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from worker.manifest.byte_source import ByteSource
 
@@ -27,6 +27,17 @@ class JsonRows:
         self.has_ids = ids is not None
 
     def read(self, index: int, count: int) -> Iterator[RawRow]:
+        urls, ids = self._read_arrays()
+        return self._rows(urls, ids, chunk_range(len(urls), index=index, count=count))
+
+    def count_rows(self) -> RowCount:
+        return RowCount(len(_read_array(self._urls)), is_exact=True)
+
+    def spread(self, count: int) -> Iterator[RawRow]:
+        urls, ids = self._read_arrays()
+        return self._rows(urls, ids, spread_range(len(urls), count))
+
+    def _read_arrays(self) -> tuple[list[object], list[object] | None]:
         urls = _read_array(self._urls)
         ids = None if self._ids is None else _read_array(self._ids)
         if ids is not None and self._ids is not None and len(ids) != len(urls):
@@ -36,7 +47,10 @@ class JsonRows:
             )
         if not urls:
             raise ManifestError(f"{self._urls.name} has no rows")
-        for row in chunk_range(len(urls), index=index, count=count):
+        return urls, ids
+
+    def _rows(self, urls: list[object], ids: list[object] | None, numbers: Iterable[int]) -> Iterator[RawRow]:
+        for row in numbers:
             yield RawRow(f"row {row} (the first is 0)", Fields(urls[row], None if ids is None else ids[row]))
 
 

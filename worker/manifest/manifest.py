@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
@@ -17,12 +18,14 @@ from worker.manifest.row_check import RowCheck
 from worker.manifest.text_rows import DelimitedRows, JsonLinesRows, TextRows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from common.retry import RetryPolicy
     from worker.manifest.byte_source import ByteSource
+    from worker.manifest.columns import Columns
     from worker.manifest.manifest_format import Format
-    from worker.manifest.raw_rows import RowReader
+    from worker.manifest.raw_rows import RawRow, RowCount, RowReader, UnreadableRow
     from worker.rows import Row
     from worker.settings import HttpSettings, ManifestSettings
 
@@ -48,6 +51,11 @@ class Manifest:
     identity: str
     """A text that changes when the rows change: the format, the columns that are used, and each file's size in bytes
     with its ETag, date or hash. It is part of the run's fingerprint."""
+    format: Format
+    size: int
+    """Size in bytes, without that of a second file with ids."""
+    columns: Columns | None
+    """The columns that are used; None for a format without columns."""
     has_ids: bool
     """Whether the rows have ids."""
     sources: tuple[str, ...]
@@ -66,9 +74,24 @@ class Manifest:
         """
         if not 0 <= index < count:
             raise ValueError(f"chunk {index} of {count}")
+        return self._checked(self._reader.read(index, count))
+
+    def count_rows(self) -> RowCount:
+        """Return how many rows there are: exactly where that is quick, else an estimate. Raises as `read_chunk`."""
+        return self._reader.count_rows()
+
+    def first_rows(self, count: int, *, of: int) -> ManifestChunk:
+        """Return the first `count` rows. `of` is about the number of all rows. Raises as `read_chunk`."""
+        return self._checked(islice(self._reader.read(0, max(1, of // (4 * count))), count))
+
+    def sample(self, count: int) -> ManifestChunk:
+        """Return about `count` rows from all over the manifest, as if they were a chunk. Raises as `read_chunk`."""
+        return self._checked(self._reader.spread(count))
+
+    def _checked(self, found: Iterable[RawRow | UnreadableRow]) -> ManifestChunk:
         rows: list[Row] = []
         failures: list[Failure] = []
-        for position, raw in enumerate(self._reader.read(index, count)):
+        for position, raw in enumerate(found):
             checked = self._check.check(raw, position)
             if isinstance(checked, Failure):
                 failures.append(checked)
@@ -102,6 +125,9 @@ def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry:
     return Manifest(
         name=source.name,
         identity=" ".join([kind, *columns, *(each.identity for each in (source, ids) if each)]),
+        format=kind,
+        size=source.size,
+        columns=reader.columns,
         has_ids=reader.has_ids,
         sources=sources,
         folder=None if is_remote(uri) else local_path(uri).parent,

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from common.errors import ManifestError
 from worker.manifest.columns import find_columns
-from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow, chunk_range
+from worker.manifest.raw_rows import Fields, RawRow, RowCount, UnreadableRow, chunk_range, spread_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 8192
 """Number of rows that are decoded at a time."""
+
+SPREAD_GROUPS = 5
+"""Largest number of row groups from which `spread` takes rows: of each, a piece of every column is read."""
 
 PIECE_BYTES = 4 << 20
 """Number of bytes of one column in one request, so that memory does not grow with the size of a row group."""
@@ -62,6 +65,20 @@ class ParquetRows:
                 for row, values in enumerate(self._read_group(group, start - first, stop - first), start):
                     yield RawRow(f"row {row} (the first is 0)", values)
             first += rows
+
+    def count_rows(self) -> RowCount:
+        return RowCount(self._metadata.num_rows, is_exact=True)
+
+    def spread(self, count: int) -> Iterator[RawRow]:
+        """Yield rows from the first batch of some row groups: a later row costs reading those before it."""
+        sizes = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
+        groups = [number for number, size in enumerate(sizes) if size]
+        chosen = [groups[place] for place in spread_range(len(groups), min(count, SPREAD_GROUPS))]
+        for place, group in enumerate(chosen):
+            share = len(chunk_range(count, index=place, count=len(chosen)))
+            rows = list(self._read_group(group, 0, min(sizes[group], BATCH_ROWS)))
+            for row in spread_range(len(rows), share):
+                yield RawRow(f"row {sum(sizes[:group]) + row} (the first is 0)", rows[row])
 
     def _read_group(self, group: int, start: int, stop: int) -> Iterator[Fields]:
         """Yield the fields of rows [start, stop) of a row group."""

@@ -43,6 +43,14 @@ class UnreadableRow(NamedTuple):
     reason: Reason = Reason.MALFORMED_ROW
 
 
+class RowCount(NamedTuple):
+    """How many rows a manifest has."""
+
+    rows: int
+    is_exact: bool
+    """False for an estimate from a sample."""
+
+
 class RowReader(Protocol):
     @property
     def columns(self) -> Columns | None:
@@ -54,6 +62,17 @@ class RowReader(Protocol):
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
         """Yield the rows of chunk `index` of `count`, in the manifest's order."""
+
+    def count_rows(self) -> RowCount:
+        """Return how many rows there are: exactly where that is quick, else an estimate."""
+
+    def spread(self, count: int) -> Iterator[RawRow | UnreadableRow]:
+        """Yield about `count` rows from all over the manifest, or all rows where there are fewer. Little is read."""
+
+
+def spread_range(total: int, count: int) -> list[int]:
+    """Return `count` evenly spaced numbers below `total`, or all of them where there are fewer."""
+    return list(range(total)) if total <= count else [index * total // count for index in range(count)]
 
 
 def chunk_range(total: int, *, index: int, count: int) -> range:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from worker.manifest.byte_source import HEAD_BYTES, blocks
+from worker.manifest.raw_rows import RowCount, chunk_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,15 @@ KEPT_BYTES = 1000
 
 OVERLAP_BYTES = 4096
 """Number of bytes read beyond the end of a chunk in the chunk's last request. The last line usually ends there."""
+
+COUNTED_BYTES = 1 << 20
+"""Size in bytes of the largest text whose lines are counted one by one. A larger text is sampled."""
+
+COUNT_SAMPLES = 16
+"""Number of evenly spread samples from which the number of lines of a larger text is estimated."""
+
+COUNT_SAMPLE_BYTES = 32_768
+"""Size of such a sample in bytes."""
 
 BOM = b"\xef\xbb\xbf"
 """UTF-8's byte order mark."""
@@ -99,3 +109,29 @@ def head_lines(source: ByteSource) -> Iterator[Line]:
     """Yield the lines that begin in the source's head."""
     first = text_start(source)
     return read_lines(source, first=first, start=first, end=min(source.size, HEAD_BYTES - OVERLAP_BYTES))
+
+
+def count_lines(source: ByteSource, *, first: int) -> RowCount:
+    """Return how many lines begin at byte `first` or later: counted in a small text, estimated from a sample else."""
+    size = source.size - first
+    if size <= COUNTED_BYTES:
+        return RowCount(sum(1 for _ in read_lines(source, first=first, start=first, end=source.size)), is_exact=True)
+    length = COUNT_SAMPLE_BYTES
+    starts = [first + sample * (size - length) // (COUNT_SAMPLES - 1) for sample in range(COUNT_SAMPLES)]
+    lines = sum(source.read(start, length).count(b"\n") for start in starts)
+    return RowCount(round(size * lines / (length * COUNT_SAMPLES)), is_exact=False)
+
+
+def spread_lines(source: ByteSource, *, first: int, count: int) -> Iterator[Line]:
+    """Yield about `count` lines from all over the text, or all lines where there are fewer."""
+    found = count_lines(source, first=first)
+    if found.is_exact and found.rows <= count:
+        yield from read_lines(source, first=first, start=first, end=source.size)
+        return
+    for index in range(count):
+        share = chunk_range(source.size - first, index=index, count=count)
+        start, stop = first + share.start, first + share.stop
+        # The limit keeps the request small. Only a line that is longer has no chance to be found.
+        line = next(read_lines(source, first=first, start=start, end=min(stop, start + HEAD_BYTES)), None)
+        if line is not None:
+            yield line

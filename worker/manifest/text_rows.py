@@ -17,12 +17,21 @@ from worker.manifest.byte_source import HEAD_BYTES
 from worker.manifest.columns import Columns, field_names, find_columns
 from worker.manifest.excerpts import excerpt
 from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow, chunk_range
-from worker.manifest.text_lines import MAX_LINE_BYTES, Line, head_lines, read_lines, text_start
+from worker.manifest.text_lines import (
+    MAX_LINE_BYTES,
+    Line,
+    count_lines,
+    head_lines,
+    read_lines,
+    spread_lines,
+    text_start,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from worker.manifest.byte_source import ByteSource
+    from worker.manifest.raw_rows import RowCount
     from worker.settings import ManifestSettings
 
 TOO_LONG = f"the line has more than {MAX_LINE_BYTES} bytes"
@@ -61,6 +70,12 @@ class DelimitedRows:
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
         return map(self._parse, _chunk_lines(self._source, self._first, index=index, count=count))
 
+    def count_rows(self) -> RowCount:
+        return count_lines(self._source, first=self._first)
+
+    def spread(self, count: int) -> Iterator[RawRow | UnreadableRow]:
+        return map(self._parse, spread_lines(self._source, first=self._first, count=count))
+
     def _parse(self, line: Line) -> RawRow | UnreadableRow:
         text, is_utf8 = _decode(line)
         if not line.is_whole:
@@ -98,6 +113,12 @@ class JsonLinesRows:
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
         return map(self._parse, _chunk_lines(self._source, self._first, index=index, count=count))
 
+    def count_rows(self) -> RowCount:
+        return count_lines(self._source, first=self._first)
+
+    def spread(self, count: int) -> Iterator[RawRow | UnreadableRow]:
+        return map(self._parse, spread_lines(self._source, first=self._first, count=count))
+
     def _parse(self, line: Line) -> RawRow | UnreadableRow:
         text, is_utf8 = _decode(line)
         if not line.is_whole:
@@ -127,6 +148,12 @@ class TextRows:
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
         return map(self._parse, _chunk_lines(self._source, self._first, index=index, count=count))
+
+    def count_rows(self) -> RowCount:
+        return count_lines(self._source, first=self._first)
+
+    def spread(self, count: int) -> Iterator[RawRow | UnreadableRow]:
+        return map(self._parse, spread_lines(self._source, first=self._first, count=count))
 
     def _parse(self, line: Line) -> RawRow | UnreadableRow:
         text, is_utf8 = _decode(line)

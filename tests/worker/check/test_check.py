@@ -1,0 +1,298 @@
+"""The worker's check: each fault is a row and the exit code of a worker, and nothing is left behind."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from common.findings import ImagesFacts, ManifestFacts, ModelFacts, StoreFacts, Subject, Verdict
+from common.store import open_store
+from tests.image_server import answer, image_server, reset, stall
+from tests.merger.runs import make_chunk, put_chunk
+from tests.worker.check.checking import run_check
+from tests.worker.worker_process import PHOTOS, worker_environment, write_manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+JPEG = next(path for path in PHOTOS if path.name == "coffee.jpg").read_bytes()
+
+OPEN_IMAGES = "ImageID,Subset,OriginalURL,Thumbnail300KURL,Rotation"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_manifest(tmp_path, [str(path) for path in PHOTOS])
+
+
+def closed_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def files_below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+# In order
+
+
+@pytest.mark.slow
+def test_a_run_that_can_start_ends_with_0_and_says_what_it_has_found(
+    photos: Path, tmp_path: Path, quick_clip: Path
+) -> None:
+    run = tmp_path / "a" / "run"
+    before = files_below(tmp_path)
+    checked = run_check(without=[], manifest_uri=photos, run_uri=run, model=quick_clip, device="cpu")
+    assert checked.exit_code == 0, checked.log
+    assert {finding.verdict for finding in checked.findings.values()} == {Verdict.OK}
+    assert set(checked.findings) == {
+        *(Subject.SETTINGS, Subject.STORE, Subject.MANIFEST, Subject.RUN, Subject.IMAGES, Subject.MODEL)
+    }
+    manifest, images, model = (checked[each].facts for each in (Subject.MANIFEST, Subject.IMAGES, Subject.MODEL))
+    assert isinstance(manifest, ManifestFacts)
+    assert (manifest.format, manifest.rows, manifest.is_exact) == ("txt", len(PHOTOS), True)
+    assert [row.url for row in manifest.first_rows] == [str(path) for path in PHOTOS[:3]]
+    assert isinstance(images, ImagesFacts)
+    assert (images.sampled, images.good) == (20, 20)
+    assert images.mean_bytes > 1000
+    assert isinstance(model, ModelFacts)
+    assert model.device == "cpu"
+    assert model.dimensions == 512
+    assert model.images_per_second > 1
+    assert files_below(tmp_path) == before
+
+
+def test_a_check_of_a_bucket_leaves_no_object_and_no_upload(photos: Path, bucket: str, s3_api: S3Client) -> None:
+    checked = run_check(manifest_uri=photos, run_uri=f"s3://{bucket}/some/run")
+    assert checked.exit_code == 0, checked.log
+    assert checked[Subject.STORE].verdict is Verdict.OK
+    store = checked[Subject.STORE].facts
+    assert isinstance(store, StoreFacts)
+    assert store.abilities["may delete"] == "yes"
+    assert "Contents" not in s3_api.list_objects_v2(Bucket=bucket)
+    assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
+
+
+@pytest.mark.slow
+def test_random_weights_are_a_warning(photos: Path, tmp_path: Path) -> None:
+    checked = run_check(without=["images"], manifest_uri=photos, run_uri=tmp_path / "run", model="untrained")
+    assert checked.exit_code == 0
+    assert checked[Subject.MODEL].verdict is Verdict.WARNING
+    assert "the vectors mean nothing" in checked[Subject.MODEL].message
+
+
+# Faults, each with the exit code of a worker
+
+
+def test_a_wrong_setting_is_one_fault_and_everything_else_is_still_tried(photos: Path, tmp_path: Path) -> None:
+    checked = run_check(without=[], manifest_uri=photos, run_uri=tmp_path / "run", chunk_count="many", dtype="float8")
+    assert (checked.exit_code, checked.faults) == (78, {Subject.SETTINGS: 78})
+    assert "EMBEDDER_CHUNK_COUNT is 'many'" in checked[Subject.SETTINGS].message
+    assert "EMBEDDER_DTYPE is 'float8'" in checked[Subject.SETTINGS].message
+    for subject in (Subject.STORE, Subject.MANIFEST, Subject.IMAGES):
+        assert checked[subject].verdict is Verdict.OK
+    for subject in (Subject.MODEL, Subject.RUN):
+        assert checked[subject].verdict is Verdict.SKIPPED
+
+
+def test_all_faults_are_found_in_one_go_and_the_worst_decides(tmp_path: Path) -> None:
+    with image_server() as server:
+        lost = write_manifest(tmp_path, [server.url(f"/{number}.jpg") for number in range(30)])
+        (tmp_path / "file").touch()
+        checked = run_check(
+            without=[], manifest_uri=lost, run_uri=tmp_path / "file" / "run", model=tmp_path / "no-model"
+        )
+    assert checked.faults == {Subject.STORE: 78, Subject.IMAGES: 65, Subject.MODEL: 78}
+    assert checked.exit_code == 78
+    assert "cannot be written" in checked[Subject.STORE].message
+    assert "there is no such folder" in checked[Subject.MODEL].message
+    assert checked.log.splitlines()[-1].split()[1:3] == ["error", "failed"]
+
+
+def test_a_bucket_that_does_not_exist_is_78(photos: Path, s3_environment: dict[str, str]) -> None:
+    assert s3_environment
+    checked = run_check(without=["model", "images"], manifest_uri=photos, run_uri="s3://no-such-bucket-here/run")
+    assert (checked.exit_code, checked.faults) == (78, {Subject.STORE: 78})
+
+
+def test_a_store_that_does_not_answer_is_75_within_seconds(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{closed_port()}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    checked = run_check(without=["model", "images"], manifest_uri=photos, run_uri="s3://bucket/run")
+    assert (checked.exit_code, checked.faults) == (75, {Subject.STORE: 75})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "does not exist; is EMBEDDER_MANIFEST_URI right"),
+        ("", "is empty"),
+        ("photo,size\nhttps://example.com/1.jpg,3\n", "name the column with the URLs in EMBEDDER_URL_COLUMN"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_78(tmp_path: Path, content: str | None, said: str) -> None:
+    path = tmp_path / "list.csv"
+    if content is not None:
+        path.write_text(content)
+    checked = run_check(manifest_uri=path, run_uri=tmp_path / "run")
+    assert (checked.exit_code, checked.faults) == (78, {Subject.MANIFEST: 78})
+    assert said in checked[Subject.MANIFEST].message
+    assert checked[Subject.IMAGES].verdict is Verdict.SKIPPED
+    assert checked[Subject.STORE].verdict is Verdict.OK
+
+
+def test_a_manifest_whose_server_is_down_is_75(tmp_path: Path) -> None:
+    with image_server() as server:
+        server.on("/list.csv", answer(status=503))
+        checked = run_check(manifest_uri=server.url("/list.csv"), run_uri=tmp_path / "run")
+    assert (checked.exit_code, checked.faults) == (75, {Subject.MANIFEST: 75})
+
+
+def test_sources_that_do_not_answer_are_75(tmp_path: Path) -> None:
+    port = closed_port()
+    urls = [f"http://127.0.0.1:{port}/{number}.jpg" for number in range(3)]
+    checked = run_check(
+        manifest_uri=write_manifest(tmp_path, urls), run_uri=tmp_path / "run", source_patience_seconds=1
+    )
+    assert (checked.exit_code, checked.faults) == (75, {Subject.IMAGES: 75})
+    assert "connection_failed 3" in checked[Subject.IMAGES].message
+
+
+def test_few_lost_images_are_a_warning_with_their_reasons(tmp_path: Path) -> None:
+    with image_server() as server:
+        urls = [server.on(f"/{number}.jpg", answer(JPEG)) for number in range(17)]
+        urls += [server.on("/broken.jpg", answer(JPEG[:2000])), server.url("/gone.jpg")]
+        manifest = write_manifest(tmp_path, [*urls, "not a URL"])
+        checked = run_check(manifest_uri=manifest, run_uri=tmp_path / "run")
+    assert checked.exit_code == 0
+    found = checked[Subject.IMAGES]
+    assert found.verdict is Verdict.WARNING
+    assert isinstance(found.facts, ImagesFacts)
+    assert (found.facts.sampled, found.facts.good) == (20, 17)
+    assert found.facts.reasons == {"truncated": 1, "not_found": 2}
+    (source,) = found.facts.sources
+    assert (source.source, source.asked, source.good) == ("url", 20, 17)
+
+
+def test_hosts_that_reset_or_stall_cost_seconds_and_not_the_check(tmp_path: Path) -> None:
+    with image_server() as server:
+        urls = [server.on(f"/{number}.jpg", answer(JPEG)) for number in range(8)]
+        urls += [server.on("/reset.jpg", reset()), server.on("/stall.jpg", stall())]
+        manifest = write_manifest(tmp_path, urls)
+        checked = run_check(
+            manifest_uri=manifest, run_uri=tmp_path / "run", read_timeout_seconds=1, fetch_timeout_seconds=2
+        )
+    facts = checked[Subject.IMAGES].facts
+    assert isinstance(facts, ImagesFacts)
+    assert facts.reasons == {"connection_failed": 1, "timeout": 1}
+    assert checked.exit_code == 0
+
+
+def test_each_source_is_asked_for_what_those_before_it_lack(tmp_path: Path) -> None:
+    with image_server() as server:
+        lines = [OPEN_IMAGES]
+        for number in range(6):
+            if number < 2:
+                server.on(f"/mirror/train/id{number}.jpg", answer(JPEG))
+            if number < 4:
+                server.on(f"/small/{number}.jpg", answer(JPEG))
+            if number < 5:
+                server.on(f"/large/{number}.jpg", answer(JPEG))
+            lines.append(f"id{number},train,{server.url(f'/large/{number}.jpg')},{server.url(f'/small/{number}.jpg')},")
+        manifest = tmp_path / "list.csv"
+        manifest.write_text("\n".join(lines) + "\n")
+        checked = run_check(manifest_uri=manifest, run_uri=tmp_path / "run", mirror_url=server.url("/mirror"))
+        counts = [server.count(f"/{place}") for place in ("small/0.jpg", "small/2.jpg", "large/2.jpg", "large/4.jpg")]
+    facts, found = checked[Subject.IMAGES].facts, checked[Subject.MANIFEST].facts
+    assert isinstance(facts, ImagesFacts)
+    assert [(each.source, each.asked, each.good, each.reasons) for each in facts.sources] == [
+        ("mirror", 6, 2, {"not_found": 4}),
+        ("thumbnail", 4, 2, {"not_found": 2}),
+        ("original", 2, 1, {"not_found": 1}),
+    ]
+    assert counts == [0, 1, 0, 1]
+    assert isinstance(found, ManifestFacts)
+    assert found.columns == {
+        "url": "OriginalURL",
+        "id": "ImageID",
+        "subset": "Subset",
+        "thumbnail": "Thumbnail300KURL",
+        "rotation": "Rotation",
+    }
+
+
+def test_a_source_that_is_down_does_not_stop_the_next_one(tmp_path: Path) -> None:
+    with image_server() as server:
+        row = f"id,train,{server.on('/1.jpg', answer(JPEG))},,"
+        manifest = tmp_path / "list.csv"
+        manifest.write_text(f"{OPEN_IMAGES}\n{row}\n")
+        mirror = f"http://127.0.0.1:{closed_port()}"
+        checked = run_check(
+            manifest_uri=manifest, run_uri=tmp_path / "run", mirror_url=mirror, source_patience_seconds=1
+        )
+    assert checked.exit_code == 0
+    facts = checked[Subject.IMAGES].facts
+    assert isinstance(facts, ImagesFacts)
+    assert facts.good == 1
+
+
+@pytest.mark.slow
+def test_a_run_of_other_settings_in_the_store_is_78(photos: Path, tmp_path: Path, quick_clip: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    put_chunk(store, make_chunk(0, 3, chunk_count=1))
+    checked = run_check(
+        without=["images"], manifest_uri=photos, run_uri=tmp_path / "run", model=quick_clip, device="cpu"
+    )
+    assert (checked.exit_code, checked.faults) == (78, {Subject.RUN: 78})
+    assert "choose another EMBEDDER_RUN_URI" in checked[Subject.RUN].message
+    assert [found.key for found in store.list("")] == ["chunks/Images_Embedded_0.h5"]
+
+
+@pytest.mark.slow
+def test_chunks_that_are_in_the_store_are_counted(photos: Path, tmp_path: Path, quick_clip: Path) -> None:
+    settings: dict[str, Any] = {
+        "manifest_uri": photos,
+        "run_uri": tmp_path / "run",
+        "model": quick_clip,
+        "device": "cpu",
+    }
+    worker = subprocess.run(
+        [sys.executable, "-m", "worker"],
+        env=worker_environment(chunk_count=2, **settings),
+        capture_output=True,
+        check=False,
+        cwd="/",
+    )
+    assert worker.returncode == 0
+    checked = run_check(without=["images"], chunk_count=2, **settings)
+    assert checked[Subject.RUN].message == "1 of 2 chunks are in the store already, made with these settings"
+    assert checked.exit_code == 0
+
+
+# Secrets
+
+
+def test_no_secret_of_the_list_or_of_the_settings_is_printed(tmp_path: Path) -> None:
+    with image_server() as server:
+        signed = f"/list.txt?X-Amz-Signature={'a1b2' * 16}"
+        user = server.origin.replace("http://", "http://someone:hunter2secret@")
+        urls = [f"{user}/1.jpg", f"{server.url('/2.jpg')}?token=hunter3secret"]
+        server.on("/list.txt", answer("\n".join(urls).encode() + b"\n"))
+        checked = run_check(manifest_uri=f"{user}{signed}", run_uri=tmp_path / "run")
+    assert checked.exit_code == 65
+    for secret in ("hunter2secret", "hunter3secret", "a1b2a1b2"):
+        assert secret not in checked.out + checked.log
+    assert "/2.jpg?token=***" in checked.out

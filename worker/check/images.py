@@ -1,0 +1,259 @@
+"""A sample of images, fetched and decoded by the worker's own code, one source after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
+from common.findings import Finding, ImagesFacts, SourceFacts, Subject, Verdict, fault
+from common.format.reasons import Reason
+from worker.decoders.job import Lost
+from worker.fetch.image_fetcher import ImageFetcher
+from worker.fetch.transport import ReadFile
+from worker.manifest.excerpts import excerpt
+from worker.pipeline import UNANSWERED
+from worker.rows import ImageFailed
+from worker.square_maker import SquareMaker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from worker.decoders.decoders import Decoders
+    from worker.decoders.job import Job
+    from worker.fetch.image_fetcher import Held
+    from worker.fetch.relayed_proxies import RelayedProxies
+    from worker.manifest.manifest import ManifestChunk
+    from worker.rows import Row
+    from worker.settings import FetchSettings, HttpSettings
+    from worker.stage_times import StageTimes
+
+SAMPLE = 20
+"""Number of images that are tried."""
+
+IMAGE_SIZE = 224
+"""Side length in pixels of the squares. The model's own may differ, which changes the time a little."""
+
+ATTEMPTS = 2
+"""Number of requests for one image from one source."""
+
+PATIENCE_SECONDS = 5.0
+"""Time for which a host that fails is tried. A worker tries it longer, see EMBEDDER_SOURCE_PATIENCE_SECONDS."""
+
+REQUEST_SECONDS = 10.0
+"""Longest time of one request."""
+
+
+class _Fetched(NamedTuple):
+    seconds: float
+    length: int
+    """Size of the image in bytes."""
+
+
+class _TimedFetcher(ImageFetcher["Job"]):
+    """The worker's fetcher, which also notes how long each image took."""
+
+    fetched: dict[int, _Fetched]
+    """By the position of the row."""
+
+    async def fetch(self, row: Row) -> Held[Job]:
+        began = time.monotonic()
+        held = await super().fetch(row)
+        self.fetched[row.position] = _Fetched(time.monotonic() - began, held.image.length)
+        return held
+
+
+class _Room:
+    """Slots for squares that nobody encodes: a slot is free again as soon as its square is there."""
+
+    def __init__(self, slot_count: int, *, descriptor: int) -> None:
+        self.slot_count, self.image_size = slot_count, IMAGE_SIZE
+        os.ftruncate(descriptor, slot_count * IMAGE_SIZE * IMAGE_SIZE * 3)
+        self._free = list(range(slot_count))
+
+    def take_slot(self) -> int | None:
+        return self._free.pop() if self._free else None
+
+    def return_slot(self, slot: int) -> None:
+        self._free.append(slot)
+
+
+class ImageCheck:
+    """Tries the rows of `sample` at `sources` in their order. A source is asked for what those before it lack."""
+
+    def __init__(
+        self,
+        sample: ManifestChunk,
+        *,
+        sources: tuple[str, ...],
+        folder: Path | None,
+        decoders: Decoders,
+        proxies: RelayedProxies,
+        fetch: FetchSettings,
+        http: HttpSettings,
+        inflight_bytes: int,
+        times: StageTimes,
+    ) -> None:
+        self._sample, self._sources, self._folder = sample, sources, folder
+        self._decoders, self._proxies, self._times = decoders, proxies, times
+        self._inflight_bytes = inflight_bytes
+        self._fetch = fetch.model_copy(
+            update={
+                "fetch_attempts": min(fetch.fetch_attempts, ATTEMPTS),
+                "source_patience_seconds": min(fetch.source_patience_seconds, PATIENCE_SECONDS),
+                "fetch_timeout_seconds": min(fetch.fetch_timeout_seconds, REQUEST_SECONDS),
+            }
+        )
+        self._http = http.model_copy(
+            update={
+                "connect_timeout_seconds": min(http.connect_timeout_seconds, PATIENCE_SECONDS),
+                "read_timeout_seconds": min(http.read_timeout_seconds, REQUEST_SECONDS),
+                "retry_after_limit_seconds": min(http.retry_after_limit_seconds, 1.0),
+            }
+        )
+        self._good: dict[int, _Fetched] = {}
+        self._failed: dict[int, ImageFailed] = {}
+        self._unanswered: EmbedderError | None = None
+        self._by_source: list[SourceFacts] = []
+
+    def run(self, *, max_failure_ratio: float) -> Finding:
+        """Try the images, and return what came of them. Raises the errors that would end a chunk for any image."""
+        asyncio.run(self._try_sources())
+        return self._finding(max_failure_ratio)
+
+    async def _try_sources(self) -> None:
+        room = _Room(SAMPLE + self._decoders.spare_slots, descriptor=self._decoders.squares)
+        with self._decoders.listening() as failed:
+            self._decoders.open_room(room)
+            await self._wait_for_decoders()
+            rows = self._sample.rows
+            for source in self._sources:
+                rows = [row for row in rows if row.position not in self._good]
+                if rows:
+                    await self._try_source(source, rows, room=room, failed=failed)
+
+    async def _wait_for_decoders(self) -> None:
+        """Wait until a decoder answers, so that its start is no part of an image's time."""
+        with suppress(Lost):
+            await self._decoders.get(ReadFile(str(Path(os.devnull) / "absent"), 0, 0), None)  # type: ignore[arg-type]
+
+    async def _try_source(self, source: str, rows: Sequence[Row], *, room: _Room, failed: asyncio.Future[None]) -> None:
+        failures: dict[int, ImageFailed] = {}
+        fetcher = _TimedFetcher(
+            self._decoders,
+            self._fetch,
+            self._http,
+            inflight_bytes=self._inflight_bytes,
+            sources=(source,),
+            folder=self._folder,
+            proxies=self._proxies,
+            times=self._times,
+        )
+        fetcher.fetched = {}
+        squares: set[int] = set()
+
+        def put(position: int, slot: int) -> None:
+            squares.add(position)
+            room.return_slot(slot)
+            self._decoders.give_slots()
+
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end(error: BaseException | None) -> None:
+            if error is not None and not ended.done():
+                ended.set_exception(error)
+
+        failed.add_done_callback(lambda done: end(done.exception()))
+        async with fetcher:
+            maker = SquareMaker(fetcher, rows, most_under_way=len(rows), put=put, fail=failures.__setitem__, end=end)
+            settling = asyncio.ensure_future(maker.settle_all())
+            await asyncio.wait([settling, ended], return_when=asyncio.FIRST_COMPLETED)
+            settling.cancel()
+            await asyncio.wait([settling])
+        if ended.done() and (error := ended.exception()) is not None:
+            if not isinstance(error, SourceUnavailable):
+                raise error
+            # Another source may still have the images, as for a worker.
+            self._unanswered = error
+            for row in rows:
+                if row.position not in squares:
+                    failures.setdefault(row.position, ImageFailed(Reason.CONNECTION_FAILED, str(error)))
+        elif (broken := None if settling.cancelled() else settling.exception()) is not None:
+            raise broken
+        self._good |= {position: fetcher.fetched[position] for position in squares}
+        self._failed |= failures
+        self._by_source.append(_source_facts(source, rows, failures))
+
+    def _finding(self, max_failure_ratio: float) -> Finding:
+        unusable = self._sample.failures
+        reasons = Counter(failed.reason for position, failed in self._failed.items() if position not in self._good)
+        reasons.update(failure.reason for failure in unusable)
+        sampled = len(self._sample.rows) + len(unusable)
+        good, lost = len(self._good), reasons.total()
+        facts = ImagesFacts(
+            sampled=sampled,
+            good=good,
+            reasons={str(reason): count for reason, count in reasons.most_common()},
+            sources=tuple(self._by_source),
+            mean_bytes=statistics.fmean(each.length for each in self._good.values()) if good else 0,
+            median_fetch_ms=1000 * statistics.median(each.seconds for each in self._good.values()) if good else 0,
+            mean_decode_ms=1000 * self._times.snapshot().decode_worked / good if good else 0,
+        )
+        named = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        found = f"{good} of {sampled} sampled images can be fetched and decoded"
+        if not good and reasons and reasons.keys() <= UNANSWERED:
+            why = f" ({excerpt(str(self._unanswered))})" if self._unanswered else ""
+            return fault(
+                Subject.IMAGES,
+                SourceUnavailable(
+                    f"no source answered for any of {lost} sampled images: {named}{why}; check the network"
+                ),
+                facts,
+            )
+        if lost > max_failure_ratio * sampled:
+            return fault(
+                Subject.IMAGES,
+                TooManyFailures(
+                    f"{lost} of {sampled} sampled images failed, the limit of a chunk is {max_failure_ratio:.0%}: "
+                    f"{named}{self._example()}; look at the manifest and its sources, or raise "
+                    "EMBEDDER_MAX_FAILURE_RATIO"
+                ),
+                facts,
+            )
+        if lost:
+            return Finding(
+                subject=Subject.IMAGES,
+                verdict=Verdict.WARNING,
+                message=f"{found}, the others failed: {named}{self._example()}; a chunk may lose "
+                f"{max_failure_ratio:.0%}, and the ledger names each image that is lost",
+                facts=facts,
+            )
+        return Finding(subject=Subject.IMAGES, verdict=Verdict.OK, message=found, facts=facts)
+
+    def _example(self) -> str:
+        rows = {row.position: row for row in self._sample.rows}
+        for position, failed in sorted(self._failed.items()):
+            if position not in self._good:
+                return f"; for example {excerpt(rows[position].url)}: {failed.reason} ({excerpt(failed.detail)})"
+        for failure in self._sample.failures:
+            return f"; for example {excerpt(failure.detail)}"
+        return ""
+
+
+def _source_facts(source: str, rows: Sequence[Row], failures: dict[int, ImageFailed]) -> SourceFacts:
+    counts = Counter(failed.reason for failed in failures.values())
+    lost = next((row for row in rows if row.position in failures), None)
+    example = "" if lost is None else f"{excerpt(lost.url)}: {excerpt(failures[lost.position].detail)}"
+    return SourceFacts(
+        source=source,
+        asked=len(rows),
+        good=len(rows) - len(failures),
+        reasons={str(reason): count for reason, count in counts.most_common()},
+        example=example,
+    )

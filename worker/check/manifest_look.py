@@ -1,0 +1,64 @@
+"""The manifest's format, columns, first rows and number of rows, and a sample of its rows."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.findings import Finding, FirstRow, ManifestFacts, Subject, Verdict
+from common.retry import RetryPolicy
+from worker.check.images import SAMPLE
+from worker.manifest.excerpts import excerpt
+from worker.manifest.manifest import open_manifest
+
+if TYPE_CHECKING:
+    from worker.manifest.manifest import Manifest, ManifestChunk
+    from worker.settings import HttpSettings, ManifestSettings
+
+FIRST_ROWS = 3
+"""Number of rows from the start of the manifest that are shown."""
+
+HTTP_RETRY = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=1, attempts=2)
+"""The retries of one range of the manifest: a person waits."""
+
+
+class OpenManifest(NamedTuple):
+    manifest: Manifest
+    sample: ManifestChunk
+    facts: ManifestFacts
+
+
+def read_manifest(settings: ManifestSettings, http: HttpSettings) -> OpenManifest:
+    manifest = open_manifest(settings, http=http, http_retry=HTTP_RETRY)
+    count = manifest.count_rows()
+    first = manifest.first_rows(FIRST_ROWS, of=count.rows)
+    sample = manifest.sample(SAMPLE)
+    shown = [(row.position, FirstRow(url=excerpt(row.url), id=excerpt(row.id))) for row in first.rows]
+    shown += [
+        (failure.row, FirstRow(url=excerpt(failure.url), id=excerpt(failure.id), problem=excerpt(failure.detail)))
+        for failure in first.failures
+    ]
+    columns = asdict(manifest.columns) if manifest.columns is not None else {}
+    facts = ManifestFacts(
+        format=manifest.format,
+        bytes=manifest.size,
+        rows=count.rows,
+        is_exact=count.is_exact,
+        columns={what: excerpt(name) for what, name in columns.items() if name is not None},
+        sources=manifest.sources,
+        first_rows=tuple(row for _, row in sorted(shown, key=lambda pair: pair[0])),
+        mean_url_bytes=statistics.fmean(len(row.url.encode()) for row in sample.rows) if sample.rows else 0,
+    )
+    return OpenManifest(manifest, sample, facts)
+
+
+def manifest_finding(opened: OpenManifest) -> Finding:
+    facts = opened.facts
+    return Finding(
+        subject=Subject.MANIFEST,
+        verdict=Verdict.OK,
+        message=f"{opened.manifest.name}: {facts.format}, {facts.bytes:,} bytes, "
+        f"{'' if facts.is_exact else 'about '}{facts.rows:,} rows; sources {', '.join(facts.sources)}",
+        facts=facts,
+    )

@@ -1,0 +1,66 @@
+"""What the store allows and can do, tried without leaving anything there."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from common.findings import Finding, StoreFacts, Subject, Verdict
+from common.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from common.store.contract import Store, StoreAbilities
+
+
+class TriedStore(NamedTuple):
+    store: Store
+    abilities: StoreAbilities
+
+
+def try_store(run_uri: str) -> TriedStore:
+    """Return the store after its access check. Raises what `Store.check_access` raises."""
+    store = open_store(run_uri)
+    with _folders_as_before(run_uri):
+        return TriedStore(store, store.check_access())
+
+
+def store_finding(place: str, abilities: StoreAbilities) -> Finding:
+    facts = StoreFacts(
+        abilities={
+            "store": abilities.store or "unknown",
+            "conditional writes": "yes" if abilities.conditional_writes else "no: a write is a look and a write",
+            "batch delete": "yes" if abilities.batch_delete else "no: a request for each object",
+            "may delete": "yes" if abilities.may_delete else f"no: {abilities.delete_refusal}",
+            "encryption": abilities.encryption or "none reported",
+        }
+    )
+    found = f"{place} ({abilities.store or 'unknown store'}) can be listed, read and written"
+    if abilities.may_delete:
+        return Finding(subject=Subject.STORE, verdict=Verdict.OK, message=found, facts=facts)
+    return Finding(
+        subject=Subject.STORE,
+        verdict=Verdict.WARNING,
+        message=f"{found}, but nothing can be deleted ({abilities.delete_refusal}); the small object "
+        "of this check stays, and the merge would leave the chunk files: allow it to delete objects, or set "
+        "EMBEDDER_KEEP_CHUNKS",
+        facts=facts,
+    )
+
+
+@contextmanager
+def _folders_as_before(run_uri: str) -> Iterator[None]:
+    """Remove the folders of a run that the block has made and that are empty."""
+    if "://" in run_uri and not run_uri.startswith("file://"):
+        yield
+        return
+    root = Path(run_uri.removeprefix("file://")).expanduser()
+    absent = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in absent:
+            with suppress(OSError):  # another program may use it by now
+                folder.rmdir()
