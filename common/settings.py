@@ -7,10 +7,11 @@ of its parts: a frozen dataclass holds them, and each part is given its own sect
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import SettingsError
@@ -30,7 +31,32 @@ class Section(BaseSettings):
     )
 
 
-class RunSettings(Section):
+class S3Settings(Section):
+    """How S3 is asked, beyond what the SDK's own variables say."""
+
+    s3_addressing: Literal["auto", "path", "virtual"] = "auto"
+    """Where the bucket stands in the URLs of S3: `path` is `https://store/bucket/key`, `virtual` is
+    `https://bucket.store/key`. `auto`: as the SDK chooses, which is virtual at AWS and path at an endpoint of one's
+    own."""
+
+
+class TlsSettings(Section):
+    """Which servers are trusted."""
+
+    ca_bundle: str = ""
+    """Path of a PEM file with the certificates of private authorities. They are trusted in addition to the public
+    ones, by every connection: to S3 and its identity services, the manifest, the images, the hub, and a proxy that is
+    reached over TLS."""
+
+    @field_validator("ca_bundle")
+    @classmethod
+    def _has_certificates(cls, path: str) -> str:
+        if path:
+            _check_certificates(path)
+        return path
+
+
+class RunSettings(S3Settings, TlsSettings):
     """The settings that every program of a run shares."""
 
     run_uri: str = Field(min_length=1)
@@ -90,6 +116,17 @@ def read_settings(kind: type[Settings], **values: Any) -> Settings:  # noqa: ANN
     if problems:
         raise SettingsError("; ".join(problems))
     return kind(**read) if is_dataclass(kind) else read[""]  # type: ignore[return-value]
+
+
+def _check_certificates(path: str) -> None:
+    """Raise ValueError unless the file holds at least one certificate and can be read as a whole."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError as error:
+        raise ValueError("the file holds no certificate in PEM format, or a damaged one") from error
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from error
 
 
 def _variable(section: type[Section], name: str) -> str:

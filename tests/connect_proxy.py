@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-from worker.proxy import basic_authorization
+from common.proxies import basic_authorization
 
 if TYPE_CHECKING:
     import ssl
