@@ -132,6 +132,8 @@ class EnvironmentProxies:
 
     def proxy_for_url(self, url: str) -> Proxy | None:
         """Return the proxy for a request to an http or https URL, None for a direct connection."""
+        if self.is_direct:
+            return None
         parts = urlsplit(url)
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
         return self.proxy_for(scheme=parts.scheme, host=parts.hostname or "", port=port)
