@@ -6,6 +6,7 @@ EmbedderError
 │   ├── ManifestError            the list of images cannot be used as it is
 │   ├── ModelError               no such model, or weights that do not fit
 │   ├── StoreAccessDenied        no bucket, no credentials, no permission
+│   ├── CertificateRefused       a server's certificate is not trusted, is out of date or is for another host
 │   ├── FingerprintMismatch      the store holds a run made with other settings
 │   ├── ClusterAccessDenied      no cluster is configured, or it refuses access
 │   ├── NotInCluster             the cluster has no such release, Job or pod
@@ -63,6 +64,10 @@ class ModelError(ConfigError):
 
 
 class StoreAccessDenied(ConfigError):
+    pass
+
+
+class CertificateRefused(ConfigError):
     pass
 
 

@@ -7,10 +7,11 @@ of its parts: a frozen dataclass holds them, and each part is given its own sect
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_type_hints
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import SettingsError
@@ -32,6 +33,11 @@ class Section(BaseSettings):
 
 class S3Settings(Section):
     """What the SDK's own variables cannot say about S3. The S3 client reads it when it is made."""
+
+    s3_addressing: Literal["auto", "path", "virtual"] = "auto"
+    """Where the bucket stands in the URLs of S3: `path` is `https://store/bucket/key`, `virtual` is
+    `https://bucket.store/key`. `auto`: as the SDK chooses, which is virtual at AWS and path at an endpoint of one's
+    own."""
 
     s3_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
     """Server-side encryption that every object is written with: `AES256` with keys of the store, `aws:kms` or
@@ -55,7 +61,23 @@ class S3Settings(Section):
         return self
 
 
-class RunSettings(S3Settings):
+class TlsSettings(Section):
+    """Which servers are trusted."""
+
+    ca_bundle: str = ""
+    """Path of a PEM file with the certificates of private authorities. They are trusted in addition to the public
+    ones, by every connection: to S3 and its identity services, the manifest, the images, the hub, and a proxy that is
+    reached over TLS."""
+
+    @field_validator("ca_bundle")
+    @classmethod
+    def _has_certificates(cls, path: str) -> str:
+        if path:
+            _check_certificates(path)
+        return path
+
+
+class RunSettings(S3Settings, TlsSettings):
     """The settings that every program of a run shares."""
 
     run_uri: str = Field(min_length=1)
@@ -115,6 +137,17 @@ def read_settings(kind: type[Settings], **values: Any) -> Settings:  # noqa: ANN
     if problems:
         raise SettingsError("; ".join(problems))
     return kind(**read) if is_dataclass(kind) else read[""]  # type: ignore[return-value]
+
+
+def _check_certificates(path: str) -> None:
+    """Raise ValueError unless the file holds at least one certificate and can be read as a whole."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError as error:
+        raise ValueError("the file holds no certificate in PEM format, or a damaged one") from error
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from error
 
 
 def _variable(section: type[Section], name: str) -> str:

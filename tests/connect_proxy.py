@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-from worker.proxy import basic_authorization
+from common.proxies import basic_authorization
 
 if TYPE_CHECKING:
     import ssl
@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 class ConnectProxy(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, user: str, password: str, *, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, user: str, password: str, *, tls: ssl.SSLContext | None, upstream: tuple[str, int] | None
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.upstream = upstream
         self.authorization = basic_authorization(user, password)
         self.url = f"{'https' if tls else 'http'}://{user}:{password}@127.0.0.1:{self.server_port}"
         self.asked_for: list[str] = []
@@ -42,7 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.asked_for.append(self.path)
         host, _, port = self.path.rpartition(":")
-        with socket.create_connection((host, int(port))) as upstream:
+        with socket.create_connection(self.server.upstream or (host, int(port))) as upstream:
             self.send_response(200)
             self.end_headers()
             threading.Thread(target=_copy, args=(upstream, self.connection), daemon=True).start()
@@ -61,9 +64,14 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextmanager
-def connect_proxy(user: str, password: str, *, tls: ssl.SSLContext | None = None) -> Iterator[ConnectProxy]:
-    """Run the proxy until the block ends. With `tls`, clients reach the proxy itself over TLS."""
-    with ConnectProxy(user, password, tls=tls) as proxy:
+def connect_proxy(
+    user: str, password: str, *, tls: ssl.SSLContext | None = None, upstream: tuple[str, int] | None = None
+) -> Iterator[ConnectProxy]:
+    """Run the proxy until the block ends. With `tls`, clients reach the proxy itself over TLS.
+
+    All tunnels lead to `upstream`, if it is given, whatever server is asked for.
+    """
+    with ConnectProxy(user, password, tls=tls, upstream=upstream) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, name="connect-proxy")
         thread.start()
         try:

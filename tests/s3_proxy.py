@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
     from mypy_boto3_s3 import S3Client
@@ -135,8 +136,9 @@ class S3Proxy(NamedTuple):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, upstream: S3Server, intervene: Intervention) -> None:
+    def __init__(self, upstream: S3Server, intervene: Intervention, *, tls: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self._tls = tls
         self.upstream, self.intervene = upstream, intervene
         self.requests: list[Request] = []
         self.closing = threading.Event()
@@ -147,6 +149,14 @@ class _Server(ThreadingHTTPServer):
             request = Request(len(self.requests) + 1, method, path, headers)
             self.requests.append(request)
             return request
+
+    def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as the base class has it
+        if self._tls is None:
+            super().finish_request(request, client_address)
+            return
+        with suppress(OSError):  # a client that does not trust the certificate
+            with self._tls.wrap_socket(request, server_side=True) as secured:
+                super().finish_request(secured, client_address)
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - as the base class has it
         self.close_request(request)  # a shutdown before it would close the connection in order, without a reset
@@ -249,13 +259,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def s3_proxy(upstream: S3Server, intervene: Intervention) -> Iterator[S3Proxy]:
-    """Run a proxy that calls `intervene` before it passes a request on."""
-    server = _Server(upstream, intervene)
+def s3_proxy(upstream: S3Server, intervene: Intervention, *, tls: ssl.SSLContext | None = None) -> Iterator[S3Proxy]:
+    """Run a proxy that calls `intervene` before it passes a request on. With `tls` it is asked over https."""
+    server = _Server(upstream, intervene, tls=tls)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        host = "https://localhost" if tls else "http://127.0.0.1"
+        endpoint = f"{host}:{server.server_address[1]}"
         yield S3Proxy(upstream.environment | {"AWS_ENDPOINT_URL": endpoint}, server.requests)
     finally:
         server.closing.set()

@@ -6,7 +6,9 @@ import ctypes
 import os
 import signal
 
-_KEPT_NAMES = {"PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+from common.certificates import CERTIFICATE_VARIABLES
+
+_KEPT_NAMES = {"PATH", "HOME", "LANG", "TMPDIR", *CERTIFICATE_VARIABLES}
 _KEPT_PREFIXES = ("LC_", "LD_", "PYTHON", "OPENBLAS_", "OMP_", "MKL_")
 """Names, and first letters of names, of the environment variables that such a process gets."""
 

@@ -18,7 +18,9 @@ from kubernetes.config.incluster_config import (
 )
 from yaml import YAMLError
 
+from common.certificates import client_context
 from common.errors import ClusterAccessDenied, ClusterUnavailable
+from common.proxies import EnvironmentProxies, parse_proxy
 from k8s.api.cluster import RETRY, Cluster
 from k8s.api.errors import one_line
 
@@ -44,6 +46,7 @@ def connect(*, context: str = "", namespace: str = "", retry: RetryPolicy = RETR
     # The login (OIDC) sends requests through a pool of the client's, whose retries cannot be configured.
     logging.getLogger("urllib3.connectionpool").addFilter(_is_no_retry)
     configuration = Configuration()
+    configuration.proxy = None  # so that afterwards it is the kubeconfig's
     try:
         contexts, active = config.list_kube_config_contexts(config_file=kubeconfig)
         chosen = next((each for each in contexts if each["name"] == context), None) if context else active
@@ -63,6 +66,7 @@ def connect(*, context: str = "", namespace: str = "", retry: RetryPolicy = RETR
         raise ClusterUnavailable(
             f"the login server of {kubeconfig} does not answer ({one_line(error)}); check the network"
         ) from error
+    _set_proxy(configuration)
     own = (chosen.get("context") or {}).get("namespace")
     return Cluster(configuration, namespace=namespace or own or "default", retry=retry)
 
@@ -81,6 +85,8 @@ def in_pod_configuration(
         )
     except (config.ConfigException, OSError) as error:
         raise ClusterAccessDenied(f"this pod cannot reach its cluster: {one_line(error)}") from error
+    configuration.proxy = None
+    _set_proxy(configuration)
     key = next(iter(configuration.api_key))  # its name differs between the library's versions
 
     def read_token(current: Configuration) -> None:
@@ -91,6 +97,27 @@ def in_pod_configuration(
 
     configuration.refresh_api_key_hook = read_token
     return configuration
+
+
+def _set_proxy(configuration: Configuration) -> None:
+    """Have the API asked through the proxy that the kubeconfig names, else through the environment's if it has one.
+
+    The client has its own reading of NO_PROXY, and sends no password to a proxy.
+    """
+    named = str(configuration.proxy or "")
+    configuration.no_proxy = ""
+    if named.startswith("socks"):
+        return  # which the client can do
+    proxy = (
+        parse_proxy(named, variable="the kubeconfig's proxy-url")
+        if named
+        else EnvironmentProxies().proxy_for_url(str(configuration.host))
+    )
+    configuration.proxy = proxy.address if proxy else None
+    if proxy is not None and proxy.authorization:
+        configuration.proxy_headers = {"Proxy-Authorization": proxy.authorization}
+    if proxy is not None and proxy.scheme == "https":
+        configuration.proxy_ssl_context = client_context()
 
 
 def _own_namespace() -> str:

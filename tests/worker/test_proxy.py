@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from yarl import URL
 
 from common.errors import SettingsError
 from common.format.reasons import Reason
+from common.proxies import EnvironmentProxies, Proxy, basic_authorization
 from tests.image_server import ImageServer, answer, held, image_server, stall
 from tests.worker.fetch.fetching import PICTURE, fetch
 from tests.worker.processes import command_line, descendants, environment_of, memory, wait_until
 from tests.worker.worker_process import PHOTOS, read_chunk, start_worker, worker_environment, write_manifest
-from worker.proxy import EnvironmentProxies, basic_authorization
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +82,7 @@ def test_a_proxy_may_be_given_without_its_scheme(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("https_proxy", "proxy.example:3128")
     proxies = EnvironmentProxies()
-    assert proxies.proxy_for(scheme="https", host="images.example", port=443) == URL("http://proxy.example:3128")
+    assert proxies.proxy_for(scheme="https", host="images.example", port=443) == Proxy("http", "proxy.example", 3128)
 
 
 @pytest.mark.slow

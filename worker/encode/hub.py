@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, get_session, set_client_factory, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -16,31 +19,127 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # documented, but not declared
 
+from common.certificates import client_context, is_configured, refusal
 from common.errors import ModelError, SourceUnavailable
+from common.proxies import EnvironmentProxies
+from common.retry import GivenUp, RetryPolicy, call
 
 PROBE_SECONDS = 10
 """Time in seconds that the hub has to answer a probe. Without a probe, the hub's client retries for half a minute."""
 
+REACH = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=4, patience_seconds=30)
+"""The attempts to reach the hub before anything is fetched. The network or the name servers of a new pod may come
+seconds after it. The hub's own client repeats a request as long, also where no waiting helps."""
+
+
+class _Transport:
+    """Sends each request of the hub's client directly or through a proxy, as all connections of this program go.
+
+    The hub redirects to other hosts, so the decision is made for each request. `http` is the HTTP library of the hub's
+    client, whose transports have these methods.
+    """
+
+    def __init__(self, http: Any) -> None:  # noqa: ANN401 - a module that changes with the client's major releases
+        self._http = http
+        self._context = client_context()
+        self._proxies = EnvironmentProxies()
+        self._transports: dict[object, Any] = {}
+
+    def handle_request(self, request: Any) -> Any:  # noqa: ANN401 - as above
+        proxy = self._proxies.proxy_for_url(str(request.url))
+        if proxy not in self._transports:
+            through = None
+            if proxy is not None:
+                login = (proxy.user, proxy.password) if proxy.authorization else None
+                through = self._http.Proxy(proxy.address, auth=login, ssl_context=self._context)
+            self._transports[proxy] = self._http.HTTPTransport(verify=self._context, trust_env=False, proxy=through)
+        return self._transports[proxy].handle_request(request)
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            transport.close()
+
+    def __enter__(self) -> _Transport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@cache
+def _http_library() -> Any:  # noqa: ANN401 - as above
+    """Return the HTTP library of the hub's client, which makes its connections as this program does from then on."""
+    client = get_session()
+    http = import_module(type(client).__module__.partition(".")[0])
+    if is_configured() or not EnvironmentProxies().is_direct:
+        hooks, timeout = client.event_hooks, client.timeout
+        set_client_factory(
+            lambda: http.Client(
+                transport=_Transport(http), trust_env=False, follow_redirects=True, event_hooks=hooks, timeout=timeout
+            )
+        )
+        # The other protocol of the hub has a client of its own, which cannot be given certificates.
+        constants.HF_HUB_DISABLE_XET = True
+    return http
+
+
+def _reach() -> Exception | None:
+    """Wait until the hub answers. Return why it does not, None if it does or if the client is set to be offline.
+
+    Raises CertificateRefused.
+    """
+    http = _http_library()
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS, follow_redirects=False)
+        except http.HTTPError as error:
+            if (refused := refusal(error, f"the hub at {constants.ENDPOINT}")) is not None:
+                raise refused from error
+            raise
+
+    try:
+        call(ask, REACH, may_pass=lambda error: isinstance(error, http.HTTPError))
+    except OfflineModeIsEnabled:
+        return None
+    except GivenUp as given_up:
+        return given_up.error
+    return None
+
 
 def probe(model: str, *, revision: str) -> None:
     """Ask the hub for a model's description. Raises SourceUnavailable if the hub does not give it."""
+    http = _http_library()
     try:
         HfApi().model_info(model, revision=revision, timeout=PROBE_SECONDS)
     except Exception as error:  # also those of the client's HTTP library, which changes with each major release
-        raise SourceUnavailable(f"the hub does not give {model} at {revision}: {_first_line(error)}") from error
+        refused = refusal(error, f"the hub at {constants.ENDPOINT}") if isinstance(error, http.HTTPError) else None
+        raise refused or SourceUnavailable(
+            f"the hub does not give {model} at {revision}: {_first_line(error)}"
+        ) from error
 
 
 def fetch_model(name: str, *, revision: str, configuration: tuple[str, ...], weights: tuple[str, ...]) -> Path:
     """Return the folder with a model's files, from the cache or fetched.
 
     `configuration` names files. `weights` are patterns, the preferred one first; the first that matches is taken.
-    Raises ModelError if the hub has no such model, and SourceUnavailable if the hub does not answer or is busy.
+    Raises ModelError if the hub has no such model, CertificateRefused if the hub cannot be trusted, and
+    SourceUnavailable if it does not answer or is busy.
     """
     disable_progress_bars()
     what = f"model {name!r} at revision {revision!r}"
+    http = _http_library()
+    unreachable = _reach()
     try:
         for pattern in weights:
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*configuration, pattern]))
+            folder = Path(
+                snapshot_download(
+                    name,
+                    revision=revision,
+                    allow_patterns=[*configuration, pattern],
+                    local_files_only=unreachable is not None,
+                )
+            )
             if any(folder.glob(pattern)):
                 return folder
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -48,14 +147,16 @@ def fetch_model(name: str, *, revision: str, configuration: tuple[str, ...], wei
     except HFValidationError as error:
         raise ModelError(f"EMBEDDER_MODEL is {name!r}, which is neither a folder nor an id of the hub") from error
     except LocalEntryNotFoundError as error:
-        if _may_pass(error):
-            raise SourceUnavailable(f"the {what} cannot be fetched now: {_first_line(error)}") from error
+        why = unreachable or error
+        if _may_pass(why):
+            raise SourceUnavailable(f"the {what} cannot be fetched now: {_first_line(why)}") from error
         raise ModelError(
-            f"the {what} is not in the cache, and the hub cannot be reached ({_first_line(error)}); bake or mount the "
+            f"the {what} is not in the cache, and the hub cannot be reached ({_first_line(why)}); bake or mount the "
             "weights and set EMBEDDER_MODEL to their folder"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise SourceUnavailable(f"the {what} cannot be fetched now: {_first_line(error)}") from error
+    except (HfHubHTTPError, http.HTTPError, OSError) as error:
+        refused = refusal(error, f"the {what}")
+        raise refused or SourceUnavailable(f"the {what} cannot be fetched now: {_first_line(error)}") from error
     raise ModelError(f"the {what} has no weights that can be read ({', '.join(weights)})")
 
 

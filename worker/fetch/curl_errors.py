@@ -50,7 +50,7 @@ def broken_by(curl: Any, code: int, message: str, *, host: str) -> Broken:  # no
             detail = f"the certificate of {host}: {_why_refused(message)}"
             return Broken(Verdict.WILL_NOT_PASS, Reason.CONNECTION_FAILED, detail, 0)
         case pycurl.E_SSL_CACERT_BADFILE:
-            detail = "the trusted certificates cannot be read; check SSL_CERT_FILE and SSL_CERT_DIR"
+            detail = "the trusted certificates cannot be read; check SSL_CERT_FILE"
             return Broken(Verdict.MACHINE, Reason.CONNECTION_FAILED, detail, 0)
     number = curl.getinfo(pycurl.OS_ERRNO)
     if number in _LIMITS_OF_THIS_MACHINE and code == pycurl.E_COULDNT_CONNECT:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
 from common.format.reasons import Reason
+from common.store.s3.endpoint import endpoint_of_environment
 from common.store.s3.location import S3Location
 from worker.fetch.image_url import HttpUrl, parse_http_url, same_server
 from worker.rows import ImageFailed
@@ -44,14 +44,21 @@ class ObjectUrls:
         self._ahead: dict[str, _Ahead] = {}
 
     def endpoints(self) -> list[HttpUrl]:
-        """Return the endpoint that the SDK's variables name, an empty list if they name none."""
-        value = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        """Return the endpoint of S3 that a person has set, an empty list if there is none."""
+        value = endpoint_of_environment()
+        if value is None:
+            from common.store.s3.session import own_endpoint  # noqa: PLC0415 - see the class
+
+            value = own_endpoint()
         if not value:
             return []
         try:
             return [parse_http_url(value)]
         except ImageFailed as failure:
-            raise SettingsError(f"AWS_ENDPOINT_URL is not an http or https URL: {failure.detail}") from failure
+            raise SettingsError(
+                "the endpoint of S3, from AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or the profile, is not an http or "
+                f"https URL: {failure.detail}"
+            ) from failure
 
     def host_of(self, bucket: str) -> str:
         """Return the host that has the bucket, an empty text if no URL of the bucket was signed yet."""

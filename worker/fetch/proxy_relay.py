@@ -15,12 +15,12 @@ import re
 import resource
 import signal
 import socket
-import ssl
 import struct
 import sys
 from contextlib import suppress
 from typing import NamedTuple
 
+from common.certificates import client_context
 from common.process.thread_name import name_thread
 from worker.child_process import die_with_parent
 
@@ -86,7 +86,7 @@ class Relay:
 
     def __init__(self, route: Route, *, connect_seconds: float) -> None:
         self._route = route
-        self._tls = ssl.create_default_context() if route.is_tls else None
+        self._tls = client_context() if route.is_tls else None
         self._connect_seconds = connect_seconds
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

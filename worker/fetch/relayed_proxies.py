@@ -16,12 +16,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.errors import ResourceExhausted
+from common.proxies import EnvironmentProxies, basic_authorization
 from worker.child_process import clean_environment
 from worker.fetch.proxy_relay import BACKLOG, Plan, Route
-from worker.proxy import EnvironmentProxies, basic_authorization
 
 if TYPE_CHECKING:
-    from yarl import URL
+    from common.proxies import Proxy
 
 RELAY_USER = "decoder"
 """The user as whom a decoder logs in at the relay."""
@@ -39,12 +39,12 @@ class RelayedProxies:
 
     def __init__(self, *, connect_timeout_seconds: float) -> None:
         self._proxies = EnvironmentProxies()
-        self._relays: dict[URL, str] = {}
+        self._relays: dict[Proxy, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         if relayed := self._proxies.with_password():
             self._start(relayed, connect_timeout_seconds)
 
-    def _start(self, relayed: list[URL], connect_timeout_seconds: float) -> None:
+    def _start(self, relayed: list[Proxy], connect_timeout_seconds: float) -> None:
         listening, routes = [], []
         for proxy in relayed:
             # Only this pod reaches the loopback address. The password keeps its other containers out, and other users
@@ -55,11 +55,11 @@ class RelayedProxies:
             routes.append(
                 Route(
                     listening[-1].fileno(),
-                    host=proxy.raw_host or "",
-                    port=proxy.port or 0,
+                    host=proxy.host,
+                    port=proxy.port,
                     is_tls=proxy.scheme == "https",
                     client_authorization=basic_authorization(RELAY_USER, password),
-                    proxy_authorization=basic_authorization(proxy.user or "", proxy.password or ""),
+                    proxy_authorization=proxy.authorization,
                 )
             )
         read_end, self._input = os.pipe()
@@ -86,7 +86,7 @@ class RelayedProxies:
         if proxy is None:
             return ""
         if proxy not in self._relays or self._process is None:
-            return str(proxy)
+            return proxy.url
         if (exit_code := self._process.poll()) is not None:
             raise ResourceExhausted(f"the relay to the proxy has ended with exit code {exit_code}")
         return self._relays[proxy]

@@ -9,13 +9,13 @@ import ipaddress
 import math
 import select
 import socket
-import ssl
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pycurl
 
+from common.certificates import trusted_file
 from common.format.reasons import Reason
 from worker.fetch.curl_errors import broken_by
 from worker.fetch.public_address import is_public_address
@@ -88,6 +88,8 @@ class Transfers:
 
     def __init__(self, limits: TransferLimits, sink: Sink) -> None:
         self.limits = limits
+        self.options = _options(limits)
+        """What is set on every handle."""
         self.sink = sink
         self._poll = select.epoll()
         self._watched: dict[int, Callable[[], object]] = {}
@@ -236,7 +238,7 @@ class _Transfer:
         self._pieces: list[bytes] = []
         self._opened: list[socket.socket] = []
         self.curl = pycurl.Curl()
-        for option, value in _options(self._limits):
+        for option, value in transfers.options:
             self.curl.setopt(option, value)
         self.curl.setopt(pycurl.WRITEFUNCTION, self._pieces.append)
         self.curl.setopt(pycurl.HEADERFUNCTION, self._receive_header)
@@ -461,14 +463,9 @@ def _options(limits: TransferLimits) -> list[tuple[int, object]]:
         (pycurl.BUFFERSIZE, RECEIVE_BYTES),
         (_SUPPRESS_CONNECT_HEADERS, 1),
     ]
-    # The certificates that Python trusts, SSL_CERT_FILE and SSL_CERT_DIR included. libcurl parses a file once for all
-    # connections, but only if there is no folder as well.
-    trusted = ssl.get_default_verify_paths()
-    if trusted.cafile:
-        options += [(pycurl.CAINFO, trusted.cafile), (pycurl.PROXY_CAINFO, trusted.cafile)]
-    elif trusted.capath:
-        options += [(pycurl.CAPATH, trusted.capath), (pycurl.PROXY_CAPATH, trusted.capath)]
-    return options
+    # libcurl parses a file once for all connections, but only if there is no folder as well.
+    trusted = trusted_file()
+    return [*options, (pycurl.CAINFO, trusted), (pycurl.PROXY_CAINFO, trusted)]
 
 
 def _target(order: Get) -> str:

@@ -24,15 +24,16 @@ if TYPE_CHECKING:
     from worker.manifest.http_answer import HttpAnswer
     from worker.settings import HttpSettings
 
-ATTEMPTS = 6
+ATTEMPTS = 12
 """Largest number of requests for one range."""
 
 FIRST_PAUSE_SECONDS = 0.5
 """Pause in seconds before the second request, doubled for each further one."""
 
 RETRY = RetryPolicy(first_pause_seconds=FIRST_PAUSE_SECONDS, longest_pause_seconds=8, attempts=ATTEMPTS)
-"""The retries of one range. The five pauses take 8 to 15 s together. The Job's retries cover a longer fault: a worker
-that cannot read its list has done no work that would be lost."""
+"""The retries of one range. The eleven pauses take 32 to 64 s together, so a network or a name server that comes after
+the pod is waited for. The Job's retries cover a longer fault: a worker that cannot read its list has done no work that
+would be lost."""
 
 Answer = TypeVar("Answer")
 

@@ -7,13 +7,13 @@ from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, ResponseError
-from yarl import URL
 
+from common.certificates import client_context, refusal
 from common.errors import ManifestError, StoreAccessDenied
 from common.logs import redact_url
+from common.proxies import EnvironmentProxies
 from common.retry import retry_after_seconds
 from worker.manifest.http_answer import HttpAnswer, HttpFault
-from worker.proxy import EnvironmentProxies, basic_authorization
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -58,8 +58,8 @@ class RangeClient:
     def get(self, start: int, length: int) -> HttpAnswer:
         """Return the answer to a request for `length` bytes from `start` on, its body not yet read.
 
-        Raises HttpFault when a later request may succeed, StoreAccessDenied when the server denies access, and
-        ManifestError when the URL cannot be fetched.
+        Raises HttpFault when a later request may succeed, StoreAccessDenied when the server denies access,
+        CertificateRefused when the server cannot be trusted, and ManifestError when the URL cannot be fetched.
         """
         response = self._request(start, length)
         if response.status in {200, 206, 416}:
@@ -89,9 +89,9 @@ class RangeClient:
             if isinstance(error.reason, ResponseError):
                 raise ManifestError(f"{self.name} redirects more than {MAX_REDIRECTS} times") from error
             # The error's own text shows the URL's path and query. The reason does not.
-            raise HttpFault(str(error.reason)) from error
+            raise refusal(error, self.name) or HttpFault(str(error.reason)) from error
         except HTTPError as error:
-            raise HttpFault(type(error).__name__) from error
+            raise refusal(error, self.name) or HttpFault(type(error).__name__) from error
 
     def _refusal(self, response: BaseHTTPResponse) -> Exception:
         status = response.status
@@ -113,20 +113,20 @@ class RangeClient:
 def _pool(url: str, headers: dict[str, str], timeout: urllib3.Timeout) -> urllib3.PoolManager:
     """Return the connections to the URL's host, through the environment's proxy if it has one for the URL."""
     try:
-        server = URL(url)
-        proxy = EnvironmentProxies().proxy_for(scheme=server.scheme, host=server.raw_host or "", port=server.port or 0)
+        proxy = EnvironmentProxies().proxy_for_url(url)
     except ValueError as error:
         raise _unusable_url(url) from error
+    context = client_context()
     if proxy is None:
-        return urllib3.PoolManager(maxsize=1, headers=headers, timeout=timeout)
-    has_password = proxy.user or proxy.password
-    authorization = basic_authorization(proxy.user or "", proxy.password or "") if has_password else None
+        return urllib3.PoolManager(maxsize=1, headers=headers, timeout=timeout, ssl_context=context)
     return urllib3.ProxyManager(
-        str(proxy.with_user(None)),
+        proxy.address,
         maxsize=1,
         headers=headers,
         timeout=timeout,
-        proxy_headers={"Proxy-Authorization": authorization} if authorization else None,
+        ssl_context=context,
+        proxy_ssl_context=context,
+        proxy_headers={"Proxy-Authorization": proxy.authorization} if proxy.authorization else None,
     )
 
 

@@ -1,6 +1,6 @@
 """The door to the S3 SDK: its clients, its credentials, and its errors as this program's errors.
 
-Only this module imports boto3 and botocore. The SDK's own environment variables and files configure S3.
+Only this module and `session` import boto3 and botocore. The SDK's own environment variables and files configure S3.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import boto3
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import (
@@ -21,18 +20,19 @@ from botocore.exceptions import (
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
-    NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
 )
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
+from common.certificates import refusal
 from common.errors import EmbedderError, SettingsError, StoreAccessDenied, StoreUnavailable
 from common.process.resources import exhausted_beneath
 from common.settings import S3Settings, read_settings
 from common.store.contract import AssemblyGone, ObjectAbsent, ObjectExists
 from common.store.s3 import headers
+from common.store.s3.session import sdk
 from common.store.s3.sigv4 import Key
 
 if TYPE_CHECKING:
@@ -92,6 +92,13 @@ PASSING_CODES = {
 }
 """The error codes of faults that may have passed when the request is sent again."""
 
+_IDENTITY_OPERATIONS = {"AssumeRole", "AssumeRoleWithWebIdentity"}
+"""The requests by which the SDK fetches credentials, while it sends a request to S3."""
+
+_PASSING_IDENTITY_CODES = {"ExpiredTokenException", "IDPCommunicationError", "InvalidIdentityToken"}
+"""The error codes of an identity service that may pass: a token that is about to be renewed, or a provider whose keys
+cannot be fetched now, which is InvalidIdentityToken too."""
+
 _PASSING_STATUSES = {408, 409, 425, 429}
 _PASSING_ERRORS = (
     ConnectionError,
@@ -137,9 +144,7 @@ def s3_client() -> S3Client:
     )
     settings = read_settings(S3Settings)
     try:
-        client = boto3.client("s3", config=config)
-    except NoRegionError as error:
-        raise StoreAccessDenied("S3 has no region; set AWS_REGION") from error
+        client = sdk().client(config)
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"S3 cannot be set up: {error}") from error
     headers.register(client, settings)
@@ -147,18 +152,35 @@ def s3_client() -> S3Client:
 
 
 @cache
-def unsigned_client() -> S3Client:
-    """Return a client that makes URLs without a signature."""
-    return boto3.client("s3", config=Config(signature_version=UNSIGNED))
+def unsigned_client(*, region: str = "") -> S3Client:
+    """Return a client that sends requests and makes URLs without a signature, by default for the session's region."""
+    config = Config(signature_version=UNSIGNED, connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS)
+    return sdk().client(config, region=region)
+
+
+def region_of_bucket(bucket: str) -> str:
+    """Return the region in which the bucket is, the session's region if S3 does not say another one.
+
+    A list may name buckets of any region. S3 tells the region of a bucket to whoever asks, without any permission. An
+    endpoint of one's own has one region.
+    """
+    if sdk().endpoint:
+        return sdk().region
+    try:
+        answer: Any = unsigned_client().head_bucket(Bucket=bucket)
+    except ClientError as error:
+        answer = error.response
+        status = answer["ResponseMetadata"]["HTTPStatusCode"]
+        if status >= 500 or status in _PASSING_STATUSES:
+            raise
+    return str(answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region") or sdk().region)
 
 
 class Credentials:
     """The credentials of this process as the SDK finds them. The SDK renews them when they are about to expire."""
 
     def __init__(self) -> None:
-        s3_client()  # makes the SDK's default session
-        session = boto3.DEFAULT_SESSION
-        self._found: Any = session.get_credentials() if session else None
+        self._found: Any = sdk().credentials
         self._refresh_needed: Callable[[], bool] | None = getattr(self._found, "refresh_needed", None)
 
     def key(self) -> Key | None:
@@ -178,15 +200,15 @@ def clear_clients() -> None:
     """Forget the clients, so that the next call makes new ones from the environment at that time."""
     s3_client.cache_clear()
     unsigned_client.cache_clear()
-    boto3.DEFAULT_SESSION = None
+    sdk.cache_clear()
 
 
 @contextmanager
 def s3_errors(what: object) -> Iterator[None]:
     """Turn an error of the SDK about `what` into an error of this program.
 
-    Raises ObjectAbsent, ObjectExists, AssemblyGone, SettingsError and StoreAccessDenied (78), StoreUnavailable (75),
-    and ResourceExhausted (75) when this machine cannot open a connection.
+    Raises ObjectAbsent, ObjectExists, AssemblyGone, SettingsError, StoreAccessDenied and CertificateRefused (78),
+    StoreUnavailable (75), and ResourceExhausted (75) when this machine cannot open a connection.
     """
     try:
         yield
@@ -194,12 +216,14 @@ def s3_errors(what: object) -> Iterator[None]:
         raise _client_error(error, what) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreAccessDenied(
-            f"no credentials for {what}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
-            "give the pod a workload identity"
+            f"no credentials for {what}: none are set, and no metadata service gives any; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY or give the pod a workload identity"
         ) from error
     except ParamValidationError as error:
         raise SettingsError(f"{what} is not a valid S3 name: {' '.join(str(error).split())}") from error
     except _PASSING_ERRORS as error:
+        if (refused := refusal(error, what)) is not None:
+            raise refused from error
         # A repeated request would need the very files or memory that this machine lacks.
         raise exhausted_beneath(error) or StoreFault(f"{what}: {error}") from error
     except BotoCoreError as error:
@@ -211,7 +235,11 @@ def answer_errors(what: object) -> Iterator[None]:
     """Turn the errors that the SDK lets through into StoreFault: an answer broke off, or it is not an S3 response."""
     try:
         yield
-    except (HTTPError, OSError) as error:
+    except OSError as error:
+        if error.filename:  # the token of an identity
+            raise StoreFault(f"{what}: {error.filename} cannot be read: {error.strerror}") from error
+        raise StoreFault(f"{what}: the answer broke off: {error}") from error
+    except HTTPError as error:
         raise StoreFault(f"{what}: the answer broke off: {error}") from error
     except (ResponseParserError, KeyError, ValueError) as error:
         raise StoreFault(f"{what}: not a valid S3 response: {' '.join(str(error).split())[:200]}") from error
@@ -224,6 +252,8 @@ def _client_error(error: ClientError, what: object) -> Exception:
         message=" ".join(str(error.response.get("Error", {}).get("Message", "")).split()),
         operation=error.operation_name,
     )
+    if answer.operation in _IDENTITY_OPERATIONS:
+        return _identity_error(answer)
     if answer.code in _ABSENT:
         return ObjectAbsent(str(what))
     if answer.code == "NoSuchUpload":
@@ -293,3 +323,11 @@ def _advice_on_denial(operation: str) -> str:
             "; without the permission to list the bucket (s3:ListBucket), S3 answers 403 for an object that is absent"
         )
     return advice
+
+
+def _identity_error(answer: _ErrorAnswer) -> Exception:
+    sentence = f"the identity service gives no credentials for S3: {answer}".replace("the store answered", "it answered")
+    is_passing = answer.code in _PASSING_IDENTITY_CODES | PASSING_CODES or answer.status in _PASSING_STATUSES
+    if is_passing or answer.status >= 500:
+        return StoreFault(sentence)
+    return StoreAccessDenied(f"{sentence}; check the role, its trust policy and the pod's ServiceAccount")

@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from common.store.s3.client import Credentials, s3_client, s3_errors, unsigned_client
+from common.store.s3.client import Credentials, region_of_bucket, s3_errors, unsigned_client
+from common.store.s3.request import ask
 from common.store.s3.sigv4 import Server, Signer, server_of
 
 if TYPE_CHECKING:
@@ -14,31 +15,39 @@ if TYPE_CHECKING:
 
 
 class _Base(NamedTuple):
-    """What the URLs of a bucket's keys begin with."""
+    """What the URLs of a bucket's keys begin with, and the region that they are signed for."""
 
     server: Server
     path: str
+    region: str
 
 
 class Presigner:
-    """Signs URLs that GET an object."""
+    """Signs URLs that GET an object. Waits for the credentials, and raises what `session.sdk` does."""
 
     def __init__(self, *, expires_seconds: int = 3600) -> None:
-        self._region = s3_client().meta.region_name
         self._credentials = Credentials()
         self._expires_seconds = expires_seconds
         self._bases: dict[str, _Base] = {}
-        self._signer_since: tuple[Signer | None, int] = None, 0
+        self._signed_at = 0
+        self._signers: dict[str, Signer | None] = {}
+        """The signers of the second `_signed_at`, by region."""
 
     def sign(self, location: S3Location) -> str:
-        """Return a URL that GETs the object. Without credentials it is unsigned, which public buckets allow."""
+        """Return a URL that GETs the object. Without credentials it is unsigned, which public buckets allow.
+
+        The first URL of a bucket asks S3 for the bucket's region. Raises StoreUnavailable and StoreAccessDenied.
+        """
         bucket, key = location
-        server, prefix = self._bases.get(bucket) or self._base(bucket)
+        server, prefix, region = self._bases.get(bucket) or self._base(bucket)
         path = prefix + quote(key, safe="/~")
-        signer, since = self._signer_since
         now = int(time.time())
-        if now != since:
-            signer = self._signer(location, now)
+        if now != self._signed_at:
+            self._signed_at, self._signers = now, {}
+        try:
+            signer = self._signers[region]
+        except KeyError:
+            signer = self._signers[region] = self._signer(location, region, now)
         return f"{server.url}{path}" if signer is None else signer.presigned_url(server, path)
 
     @property
@@ -46,20 +55,18 @@ class Presigner:
         """Whether the next signature may wait for the network, because the credentials must be renewed."""
         return self._credentials.must_be_renewed
 
-    def _signer(self, location: S3Location, now: int) -> Signer | None:
-        with s3_errors(location):
-            key = self._credentials.key()
-        signer = None
-        if key is not None:
-            signer = Signer(key, region=self._region, expires_seconds=self._expires_seconds, now=now)
-        self._signer_since = signer, now
-        return signer
+    def _signer(self, location: S3Location, region: str, now: int) -> Signer | None:
+        key = ask(location, self._credentials.key)
+        return None if key is None else Signer(key, region=region, expires_seconds=self._expires_seconds, now=now)
 
     def _base(self, bucket: str) -> _Base:
-        """Return where the bucket is by the SDK's endpoint and addressing style."""
+        """Return where the bucket is, by the SDK's endpoint and addressing style and by the bucket's region."""
+        region = ask(f"s3://{bucket}", lambda: region_of_bucket(bucket))
         with s3_errors(bucket):
-            url = unsigned_client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "x"})
+            url = unsigned_client(region=region).generate_presigned_url(
+                "get_object", Params={"Bucket": bucket, "Key": "x"}
+            )
         url = url.partition("?")[0]
         server = server_of(url)
-        base = self._bases[bucket] = _Base(server, url[len(server.url) :].removesuffix("x"))
+        base = self._bases[bucket] = _Base(server, url[len(server.url) :].removesuffix("x"), region)
         return base

@@ -21,13 +21,13 @@ import pytest
 from benchmarks.photo_server import make_certificates
 from common.errors import ResourceExhausted
 from common.format.reasons import Reason
+from common.proxies import basic_authorization
 from tests.connect_proxy import connect_proxy
 from tests.image_server import ImageServer, answer, endless, image_server
 from tests.worker.fetch.fetching import PICTURE, failure, fetch, fetch_together, get, image_fetcher, worker_settings
 from tests.worker.processes import descendants
 from worker.fetch import proxy_relay
 from worker.fetch.relayed_proxies import RelayedProxies
-from worker.proxy import basic_authorization
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

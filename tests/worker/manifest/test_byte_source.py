@@ -174,7 +174,7 @@ def test_a_request_is_repeated_after_a_status_that_may_pass(server: ManifestServ
 
 def test_a_status_that_does_not_pass_makes_the_source_unavailable(server: ManifestServer) -> None:
     server.always = 503
-    with pytest.raises(SourceUnavailable, match=r"list\.csv: HTTP 503 \(6 attempts\)"):
+    with pytest.raises(SourceUnavailable, match=r"list\.csv: HTTP 503 \(12 attempts\)"):
         http_source(server.publish("list.csv", CONTENT))
     assert len(server.requests) == ATTEMPTS
 
