@@ -105,7 +105,7 @@ component, name, job (.Values.worker or .Values.merge) and checksum. */}}
 
 {{/* The reference of an image. Takes root and image: .Values.image.worker or .Values.image.merge. */}}
 {{- define "embedder.image" -}}
-{{- $registry := .root.Values.image.registry | default (get (.root.Values.global | default dict) "imageRegistry") -}}
+{{- $registry := get (.root.Values.global | default dict) "imageRegistry" | default .root.Values.image.registry -}}
 {{- $tag := .image.tag | default .root.Chart.AppVersion -}}
 {{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
 {{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $tag }}{{ end }}
