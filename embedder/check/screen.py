@@ -92,8 +92,8 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
         device, otherwise = "no GPU", "an estimate"
     yield (
         f"A worker with {device} and {plan.cores} cores makes {plan.images_per_second:,.0f} images/s "
-        f"({'measured on this device' if plan.is_measured else otherwise}); {_count(plan.parallelism or 1, 'worker')} "
-        f"take {format_duration(plan.hours * 3600)}."
+        f"({'measured on this device' if plan.is_measured else otherwise}); with "
+        f"{_count(plan.parallelism or 1, 'worker')} the run takes {format_duration(plan.hours * 3600)}."
     )
     yield "For the chart:"
     yield "  " + " \\\n  ".join(f"--set {value}" for value in plan.assignments)

@@ -27,6 +27,9 @@ GPU_RESOURCE = "nvidia.com/gpu"
 DEFAULT_REQUESTS = {GPU_RESOURCE: "1", "cpu": "6", "memory": "6Gi"}
 """What the chart's worker requests by default."""
 
+OS_LABEL = "kubernetes.io/os"
+"""The label of the nodes with Linux, which the chart always asks for."""
+
 RIGHTS = {
     "follow a run (embedder status, logs)": [
         Access("list", "jobs", "batch"),
@@ -178,7 +181,8 @@ def _gpus(cluster: Cluster, workload: Workload) -> Finding:
     known = "free is unknown, because this user may not list the pods of all namespaces"
     said = known if free is None else f"{free} are free"
     facts = GpuFacts(resource=resource, nodes=len(names), allocatable=allocatable, free=free)
-    message = f"{len(names)} nodes {_chosen(workload)}have {allocatable} {resource}; {said}"
+    nodes = "1 node" if len(names) == 1 else f"{len(names)} nodes"
+    message = f"{allocatable} {resource} on {nodes} {_chosen(workload)}".rstrip() + f"; {said}"
     if free is not None and free < wanted:
         message += ", so workers wait until other pods end"
         return Finding(subject=Subject.GPUS, verdict=Verdict.WARNING, message=message, facts=facts)
@@ -186,9 +190,9 @@ def _gpus(cluster: Cluster, workload: Workload) -> Finding:
 
 
 def _chosen(workload: Workload) -> str:
-    if not workload.node_selector:
-        return ""
-    return f"with {', '.join(f'{name}={value}' for name, value in workload.node_selector.items())} "
+    """Return by which labels the workers choose their nodes, "" if any node with Linux will do."""
+    labels = [f"{name}={value}" for name, value in workload.node_selector.items() if name != OS_LABEL]
+    return f"with {', '.join(labels)} " if labels else ""
 
 
 def _requested(pod: Object, resource: str) -> float:

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 
 Part = TypeVar("Part")
 
-STORE_SECONDS = 20.0
-"""Time in seconds that the store has for the access check, and again for the look at the run."""
+STORE_SECONDS = 30.0
+"""Time in seconds that the store has for the access check, and again for the look at the run. It is longer than the
+time for which absent credentials are waited for."""
 
 MANIFEST_SECONDS = 30.0
 """Time in seconds for the manifest's head and sample."""

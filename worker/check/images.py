@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,8 +60,10 @@ class _Fetched(NamedTuple):
 class _TimedFetcher(ImageFetcher["Job"]):
     """The worker's fetcher, which also notes how long each image took."""
 
-    fetched: dict[int, _Fetched]
-    """By the position of the row."""
+    @cached_property
+    def fetched(self) -> dict[int, _Fetched]:
+        """The images that have arrived, by the position of the row."""
+        return {}
 
     async def fetch(self, row: Row) -> Held[Job]:
         began = time.monotonic()
@@ -134,16 +137,21 @@ class ImageCheck:
             await self._wait_for_decoders()
             rows = self._sample.rows
             for source in self._sources:
-                rows = [row for row in rows if row.position not in self._good]
                 if rows:
-                    await self._try_source(source, rows, room=room, failed=failed)
+                    rows = await self._try_source(source, rows, room=room, failed=failed)
 
     async def _wait_for_decoders(self) -> None:
         """Wait until a decoder answers, so that its start is no part of an image's time."""
         with suppress(Lost):
             await self._decoders.get(ReadFile(str(Path(os.devnull) / "absent"), 0, 0), None)  # type: ignore[arg-type]
 
-    async def _try_source(self, source: str, rows: Sequence[Row], *, room: _Room, failed: asyncio.Future[None]) -> None:
+    async def _try_source(
+        self, source: str, rows: Sequence[Row], *, room: _Room, failed: asyncio.Future[None]
+    ) -> list[Row]:
+        """Try the rows at one source, and return those that the next source is asked for.
+
+        It is not asked for an image that has arrived and cannot be decoded, as little as by a worker.
+        """
         failures: dict[int, ImageFailed] = {}
         fetcher = _TimedFetcher(
             self._decoders,
@@ -155,7 +163,6 @@ class ImageCheck:
             proxies=self._proxies,
             times=self._times,
         )
-        fetcher.fetched = {}
         squares: set[int] = set()
 
         def put(position: int, slot: int) -> None:
@@ -189,6 +196,7 @@ class ImageCheck:
         self._good |= {position: fetcher.fetched[position] for position in squares}
         self._failed |= failures
         self._by_source.append(_source_facts(source, rows, failures))
+        return [row for row in rows if row.position not in fetcher.fetched]
 
     def _finding(self, max_failure_ratio: float) -> Finding:
         unusable = self._sample.failures

@@ -24,7 +24,7 @@ def look(workload: Workload = INSTALLED) -> dict[Subject, Finding]:
 
 def node(name: str, gpus: int, *, unschedulable: bool = False, **labels: str) -> dict[str, Any]:
     return {
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"} | labels},
         "spec": {"unschedulable": unschedulable},
         "status": {"allocatable": {"cpu": "8", GPU: str(gpus)} if gpus else {"cpu": "8"}},
     }

@@ -234,6 +234,17 @@ def test_each_source_is_asked_for_what_those_before_it_lack(tmp_path: Path) -> N
     }
 
 
+def test_an_image_that_cannot_be_decoded_is_lost_as_for_a_worker_though_another_source_has_it(tmp_path: Path) -> None:
+    with image_server() as server:
+        server.on("/mirror/train/id.jpg", answer(JPEG[:2000]))
+        manifest = tmp_path / "list.csv"
+        manifest.write_text(f"{OPEN_IMAGES}\nid,train,{server.on('/1.jpg', answer(JPEG))},,\n")
+        checked = run_check(manifest_uri=manifest, run_uri=tmp_path / "run", mirror_url=server.url("/mirror"))
+        assert server.count("/1.jpg") == 0
+    assert (checked.exit_code, checked.faults) == (65, {Subject.IMAGES: 65})
+    assert "truncated 1" in checked[Subject.IMAGES].message
+
+
 def test_a_source_that_is_down_does_not_stop_the_next_one(tmp_path: Path) -> None:
     with image_server() as server:
         row = f"id,train,{server.on('/1.jpg', answer(JPEG))},,"
