@@ -75,6 +75,8 @@ class Dialect:
     too_many_writes: Answer = SLOW_DOWN
     opaque_etags: bool = False
     """Whether the ETags of objects are no MD5."""
+    kept_back: frozenset[str] = frozenset()
+    """The headers that the store acts on and that the server behind the double does not know."""
     every_request: Callable[[Request], Answer | None] = field(default=lambda _: None)
     """The answer to requests that lack what the bucket demands."""
 
@@ -99,7 +101,7 @@ class Double:
         dialect = self._dialect
         if (answer := dialect.every_request(request)) is not None:
             return self._met("demand", answer)
-        ignored: set[str] = set()
+        ignored = set(dialect.kept_back)
         for kind, refusal, headers in self._peculiarities(request):
             if refusal is None:
                 continue
@@ -212,7 +214,9 @@ def _as_first_version(body: bytes) -> bytes:
 
 def _with_opaque_etags(answer: Answer) -> Answer:
     headers = {
-        name: re.sub(r"[0-9a-f]{32}", lambda found: f"0x8D{found[0][::-1].upper()}", value) if name == "ETag" else value
+        name: re.sub(r"[0-9a-f]{32}", lambda found: f"0x8D{found[0][::-1].upper()}", value)
+        if name.lower() == "etag"
+        else value
         for name, value in answer.headers.items()
     }
     body = re.sub(
@@ -296,7 +300,12 @@ B2 = Dialect(
 )
 SEAWEEDFS = Dialect(name="seaweedfs", smallest_part=0)
 OLD_SEAWEEDFS = Dialect(
-    name="old seaweedfs", smallest_part=0, put_conditions=IGNORED, completion_conditions=IGNORED, opaque_etags=True
+    name="old seaweedfs",
+    smallest_part=0,
+    put_conditions=IGNORED,
+    completion_conditions=IGNORED,
+    copy_conditions=IGNORED,
+    opaque_etags=True,
 )
 GARAGE = Dialect(
     name="garage",
@@ -335,3 +344,38 @@ DIALECTS = [
     LEAST,
     WITHOUT_COPY_ETAGS,
 ]
+
+DENIED = error(403, "AccessDenied", "User: arn:aws:iam::1:role/r is not authorized: explicit deny in a bucket policy")
+KEY_ID = "arn:aws:kms:eu-central-1:1:key/abc"
+
+
+def unencrypted(request: Request) -> Answer | None:
+    """Refuse what a bucket policy refuses that denies uploads without the right encryption."""
+    is_write = request.operation in {"PutObject", "CreateMultipartUpload"}
+    sent = (
+        request.headers.get("x-amz-server-side-encryption"),
+        request.headers.get("x-amz-server-side-encryption-aws-kms-key-id"),
+    )
+    return DENIED if is_write and sent != ("aws:kms", KEY_ID) else None
+
+
+def unpaid(request: Request) -> Answer | None:
+    """Refuse what a bucket refuses whose requesters pay."""
+    query = parse_qs(urlsplit(request.path).query)
+    says_so = request.headers.get("x-amz-request-payer") or query.get("x-amz-request-payer", [""])[0]
+    return None if says_so == "requester" else error(403, "AccessDenied", "Access Denied")
+
+
+ENCRYPTED = Dialect(
+    name="encrypted",
+    kept_back=frozenset({"x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"}),
+    every_request=unencrypted,
+    opaque_etags=True,
+    copy_conditions=IGNORED,
+    put_conditions=IGNORED,
+    completion_conditions=IGNORED,
+)
+PAID = Dialect(name="paid", every_request=unpaid)
+
+ENCRYPTION = {"EMBEDDER_S3_ENCRYPTION": "aws:kms", "EMBEDDER_S3_KMS_KEY_ID": KEY_ID}
+PAYING = {"EMBEDDER_S3_REQUESTER_PAYS": "true"}

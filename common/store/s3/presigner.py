@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from common.settings import S3Settings, read_settings
 from common.store.s3.client import Credentials, s3_client, s3_errors, unsigned_client
 from common.store.s3.sigv4 import Server, Signer, server_of
 
@@ -26,6 +27,7 @@ class Presigner:
     def __init__(self, *, expires_seconds: int = 3600) -> None:
         self._region = s3_client().meta.region_name
         self._credentials = Credentials()
+        self._is_payer = read_settings(S3Settings).s3_requester_pays
         self._expires_seconds = expires_seconds
         self._bases: dict[str, _Base] = {}
         self._signer_since: tuple[Signer | None, int] = None, 0
@@ -51,7 +53,9 @@ class Presigner:
             key = self._credentials.key()
         signer = None
         if key is not None:
-            signer = Signer(key, region=self._region, expires_seconds=self._expires_seconds, now=now)
+            signer = Signer(
+                key, region=self._region, expires_seconds=self._expires_seconds, now=now, is_payer=self._is_payer
+            )
         self._signer_since = signer, now
         return signer
 
