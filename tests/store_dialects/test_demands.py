@@ -195,3 +195,22 @@ def test_an_endpoint_that_is_no_store_is_refused_with_its_answer(speak: Speak) -
     dialect = Dialect(name="ingress", every_request=lambda _: Answer(404, b"<html>default backend - 404</html>"))
     with speak(dialect) as (store, _, _proxy), pytest.raises(StoreAccessDenied, match="endpoint is one of S3"):
         store.check_access()
+
+
+def test_a_store_that_says_it_deletes_and_does_not_is_found_out(speak: Speak) -> None:
+    succeeds = Answer(200, b"<DeleteResult/>")
+    dialect = Dialect(
+        name="forgets", every_request=lambda each: succeeds if each.operation == "DeleteObjects" else None
+    )
+    with speak(dialect) as (store, _, _proxy):
+        found = store.check_access()
+        assert (found.may_delete, found.batch_delete) == (True, False)
+        assert list(store.list("")) == []
+    silent = Answer(204, b"")
+    dialect = Dialect(
+        name="keeps", every_request=lambda each: silent if each.operation in {"DeleteObjects", "DeleteObject"} else None
+    )
+    with speak(dialect) as (store, _, _proxy):
+        found = store.check_access()
+        assert not found.may_delete
+        assert "still there" in found.delete_refusal
