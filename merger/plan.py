@@ -18,7 +18,7 @@ chunks, of 10,000, 2,000, 10,000 and 100 rows, with URLs of 54 bytes.
 
 A chunk is copied only where at least 5 MiB of it are left after the rows that it gives away.
 
-Where a store does not copy, or demands parts of equal size, all parts are uploaded (see `plan_uploads`).
+Some stores demand parts of equal size, and some do not copy: for them there is another plan (see `plan_equal_parts`).
 """
 
 from __future__ import annotations
@@ -104,32 +104,41 @@ def plan_parts(layout: Layout, limits: PartLimits, *, sizes: PartSizes | None = 
         sizes = sizes._replace(upload_bytes=min(2 * sizes.upload_bytes, limits.max_bytes))
 
 
-def plan_uploads(layout: Layout, limits: PartLimits, *, upload_bytes: int = UPLOAD_BYTES) -> Sequence[UploadPart]:
-    """Return parts that all pass through this process, in the order of their offsets, without gaps and overlaps.
+def plan_equal_parts(
+    layout: Layout, limits: PartLimits, *, copying: bool, part_bytes: int = UPLOAD_BYTES
+) -> Sequence[Part]:
+    """Return parts that, the last one apart, have the same number of bytes, as Cloudflare R2 demands.
 
-    All but the last have the same number of bytes, as Cloudflare R2 demands, so a row may begin in one part and end in
-    the next. They have `upload_bytes`, or as many more as the limits demand. Raises ConfigError when no plan keeps the
-    limits.
+    They are in the order of their offsets, without gaps and overlaps. A part is copied, if `copying`, where it consists
+    of whole vectors of one chunk. All others are uploaded, and there a row may begin in one part and end in the next.
+    The parts have `part_bytes`, or as many more as the limits demand. Raises ConfigError when no plan keeps the limits.
     """
     _check_size(layout, limits)
-    size = max(upload_bytes, limits.min_bytes, -(-layout.size // limits.max_count))
-    size = min(size, limits.max_bytes)
+    size = min(max(part_bytes, limits.min_bytes, -(-layout.size // limits.max_count)), limits.max_bytes)
     bounds = [*range(0, layout.size, size), layout.size]
     rows: list[list[Piece]] = [[] for _ in bounds[1:]]
+    starts = [0] * len(rows)  # where the first row of each part begins
     offset = 0
     for piece in layout.pieces():
         first = 0
         while first < piece.rows:
-            number = (offset + first * piece.row_bytes) // size
+            start = offset + first * piece.row_bytes
+            number = start // size
             # The first row that begins in the next part.
             end = min(piece.rows, -(-(bounds[number + 1] - offset) // piece.row_bytes))
+            if not rows[number]:
+                starts[number] = start
             rows[number].append(piece.part(first, end - first))
             first = end
         offset += piece.size
-    return [
-        UploadPart(start, tuple(pieces), end - start)
-        for (start, end), pieces in zip(pairwise(bounds), rows, strict=True)
-    ]
+    parts: list[Part] = []
+    for (start, end), pieces, first_row in zip(pairwise(bounds), rows, starts, strict=True):
+        is_whole = len(pieces) == 1 and first_row == start and pieces[0].size == end - start
+        if copying and is_whole and pieces[0].column == EMBEDDINGS:
+            parts.append(CopyPart(start, pieces[0]))
+        else:
+            parts.append(UploadPart(start, tuple(pieces), end - start))
+    return parts
 
 
 def _check_size(layout: Layout, limits: PartLimits) -> None:

@@ -116,7 +116,7 @@ class Store(Protocol):
         """Return the key's full name, for people."""
 
     def check_access(self) -> StoreAbilities:
-        """Write, read and delete a small object, and return and log what the store can do.
+        """Write, read and delete a small object, and return what the store can do. A bucket's check logs it as well.
 
         Raises StoreAccessDenied unless this program may list, write and read objects. Without the permission to delete,
         the small object stays until another program removes it: see `clear_up`.

@@ -10,7 +10,7 @@ from common.errors import ConfigError
 from common.store.contract import PartLimits
 from common.store.s3.assembly import S3_PART_LIMITS
 from merger.layout import EMBEDDINGS, Column, Layout, compute_layout, result_attributes
-from merger.plan import CopyPart, Part, PartSizes, UploadPart, plan_parts, plan_uploads
+from merger.plan import CopyPart, Part, PartSizes, UploadPart, plan_equal_parts, plan_parts
 from merger.totals import count_totals
 from tests.merger.test_layout import header
 
@@ -75,11 +75,21 @@ def test_every_plan_covers_the_result_within_the_limits(
     check(layout, parts, limits)
     event(f"parts are {'scarce' if len(parts) > 0.9 * limits.max_count else 'plenty'}")
     event(f"copies: {any(isinstance(part, CopyPart) for part in parts)}")
-    streamed = plan_uploads(layout, limits, upload_bytes=wanted.upload_bytes)
-    check(layout, list(streamed), limits)
-    assert uploaded(list(streamed)) == layout.size
-    assert len({part.size for part in streamed[:-1]}) <= 1
-    assert streamed[-1].size <= streamed[0].size
+    for copying in (False, True):
+        equal = list(plan_equal_parts(layout, limits, copying=copying, part_bytes=wanted.upload_bytes))
+        check(layout, equal, limits)
+        assert copying or uploaded(equal) == layout.size
+        assert len({part.size for part in equal[:-1]}) <= 1
+        assert equal[-1].size <= equal[0].size
+        event(f"copies equal parts: {any(isinstance(part, CopyPart) for part in equal)}")
+
+
+def test_most_of_large_chunks_is_copied_in_equal_parts() -> None:
+    layout = layout_of([50_000] * 20, text_bytes=64)
+    parts = list(plan_equal_parts(layout, S3_PART_LIMITS, copying=True))
+    check(layout, parts, S3_PART_LIMITS)
+    assert {part.size for part in parts[:-1]} == {8 * MIB}
+    assert uploaded(parts) < 0.15 * layout.size
 
 
 @given(sizes=st.lists(st.integers(0, 100), max_size=60), minimum=st.integers(1, 120))

@@ -75,6 +75,10 @@ class Dialect:
     too_many_writes: Answer = SLOW_DOWN
     opaque_etags: bool = False
     """Whether the ETags of objects are no MD5."""
+    no_etags: bool = False
+    """Whether objects have no ETags."""
+    kept_back: frozenset[str] = frozenset()
+    """The headers that the store acts on and that the server behind the double does not know."""
     every_request: Callable[[Request], Answer | None] = field(default=lambda _: None)
     """The answer to requests that lack what the bucket demands."""
 
@@ -99,7 +103,7 @@ class Double:
         dialect = self._dialect
         if (answer := dialect.every_request(request)) is not None:
             return self._met("demand", answer)
-        ignored: set[str] = set()
+        ignored = set(dialect.kept_back)
         for kind, refusal, headers in self._peculiarities(request):
             if refusal is None:
                 continue
@@ -199,7 +203,11 @@ class Double:
         if request.operation == "ListObjectsV2" and dialect.second_list == IGNORED and answer.status == 200:
             self.refused["second list"] += 1
             answer = answer._replace(body=_as_first_version(answer.body))
-        if dialect.opaque_etags and request.operation in {"GetObject", "HeadObject", "ListObjectsV2", "ListObjects"}:
+        of_objects = {"GetObject", "HeadObject", "ListObjectsV2", "ListObjects"}
+        if dialect.no_etags and request.operation in of_objects:
+            headers = {name: value for name, value in answer.headers.items() if name.lower() != "etag"}
+            answer = answer._replace(headers=headers, body=re.sub(rb"<ETag>[^<]*</ETag>", b"", answer.body))
+        if dialect.opaque_etags and request.operation in of_objects:
             answer = _with_opaque_etags(answer)
         return answer
 
@@ -212,7 +220,9 @@ def _as_first_version(body: bytes) -> bytes:
 
 def _with_opaque_etags(answer: Answer) -> Answer:
     headers = {
-        name: re.sub(r"[0-9a-f]{32}", lambda found: f"0x8D{found[0][::-1].upper()}", value) if name == "ETag" else value
+        name: re.sub(r"[0-9a-f]{32}", lambda found: f"0x8D{found[0][::-1].upper()}", value)
+        if name.lower() == "etag"
+        else value
         for name, value in answer.headers.items()
     }
     body = re.sub(
@@ -296,7 +306,12 @@ B2 = Dialect(
 )
 SEAWEEDFS = Dialect(name="seaweedfs", smallest_part=0)
 OLD_SEAWEEDFS = Dialect(
-    name="old seaweedfs", smallest_part=0, put_conditions=IGNORED, completion_conditions=IGNORED, opaque_etags=True
+    name="old seaweedfs",
+    smallest_part=0,
+    put_conditions=IGNORED,
+    completion_conditions=IGNORED,
+    copy_conditions=IGNORED,
+    opaque_etags=True,
 )
 GARAGE = Dialect(
     name="garage",
@@ -319,6 +334,9 @@ LEAST = Dialect(
 )
 """A store that can do the least of all, in every point."""
 WITHOUT_COPY_ETAGS = Dialect(name="without copy etags", copy_etags=False)
+WITHOUT_ETAGS = Dialect(
+    name="without etags", no_etags=True, put_conditions=IGNORED, completion_conditions=IGNORED, copy_conditions=IGNORED
+)
 
 DIALECTS = [
     AWS,
@@ -334,4 +352,40 @@ DIALECTS = [
     GARAGE,
     LEAST,
     WITHOUT_COPY_ETAGS,
+    WITHOUT_ETAGS,
 ]
+
+DENIED = error(403, "AccessDenied", "User: arn:aws:iam::1:role/r is not authorized: explicit deny in a bucket policy")
+KEY_ID = "arn:aws:kms:eu-central-1:1:key/abc"
+
+
+def unencrypted(request: Request) -> Answer | None:
+    """Refuse what a bucket policy refuses that denies uploads without the right encryption."""
+    is_write = request.operation in {"PutObject", "CreateMultipartUpload"}
+    sent = (
+        request.headers.get("x-amz-server-side-encryption"),
+        request.headers.get("x-amz-server-side-encryption-aws-kms-key-id"),
+    )
+    return DENIED if is_write and sent != ("aws:kms", KEY_ID) else None
+
+
+def unpaid(request: Request) -> Answer | None:
+    """Refuse what a bucket refuses whose requesters pay."""
+    query = parse_qs(urlsplit(request.path).query)
+    says_so = request.headers.get("x-amz-request-payer") or query.get("x-amz-request-payer", [""])[0]
+    return None if says_so == "requester" else error(403, "AccessDenied", "Access Denied")
+
+
+ENCRYPTED = Dialect(
+    name="encrypted",
+    kept_back=frozenset({"x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"}),
+    every_request=unencrypted,
+    opaque_etags=True,
+    copy_conditions=IGNORED,
+    put_conditions=IGNORED,
+    completion_conditions=IGNORED,
+)
+PAID = Dialect(name="paid", every_request=unpaid)
+
+ENCRYPTION = {"EMBEDDER_S3_ENCRYPTION": "aws:kms", "EMBEDDER_S3_KMS_KEY_ID": KEY_ID}
+PAYING = {"EMBEDDER_S3_REQUESTER_PAYS": "true"}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,6 +51,9 @@ LEFTOVERS_AT_ONCE = 100
 
 TRIAL_SECONDS = 8.0
 """The time in seconds from the first failure of a request that a store may not know until the check goes on without."""
+
+GONE_SECONDS = (0.0, 0.5, 1.5)
+"""The pauses in seconds before each look whether a deleted object is gone: some stores take a moment."""
 
 ROUNDS = 3
 """The number of small objects that are tried while other programs delete them: a merge that ends clears up."""
@@ -92,10 +96,12 @@ class AccessCheck:
             found = list_objects(self._prefix, PROBE_PREFIX, most=LEFTOVERS_AT_ONCE)
         except ObjectAbsent as absent:
             raise StoreAccessDenied(
-                f"{absent}: 404 to a list of the bucket; check the bucket's name, and that the endpoint is one of S3"
+                f"{absent}: 404 to a list of the bucket; check the bucket's name and that the endpoint is one of S3"
             ) from absent
         except RequestRefused as refused:
-            raise StoreAccessDenied(f"the store does not list its objects: {refused}") from refused
+            raise StoreAccessDenied(
+                f"the store does not list its objects: {refused}; check that the endpoint is one of S3"
+            ) from refused
         old = datetime.now(UTC) - LEFTOVER_AGE
         return [each.stat.key for each in found if each.modified is not None and each.modified < old]
 
@@ -170,12 +176,19 @@ class AccessCheck:
                 self._deletion.delete([key, *leftovers], batch_patience_seconds=TRIAL_SECONDS)
             except (StoreAccessDenied, RequestRefused) as refused:
                 return str(refused)
-            if self._prefix.stat(key) is None:
+            if self._is_gone(key):
                 return ""
             if not self._deletion.in_batches:
                 break
             self._deletion.stop_batches("the object is still there after DeleteObjects has succeeded")
         return f"{self._prefix.location(key)} is still there after it was deleted"
+
+    def _is_gone(self, key: str) -> bool:
+        for pause_seconds in GONE_SECONDS:
+            time.sleep(pause_seconds)
+            if self._prefix.stat(key) is None:
+                return True
+        return False
 
 
 def leftovers_of_checks(prefix: S3Prefix) -> Sequence[ObjectStat]:

@@ -6,15 +6,14 @@ import base64
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from common.store.s3.sigv4 import REQUEST_PAYER
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mypy_boto3_s3 import S3Client
 
     from common.settings import S3Settings
-
-REQUEST_PAYER = ("x-amz-request-payer", "requester")
-"""The header, or the parameter of a signed URL, that says that the one who asks pays for the request."""
 
 
 def register(client: S3Client, settings: S3Settings) -> None:

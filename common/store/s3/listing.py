@@ -9,7 +9,7 @@ from common.errors import StoreUnavailable
 from common.logs import log
 from common.store.contract import ObjectStat
 from common.store.s3.client import RequestRefused, StoreFault
-from common.store.s3.prefix import etag_text
+from common.store.s3.prefix import version_of
 from common.store.s3.request import ask
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class _Pages:
             raise StoreFault(f"{self._prefix.location(self._start)}: not a list of S3")
         return [
             Listed(
-                ObjectStat(self._relative(each["Key"]), each["Size"], etag_text(each.get("ETag", ""))),
+                ObjectStat(self._relative(each["Key"]), each["Size"], version_of(each)),
                 each.get("LastModified"),
             )
             for each in page.get("Contents", [])

@@ -95,7 +95,9 @@ def test_an_opened_object_is_a_seekable_file(store: Store) -> None:
 
 
 def test_access_is_checked_without_leaving_anything(store: Store) -> None:
-    store.check_access()
+    found = store.check_access()
+    assert found.may_delete
+    assert found.conditional_writes
     assert list(store.list("")) == []
 
 
