@@ -52,9 +52,9 @@ class _Server(ThreadingHTTPServer):
         self.requests: list[AwsRequest] = []
 
     def finish_request(self, request: object, client_address: object) -> None:
-        with suppress(OSError):  # a client that does not trust the certificate
-            with self.tls.wrap_socket(request, server_side=True) as secured:  # type: ignore[arg-type]
-                super().finish_request(secured, client_address)
+        # OSError: a client that does not trust the certificate.
+        with suppress(OSError), self.tls.wrap_socket(request, server_side=True) as secured:  # type: ignore[arg-type]
+            super().finish_request(secured, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -152,9 +152,9 @@ class _Server(ThreadingHTTPServer):
         if self._tls is None:
             super().finish_request(request, client_address)
             return
-        with suppress(OSError):  # a client that does not trust the certificate
-            with self._tls.wrap_socket(request, server_side=True) as secured:
-                super().finish_request(secured, client_address)
+        # OSError: a client that does not trust the certificate.
+        with suppress(OSError), self._tls.wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, client_address)
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - as the base class has it
         self.close_request(request)  # a shutdown before it would close the connection in order, without a reset
