@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_type_hints
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from common.errors import SettingsError
@@ -32,12 +32,33 @@ class Section(BaseSettings):
 
 
 class S3Settings(Section):
-    """How S3 is asked, beyond what the SDK's own variables say."""
+    """What the SDK's own variables cannot say about S3. The S3 client reads it when it is made."""
 
     s3_addressing: Literal["auto", "path", "virtual"] = "auto"
     """Where the bucket stands in the URLs of S3: `path` is `https://store/bucket/key`, `virtual` is
     `https://bucket.store/key`. `auto`: as the SDK chooses, which is virtual at AWS and path at an endpoint of one's
     own."""
+
+    s3_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
+    """Server-side encryption that every object is written with: `AES256` with keys of the store, `aws:kms` or
+    `aws:kms:dsse` with a key of a key management service. Empty: the bucket's default. A bucket whose policy denies
+    uploads without encryption needs it."""
+
+    s3_kms_key_id: str = ""
+    """Key that `aws:kms` and `aws:kms:dsse` encrypt with: its id, ARN or alias. Empty: the account's default key."""
+
+    s3_requester_pays: bool = False
+    """Whether this account pays for the requests to buckets whose owner does not (requester pays). Every request then
+    says so, those of `s3://` image URLs included."""
+
+    @model_validator(mode="after")
+    def _key_has_a_use(self) -> Self:
+        if self.s3_kms_key_id and not self.s3_encryption.startswith("aws:kms"):
+            raise ValueError(
+                "EMBEDDER_S3_KMS_KEY_ID is set, which EMBEDDER_S3_ENCRYPTION uses only if it is aws:kms or "
+                f"aws:kms:dsse, and it is {self.s3_encryption!r}; set it to aws:kms, or unset the key"
+            )
+        return self
 
 
 class TlsSettings(Section):

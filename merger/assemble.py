@@ -125,14 +125,18 @@ def read_parts(
         cost=lambda block: block.size,
         budget=READ_AHEAD_BYTES,
     )
+    rest = memoryview(b"")  # the end of a row that begins in the part before
     for part, pieces in zip(parts, wanted, strict=True):
         data = bytearray(part.size)
-        filled = 0
+        filled = min(len(rest), part.size)
+        data[:filled], rest = rest[:filled], rest[filled:]
         for piece in pieces:
             rows = next(contents)
             if piece.column != METADATA:
                 digest.update(piece, rows)
                 kept.take(piece, rows)
-            data[filled : filled + piece.size] = widen(rows, piece.row_bytes).data.cast("B")
-            filled += piece.size
+            content = widen(rows, piece.row_bytes).data.cast("B")
+            fitting = min(piece.size, part.size - filled)
+            data[filled : filled + fitting], rest = content[:fitting], content[fitting:]
+            filled += fitting
         yield data

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
+from common.errors import StoreAccessDenied
 from common.indexes import format_indexes
 from common.logs import configure_logs
 from common.process.program import Finished
@@ -14,12 +15,26 @@ from merger.merge import merge
 from merger.outcome import AlreadyFinished, Merged
 from merger.settings import MergerSettings
 
+if TYPE_CHECKING:
+    from common.store.contract import Store
+
 
 def run_merger() -> Finished:
     settings = read_settings(MergerSettings)
     configure_logs(settings.log_level)
     store = open_store(settings.run_uri)
+    check_rights(store, settings)
     return Finished(sentence(merge(store, settings), result=store.location(RESULT_KEY)))
+
+
+def check_rights(store: Store, settings: MergerSettings) -> None:
+    """Raise StoreAccessDenied unless this program has the permissions that the merge needs, the last step included."""
+    abilities = store.check_access()
+    if not abilities.may_delete and not settings.keep_chunks:
+        raise StoreAccessDenied(
+            f"the merge deletes the chunk files when the result is verified, and may not delete: "
+            f"{abilities.delete_refusal}; give it the permission (s3:DeleteObject), or set EMBEDDER_KEEP_CHUNKS=true"
+        )
 
 
 def sentence(outcome: Merged | AlreadyFinished, *, result: str) -> str:

@@ -48,10 +48,12 @@ def merge(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished:
     StoreUnavailable when the store does not answer, when no result can be verified, or after ATTEMPTS attempts.
     """
     findings: set[Finding] = set()
+    last: Exception | None = None
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _attempt(store, settings)
         except (AssemblyGone, ObjectExists) as error:
+            last = error
             log.warning("merge_disturbed", attempt=attempt, of=ATTEMPTS, error=str(error))
             time.sleep(DISTURBED_SECONDS)
         except MergeRefused as refused:
@@ -59,6 +61,7 @@ def merge(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished:
             if refused.finding in findings:
                 raise error_of(refused.finding) from refused
             findings.add(refused.finding)
+            last = refused
             log.warning("looking_again", attempt=attempt, of=ATTEMPTS, error=str(refused))
         except StoreUnavailable as error:
             # Another merge may have finished the run and deleted the chunk files that this attempt was reading.
@@ -66,9 +69,9 @@ def merge(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished:
                 raise
             log.warning("merge_overtaken", attempt=attempt, of=ATTEMPTS, error=str(error))
     raise StoreUnavailable(
-        f"{ATTEMPTS} attempts to make {store.location(RESULT_KEY)} were disturbed, or each of them found another "
-        "fault; run one merge at a time"
-    )
+        f"{ATTEMPTS} attempts to make {store.location(RESULT_KEY)} failed, the last because of: {last}; other "
+        "programs write or delete objects of this run at the same time, or the store's answers are wrong"
+    ) from last
 
 
 def _attempt(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished:

@@ -17,6 +17,8 @@ chunks, of 10,000, 2,000, 10,000 and 100 rows, with URLs of 54 bytes.
     5     upload  100 rows of chunk 3; the last part may be small          204,800
 
 A chunk is copied only where at least 5 MiB of it are left after the rows that it gives away.
+
+Some stores demand parts of equal size, and some do not copy: for them there is another plan (see `plan_equal_parts`).
 """
 
 from __future__ import annotations
@@ -61,45 +63,38 @@ class CopyPart(NamedTuple):
 
 
 class UploadPart(NamedTuple):
-    """Pieces that pass through this process."""
+    """Bytes that pass through this process."""
 
     offset: int
     """First byte of the part in the result."""
     pieces: Sequence[Piece]
-
-    @property
-    def size(self) -> int:
-        return sum(piece.size for piece in self.pieces)
+    """The rows that begin in the part. The last of them may end in a later part."""
+    size: int
+    """Number of bytes."""
 
 
 Part = CopyPart | UploadPart
 
 
-def plan_parts(
-    layout: Layout, limits: PartLimits, *, sizes: PartSizes | None = None, copying: bool = True
-) -> Sequence[Part]:
+def plan_parts(layout: Layout, limits: PartLimits, *, sizes: PartSizes | None = None) -> Sequence[Part]:
     """Return the parts of the result, in the order of their offsets, without gaps and overlaps.
 
     The plan keeps the limits: at most `limits.max_count` parts of at most `limits.max_bytes`, and of at least
-    `limits.min_bytes` except for the last. Vectors are copied where the limits and `copying` allow it. Where there
-    would be too many parts, copied parts become larger first; then the smallest chunks, as few as possible, share
-    uploaded parts; then uploaded parts become larger. Raises ConfigError when no plan keeps the limits.
+    `limits.min_bytes` except for the last. Vectors are copied where the limits allow it. Where there would be too many
+    parts, copied parts become larger first; then the smallest chunks, as few as possible, share uploaded parts; then
+    uploaded parts become larger. Raises ConfigError when no plan keeps the limits.
     """
-    if layout.size > limits.max_bytes * limits.max_count:
-        raise ConfigError(
-            f"the result would have {layout.size} bytes, the store takes at most {limits.max_count} parts of "
-            f"{limits.max_bytes} bytes; merge fewer chunks into one result"
-        )
+    _check_size(layout, limits)
     pieces = list(layout.pieces())
     sizes = sizes or PartSizes()
     while True:
-        parts = _divide(pieces, limits, sizes, uploaded=frozenset() if copying else range(len(pieces)))
+        parts = _divide(pieces, limits, sizes, uploaded=frozenset())
         if len(parts) <= limits.max_count:
             return parts
-        if copying and sizes.copy_bytes < limits.max_bytes:
+        if sizes.copy_bytes < limits.max_bytes:
             sizes = sizes._replace(copy_bytes=min(2 * sizes.copy_bytes, limits.max_bytes))
             continue
-        if copying and (gathered := _gather(pieces, limits, sizes)):
+        if gathered := _gather(pieces, limits, sizes):
             return gathered
         if sizes.upload_bytes >= limits.max_bytes:
             raise ConfigError(
@@ -107,6 +102,51 @@ def plan_parts(
                 "per chunk, that is, lower EMBEDDER_CHUNK_COUNT"
             )
         sizes = sizes._replace(upload_bytes=min(2 * sizes.upload_bytes, limits.max_bytes))
+
+
+def plan_equal_parts(
+    layout: Layout, limits: PartLimits, *, copying: bool, part_bytes: int = UPLOAD_BYTES
+) -> Sequence[Part]:
+    """Return parts that, the last one apart, have the same number of bytes, as Cloudflare R2 demands.
+
+    They are in the order of their offsets, without gaps and overlaps. A part is copied, if `copying`, where it consists
+    of whole vectors of one chunk. All others are uploaded, and there a row may begin in one part and end in the next.
+    The parts have `part_bytes`, or as many more as the limits demand. Raises ConfigError when no plan keeps the limits.
+    """
+    _check_size(layout, limits)
+    size = min(max(part_bytes, limits.min_bytes, -(-layout.size // limits.max_count)), limits.max_bytes)
+    bounds = [*range(0, layout.size, size), layout.size]
+    rows: list[list[Piece]] = [[] for _ in bounds[1:]]
+    starts = [0] * len(rows)  # where the first row of each part begins
+    offset = 0
+    for piece in layout.pieces():
+        first = 0
+        while first < piece.rows:
+            start = offset + first * piece.row_bytes
+            number = start // size
+            # The first row that begins in the next part.
+            end = min(piece.rows, -(-(bounds[number + 1] - offset) // piece.row_bytes))
+            if not rows[number]:
+                starts[number] = start
+            rows[number].append(piece.part(first, end - first))
+            first = end
+        offset += piece.size
+    parts: list[Part] = []
+    for (start, end), pieces, first_row in zip(pairwise(bounds), rows, starts, strict=True):
+        is_whole = len(pieces) == 1 and first_row == start and pieces[0].size == end - start
+        if copying and is_whole and pieces[0].column == EMBEDDINGS:
+            parts.append(CopyPart(start, pieces[0]))
+        else:
+            parts.append(UploadPart(start, tuple(pieces), end - start))
+    return parts
+
+
+def _check_size(layout: Layout, limits: PartLimits) -> None:
+    if layout.size > limits.max_bytes * limits.max_count:
+        raise ConfigError(
+            f"the result would have {layout.size} bytes, the store takes at most {limits.max_count} parts of "
+            f"{limits.max_bytes} bytes; merge fewer chunks into one result"
+        )
 
 
 def _gather(pieces: Sequence[Piece], limits: PartLimits, sizes: PartSizes) -> Sequence[Part] | None:
@@ -195,7 +235,7 @@ class _Division:
         if before := self._part_to_join():
             self.parts.pop()
             self._offset, pieces = before.offset, (*before.pieces, *pieces)
-        self._add(UploadPart(self._offset, pieces))
+        self._add(UploadPart(self._offset, pieces, sum(piece.size for piece in pieces)))
         self._waiting, self._waiting_bytes = [], 0
 
     def _part_to_join(self) -> UploadPart | None:

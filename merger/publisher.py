@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ChunkInvalid, StoreUnavailable
 from common.format.result_file import read_result
 from common.logs import log
 from common.run.keys import RESULT_KEY
+from common.store.contract import AssemblyRefused
 from merger.assemble import CopyFailed, assemble
 from merger.finding import MergeRefused, check_same_run
-from merger.plan import plan_parts
+from merger.plan import CopyPart, plan_equal_parts, plan_parts
 from merger.progress import Step
 from merger.sample import KeptRows, Sample, choose_rows, stretches
 from merger.sources import DigestDiffers
@@ -37,6 +39,17 @@ class Published(NamedTuple):
     verification: Verification
 
 
+class _Way(Enum):
+    """The ways to make the result, in the order in which they are tried."""
+
+    COPIES = "server-side"
+    """The store copies the vectors, in parts of different sizes."""
+    EQUAL_COPIES = "server-side in equal parts"
+    """The store copies what it can in parts of the same size. Tried where the store refuses other parts."""
+    UPLOADS = "streaming"
+    """Everything passes through this process."""
+
+
 class Publisher:
     """Makes sure that the right result is in the store, in one attempt of the merge."""
 
@@ -61,20 +74,21 @@ class Publisher:
             self._check_same_run(existing)
             if (found := self._verify_existing(existing)) is not None:
                 return found
-        match self._settings.assembly:
-            case "auto":
-                assemblies = ["server-side", "streaming"]
-            case only:
-                assemblies = [only]
-        for assembly in assemblies:
+        ways = {"auto": list(_Way), "server-side": [_Way.COPIES, _Way.EQUAL_COPIES], "streaming": [_Way.UPLOADS]}
+        problem: Exception | None = None
+        tried: list[str] = []
+        for way in ways[self._settings.assembly]:
+            if way is _Way.EQUAL_COPIES and not (isinstance(problem, AssemblyRefused) and self._copies_equal_parts()):
+                continue
             try:
-                return self._make(assembly, replacing=existing)
-            except (CopyFailed, ResultDiffers) as error:
+                return self._make(way, replacing=existing)
+            except (CopyFailed, AssemblyRefused, ResultDiffers) as error:
                 problem = error
-                log.warning("assembly_failed", assembly=assembly, error=str(error))
+                tried.append(way.value)
+                log.warning("assembly_failed", assembly=way.value, error=str(error))
             existing = self._store.stat(RESULT_KEY)
         raise StoreUnavailable(
-            f"{self._location} could not be made ({', then '.join(assemblies)}): {problem}; nothing was left there, "
+            f"{self._location} could not be made ({', then '.join(tried)}): {problem}; nothing was left there, "
             "and the chunks are as they were"
         ) from problem
 
@@ -91,7 +105,7 @@ class Publisher:
         """Return the existing result, None where it is not the right one."""
         if existing.size != self._layout.size:
             return None
-        sample = self._choose_sample(self._plan(copying=True))
+        sample = self._choose_sample(self._plan(_Way.COPIES))
         try:
             verification = self._verify(self._in_store(existing), sample, KeptRows())
         except ResultDiffers as error:
@@ -102,9 +116,9 @@ class Publisher:
             raise
         return Published(existing, "found", verification)
 
-    def _make(self, assembly: str, *, replacing: ObjectStat | None) -> Published:
+    def _make(self, way: _Way, *, replacing: ObjectStat | None) -> Published:
         """Assemble, verify and publish the result. Where it can be read only once it is published, verify it then."""
-        parts = self._plan(copying=assembly == "server-side")
+        parts = self._plan(way)
         sample = self._choose_sample(parts)
         kept = KeptRows(stretches(self._layout, sample))
         verification = None
@@ -128,7 +142,7 @@ class Publisher:
             except (ResultDiffers, DigestDiffers, MergeRefused):
                 self._withdraw(published)
                 raise
-        return Published(published, assembly, verification)
+        return Published(published, "streaming" if way is _Way.UPLOADS else "server-side", verification)
 
     def _withdraw(self, published: ObjectStat) -> None:
         """Delete the result, unless another merge has replaced it."""
@@ -142,8 +156,13 @@ class Publisher:
 
         return Result(result.size, read, self._sources)
 
-    def _plan(self, *, copying: bool) -> Sequence[Part]:
-        return plan_parts(self._layout, self._store.part_limits, copying=copying)
+    def _plan(self, way: _Way) -> Sequence[Part]:
+        if way is _Way.COPIES:
+            return plan_parts(self._layout, self._store.part_limits)
+        return plan_equal_parts(self._layout, self._store.part_limits, copying=way is _Way.EQUAL_COPIES)
+
+    def _copies_equal_parts(self) -> bool:
+        return any(isinstance(part, CopyPart) for part in self._plan(_Way.EQUAL_COPIES))
 
     def _choose_sample(self, parts: Sequence[Part]) -> Sample:
         """Return the rows of the result to compare. A full verification needs none: it reads all rows."""

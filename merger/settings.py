@@ -33,8 +33,9 @@ class MergerSettings(RunSettings):
 
     assembly: Literal["auto", "server-side", "streaming"] = "auto"
     """How the vectors get into the result. `server-side` has the store copy them (S3's UploadPartCopy, in a folder
-    copy_file_range). `streaming` passes them through this process, in bounded memory. `auto` is server-side, and then
-    streaming where the store cannot copy or copies wrongly."""
+    copy_file_range). `streaming` passes them through this process, in bounded memory. `auto` is server-side, then
+    server-side in parts of equal size where the store demands them, and then streaming where the store cannot copy or
+    copies wrongly."""
 
     merge_concurrency: int = Field(default=16, ge=1, le=32)
     """Number of copies in flight at the same time, and of reads as well. A copy costs the merger almost no

@@ -15,14 +15,15 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
+    import io
     import ssl
     from collections.abc import Iterator
 
@@ -74,6 +75,8 @@ class Fault(NamedTuple):
     """The delay in seconds before anything else happens."""
     is_passed_on: bool = True
     """Whether the request reaches the server."""
+    ignored: frozenset[str] = frozenset()
+    """The headers that the server does not get, as if it did not know them. The rest is signed again."""
     change: Callable[[Answer], Answer] | None = None
     """The change of the server's answer."""
     sent: float = 1
@@ -197,8 +200,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not fault.is_passed_on:
             self.reset()
             return
-        answer, length = self.ask_upstream(body)
-        answer = fault.change(answer) if fault.change else answer
+        answer, length = self.ask_upstream(body, ignored=fault.ignored & headers.keys())
+        if fault.change:
+            answer = fault.change(answer)
+            length = length if self.command == "HEAD" else len(answer.body)
         if fault.sent >= 0:
             self.answer(answer, length=length, sent=int(fault.sent * len(answer.body)))
         if fault.sent < 1:
@@ -206,14 +211,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 - the names that http.server calls
 
-    def ask_upstream(self, body: bytes) -> tuple[Answer, int]:
+    def ask_upstream(self, body: bytes, *, ignored: Set[str] = frozenset()) -> tuple[Answer, int]:
         """Return the server's answer and its Content-Length, which for HEAD is not the length of the body."""
+        sent = [(name, value) for name, value in self.headers.items() if name.lower() not in {"expect", *ignored}]
+        if ignored:
+            sent = self.sign(sent, body)
         upstream = http.client.HTTPConnection(urlsplit(self.server.upstream.endpoint).netloc, timeout=60)
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():  # the signature covers them, Host included
-                if name.lower() != "expect":
-                    upstream.putheader(name, value)
+            for name, value in sent:  # the signature covers them, Host included
+                upstream.putheader(name, value)
             upstream.endheaders(body)
             answer = upstream.getresponse()
             content = answer.read()
@@ -226,6 +233,18 @@ class _Handler(BaseHTTPRequestHandler):
         }
         length = int(answer.getheader("Content-Length") or 0) if self.command == "HEAD" else len(content)
         return Answer(answer.status, content, headers), length
+
+    def sign(self, headers: list[tuple[str, str]], body: bytes) -> list[tuple[str, str]]:
+        from botocore.auth import S3SigV4Auth  # noqa: PLC0415 - the tests on a GPU have no SDK
+        from botocore.awsrequest import AWSRequest  # noqa: PLC0415
+        from botocore.credentials import ReadOnlyCredentials  # noqa: PLC0415
+
+        upstream = self.server.upstream
+        url = f"http://{self.headers['Host']}{self.path}"
+        request = AWSRequest(method=self.command, url=url, headers=dict(headers), data=body)
+        credentials = ReadOnlyCredentials(upstream.access_key, upstream.secret_key, None)
+        S3SigV4Auth(credentials, "s3", upstream.environment["AWS_REGION"]).add_auth(request)
+        return [(str(name), str(value)) for name, value in request.headers.items()]
 
     def answer(self, answer: Answer, *, length: int, sent: int | None = None) -> None:
         self.send_response_only(answer.status)
@@ -245,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def joined_chunks(stream: BinaryIO) -> bytes:
+def joined_chunks(stream: io.BufferedIOBase) -> bytes:
     """Return the content of a stream of chunks, each behind its length, and read it up to its last line."""
     content = b""
     while length := int(stream.readline().partition(b";")[0], 16):

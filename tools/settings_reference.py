@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.format.reasons import REASON_HELP
-from common.settings import RunSettings, Section, Setting, settings_of
+from common.settings import RunSettings, S3Settings, Section, Setting, settings_of
 from embedder.local.settings import LocalRunSettings
 from k8s.gate.settings import GateSettings
 from merger.settings import MergerSettings
@@ -31,7 +31,7 @@ Table = tuple[str, type[Section]]
 """A heading and a section of settings. An empty heading gives a table without one."""
 
 PROGRAMS: dict[str, Sequence[Table]] = {
-    "of every program": [("", RunSettings)],
+    "of every program": [("", RunSettings), ("S3", S3Settings)],
     "of the worker": [
         ("The chunk", ChunkSettings),
         ("The manifest", ManifestSettings),
@@ -55,7 +55,7 @@ def settings_tables(tables: Sequence[Table]) -> str:
 
 
 def settings_table(kind: type[Section]) -> str:
-    """Return the Markdown table of the settings of `kind`, without those that it only inherits from RunSettings."""
+    """Return the Markdown table of the settings of `kind`, without those that it only inherits."""
     lines = ["| variable | default | what it is |", "| --- | --- | --- |"]
     for setting in _own_settings(kind):
         description = " ".join((setting.field.description or "").split()).replace("|", "\\|")
@@ -82,9 +82,15 @@ def with_reasons(text: str) -> str:
 
 
 def _own_settings(kind: type[Section]) -> Iterator[Setting]:
+    inherited = {
+        name: field
+        for base in kind.__mro__[1:]
+        if issubclass(base, Section)
+        for name, field in base.model_fields.items()
+    }
     for name, setting in settings_of(kind).items():
-        shared = RunSettings.model_fields.get(name)
-        if kind is RunSettings or shared is None or setting.field.default != shared.default:
+        shared = inherited.get(name)
+        if shared is None or setting.field.default != shared.default:
             yield setting
 
 

@@ -6,6 +6,7 @@ None only when the store says that there is no such object, and raises an error 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from common.errors import StoreUnavailable
@@ -38,6 +39,29 @@ class ObjectAbsent(Exception):
 
 class AssemblyGone(Exception):
     """Another program aborted the assembly of an object."""
+
+
+class AssemblyRefused(StoreUnavailable):
+    """The store does not make an object from these parts: it demands other sizes, or it does not know one of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreAbilities:
+    """What a store can do, and what this program may do there, as far as the access check has found out."""
+
+    store: str
+    """What the store calls itself: the header Server of its answers, or `folder`."""
+    conditional_writes: bool
+    """Whether the store refuses to replace an object that the writer has not seen. Otherwise a write is two steps, a
+    look and the write, and a second writer in between is overwritten."""
+    batch_delete: bool
+    """Whether many objects are deleted with one request. Otherwise each object takes a request."""
+    may_delete: bool
+    """Whether this program can delete objects."""
+    delete_refusal: str = ""
+    """What the store answered to the attempt to delete, empty when it did delete."""
+    encryption: str = ""
+    """The server-side encryption that the store reports for what this program writes, empty when it reports none."""
 
 
 class PartLimits(NamedTuple):
@@ -75,7 +99,8 @@ class Assembly(Protocol):
     def publish(self) -> ObjectStat:
         """Make the parts the object, in one step.
 
-        Raises ObjectExists when the store can tell that the object there is not the one to replace.
+        Raises ObjectExists when the store can tell that the object there is not the one to replace, and AssemblyRefused
+        when the store does not accept the parts.
         """
 
 
@@ -90,8 +115,12 @@ class Store(Protocol):
     def location(self, key: str) -> str:
         """Return the key's full name, for people."""
 
-    def check_access(self) -> None:
-        """Raise StoreAccessDenied unless this program may list and write objects. Leaves nothing behind."""
+    def check_access(self) -> StoreAbilities:
+        """Write, read and delete a small object, and return what the store can do. A bucket's check logs it as well.
+
+        Raises StoreAccessDenied unless this program may list, write and read objects. Without the permission to delete,
+        the small object stays until another program removes it: see `clear_up`.
+        """
 
     def stat(self, key: str) -> ObjectStat | None:
         """Return what the store knows about an object, None when there is no such object."""

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 from common.errors import StoreAccessDenied, StoreUnavailable
 from common.process.leftovers import held, remove_if_left_over
 from common.process.resources import describe_error
-from common.store.contract import AssemblyGone, ObjectExists, ObjectReplaced, ObjectStat, PartLimits, check_length
+from common.store.contract import (
+    AssemblyGone,
+    ObjectExists,
+    ObjectReplaced,
+    ObjectStat,
+    PartLimits,
+    StoreAbilities,
+    check_length,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +54,7 @@ class FolderStore:
     def location(self, key: str) -> str:
         return str(self.root / key)
 
-    def check_access(self) -> None:
+    def check_access(self) -> StoreAbilities:
         with _file_errors(self.root):
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -57,6 +65,7 @@ class FolderStore:
                     f"{self.root} cannot be written: {error.strerror}; choose another EMBEDDER_RUN_URI, or give this "
                     "user the permission to write"
                 ) from error
+        return StoreAbilities(store="folder", conditional_writes=True, batch_delete=False, may_delete=True)
 
     def stat(self, key: str) -> ObjectStat | None:
         with _file_errors(self.root / key):

@@ -46,6 +46,31 @@ def asks(operation: str, key: str = "") -> Callable[[Request], bool]:
     return lambda request: request.operation == operation and unquote(urlsplit(request.path).path).endswith(key)
 
 
+def nth(number: int, recognizes: Callable[[Request], bool]) -> Callable[[Request], bool]:
+    """Return a function that recognizes the n-th of these requests, counted from 1, and all later ones."""
+    lock = threading.Lock()
+    seen = 0
+
+    def recognize(request: Request) -> bool:
+        nonlocal seen
+        with lock:
+            is_one = recognizes(request)
+            seen += is_one
+            return is_one and seen >= number
+
+    return recognize
+
+
+def deletes_after_check() -> Callable[[Request], bool]:
+    """Return a function that recognizes the requests of one program that delete objects, its access check apart."""
+    return nth(2, asks("DeleteObjects"))
+
+
+def is_access_check(request: Request) -> bool:
+    """Return whether the request writes the small object of an access check."""
+    return request.operation == "PutObject" and "/.access/" in request.path
+
+
 def says(event: str, **values: Callable[[str], bool]) -> Callable[[LogLine], bool]:
     """Return a function that recognizes log lines with this event and with values that pass the tests."""
     return lambda line: line.event == event and all(test(line.values[name]) for name, test in values.items())

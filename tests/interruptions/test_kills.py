@@ -15,7 +15,7 @@ import pytest
 
 from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
-from tests.interruptions.killing import SECONDS, Moment, asks, killed, says
+from tests.interruptions.killing import SECONDS, Moment, asks, deletes_after_check, is_access_check, killed, says
 from tests.interruptions.runs import assert_same, ended
 from tests.merger.runs import assert_merged, put_run, run_merger
 from tests.worker.worker_process import object_keys
@@ -47,10 +47,10 @@ def worker_moments(
 
     Beside each moment stands the latest request at which the worker is killed, so that the next kill finds work to do.
     """
-    storing, probing = asks("PutObject", chunk_key(index)), asks("CreateMultipartUpload")
+    storing = asks("PutObject", chunk_key(index))
     for _ in range(2):
         yield Moment(phase="start-up", seconds=draw.uniform(0.01, 0.5)), storing
-    yield Moment(phase="start-up", request=probing, is_passed_on=True), storing
+    yield Moment(phase="start-up", request=is_access_check, is_passed_on=True), storing
     yield Moment(phase="anywhere", seconds=draw.uniform(1, 4)), storing
     for _ in range(2):
         yield Moment(phase="fetching", image=draw.randrange(1, images * 3 // 4)), storing
@@ -58,7 +58,7 @@ def worker_moments(
     yield Moment(phase="writing", line=says("spent")), storing
     yield Moment(phase="uploading", request=storing), storing
     if index == 1:
-        yield Moment(phase="verifying", request=asks("HeadObject", chunk_key(index)), nth=2), never
+        yield Moment(phase="verifying", request=asks("HeadObject", chunk_key(index)), nth=3), never
     else:
         yield Moment(phase="uploading", request=storing, is_passed_on=True), storing
 
@@ -70,7 +70,7 @@ def never(_: Request) -> bool:
 def merge_moments(draw: random.Random) -> Iterator[tuple[Moment, Callable[[Request], bool]]]:
     """Yield one moment after another at which to kill the merge, and the latest request at which it is killed."""
     publishing, ledger = asks("CompleteMultipartUpload", RESULT_KEY), asks("PutObject", FAILURES_KEY)
-    summary, deletion = asks("PutObject", SUMMARY_KEY), asks("DeleteObjects")
+    summary = asks("PutObject", SUMMARY_KEY)
     for _ in range(4):
         yield Moment(phase="anywhere", seconds=draw.uniform(0.01, 1.5)), publishing
     for nth in draw.sample(range(1, 4), 2):
@@ -86,10 +86,10 @@ def merge_moments(draw: random.Random) -> Iterator[tuple[Moment, Callable[[Reque
     for passed_on in (False, False, True):
         yield Moment(phase="ledger", request=ledger, is_passed_on=passed_on), summary
     for passed_on in (False, False, True):
-        yield Moment(phase="summary", request=summary, is_passed_on=passed_on), deletion
-    yield Moment(phase="anywhere", seconds=draw.uniform(0.01, 1.5)), deletion
+        yield Moment(phase="summary", request=summary, is_passed_on=passed_on), deletes_after_check()
+    yield Moment(phase="anywhere", seconds=draw.uniform(0.01, 1.5)), deletes_after_check()
     for passed_on in (False, False, True):
-        yield Moment(phase="deletion", request=deletion, is_passed_on=passed_on), deletion
+        yield Moment(phase="deletion", request=deletes_after_check(), is_passed_on=passed_on), deletes_after_check()
 
 
 @pytest.mark.timeout(1200)

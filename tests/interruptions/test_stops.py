@@ -16,7 +16,7 @@ from common.logs import parse_line
 from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from merger.progress import Step
-from tests.interruptions.killing import asks, says
+from tests.interruptions.killing import asks, deletes_after_check, is_access_check, says
 from tests.interruptions.runs import ended
 from tests.merger.runs import assert_merged, put_run, run_merger
 from tests.s3_proxy import Outage, s3_proxy, stall
@@ -106,7 +106,7 @@ def test_a_program_told_to_stop_while_it_starts_exits_143_and_says_that_nothing_
 
 WORKER_MOMENTS = {
     "checking access": asks("ListObjectsV2"),
-    "probing": asks("AbortMultipartUpload"),
+    "probing": is_access_check,
     "looking": asks("HeadObject", chunk_key(0)),
     "uploading": asks("PutObject", chunk_key(0)),
 }
@@ -157,7 +157,7 @@ MERGE_MOMENTS = {
     Step.VERIFYING: asks("GetObject", RESULT_KEY),
     Step.LEDGER: asks("PutObject", FAILURES_KEY),
     Step.SUMMARY: asks("PutObject", SUMMARY_KEY),
-    Step.CLEARING_UP: asks("DeleteObjects"),
+    Step.CLEARING_UP: deletes_after_check(),
 }
 
 

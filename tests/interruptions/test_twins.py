@@ -163,7 +163,7 @@ INTERLEAVINGS: dict[str, list[dict[str, Any]]] = {
     ],
     # ... or by the delayed pod itself.
     "after it stored": [{"request": asks("PutObject", chunk_key(0)), "is_answered": True}],
-    "before it verifies": [{"request": asks("HeadObject", chunk_key(0)), "nth": 2}],
+    "before it verifies": [{"request": asks("HeadObject", chunk_key(0)), "nth": 3}],
 }
 
 
@@ -214,7 +214,7 @@ def test_the_later_of_two_pods_with_different_settings_ends_with_78_and_names_wh
 
 TOO_LATE: dict[str, dict[str, Any]] = {
     "before it stores": {"request": asks("PutObject", chunk_key(0))},
-    "before it verifies": {"request": asks("HeadObject", chunk_key(0)), "nth": 2},
+    "before it verifies": {"request": asks("HeadObject", chunk_key(0)), "nth": 3},
     "before it reads another pod's chunk": {"request": asks("GetObject", chunk_key(0))},
 }
 

@@ -14,7 +14,7 @@ from common.store.contract import PartLimits
 from merger.assemble import assemble
 from merger.chunks import read_inputs
 from merger.layout import compute_layout, result_attributes
-from merger.plan import CopyPart, PartSizes, plan_parts
+from merger.plan import CopyPart, Part, PartSizes, plan_equal_parts, plan_parts
 from merger.progress import Progress
 from merger.sample import KeptRows
 from merger.sources import Sources
@@ -30,10 +30,17 @@ from tests.merger.test_plan import check
     with_ids=st.booleans(),
     limits=st.builds(PartLimits, st.integers(1, 12_000), st.integers(24_000, 60_000), st.integers(4, 60)),
     sizes=st.builds(PartSizes, st.integers(1, 24_000), st.integers(1, 60_000)),
+    equal=st.sampled_from([None, True, False]),
 )
 @settings(max_examples=60, deadline=None)
 def test_whatever_the_limits_the_parts_make_the_datasets_of_a_naive_merge(
-    shapes: list[tuple[int, int]], dimensions: int, with_ids: bool, limits: PartLimits, sizes: PartSizes
+    *,
+    shapes: list[tuple[int, int]],
+    dimensions: int,
+    with_ids: bool,
+    limits: PartLimits,
+    sizes: PartSizes,
+    equal: bool | None,
 ) -> None:
     sizes = sizes._replace(copy_bytes=min(sizes.copy_bytes, limits.max_bytes))
     count = len(shapes)
@@ -50,7 +57,11 @@ def test_whatever_the_limits_the_parts_make_the_datasets_of_a_naive_merge(
         inputs = read_inputs(store, chunk_count=count, allow_missing=False, concurrency=2, traffic=traffic)
         layout = compute_layout(inputs.headers, result_attributes(inputs.headers, count_totals(inputs.headers, [])))
         assume(layout.size < limits.max_bytes * limits.max_count / 2)
-        parts = list(plan_parts(layout, limits, sizes=sizes))
+        parts: list[Part] = list(
+            plan_parts(layout, limits, sizes=sizes)
+            if equal is None
+            else plan_equal_parts(layout, limits, copying=equal, part_bytes=sizes.upload_bytes)
+        )
         check(layout, parts, limits)
         event(f"copies: {any(isinstance(part, CopyPart) for part in parts)}")
         progress.begin(parts)

@@ -10,7 +10,7 @@ from common.errors import ConfigError
 from common.store.contract import PartLimits
 from common.store.s3.assembly import S3_PART_LIMITS
 from merger.layout import EMBEDDINGS, Column, Layout, compute_layout, result_attributes
-from merger.plan import CopyPart, Part, PartSizes, UploadPart, plan_parts
+from merger.plan import CopyPart, Part, PartSizes, UploadPart, plan_equal_parts, plan_parts
 from merger.totals import count_totals
 from tests.merger.test_layout import header
 
@@ -37,6 +37,12 @@ def check(layout: Layout, parts: list[Part], limits: PartLimits) -> None:
         assert 0 < part.size <= limits.max_bytes
         assert part is parts[-1] or part.size >= limits.min_bytes
         pieces = [part.piece] if isinstance(part, CopyPart) else part.pieces
+        for piece in pieces:
+            column = next((each for each in layout.columns if each.name == piece.column), None)
+            start = (
+                column.offset + (layout.starts[piece.chunk] + piece.first) * column.row_bytes if column else piece.first
+            )
+            assert part.offset <= start < part.offset + part.size
         assert isinstance(part, UploadPart) or part.piece.column == EMBEDDINGS
         for piece in pieces:
             if flat and flat[-1][:2] == (piece.column, piece.chunk) and sum(flat[-1][2:]) == piece.first:
@@ -69,9 +75,21 @@ def test_every_plan_covers_the_result_within_the_limits(
     check(layout, parts, limits)
     event(f"parts are {'scarce' if len(parts) > 0.9 * limits.max_count else 'plenty'}")
     event(f"copies: {any(isinstance(part, CopyPart) for part in parts)}")
-    streamed = list(plan_parts(layout, limits, sizes=wanted, copying=False))
-    check(layout, streamed, limits)
-    assert uploaded(streamed) == layout.size
+    for copying in (False, True):
+        equal = list(plan_equal_parts(layout, limits, copying=copying, part_bytes=wanted.upload_bytes))
+        check(layout, equal, limits)
+        assert copying or uploaded(equal) == layout.size
+        assert len({part.size for part in equal[:-1]}) <= 1
+        assert equal[-1].size <= equal[0].size
+        event(f"copies equal parts: {any(isinstance(part, CopyPart) for part in equal)}")
+
+
+def test_most_of_large_chunks_is_copied_in_equal_parts() -> None:
+    layout = layout_of([50_000] * 20, text_bytes=64)
+    parts = list(plan_equal_parts(layout, S3_PART_LIMITS, copying=True))
+    check(layout, parts, S3_PART_LIMITS)
+    assert {part.size for part in parts[:-1]} == {8 * MIB}
+    assert uploaded(parts) < 0.15 * layout.size
 
 
 @given(sizes=st.lists(st.integers(0, 100), max_size=60), minimum=st.integers(1, 120))

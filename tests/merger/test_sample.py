@@ -16,7 +16,7 @@ from merger.assemble import read_parts
 from merger.chunks import read_inputs
 from merger.layout import EMBEDDINGS, Column, Layout, compute_layout
 from merger.merge import merge
-from merger.plan import UploadPart, plan_parts
+from merger.plan import UploadPart, plan_equal_parts
 from merger.progress import Traffic
 from merger.sample import STRETCH_BYTES, KeptRows, Sample, choose_rows, stretches
 from merger.sources import Sources
@@ -65,7 +65,7 @@ def test_a_wrong_byte_in_the_first_or_last_row_of_any_chunk_is_noticed_in_every_
     put_run(store, SIZES)
     sources = open_run(store, len(SIZES))
     layout = sources.layout
-    parts = plan_parts(layout, store.part_limits, copying=False)
+    parts = plan_equal_parts(layout, store.part_limits, copying=False)
     uploads = [part for part in parts if isinstance(part, UploadPart)]
     sample = choose_rows(layout, parts, random_rows=0, seed="")
     kept = KeptRows(stretches(layout, sample))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.errors import ChunkInvalid, FingerprintMismatch, StoreUnavailable
+from common.errors import ChunkInvalid, FingerprintMismatch, StoreAccessDenied, StoreUnavailable
 from common.format.chunk_file import read_header, verify_chunk
 from common.format.result_file import read_result
 from common.logs import log
@@ -158,5 +158,9 @@ class ChunkInStore:
 
     def _take_back(self, stored: ObjectStat) -> None:
         if self._store.stat(self._key) == stored:
-            self._store.delete([self._key])
-            log.info("taken_back", key=self._key)
+            try:
+                self._store.delete([self._key])
+            except StoreAccessDenied as error:  # the merge can delete it, if it runs once more
+                log.warning("not_taken_back", key=self._key, error=str(error))
+            else:
+                log.info("taken_back", key=self._key)

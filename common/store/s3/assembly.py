@@ -7,15 +7,21 @@ import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from common.errors import EmbedderError, StoreUnavailable
+from common.errors import EmbedderError, StoreAccessDenied, StoreUnavailable
 from common.logs import log
-from common.store.contract import AssemblyGone, ObjectAbsent, ObjectExists, ObjectStat, PartLimits
-from common.store.s3.client import StoreFault
+from common.store.contract import (
+    AssemblyGone,
+    AssemblyRefused,
+    ObjectAbsent,
+    ObjectExists,
+    ObjectStat,
+    PartLimits,
+)
+from common.store.s3.client import RequestRefused, StoreFault
 from common.store.s3.request import PATIENCE_SECONDS, ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from datetime import datetime
+    from collections.abc import Callable, Iterator, Mapping
 
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef, MultipartUploadTypeDef
 
@@ -24,6 +30,10 @@ if TYPE_CHECKING:
 
 S3_PART_LIMITS = PartLimits(min_bytes=5 << 20, max_bytes=5 << 30, max_count=10_000)
 """S3's limits on multipart uploads (Amazon S3 User Guide, "Amazon S3 multipart upload limits")."""
+
+ETAG_ATTEMPTS = 3
+"""The number of answers without the ETag of a copied part until the store counts as one that cannot copy: a single one
+may be a fault."""
 
 ABORT_SECONDS = 3
 """The time in seconds from the first failure until the abort of an upload is given up.
@@ -50,6 +60,7 @@ class S3Assembly:
         self._conditions = conditions
         self._location = prefix.location(key)
         self._etags: dict[int, str] = {}
+        self._copies_are_conditional = True
 
     def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:  # noqa: ARG002 - numbers are enough
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
@@ -70,8 +81,10 @@ class S3Assembly:
 
     def copy(self, number: int, offset: int, source: ObjectStat, start: int, length: int) -> None:  # noqa: ARG002
         name = self._prefix.location(source.key)
+        without_etag = 0
 
-        def send() -> str:
+        def send(condition: Mapping[str, str]) -> str:
+            nonlocal without_etag
             answer = self._prefix.client.upload_part_copy(
                 Bucket=self._location.bucket,
                 Key=self._location.key,
@@ -79,16 +92,40 @@ class S3Assembly:
                 PartNumber=number,
                 CopySource={"Bucket": name.bucket, "Key": name.key},
                 CopySourceRange=f"bytes={start}-{start + length - 1}",
-                CopySourceIfMatch=f'"{source.version}"',
+                **condition,  # type: ignore[arg-type]
             )
             if not (etag := answer.get("CopyPartResult", {}).get("ETag")):
-                raise StoreFault(f"{self._location}: the store sent no ETag for the copy of part {number}")
+                without_etag += 1
+                kind = StoreFault if without_etag < ETAG_ATTEMPTS else StoreUnavailable
+                raise kind(f"{self._location}: the store sent no ETag for the copy of part {number}")
             return etag
 
         try:
-            self._etags[number] = ask(name, send)
+            if self._copies_are_conditional:
+                try:
+                    self._etags[number] = ask(name, lambda: send({"CopySourceIfMatch": f'"{source.version}"'}))
+                except RequestRefused as refused:
+                    self._copy_without_condition(number, source, send, refused)
+            else:
+                self._copy_without_condition(number, source, send, None)
         except (ObjectAbsent, ObjectExists) as error:
             raise StoreUnavailable(f"{name} was replaced or deleted while it was copied") from error
+
+    def _copy_without_condition(
+        self,
+        number: int,
+        source: ObjectStat,
+        send: Callable[[Mapping[str, str]], str],
+        refused: RequestRefused | None,
+    ) -> None:
+        """Copy a part, and look afterwards whether the source is still the object that was to be copied."""
+        etag = ask(self._prefix.location(source.key), lambda: send({}))
+        if refused is not None and self._copies_are_conditional:
+            self._copies_are_conditional = False
+            log.warning("store_without_conditional_copies", error=str(refused))
+        if self._prefix.stat(source.key) != source:
+            raise ObjectExists(str(self._prefix.location(source.key)))
+        self._etags[number] = etag
 
     def read(self, start: int, length: int) -> bytes:
         raise NotImplementedError("a multipart upload cannot be read before it is published")
@@ -114,6 +151,8 @@ class S3Assembly:
             self._conditions.write(self._key, complete, replacing=self._replacing)
         except ObjectAbsent as absent:  # the object to replace is gone
             raise ObjectExists(str(self._location)) from absent
+        except RequestRefused as refused:
+            raise AssemblyRefused(str(refused)) from refused
         published = self._prefix.stat(self._key)
         if published is None:
             raise StoreUnavailable(f"{self._location} is absent right after it was published")
@@ -159,8 +198,11 @@ def _try_to_abort(prefix: S3Prefix, key: str, upload_id: str) -> None:
         log.warning("upload_not_aborted", object=prefix.location(key), error=str(error))
 
 
-def abort_uploads(prefix: S3Prefix, key: str, *, begun_before: datetime | None = None) -> int:
-    """Abort the multipart uploads of exactly `key`, all or those begun before a time. Return their number."""
+def abort_uploads(prefix: S3Prefix, key: str) -> int:
+    """Abort the multipart uploads of exactly `key`. Return their number.
+
+    Where the store does not list uploads, none is aborted, and the log says so.
+    """
     full_key = prefix.full_key(key)
 
     def look() -> list[MultipartUploadTypeDef]:
@@ -168,9 +210,12 @@ def abort_uploads(prefix: S3Prefix, key: str, *, begun_before: datetime | None =
         return [upload for page in pages for upload in page.get("Uploads", []) if upload["Key"] == full_key]
 
     aborted = 0
-    for upload in ask(prefix.location(key), look):
-        if begun_before is not None and upload["Initiated"] >= begun_before:
-            continue
+    try:
+        uploads = ask(prefix.location(key), look)
+    except (RequestRefused, StoreAccessDenied, ObjectAbsent) as error:
+        log.warning("uploads_not_listed", object=prefix.location(key), error=str(error))
+        return 0
+    for upload in uploads:
         try:
             _abort(prefix, key, upload["UploadId"])
         except (AssemblyGone, ObjectAbsent):

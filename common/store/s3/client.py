@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore import UNSIGNED
 from botocore.config import Config
@@ -27,9 +27,11 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from common.certificates import refusal
-from common.errors import SettingsError, StoreAccessDenied, StoreUnavailable
+from common.errors import EmbedderError, SettingsError, StoreAccessDenied, StoreUnavailable
 from common.process.resources import exhausted_beneath
+from common.settings import S3Settings, read_settings
 from common.store.contract import AssemblyGone, ObjectAbsent, ObjectExists
+from common.store.s3 import headers
 from common.store.s3.session import sdk
 from common.store.s3.sigv4 import Key
 
@@ -49,10 +51,12 @@ POOL_CONNECTIONS = 72
 time."""
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
-_DENIED = {
+DENIED_CODES = {
+    "401",
     "403",
     "AccessDenied",
     "AllAccessDisabled",
+    "AuthorizationHeaderMalformed",
     "ExpiredToken",
     "Forbidden",
     "InvalidAccessKeyId",
@@ -61,10 +65,12 @@ _DENIED = {
     "NoSuchBucket",
     "PermanentRedirect",
     "SignatureDoesNotMatch",
+    "Unauthorized",
 }
+"""The error codes of requests that every program with these credentials would be refused."""
 
-_UNSUPPORTED = {"InvalidArgument", "InvalidRequest", "NotImplemented", "NotSupported"}
-"""The error codes of stores that do not support a request, or a condition of a request."""
+_FULL_CODES = {"QuotaExceeded", "StorageFull", "XMinioAdminBucketQuotaExceeded", "XMinioStorageFull"}
+_SKEWED_CODES = {"RequestExpired", "RequestInTheFuture", "RequestTimeTooSkewed"}
 
 PASSING_CODES = {
     "BadDigest",
@@ -72,10 +78,15 @@ PASSING_CODES = {
     "IncompleteBody",
     "InternalError",
     "OperationAborted",
+    "Conflict",
+    "RequestLimitExceeded",
+    "RequestThrottled",
     "RequestTimeout",
+    "ServiceUnavailable",
     "SlowDown",
     "Throttling",
     "ThrottlingException",
+    "TooManyRequests",
     "XAmzContentChecksumMismatch",
     "XAmzContentSHA256Mismatch",
 }
@@ -88,7 +99,7 @@ _PASSING_IDENTITY_CODES = {"ExpiredTokenException", "IDPCommunicationError", "In
 """The error codes of an identity service that may pass: a token that is about to be renewed, or a provider whose keys
 cannot be fetched now, which is InvalidIdentityToken too."""
 
-_PASSING_STATUSES = {408, 429}
+_PASSING_STATUSES = {408, 409, 425, 429}
 _PASSING_ERRORS = (
     ConnectionError,
     CredentialRetrievalError,
@@ -98,8 +109,15 @@ _PASSING_ERRORS = (
 )
 
 
-class RequestUnsupported(StoreUnavailable):
-    """The store does not support this request, or its condition."""
+class RequestRefused(StoreUnavailable):
+    """The store does not accept the request as it is: it does not know it, or one of its headers, or its content.
+
+    The request would be refused again; another request for the same end may be accepted.
+    """
+
+
+class StoreFull(StoreUnavailable):
+    """The store has no room for what is written: a disk is full, or a quota is used up."""
 
 
 class RangeBeyondEnd(StoreUnavailable):
@@ -119,11 +137,18 @@ def s3_client() -> S3Client:
         read_timeout=READ_SECONDS,
         max_pool_connections=POOL_CONNECTIONS,
         tcp_keepalive=True,
+        # The SDK would add CRCs as trailers of the content. Google, Cloudflare R2, Backblaze B2 and older versions of
+        # Ceph and MinIO refuse them, or store them as content. Each upload has an MD5 instead.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
     )
+    settings = read_settings(S3Settings)
     try:
-        return sdk().client(config)
+        client = sdk().client(config)
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"S3 cannot be set up: {error}") from error
+    headers.register(client, settings)
+    return client
 
 
 @cache
@@ -222,34 +247,89 @@ def answer_errors(what: object) -> Iterator[None]:
 
 
 def _client_error(error: ClientError, what: object) -> Exception:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    message = str(error.response.get("Error", {}).get("Message", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if error.operation_name in _IDENTITY_OPERATIONS:
-        return _identity_error(code, message, status, error.operation_name)
-    if code in _ABSENT:
+    answer = _ErrorAnswer(
+        code=str(error.response.get("Error", {}).get("Code", "")),
+        status=int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
+        message=" ".join(str(error.response.get("Error", {}).get("Message", "")).split()),
+        operation=error.operation_name,
+    )
+    if answer.operation in _IDENTITY_OPERATIONS:
+        return _identity_error(answer)
+    if answer.code in _ABSENT:
         return ObjectAbsent(str(what))
-    if code in {"NoSuchUpload", "InvalidPart"}:
-        return AssemblyGone(f"{what}: {code}")
-    if code in {"PreconditionFailed", "412"} or status == 412:
+    if answer.code == "NoSuchUpload":
+        return AssemblyGone(f"{what}: {answer.code}")
+    if answer.status == 412 or answer.code == "PreconditionFailed":
         return ObjectExists(str(what))
-    if code in _DENIED or status in {401, 403}:
-        return StoreAccessDenied(
-            f"{what}: {code}{': ' if message else ''}{message}; check the bucket's name, the "
-            "credentials and their permission to list, read, write and delete"
+    kind, advice = _kind_of(answer)
+    return kind(f"{what}: {answer}{'; ' if advice else ''}{advice}")
+
+
+class _ErrorAnswer(NamedTuple):
+    """An answer of the store that is an error."""
+
+    code: str
+    status: int
+    message: str
+    operation: str
+
+    def __str__(self) -> str:
+        who = "the identity service" if self.operation in _IDENTITY_OPERATIONS else "the store"
+        return f"{who} answered {self.status} to {self.operation}: {f'{self.code} {self.message}'.strip()}"
+
+
+_TOO_LARGE_ADVICE = (
+    "raise the limit of the store or of a proxy before it (nginx: client_max_body_size), or raise EMBEDDER_CHUNK_COUNT "
+    "for smaller chunk files"
+)
+
+
+def _kind_of(answer: _ErrorAnswer) -> tuple[type[EmbedderError], str]:
+    """Return the error that an answer becomes, and what a person can do about it."""
+    code, status = answer.code, answer.status
+    is_denied = code in DENIED_CODES or status in {401, 403}
+    is_passing = code in PASSING_CODES or status in _PASSING_STATUSES or status >= 500
+    kinds: list[tuple[bool, type[EmbedderError], str]] = [
+        (
+            code in _SKEWED_CODES,
+            StoreUnavailable,
+            "the clock of this machine or that of the store is wrong; check the time on the node",
+        ),
+        (code in _FULL_CODES or status == 507, StoreFull, "free space in the store, or raise the quota"),
+        (
+            code == "EntityTooLarge" or status == 413,
+            SettingsError,
+            _TOO_LARGE_ADVICE,
+        ),
+        (code == "KMS.ThrottlingException", StoreFault, ""),
+        (
+            code.startswith("KMS."),
+            StoreAccessDenied,
+            "check EMBEDDER_S3_KMS_KEY_ID and the permission to use the key",
+        ),
+        (code in PASSING_CODES, StoreFault, ""),
+        (is_denied, StoreAccessDenied, _advice_on_denial(answer.operation)),
+        (status == 416, RangeBeyondEnd, ""),
+        (status == 501, RequestRefused, ""),
+        (is_passing, StoreFault, ""),
+        (400 <= status < 500, RequestRefused, ""),
+        (True, StoreUnavailable, ""),
+    ]
+    return next((kind, advice) for holds, kind, advice in kinds if holds)
+
+
+def _advice_on_denial(operation: str) -> str:
+    advice = "check the bucket's name, the region, the credentials and their permission to list, read, write and delete"
+    if operation == "HeadObject":  # which has no body that could give a reason
+        advice += (
+            "; without the permission to list the bucket (s3:ListBucket), S3 answers 403 for an object that is absent"
         )
-    kind: type[StoreUnavailable] = StoreUnavailable
-    if status == 416:
-        kind = RangeBeyondEnd
-    elif status == 501 or code in _UNSUPPORTED:
-        kind = RequestUnsupported
-    elif status >= 500 or status in _PASSING_STATUSES or code in PASSING_CODES:
-        kind = StoreFault
-    return kind(f"{what}: {code or status} {message}".rstrip())
+    return advice
 
 
-def _identity_error(code: str, message: str, status: int, operation: str) -> Exception:
-    sentence = f"the identity service gives no credentials for S3 ({operation}): {code} {message}".rstrip()
-    if code in _PASSING_IDENTITY_CODES | PASSING_CODES or status >= 500 or status in _PASSING_STATUSES:
+def _identity_error(answer: _ErrorAnswer) -> EmbedderError:
+    sentence = f"no credentials for S3: {answer}"
+    is_passing = answer.code in _PASSING_IDENTITY_CODES | PASSING_CODES or answer.status in _PASSING_STATUSES
+    if is_passing or answer.status >= 500:
         return StoreFault(sentence)
     return StoreAccessDenied(f"{sentence}; check the role, its trust policy and the pod's ServiceAccount")

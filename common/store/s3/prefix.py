@@ -34,9 +34,14 @@ class S3Prefix:
 
         def look() -> ObjectStat:
             head = self.client.head_object(Bucket=self.bucket, Key=self.full_key(key))
-            return ObjectStat(key, head["ContentLength"], head["ETag"].strip('"'))
+            return ObjectStat(key, head["ContentLength"], etag_text(head["ETag"]))
 
         try:
             return ask(self.location(key), look)
         except ObjectAbsent:
             return None
+
+
+def etag_text(etag: str) -> str:
+    """Return an ETag without quotes and without the mark of a weak one, which a proxy that compresses adds."""
+    return etag.removeprefix("W/").strip('"')

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
+from common.settings import S3Settings, read_settings
 from common.store.s3.client import Credentials, region_of_bucket, s3_errors, unsigned_client
 from common.store.s3.request import ask
 from common.store.s3.sigv4 import Server, Signer, server_of
@@ -27,6 +28,7 @@ class Presigner:
 
     def __init__(self, *, expires_seconds: int = 3600) -> None:
         self._credentials = Credentials()
+        self._is_payer = read_settings(S3Settings).s3_requester_pays
         self._expires_seconds = expires_seconds
         self._bases: dict[str, _Base] = {}
         self._signed_at = 0
@@ -57,7 +59,9 @@ class Presigner:
 
     def _signer(self, location: S3Location, region: str, now: int) -> Signer | None:
         key = ask(location, self._credentials.key)
-        return None if key is None else Signer(key, region=region, expires_seconds=self._expires_seconds, now=now)
+        if key is None:
+            return None
+        return Signer(key, region=region, expires_seconds=self._expires_seconds, now=now, is_payer=self._is_payer)
 
     def _base(self, bucket: str) -> _Base:
         """Return where the bucket is, by the SDK's endpoint and addressing style and by the bucket's region."""

@@ -12,6 +12,9 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
+REQUEST_PAYER = ("x-amz-request-payer", "requester")
+"""The header, or the parameter of a signed URL, that says that the one who asks pays for the request."""
+
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -45,16 +48,19 @@ class Signer:
 
     A signature lets anybody GET its URL for `expires_seconds` from `now`, a Unix time in seconds. It is described in
     https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
+
+    With `is_payer` the URLs say that the owner of the key pays for the requests (requester pays).
     """
 
-    def __init__(self, key: Key, *, region: str, expires_seconds: int, now: float) -> None:
+    def __init__(self, key: Key, *, region: str, expires_seconds: int, now: float, is_payer: bool = False) -> None:
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         date = moment[:8]
         scope = f"{date}/{region}/s3/aws4_request"
         token = f"&X-Amz-Security-Token={quote(key.token, safe='')}" if key.token else ""
+        payer = f"&{'='.join(REQUEST_PAYER)}" if is_payer else ""
         self._query = (
             f"X-Amz-Algorithm={_ALGORITHM}&X-Amz-Credential={quote(f'{key.access_key}/{scope}', safe='')}"
-            f"&X-Amz-Date={moment}&X-Amz-Expires={expires_seconds}{token}&X-Amz-SignedHeaders=host"
+            f"&X-Amz-Date={moment}&X-Amz-Expires={expires_seconds}{token}&X-Amz-SignedHeaders=host{payer}"
         )
         self._heading = f"{_ALGORITHM}\n{moment}\n{scope}\n"
         self._hmac = hmac.new(_signing_key(key.secret_key, date, region), digestmod="sha256")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 import pytest
 
@@ -66,11 +66,8 @@ def signed_url(uri: str) -> str:
 
 
 def fetched(url: str, aws: AwsDouble) -> bytes:
-    opener = build_opener(ProxyHandler({"https": aws.environment["HTTPS_PROXY"]}))
-    opener.addheaders = []
-    for handler in opener.handlers:
-        if hasattr(handler, "_context"):
-            handler._context = client_context()
+    proxy = aws.environment["HTTPS_PROXY"]
+    opener = build_opener(ProxyHandler({"https": proxy}), HTTPSHandler(context=client_context()))
     with opener.open(url, timeout=10) as answer:
         body: bytes = answer.read()
         return body

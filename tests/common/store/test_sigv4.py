@@ -13,6 +13,7 @@ from botocore.credentials import ReadOnlyCredentials
 from common.store.s3.sigv4 import Key, Signer, server_of
 
 
+@pytest.mark.parametrize("is_payer", [False, True])
 @pytest.mark.parametrize("token", [None, "FwoGZXIvYXdzE+/=="])
 @pytest.mark.parametrize(
     "url",
@@ -25,15 +26,16 @@ from common.store.s3.sigv4 import Key, Signer, server_of
         "HTTP://store.example:80/photos/a.jpg",
     ],
 )
-def test_a_url_is_signed_as_the_sdk_signs_it(url: str, token: str | None) -> None:
-    request = AWSRequest(method="GET", url=url)
+def test_a_url_is_signed_as_the_sdk_signs_it(url: str, token: str | None, is_payer: bool) -> None:
+    payer = {"x-amz-request-payer": "requester"} if is_payer else {}
+    request = AWSRequest(method="GET", url=url, params=payer)
     credentials = ReadOnlyCredentials("AKIDEXAMPLE", "wJalr/secret+KEY", token)
     S3SigV4QueryAuth(credentials, "s3", "eu-central-1", expires=3600).add_auth(request)
     expected = parse_qs(urlsplit(str(request.url)).query)
     now = datetime.strptime(expected["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
     key = Key("AKIDEXAMPLE", "wJalr/secret+KEY", token)
     server = server_of(url)
-    signer = Signer(key, region="eu-central-1", expires_seconds=3600, now=now)
+    signer = Signer(key, region="eu-central-1", expires_seconds=3600, now=now, is_payer=is_payer)
     signed = signer.presigned_url(server, url.removeprefix(server.url))
     assert signed.startswith(f"{url}?")
     assert parse_qs(urlsplit(signed).query) == expected

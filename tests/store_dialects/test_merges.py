@@ -1,0 +1,69 @@
+"""Merges on doubles of stores that make an object only from certain parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from common.errors import StoreUnavailable
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from merger.merge import merge
+from tests.merger.runs import assert_merged, put_run, read_summary, settings_for
+from tests.store_dialects.dialects import B2, LEAST, R2, Dialect, error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from common.store.s3.store import S3Store
+    from tests.store_dialects.conftest import Speaking
+
+    Speak = Callable[..., AbstractContextManager[Speaking]]
+
+SIZES = [6000, 10, 9000]
+"""Rows of the chunks: the large ones hold whole parts of 8 MiB, wherever these begin."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dialect", "way"), [(R2, "server-side"), (LEAST, "streaming")], ids=["r2", "least"])
+def test_a_store_that_demands_equal_parts_gets_them(dialect: Dialect, way: str, speak: Speak, direct: S3Store) -> None:
+    chunks = put_run(direct, SIZES)
+    with speak(dialect) as (store, double, _):
+        merge(store, settings_for(store, len(SIZES)))
+        # Once with the condition of the write, and once without.
+        assert double.refused["unequal parts"] == (2 if dialect is R2 else 0)
+    assert_merged(direct, chunks)
+    summary = read_summary(direct)
+    assert summary["assembly"] == way
+    assert (summary["bytes_copied_by_store"] > 0) == (way == "server-side")
+    assert sorted(found.key for found in direct.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+
+
+def test_a_store_that_refuses_every_assembly_ends_the_merge_with_its_words_and_leaves_the_chunks(
+    speak: Speak, direct: S3Store
+) -> None:
+    put_run(direct, [20, 10])
+    refusal = error(400, "MalformedXML", "the list of parts cannot be read")
+    dialect = Dialect(
+        name="no end", every_request=lambda each: refusal if each.operation == "CompleteMultipartUpload" else None
+    )
+    before = sorted(direct.list(""))
+    with (
+        speak(dialect) as (store, _, _proxy),
+        pytest.raises(StoreUnavailable, match="the list of parts cannot be read"),
+    ):
+        merge(store, settings_for(store, 2))
+    assert sorted(direct.list("")) == before
+
+
+def test_two_merges_in_a_row_replace_a_partial_result_without_conditional_writes(speak: Speak, direct: S3Store) -> None:
+    chunks = put_run(direct, [30, 20])
+    missing = direct.read("chunks/Images_Embedded_1.h5")
+    direct.delete(["chunks/Images_Embedded_1.h5"])
+    with speak(B2) as (store, _, _proxy):
+        merge(store, settings_for(store, 2, on_missing_chunks="partial"))
+        assert read_summary(store)["chunks_missing"] == "1"
+        direct.put_bytes("chunks/Images_Embedded_1.h5", missing)
+        merge(store, settings_for(store, 2))
+    assert_merged(direct, chunks)
