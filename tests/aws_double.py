@@ -18,10 +18,11 @@ import re
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.connect_proxy import connect_proxy
+from tests.s3_proxy import joined_chunks
 
 if TYPE_CHECKING:
     import ssl
@@ -52,9 +53,9 @@ class _Server(ThreadingHTTPServer):
         self.requests: list[AwsRequest] = []
 
     def finish_request(self, request: object, client_address: object) -> None:
-        with suppress(OSError):  # a client that does not trust the certificate
-            with self.tls.wrap_socket(request, server_side=True) as secured:  # type: ignore[arg-type]
-                super().finish_request(secured, client_address)
+        # OSError: a client that does not trust the certificate.
+        with suppress(OSError), self.tls.wrap_socket(request, server_side=True) as secured:  # type: ignore[arg-type]
+            super().finish_request(secured, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -83,8 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = _joined_chunks(self.rfile)
-        return _joined_chunks(io.BytesIO(body)) if self.headers.get("Content-Encoding") == "aws-chunked" else body
+        body = joined_chunks(self.rfile)
+        return joined_chunks(io.BytesIO(body)) if self.headers.get("Content-Encoding") == "aws-chunked" else body
 
     def serve(self, request: AwsRequest, bucket: str, key: str, *, region: str, body: bytes) -> None:
         home = self.server.buckets.get(bucket)
@@ -133,17 +134,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
-
-
-def _joined_chunks(stream: BinaryIO) -> bytes:
-    """Return the content of a stream of chunks, each behind its length, and read it up to its last line."""
-    content = b""
-    while length := int(stream.readline().partition(b";")[0], 16):
-        content += stream.read(length)
-        stream.readline()
-    while stream.readline().strip():  # the trailers
-        pass
-    return content
 
 
 def _etag(content: bytes) -> str:

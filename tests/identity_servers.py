@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
@@ -28,10 +29,12 @@ class IdentityServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, respond: Respond, *, port: int) -> None:
+    def __init__(self, respond: Respond, *, port: int, tls: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.respond = respond
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.url = f"https://localhost:{self.server_port}" if tls else f"http://127.0.0.1:{self.server_port}"
         self.requests: list[str] = []
         """The path of each request."""
 
@@ -70,8 +73,8 @@ def credentials(*, seconds: float = 3600) -> dict[str, str]:
 
 
 @contextmanager
-def identity_server(respond: Respond, *, port: int = 0) -> Iterator[IdentityServer]:
-    with IdentityServer(respond, port=port) as server:
+def identity_server(respond: Respond, *, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[IdentityServer]:
+    with IdentityServer(respond, port=port, tls=tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="identity")
         thread.start()
         try:
@@ -96,9 +99,11 @@ def metadata_service(*, region: str = "", port: int = 0) -> AbstractContextManag
     return identity_server(respond, port=port)
 
 
-def node_agent(*, seconds: float = 3600, port: int = 0) -> AbstractContextManager[IdentityServer]:
+def node_agent(
+    *, seconds: float = 3600, port: int = 0, tls: ssl.SSLContext | None = None
+) -> AbstractContextManager[IdentityServer]:
     """Return the agent of a node, as that of EKS Pod Identity, whose credentials are valid for some seconds."""
-    return identity_server(lambda *_: (200, json.dumps(credentials(seconds=seconds))), port=port)
+    return identity_server(lambda *_: (200, json.dumps(credentials(seconds=seconds))), port=port, tls=tls)
 
 
 @contextmanager

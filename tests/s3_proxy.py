@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
+    import io
     import ssl
     from collections.abc import Iterator
 
@@ -154,9 +155,9 @@ class _Server(ThreadingHTTPServer):
         if self._tls is None:
             super().finish_request(request, client_address)
             return
-        with suppress(OSError):  # a client that does not trust the certificate
-            with self._tls.wrap_socket(request, server_side=True) as secured:
-                super().finish_request(secured, client_address)
+        # OSError: a client that does not trust the certificate.
+        with suppress(OSError), self._tls.wrap_socket(request, server_side=True) as secured:
+            super().finish_request(secured, client_address)
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - as the base class has it
         self.close_request(request)  # a shutdown before it would close the connection in order, without a reset
@@ -183,7 +184,12 @@ class _Handler(BaseHTTPRequestHandler):
         return go_on
 
     def handle_any(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = joined_chunks(self.rfile)
+            del self.headers["Transfer-Encoding"]  # which no signature covers
+            self.headers["Content-Length"] = str(len(body))
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
         reaction = self.server.intervene(self.server.note(self.command, self.path, headers))
         if isinstance(reaction, Answer):
@@ -256,6 +262,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def joined_chunks(stream: io.BufferedIOBase) -> bytes:
+    """Return the content of a stream of chunks, each behind its length, and read it up to its last line."""
+    content = b""
+    while length := int(stream.readline().partition(b";")[0], 16):
+        content += stream.read(length)
+        stream.readline()
+    while stream.readline().strip():  # the trailers
+        pass
+    return content
 
 
 @contextmanager

@@ -51,7 +51,8 @@ class _Transport:
             through = None
             if proxy is not None:
                 login = (proxy.user, proxy.password) if proxy.authorization else None
-                through = self._http.Proxy(proxy.address, auth=login, ssl_context=self._context)
+                context = self._context if proxy.scheme == "https" else None
+                through = self._http.Proxy(proxy.address, auth=login, ssl_context=context)
             self._transports[proxy] = self._http.HTTPTransport(verify=self._context, trust_env=False, proxy=through)
         return self._transports[proxy].handle_request(request)
 

@@ -222,8 +222,6 @@ def s3_errors(what: object) -> Iterator[None]:
     except ParamValidationError as error:
         raise SettingsError(f"{what} is not a valid S3 name: {' '.join(str(error).split())}") from error
     except _PASSING_ERRORS as error:
-        if (refused := refusal(error, what)) is not None:
-            raise refused from error
         # A repeated request would need the very files or memory that this machine lacks.
         raise exhausted_beneath(error) or StoreFault(f"{what}: {error}") from error
     except BotoCoreError as error:
@@ -232,14 +230,17 @@ def s3_errors(what: object) -> Iterator[None]:
 
 @contextmanager
 def answer_errors(what: object) -> Iterator[None]:
-    """Turn the errors that the SDK lets through into StoreFault: an answer broke off, or it is not an S3 response."""
+    """Turn the errors that the SDK lets through into StoreFault: an answer broke off, or it is not an S3 response.
+
+    Raises CertificateRefused when the server cannot be trusted.
+    """
     try:
         yield
-    except OSError as error:
-        if error.filename:  # the token of an identity
+    except (HTTPError, OSError) as error:  # most errors of the SDK's connections are an OSError too
+        if (refused := refusal(error, what)) is not None:
+            raise refused from error
+        if isinstance(error, OSError) and error.filename:  # the token of an identity
             raise StoreFault(f"{what}: {error.filename} cannot be read: {error.strerror}") from error
-        raise StoreFault(f"{what}: the answer broke off: {error}") from error
-    except HTTPError as error:
         raise StoreFault(f"{what}: the answer broke off: {error}") from error
     except (ResponseParserError, KeyError, ValueError) as error:
         raise StoreFault(f"{what}: not a valid S3 response: {' '.join(str(error).split())[:200]}") from error
@@ -274,7 +275,8 @@ class _ErrorAnswer(NamedTuple):
     operation: str
 
     def __str__(self) -> str:
-        return f"the store answered {self.status} to {self.operation}: {f'{self.code} {self.message}'.strip()}"
+        who = "the identity service" if self.operation in _IDENTITY_OPERATIONS else "the store"
+        return f"{who} answered {self.status} to {self.operation}: {f'{self.code} {self.message}'.strip()}"
 
 
 _TOO_LARGE_ADVICE = (
@@ -326,8 +328,8 @@ def _advice_on_denial(operation: str) -> str:
     return advice
 
 
-def _identity_error(answer: _ErrorAnswer) -> Exception:
-    sentence = f"the identity service gives no credentials for S3: {answer}".replace("the store answered", "it answered")
+def _identity_error(answer: _ErrorAnswer) -> EmbedderError:
+    sentence = f"no credentials for S3: {answer}"
     is_passing = answer.code in _PASSING_IDENTITY_CODES | PASSING_CODES or answer.status in _PASSING_STATUSES
     if is_passing or answer.status >= 500:
         return StoreFault(sentence)

@@ -92,7 +92,7 @@ class Sdk:
         if self._has_region or _is_metadata_disabled():
             return
         provider = IMDSRegionProvider(self.core)
-        _without_proxy(provider._get_fetcher())
+        _without_proxy(provider._get_fetcher())  # type: ignore[attr-defined]  # the SDK's stubs lack it
         try:
             found = provider.provide()
         except (BotoCoreError, OSError):
@@ -106,8 +106,8 @@ class Sdk:
         The SDK decides about a proxy for each scheme, and not for each host. So the client is made for its endpoint.
         """
         session = self._session = self._session or boto3.session.Session(botocore_session=self.core)
-        style = {"addressing_style": addressing} if (addressing := self._addressing()) else {}
-        config = config.merge(Config(s3={**style, "us_east_1_regional_endpoint": "regional"}, proxies={}))
+        style: Any = {"addressing_style": self._addressing(), "us_east_1_regional_endpoint": "regional"}
+        config = config.merge(Config(s3=style, proxies={}))
         region = region or self.region
         client: S3Client = session.client("s3", region_name=region, config=config, endpoint_url=self.endpoint or None)
         if (through := self._through_proxy(client.meta.endpoint_url)) is not None:
@@ -116,7 +116,7 @@ class Sdk:
         return client
 
     def _addressing(self) -> str:
-        """Return the SDK's addressing style, an empty text for what the SDK chooses."""
+        """Return the SDK's addressing style."""
         chosen = read_settings(S3Settings).s3_addressing
         if chosen == "auto":
             chosen = (self.core.get_config_variable("s3") or {}).get("addressing_style") or "auto"
@@ -146,7 +146,8 @@ class Sdk:
         for index, provider in enumerate(resolver.providers):
             if provider.METHOD == "container-role":
                 http = URLLib3Session(verify=verify, timeout=AGENT_SECONDS, proxies=proxies)
-                resolver.providers[index] = ContainerProvider(fetcher=ContainerMetadataFetcher(session=http))
+                agent_client: Any = ContainerMetadataFetcher(session=http)
+                resolver.providers[index] = ContainerProvider(fetcher=agent_client)
             elif provider.METHOD == "iam-role":
                 _without_proxy(provider._role_fetcher)
         config = Config(connect_timeout=CONNECT_SECONDS, proxies={})

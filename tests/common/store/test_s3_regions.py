@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
 import pytest
 
@@ -66,11 +66,8 @@ def signed_url(uri: str) -> str:
 
 
 def fetched(url: str, aws: AwsDouble) -> bytes:
-    opener = build_opener(ProxyHandler({"https": aws.environment["HTTPS_PROXY"]}))
-    opener.addheaders = []
-    for handler in opener.handlers:
-        if hasattr(handler, "_context"):
-            handler._context = client_context()
+    proxy = aws.environment["HTTPS_PROXY"]
+    opener = build_opener(ProxyHandler({"https": proxy}), HTTPSHandler(context=client_context()))
     with opener.open(url, timeout=10) as answer:
         body: bytes = answer.read()
         return body
@@ -136,9 +133,8 @@ def region_of_requests() -> str:
     return region
 
 
-def test_the_region_comes_from_the_first_place_that_names_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _no_sdk_configuration: None
-) -> None:
+@pytest.mark.usefixtures("_no_sdk_configuration")
+def test_the_region_comes_from_the_first_place_that_names_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalr/secret+KEY")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -182,6 +178,7 @@ def test_a_public_stores_endpoint_names_its_region(endpoint: str, region: str) -
 # Endpoints and addressing
 
 
+@pytest.mark.usefixtures("aws")
 @pytest.mark.parametrize(
     ("endpoint", "addressing", "url"),
     [
@@ -192,7 +189,7 @@ def test_a_public_stores_endpoint_names_its_region(endpoint: str, region: str) -
     ],
 )
 def test_images_have_the_endpoints_or_the_configured_addressing(
-    monkeypatch: pytest.MonkeyPatch, aws: AwsDouble, endpoint: str, addressing: str, url: str
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, addressing: str, url: str
 ) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-3")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
@@ -205,8 +202,9 @@ def endpoints() -> list[str]:
     return [url.text for url in ObjectUrls().endpoints()]
 
 
+@pytest.mark.usefixtures("_no_sdk_configuration")
 def test_the_endpoint_comes_from_the_first_place_that_names_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _no_sdk_configuration: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert endpoints() == []
     (tmp_path / "config").write_text("[default]\nendpoint_url = http://profile.example\n")

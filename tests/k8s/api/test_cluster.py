@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable
+from common.proxies import basic_authorization
 from k8s.api.cluster import ONCE, Cluster
 from k8s.api.connection import connect, in_pod_configuration
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, cluster_double
@@ -73,3 +74,51 @@ def test_a_redirect_is_not_followed_with_the_token(cluster: ClusterDouble) -> No
         with pytest.raises(ClusterUnavailable):
             list(connect().pods(labels="a=b"))
         assert not other.requests
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "is_direct"),
+    [("10.96.0.0/12", True), ("fd00::/8,10.0.0.0/8,.svc", True), ("10.128.0.0/9,kubernetes.default.svc", False)],
+)
+def test_a_pod_asks_its_cluster_as_no_proxy_says(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, *, no_proxy: str, is_direct: bool
+) -> None:
+    for name in ("https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://ann:s%40cret@proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    token = certificate.with_name("token")
+    token.write_text("a token")
+    configuration = in_pod_configuration(
+        token=token,
+        certificate=certificate,
+        environment={"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"},
+    )
+    assert configuration.proxy == (None if is_direct else "http://proxy.example:3128")
+    if not is_direct:
+        assert configuration.proxy_headers == {"Proxy-Authorization": basic_authorization("ann", "s@cret")}
+
+
+def test_the_kubeconfigs_proxy_goes_before_the_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: ClusterDouble
+) -> None:
+    cluster.put("jobs", worker_job(3))
+    content = (
+        "{{apiVersion: v1, kind: Config, current-context: here, contexts: [{{name: here, context: {{cluster: here, "
+        "user: me, namespace: {namespace}}}}}], users: [{{name: me, user: {{token: any}}}}], "
+        "clusters: [{{name: here, cluster: {{server: '{server}'{proxy}}}}}]}}"
+    )
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("HTTP_PROXY", cluster.url)
+    for name in ("http_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def found(*, proxy: str) -> bool:
+        (tmp_path / "config").write_text(
+            content.format(namespace=NAMESPACE, server="http://cluster.example", proxy=proxy)
+        )
+        return connect(retry=ONCE).job("embedder-worker")[0] is not None
+
+    assert found(proxy="")  # the double plays the proxy of the environment
+    with pytest.raises(ClusterUnavailable):
+        found(proxy=", proxy-url: 'http://127.0.0.1:9'")
