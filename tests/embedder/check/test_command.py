@@ -107,7 +107,6 @@ def test_without_a_manifest_the_command_says_what_is_missing() -> None:
 
 
 def test_a_program_that_breaks_off_is_a_fault(tmp_path: Path, photos: Path) -> None:
-    (tmp_path / "worker").mkdir()
     (tmp_path / "broken.py").write_text("import sys\nsys.exit('no such library: libcuda')\n")
     (tmp_path / "main.py").write_text(
         "import sys\nfrom embedder.cli import main\nfrom embedder.local.programs import Programs\n"
