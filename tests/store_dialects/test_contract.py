@@ -183,3 +183,10 @@ def test_lists_of_many_pages_are_whole(dialect: Dialect, speak: Speak, direct: S
         assert len(proxy.requests) <= 4
         store.delete(keys)
         assert list(store.list("")) == []
+
+
+def test_a_store_is_asked_once_for_a_list_that_it_does_not_know(speak: Speak) -> None:
+    with speak(LEAST) as (store, double, _):
+        for _ in range(3):
+            assert list(store.list("chunks/")) == []
+        assert double.refused["second list"] == 1

@@ -60,19 +60,18 @@ class _Pages:
     def __init__(self, prefix: S3Prefix, start: str, most: int | None) -> None:
         self._prefix, self._start = prefix, start
         self._limit = {} if most is None else {"MaxKeys": most}
-        self._is_second_version = True
 
     def ask(self, following: Mapping[str, str]) -> _Page:
         location = self._prefix.location(self._start)
-        if self._is_second_version:
+        if "ContinuationToken" in following:
+            return ask(location, lambda: self._second_version(following))
+        if self._prefix.has_list_objects_v2 and not following:
             try:
-                return ask(location, lambda: self._second_version(following))
+                return ask(location, lambda: self._second_version({}))
             except RequestRefused as refused:
-                if following:
-                    raise
                 page = ask(location, lambda: self._first_version({}))
                 log.warning("store_without_list_objects_v2", error=str(refused))
-                self._is_second_version = False
+                self._prefix.has_list_objects_v2 = False
                 return page
         return ask(location, lambda: self._first_version(following))
 
@@ -85,7 +84,7 @@ class _Pages:
         if token:
             return _Page(objects, {"ContinuationToken": token})
         # A store that answers as to the first version of the request. Its next page begins after the last key.
-        self._is_second_version = False
+        self._prefix.has_list_objects_v2 = False
         return _Page(objects, self._after(page))
 
     def _first_version(self, following: Mapping[str, str]) -> _Page:

@@ -24,6 +24,8 @@ class S3Prefix:
         self.path = f"{location.key.strip('/')}/" if location.key.strip("/") else ""
         """The start of every full key: empty, or a text that ends with a slash."""
         self.client: S3Client = s3_client()
+        self.has_list_objects_v2 = True
+        """Whether the store is asked for lists by ListObjectsV2. The first refusal ends that."""
 
     def full_key(self, key: str) -> str:
         return self.path + key
