@@ -306,6 +306,15 @@ def test_a_file_without_certificates_is_a_settings_error(
         read_settings(RunSettings, run_uri="run", chunk_count=1)
 
 
+def test_a_file_of_the_sdks_own_variable_that_is_absent_is_a_settings_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    clear_clients()
+    with pytest.raises(SettingsError, match=r"none\.pem', and there is no such file"):
+        s3_client()
+
+
 def https_url(port: int, path: str) -> str:
     return f"https://localhost:{port}{path}"
 

@@ -27,9 +27,11 @@ from common.retry import GivenUp, RetryPolicy, call
 PROBE_SECONDS = 10
 """Time in seconds that the hub has to answer a probe. Without a probe, the hub's client retries for half a minute."""
 
-REACH = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=4, patience_seconds=30)
-"""The attempts to reach the hub before anything is fetched. The network or the name servers of a new pod may come
-seconds after it. The hub's own client repeats a request as long, also where no waiting helps."""
+REACH_SECONDS = 30
+"""Time in seconds for which the hub is tried before anything is fetched. The network or the name servers of a new pod
+may come seconds after it. The hub's own client repeats a request as long, also where no waiting helps."""
+
+REACH = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=4, patience_seconds=REACH_SECONDS)
 
 
 class _Transport:

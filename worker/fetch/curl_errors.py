@@ -33,6 +33,12 @@ _TLS = {
 _REFUSAL = re.compile(r".*(?:certificate problem|verify result): | \(\d+\)$")
 """What surrounds OpenSSL's sentence about a certificate."""
 
+_NOT_A_MATTER_OF_TRUST = {0, 1, 9, 10, 62, 64}
+"""OpenSSL's verdicts on certificates that are out of date or for another host (X509_V_ERR_..., x509_vfy.h). 0 and 1: it
+has no verdict, because libcurl compares the host itself."""
+
+_TRUST_REMEDY = "; EMBEDDER_CA_BUNDLE can name its authority"
+
 _CURLE_PROXY = 97
 _CURLE_TOO_LARGE = 100
 
@@ -47,7 +53,8 @@ def broken_by(curl: Any, code: int, message: str, *, host: str) -> Broken:  # no
         case pycurl.E_OPERATION_TIMEDOUT:
             return Broken(Verdict.MAY_PASS, Reason.TIMEOUT, f"{host} was not connected in time", 0)
         case pycurl.E_PEER_FAILED_VERIFICATION:
-            detail = f"the certificate of {host}: {_why_refused(message)}"
+            remedy = "" if curl.getinfo(pycurl.SSL_VERIFYRESULT) in _NOT_A_MATTER_OF_TRUST else _TRUST_REMEDY
+            detail = f"the certificate of {host}: {_why_refused(message)}{remedy}"
             return Broken(Verdict.WILL_NOT_PASS, Reason.CONNECTION_FAILED, detail, 0)
         case pycurl.E_SSL_CACERT_BADFILE:
             detail = "the trusted certificates cannot be read; check SSL_CERT_FILE"

@@ -154,7 +154,12 @@ def s3_client() -> S3Client:
 @cache
 def unsigned_client(*, region: str = "") -> S3Client:
     """Return a client that sends requests and makes URLs without a signature, by default for the session's region."""
-    config = Config(signature_version=UNSIGNED, connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS)
+    config = Config(
+        signature_version=UNSIGNED,
+        retries={"mode": "standard", "total_max_attempts": 1},  # as above
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+    )
     return sdk().client(config, region=region)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -134,6 +135,8 @@ class Sdk:
 
     def _set_certificates(self) -> None:
         named = self.core.get_config_variable("ca_bundle") or ""
+        if named and not Path(str(named)).exists():
+            raise SettingsError(f"AWS_CA_BUNDLE, or ca_bundle of the profile, is {named!r}, and there is no such file")
         if named or is_configured():
             self.core.set_config_variable("ca_bundle", trusted_file(public=str(named)))
 

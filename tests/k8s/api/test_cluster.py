@@ -108,6 +108,7 @@ def test_the_kubeconfigs_proxy_goes_before_the_environments(
         "user: me, namespace: {namespace}}}}}], users: [{{name: me, user: {{token: any}}}}], "
         "clusters: [{{name: here, cluster: {{server: '{server}'{proxy}}}}}]}}"
     )
+    cluster.tokens = {"any"}
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     monkeypatch.setenv("HTTP_PROXY", cluster.url)
     for name in ("http_proxy", "no_proxy", "NO_PROXY"):

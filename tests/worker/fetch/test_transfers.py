@@ -363,7 +363,7 @@ def test_an_authority_that_the_operator_names_is_trusted(
     [
         ("other.example", 9, "it is for another host"),
         ("localhost", -1, "certificate has expired"),
-        ("", 9, "self-signed certificate"),
+        ("", 9, "self-signed certificate; EMBEDDER_CA_BUNDLE can name its authority"),
     ],
 )
 def test_a_certificate_that_is_not_valid_is_named_and_its_host_is_not_asked_again(

@@ -172,6 +172,11 @@ def test_a_request_is_repeated_after_a_status_that_may_pass(server: ManifestServ
         assert source.read(0, 300_000) == CONTENT
 
 
+def test_a_name_that_has_no_address_yet_makes_the_source_unavailable_after_all_attempts() -> None:
+    with pytest.raises(SourceUnavailable, match=rf"Failed to resolve.* \({ATTEMPTS} attempts\)"):
+        http_source("http://no-such-host.invalid/list.csv")
+
+
 def test_a_status_that_does_not_pass_makes_the_source_unavailable(server: ManifestServer) -> None:
     server.always = 503
     with pytest.raises(SourceUnavailable, match=r"list\.csv: HTTP 503 \(12 attempts\)"):
