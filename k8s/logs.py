@@ -155,6 +155,11 @@ class ChunkLog:
         release, chunk = self._release, self._chunk
         if chunk in release.done():
             return NotInCluster(f"chunk {chunk} is done, but its pods and their logs no longer exist")
+        if chunk in release.unknown():
+            return NotInCluster(
+                f"Job {release.worker.name} no longer exists, and the log of chunk {chunk} is gone with it; set "
+                "worker.ttlSecondsAfterFinished=null to keep the logs of a run"
+            )
         if chunk in release.pending():
             return RunUnfinished(
                 f"chunk {chunk} has no pod yet: {len(release.pending())} chunks are still to be computed; see "

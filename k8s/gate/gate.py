@@ -133,7 +133,12 @@ class Gate:
         settings = self._settings
         ranges = format_indexes(chunks).split(",")
         chosen = f" --chunks {','.join(ranges)}" if len(ranges) <= LISTED_RANGES else ""
+        namespace = f" -n {settings.pod_namespace}" if settings.pod_namespace else ""
+        if self._watch.is_absent:  # a rerun is made from the worker Job
+            return (
+                f"to compute them, create the Job again: helm upgrade {settings.release} <chart> "
+                f"--reuse-values{namespace}, which does not compute again what is in the store"
+            )
         if chosen and chunks & self._watch.completed:  # these chunks existed and were deleted
             chosen += " --force"
-        namespace = f" -n {settings.pod_namespace}" if settings.pod_namespace else ""
         return f"to compute them again: embedder rerun --release {settings.release}{namespace}{chosen}"

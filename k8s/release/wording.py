@@ -29,6 +29,8 @@ def describe_end(end: PodEnd) -> str:
     """Return in a few words how a pod has ended."""
     if end.is_out_of_memory:
         return "ran out of memory (OOMKilled, exit code 137)"
+    if end.rejected_by:
+        return f"rejected by node {end.rejected_by} ({end.ended_by}: {end.message or 'no message'})"
     if not end.message and not end.ended_by:
         return explain_exit_code(end.exit_code) if end.exit_code else end.phase
     code = f"exit code {end.exit_code}" if end.exit_code else ""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from typing import TYPE_CHECKING
 
-from common.errors import SettingsError
-from common.indexes import format_indexes
+from common.errors import ClusterUnavailable, SettingsError
+from common.indexes import compact_indexes, format_indexes
 from k8s.release.job import CHUNK_COUNT, CHUNK_INDEXES, RUN_URI
-from k8s.release.labels import COMPONENT_LABEL, Component
+from k8s.release.labels import COMPONENT_LABEL, PLACEMENT_ANNOTATION, Component
+from k8s.release.wording import brief_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,6 +27,16 @@ GENERATED_LABELS = {
 """Labels that the API puts on the pods of a Job. Those of the worker Job must not be on the rerun's pods."""
 
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+
+CHUNKS_ANNOTATION = "embedder/chunks"
+"""Annotation of a rerun whose list of chunks has the compact form: the beginning of the list, for people."""
+
+READABLE_CHARACTERS = 8_000
+"""Length in characters up to which a list of chunks keeps the form that people read. Every pod of the rerun carries the
+list, so that a longer one would fill the cluster's database: 50,000 pods with 300 KB each."""
+
+PLACEMENT = ("nodeSelector", "tolerations")
+"""The fields of a pod that Kueue adds to while it admits a Job."""
 
 RUN_VARIABLES = {CHUNK_INDEXES, CHUNK_COUNT, RUN_URI, "JOB_COMPLETION_INDEX"}
 """The variables that make the rerun a part of this run."""
@@ -47,10 +59,12 @@ def make_rerun(
     """Return the Job `name` that computes the chunks as the Job `worker` does, with the given changes.
 
     Kubernetes deletes it with the last of its owners, as after `helm uninstall`. One owner is not enough:
-    ttlSecondsAfterFinished may delete the worker Job earlier.
+    ttlSecondsAfterFinished may delete the worker Job earlier. Without owners it stays until somebody deletes it, or
+    until its own time to live is over.
     """
     spec = copy.deepcopy(worker["spec"])
-    for field in ("selector", "manualSelector", "suspend"):
+    # managedBy would name the controller of another cluster, where the worker Job was given to one.
+    for field in ("selector", "manualSelector", "suspend", "managedBy"):
         spec.pop(field, None)
     spec["completions"] = len(chunks)
     spec["parallelism"] = min(parallelism or max(1, int(spec.get("parallelism") or 1)), len(chunks))
@@ -58,16 +72,21 @@ def make_rerun(
         del spec["maxFailedIndexes"]
     template = spec["template"]
     template["metadata"] = _template_metadata(template.get("metadata") or {})
+    _restore_placement(template["spec"], worker["metadata"].get("annotations") or {})
     containers = template["spec"]["containers"]
     container = next((each for each in containers if each["name"] == "worker"), containers[0])
-    variables = dict(environment) | {CHUNK_INDEXES: format_indexes(chunks)}
+    listed = format_indexes(chunks)
+    is_long = len(listed) > READABLE_CHARACTERS
+    variables = dict(environment) | {CHUNK_INDEXES: compact_indexes(chunks) if is_long else listed}
     kept = [each for each in container.get("env") or [] if each["name"] not in variables]
     # Kubernetes reads $ in a value as the start of a reference, and $$ as itself.
     container["env"] = kept + [{"name": key, "value": value.replace("$", "$$")} for key, value in variables.items()]
     _set_resources(container, memory=memory, cpu=cpu)
     labels = dict(worker["metadata"].get("labels") or {})
     labels |= {COMPONENT_LABEL: str(Component.RERUN), MANAGED_BY_LABEL: "embedder"}
-    metadata = {"name": name, "labels": labels, "ownerReferences": [_reference(each) for each in owners]}
+    metadata: Object = {"name": name, "labels": labels, "ownerReferences": [_reference(each) for each in owners]}
+    if is_long:
+        metadata["annotations"] = {CHUNKS_ANNOTATION: brief_indexes(chunks)}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
@@ -107,6 +126,27 @@ def _template_metadata(metadata: Object) -> Object:
     }
     labels = {key: value for key, value in kept["labels"].items() if key not in GENERATED_LABELS}
     return {"labels": labels | {COMPONENT_LABEL: str(Component.RERUN)}, "annotations": kept["annotations"]}
+
+
+def _restore_placement(pod: Object, annotations: Mapping[str, str]) -> None:
+    """Give the pod the node selector and the tolerations of the chart, as an annotation of the worker Job has them.
+
+    The worker Job itself also has those of the Kueue flavor that it was admitted with. The rerun may be admitted with
+    another one, and Kueue would not start a Job whose node selector contradicts it.
+    """
+    text = annotations.get(PLACEMENT_ANNOTATION)
+    if text is None:  # a Job that another version of the chart has created
+        return
+    try:
+        placement = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ClusterUnavailable(
+            f"the annotation {PLACEMENT_ANNOTATION} of the worker Job cannot be read: {error}; was it changed by hand?"
+        ) from error
+    for field in PLACEMENT:
+        pod.pop(field, None)
+        if placement.get(field):
+            pod[field] = placement[field]
 
 
 def _set_resources(container: Object, *, memory: str, cpu: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from common.errors import NotInCluster, RunUnfinished, SettingsError
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault
-from tests.k8s.release_objects import NOT_SCHEDULED, ended, failed, finished, pod_of, running, worker_job
+from tests.k8s.release_objects import NOT_SCHEDULED, ended, failed, finished, merge_job, pod_of, running, worker_job
 
 if TYPE_CHECKING:
     from tests.k8s.release_objects import Object
@@ -152,3 +152,9 @@ def test_a_reader_that_stops_reading_is_no_error(cluster: ClusterDouble) -> None
 def test_following_and_previous_exclude_each_other() -> None:
     with pytest.raises(SettingsError, match="nothing to --follow"):
         embedder("logs", 0, "--follow", "--previous")
+
+
+def test_the_log_of_a_chunk_is_gone_with_the_worker_job(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", merge_job())
+    with pytest.raises(NotInCluster, match="Job embedder-worker no longer exists, and the log of chunk 7 is gone"):
+        embedder("logs", "7")

@@ -5,6 +5,7 @@ Only this module imports boto3 and botocore. The SDK's own environment variables
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,8 @@ READ_SECONDS = 60
 POOL_CONNECTIONS = 72
 """The number of connections that stay open for the next request: a merge makes 32 copies, 32 reads and 4 uploads at a
 time."""
+
+_LAST_MODIFIED = re.compile(rb"<LastModified>[^<]*</LastModified>")
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _DENIED = {
@@ -114,11 +117,21 @@ def s3_client() -> S3Client:
         tcp_keepalive=True,
     )
     try:
-        return boto3.client("s3", config=config)
+        client = boto3.client("s3", config=config)
     except NoRegionError as error:
         raise StoreAccessDenied("S3 has no region; set AWS_REGION") from error
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"S3 cannot be set up: {error}") from error
+    client.meta.events.register("before-parse.s3.ListObjectsV2", _without_times)
+    return client
+
+
+def _without_times(*, response_dict: dict[str, Any], **_: object) -> None:
+    """Take the times out of a list of objects before the SDK parses it.
+
+    Nothing uses them, and they are three quarters of the CPU of a list: 5 s for 100,000 chunks.
+    """
+    response_dict["body"] = _LAST_MODIFIED.sub(b"", response_dict["body"])
 
 
 @cache

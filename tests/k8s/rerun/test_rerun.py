@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import ClusterAccessDenied, RerunRefused, SettingsError
+from common.errors import ClusterAccessDenied, ClusterUnavailable, RerunRefused, SettingsError
 from common.indexes import format_indexes, parse_indexes
 from k8s.release.job import environment_of, job_from
 from k8s.rerun.job import doubled, make_rerun, next_name
@@ -233,3 +233,53 @@ def test_indexes_and_chunks_map_as_the_worker_maps_them(chunks: set[int], data: 
         assert job.index_of(worker.chunk_index) == index
     assert job.completed | job.failed == chunks
     assert parse_indexes(given_to_worker) == sorted(chunks)
+
+
+def test_after_too_many_failed_indexes_the_chunks_that_never_ran_are_computed_too(cluster: ClusterDouble) -> None:
+    worker = put_run(cluster, completed="0", failed="1,2", ended="Failed", reason="MaxFailedIndexesExceeded")
+    worker["spec"]["maxFailedIndexes"] = 1
+    assert "computes chunks 1-9 again" in embedder("rerun").err
+    assert cluster.objects["jobs"]["embedder-rerun-1"]["spec"]["maxFailedIndexes"] == 1
+
+
+def test_a_rerun_goes_on_when_every_job_of_the_release_has_a_time_to_live(cluster: ClusterDouble) -> None:
+    worker = put_run(cluster, failed="3", ended="Failed")
+    worker["spec"]["ttlSecondsAfterFinished"] = 60
+    embedder("rerun")
+    jobs = cluster.objects["jobs"]
+    assert len(jobs["embedder-rerun-1"]["metadata"]["ownerReferences"]) == 2
+    del jobs["embedder-rerun-1"]
+
+    jobs["embedder-merge"]["spec"]["ttlSecondsAfterFinished"] = 60
+    said = embedder("rerun").err
+    rerun = jobs["embedder-rerun-1"]
+    assert rerun["metadata"]["ownerReferences"] == []
+    assert rerun["spec"]["ttlSecondsAfterFinished"] == 60
+    assert "kubectl delete job embedder-rerun-1 -n photos" in said
+
+
+def test_without_the_worker_job_a_rerun_is_refused_with_the_remedy(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", merge_job())
+    with pytest.raises(RerunRefused, match=r"embedder-worker no longer exists.*helm upgrade with rerun\.chunks="):
+        embedder("rerun", "--chunks", "3")
+
+
+def test_what_a_kueue_flavor_added_to_the_worker_job_is_not_in_the_rerun(cluster: ClusterDouble) -> None:
+    (worker,) = [job for job in of_kind(render("kueue.queueName=gpus"), "Job") if "worker" in job["metadata"]["name"]]
+    pod = worker["spec"]["template"]["spec"]
+    own = copy.deepcopy(pod["tolerations"])
+    # Kueue admits the Job with a flavor, and starts it.
+    pod["tolerations"] = [*own, {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
+    pod["nodeSelector"] = {"cloud.example.com/pool": "spot"}
+    worker["spec"]["suspend"] = False
+    rerun = make_rerun(worker, name="r", chunks=[1], owners=[], environment={})
+    assert rerun["spec"]["template"]["spec"]["tolerations"] == own
+    assert "nodeSelector" not in rerun["spec"]["template"]["spec"]
+    assert rerun["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+
+    worker["metadata"]["annotations"]["embedder/placement"] = "{"
+    cluster.put(
+        "jobs", worker | {"status": {"failedIndexes": "3", "conditions": [{"type": "Failed", "status": "True"}]}}
+    )
+    with pytest.raises(ClusterUnavailable, match="annotation embedder/placement of the worker Job cannot be read"):
+        embedder("rerun")

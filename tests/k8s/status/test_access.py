@@ -16,7 +16,6 @@ from common.errors import ClusterAccessDenied, ClusterUnavailable, ExitCode, Not
 from common.logs import parse_line
 from tests.k8s.cluster_double import NAMESPACE, TOKEN, ClusterDouble, Request, cluster_double
 from tests.k8s.release_objects import (
-    merge_job,
     worker_job,
 )
 from tests.k8s.status.reading import put_mixed_run, status
@@ -31,9 +30,9 @@ def test_a_release_that_does_not_exist_is_an_error(cluster: ClusterDouble) -> No
         status("--release", "other")
 
 
-def test_a_release_without_its_worker_job_is_an_error(cluster: ClusterDouble) -> None:
-    cluster.put("jobs", merge_job())
-    with pytest.raises(NotInCluster, match="has no worker Job any more, only embedder-merge"):
+def test_a_release_with_nothing_but_a_rerun_is_an_error(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(1, name="embedder-rerun-1", component="rerun", of=4, chunks="3"))
+    with pytest.raises(NotInCluster, match="has no worker Job any more, only embedder-rerun-1"):
         status()
 
 
