@@ -7,7 +7,6 @@ from enum import Enum, auto
 
 from common.errors import ExitCode
 
-
 UNCOUNTED_FAILURES = 10
 """Number of pods of one index that may end without a cost: stopped by SIGTERM (143), evicted or preempted. A later pod
 that is stopped ends with 75 instead, which costs a retry. An eviction still costs none, whatever the exit code."""

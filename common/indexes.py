@@ -42,6 +42,13 @@ def format_indexes(indexes: Iterable[int]) -> str:
     return ",".join(parts)
 
 
+def brief_indexes(indexes: Iterable[int], *, ranges: int = 30) -> str:
+    """Return the indexes as `format_indexes` does. Of very many ranges only the first are named, with the total."""
+    wanted = set(indexes)
+    parts = format_indexes(wanted).split(",")
+    return ",".join(parts) if len(parts) <= ranges else f"{','.join(parts[:ranges])},… ({len(wanted):,} in all)"
+
+
 def compact_indexes(indexes: Iterable[int]) -> str:
     """Return the indexes in the compact form, which `parse_indexes` reads. Bit i of byte j stands for index 8 j + i."""
     ordered = sorted(set(indexes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from common.indexes import format_indexes
+from common.indexes import brief_indexes
 from common.logs import configure_logs
 from common.process.program import Finished
 from common.run.keys import RESULT_KEY
@@ -25,7 +25,7 @@ def run_merger() -> Finished:
 def sentence(outcome: Merged | AlreadyFinished, *, result: str) -> str:
     """Return what the program says about its outcome. `result` is the full name of the result."""
     summary = outcome.summary
-    missing = f", without chunks {format_indexes(summary.missing)}" if summary.missing else ""
+    missing = f", without chunks {brief_indexes(summary.missing)}" if summary.missing else ""
     match outcome:
         case Merged():
             return (

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import ChunksMissing, StoreAccessDenied, TemporaryError
-from common.indexes import format_indexes
+from common.indexes import brief_indexes, format_indexes
 from common.logs import log
 from common.retry import RetryPolicy
 from common.run.state import find_missing
-from k8s.release.wording import brief_indexes
 
 if TYPE_CHECKING:
     from common.store.contract import Store

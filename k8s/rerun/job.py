@@ -8,10 +8,9 @@ import re
 from typing import TYPE_CHECKING
 
 from common.errors import ClusterUnavailable, SettingsError
-from common.indexes import compact_indexes, format_indexes
+from common.indexes import brief_indexes, compact_indexes, format_indexes
 from k8s.release.job import CHUNK_COUNT, CHUNK_INDEXES, RUN_URI
 from k8s.release.labels import COMPONENT_LABEL, PLACEMENT_ANNOTATION, Component
-from k8s.release.wording import brief_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -10,8 +10,8 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from common.indexes import format_indexes
-from k8s.release.wording import brief_indexes, name_chunks
+from common.indexes import brief_indexes, format_indexes
+from k8s.release.wording import name_chunks
 from k8s.status.wording import (
     describe_failure,
     describe_images,

@@ -41,7 +41,9 @@ def upgrade(url: str, program: str, *assignments: str) -> str:
 
 
 def rendered_jobs(text: str) -> dict[str, Object]:
-    return {job["metadata"]["labels"]["app.kubernetes.io/component"]: job for job in of_kind(objects(text), "Job")}
+    return {
+        job["metadata"]["labels"]["app.kubernetes.io/component"]: job for job in of_kind(list(objects(text)), "Job")
+    }
 
 
 EVERY_HELM = pytest.mark.parametrize("program", helms(), ids=lambda program: program.split("/")[-2])
