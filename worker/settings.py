@@ -31,7 +31,8 @@ class ChunkSettings(RunSettings):
     index of the chunk."""
 
     chunk_indexes: str = ""
-    """Chunks of a rerun, as in `3,7-9`: pod i computes the i-th of these chunks. Empty: pod i computes chunk i."""
+    """Chunks of a rerun, as in `3,7-9`: pod i computes the i-th of these chunks. Empty: pod i computes chunk i. Of a
+    long list, `embedder rerun` writes a compact form, `bitmap:…`."""
 
     uncounted_failures: int = Field(default=0, ge=0)
     """Number of pods of this chunk that were stopped or evicted without being counted as failures. The chart takes it

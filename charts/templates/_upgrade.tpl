@@ -3,11 +3,11 @@
 {{ fromYaml . | toJson | sha256sum }}
 {{- end -}}
 
-{{/* The node selector and the tolerations of a Job's pods as JSON, for an annotation of the Job: Kueue adds others to the
-Job that it admits, and `embedder rerun` leaves those out. Takes the spec of a Job as YAML. */}}
-{{- define "embedder.placement" -}}
-{{- $pod := (fromYaml .).template.spec }}
-{{- pick $pod "nodeSelector" "tolerations" | toJson }}
+{{/* What Kueue may add to in the pods of a Job that it admits, as JSON for an annotation of the Job: `embedder rerun` makes
+its pods from this, without the additions. Takes the spec of a Job as YAML. */}}
+{{- define "embedder.ownPod" -}}
+{{- $template := (fromYaml .).template }}
+{{- merge (pick $template.spec "nodeSelector" "tolerations") (pick $template.metadata "labels" "annotations") | toJson }}
 {{- end -}}
 
 {{/* The spec of a Job as YAML, with the node selector and the tolerations that the same Job in the cluster has. Kueue adds
@@ -18,8 +18,8 @@ pods of a Job cannot change. Takes root, name, checksum and spec. */}}
 {{- $spec := .spec }}
 {{- if eq .checksum (dig "metadata" "annotations" "checksum/template" "" $live) }}
 {{- $now := pick $live.spec.template.spec "nodeSelector" "tolerations" }}
-{{- if ne (toJson $now) (include "embedder.placement" .spec) }}
 {{- $parsed := fromYaml .spec }}
+{{- if ne (toJson $now) (pick $parsed.template.spec "nodeSelector" "tolerations" | toJson) }}
 {{- $pod := omit $parsed.template.spec "nodeSelector" "tolerations" | merge $now }}
 {{- $_ := set $parsed.template "spec" $pod }}
 {{- $spec = toYaml $parsed }}

@@ -131,13 +131,13 @@ class Gate:
     def _advice(self, chunks: frozenset[int]) -> str:
         settings = self._settings
         ranges = format_indexes(chunks).split(",")
-        chosen = f" --chunks {','.join(ranges)}" if len(ranges) <= LISTED_RANGES else ""
+        is_short = len(ranges) <= LISTED_RANGES
         namespace = f" -n {settings.pod_namespace}" if settings.pod_namespace else ""
-        if self._watch.is_absent:  # a rerun is made from the worker Job
-            return (
-                f"to compute them, create the Job again: helm upgrade {settings.release} <chart> "
-                f"--reuse-values{namespace}, which does not compute again what is in the store"
-            )
+        if self._watch.is_absent:  # a rerun by `embedder` is made from the worker Job
+            escaped = "\\,".join(ranges)  # Helm reads a comma as the end of a value
+            chosen = f' --set rerun.chunks="{escaped}"' if is_short else ""
+            return f"to compute them again: helm upgrade {settings.release} <chart> --reuse-values{namespace}{chosen}"
+        chosen = f" --chunks {','.join(ranges)}" if is_short else ""
         if chosen and chunks & self._watch.completed:  # these chunks existed and were deleted
             chosen += " --force"
         return f"to compute them again: embedder rerun --release {settings.release}{namespace}{chosen}"

@@ -56,7 +56,7 @@ class WorkerState(NamedTuple):
 _SENTENCES = {
     WorkerPhase.UNKNOWN: "the state of {job} is unknown, and only the store is watched",
     WorkerPhase.ABSENT: "{job} does not exist (yet)",
-    WorkerPhase.REMOVED: "{job} does not exist, so nothing computes the missing chunks",
+    WorkerPhase.REMOVED: "{job} does not exist any more",
     WorkerPhase.SUSPENDED: "{job} is suspended",
     WorkerPhase.RUNNING: "{job} is running",
     WorkerPhase.COMPLETE: "{job} is complete",

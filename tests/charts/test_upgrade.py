@@ -126,8 +126,8 @@ def test_an_upgrade_keeps_what_a_kueue_flavor_added_to_a_live_job(program: str, 
         name: value for name, value in job["metadata"]["annotations"].items() if "helm.sh" not in name
     }
     if component == "worker":
-        placement = json.loads(upgraded["worker"]["metadata"]["annotations"]["embedder/placement"])
-        assert placement == {"tolerations": own["tolerations"]}
+        own_pod = json.loads(upgraded["worker"]["metadata"]["annotations"]["embedder/own-pod"])
+        assert own_pod == job["spec"]["template"]["metadata"] | {"tolerations": own["tolerations"]}
 
 
 def live_without_worker(*, merge_ended: str = "") -> list[Object]:

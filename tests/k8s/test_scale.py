@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from common.indexes import format_indexes, parse_indexes
+from common.run.keys import chunk_key
+from common.store import open_store
 from k8s.release.job import environment_of, job_from
 from k8s.release.release import READ_FAILED_PODS, READ_SUCCEEDED_PODS
 from k8s.rerun.job import CHUNKS_ANNOTATION
 from tests.embedder.command_line import embedder
+from tests.k8s.cluster_double import NAMESPACE
 from tests.k8s.release_objects import ended, failed, merge_job, pod_of, worker_job
 from tests.k8s.status.reading import status, stored
 from worker.settings import ChunkSettings
@@ -127,19 +130,36 @@ class Cost(NamedTuple):
     peak_mib: float
 
 
-def cost_of(*arguments: str) -> Cost:
-    """Return what the command costs in a process of its own, its start included."""
+COMMAND = "from embedder.cli import app; app(sys.argv[1:], standalone_mode=False)"
+
+GATE = """
+from common.errors import ChunksMissing
+from common.settings import read_settings
+from common.store import open_store
+from k8s.gate.gate import Gate
+from k8s.gate.settings import GateSettings
+from k8s.gate.watch import WorkerWatch
+
+settings = read_settings(GateSettings)
+try:
+    Gate(settings, open_store(settings.run_uri), WorkerWatch(settings)).wait()
+except ChunksMissing as error:
+    assert "(50,000 in all)" in str(error)
+"""
+
+
+def cost_of(body: str, *arguments: str, **variables: str) -> Cost:
+    """Return what the program costs in a process of its own, its start included."""
     code = (
         "import json, re, resource, sys\n"
         "from pathlib import Path\n"
-        "from embedder.cli import app\n"
-        "app(sys.argv[1:], standalone_mode=False)\n"
+        f"{body}\n"
         "used = resource.getrusage(resource.RUSAGE_SELF)\n"
         "peak = int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024\n"
         "print(json.dumps([used.ru_utime + used.ru_stime, peak]), file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env=dict(os.environ), capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *arguments], env=os.environ | variables, capture_output=True, text=True, check=True
     )
     return Cost(*json.loads(done.stderr.splitlines()[-1]))
 
@@ -153,7 +173,23 @@ def test_100_000_chunks_cost_two_seconds_and_300_mib(cluster: ClusterDouble, pod
     put_run(cluster, 100_000, failing)
     put_pods(cluster, pods, failing)
     for command in (["status"], ["status", "--output", "json"], ["rerun", "--dry-run"]):
-        cost = cost_of(*command)
+        cost = cost_of(COMMAND, *command)
         # Twice the goal, because other tests share the cores' caches.
         assert cost.cpu_seconds < 4, command
         assert cost.peak_mib < 300, command
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of the memory from /proc")
+def test_a_gate_of_100_000_chunks_costs_two_seconds_and_300_mib(cluster: ClusterDouble, tmp_path: Path) -> None:
+    failing = scattered(50_000, among=100_000)
+    put_run(cluster, 100_000, failing)
+    store = open_store(str(tmp_path / "run"))
+    store.put_bytes(chunk_key(0), b"")
+    for chunk in set(range(100_000)) - set(failing):
+        (tmp_path / "run" / chunk_key(chunk)).touch()
+    variables = {"RUN_URI": store.uri, "CHUNK_COUNT": "100000", "ON_FAILED_CHUNKS": "fail", "SETTLE_SECONDS": "0"}
+    cost = cost_of(GATE, **{f"EMBEDDER_{name}": value for name, value in variables.items()}, POD_NAMESPACE=NAMESPACE)
+    assert cost.cpu_seconds < 4
+    assert cost.peak_mib < 300

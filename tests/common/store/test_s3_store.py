@@ -9,7 +9,7 @@ import pytest
 
 from common.store import open_store
 from common.store.contract import ObjectExists, ObjectStat, Store
-from common.store.s3.client import clear_clients
+from common.store.s3.client import clear_clients, s3_client
 from tests.s3_proxy import Answer, Request, has_condition, refuse_conditions, s3_proxy
 
 if TYPE_CHECKING:
@@ -110,3 +110,15 @@ def test_a_store_may_support_conditions_for_puts_and_not_for_assemblies(
         assemble(store, "b", b"new", replacing=None)
         assert store.read("b") == b"new"
         assert sum(has_condition(request) for request in proxy.requests) == 2
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_list_of_objects_does_not_parse_their_times(s3_api: S3Client, bucket: str) -> None:
+    # The SDK parses a time in 40 µs, and a gate lists up to 100,000 chunks every half a minute.
+    store = open_store(f"s3://{bucket}/run")
+    stored = store.put_bytes("chunks/a", b"abc")
+    assert list(store.list("chunks/")) == [stored]
+    listed = s3_api.list_objects_v2(Bucket=bucket, Prefix="run/")["Contents"]
+    assert "LastModified" in listed[0], "this client has the SDK's own parser"
+    ours = s3_client().list_objects_v2(Bucket=bucket, Prefix="run/")["Contents"]
+    assert ours == [{key: value for key, value in listed[0].items() if key != "LastModified"}]

@@ -248,7 +248,9 @@ def test_a_job_that_is_deleted_while_the_gate_settles_has_ended(cluster: Cluster
     gate = start_gate(folder, on_failed_chunks="fail", settle_seconds=2)
     wait_for_watch(cluster)
     cluster.delete("jobs", "embedder-worker")
-    with pytest.raises(ChunksMissing, match=r"FailedIndexes.* and has been deleted .* helm upgrade embedder <chart>"):
+    with pytest.raises(
+        ChunksMissing, match=r"FailedIndexes.* and has been deleted .* helm upgrade .*rerun\.chunks=\"1-3\""
+    ):
         gate.end()
 
 
@@ -260,7 +262,7 @@ def test_a_gate_that_starts_after_the_job_was_deleted_does_not_wait_for_ever(fol
     if mode == "partial":
         assert gate.end() == MergeWithout(frozenset({2, 3}), COUNT)
     else:
-        with pytest.raises(ChunksMissing, match="Job embedder-worker does not exist, so nothing computes"):
+        with pytest.raises(ChunksMissing, match="Job embedder-worker does not exist any more"):
             gate.end()
 
 
@@ -274,7 +276,8 @@ def test_a_gate_that_waits_says_that_nothing_computes_the_chunks_of_a_deleted_jo
     gate.end()
     said = [line for line in gate_lines(logs.getvalue()) if line.event == "waiting"]
     assert [line.level for line in said] == ["info", "warning"]
-    assert "create the Job again: helm upgrade embedder <chart> --reuse-values -n photos" in said[1].values["message"]
+    command = 'helm upgrade embedder <chart> --reuse-values -n photos --set rerun.chunks="0-3"'
+    assert said[1].values["message"] == f"Job embedder-worker does not exist any more; to compute them again: {command}"
 
 
 def test_a_job_whose_absence_cannot_be_seen_may_still_exist(cluster: ClusterDouble, folder: Store) -> None:
@@ -477,7 +480,7 @@ def test_the_report_says_how_result_and_summary_differ(cluster: ClusterDouble, s
     [
         (WorkerPhase.UNKNOWN, "the state of Job w is unknown, and only the store is watched"),
         (WorkerPhase.ABSENT, "Job w does not exist (yet)"),
-        (WorkerPhase.REMOVED, "Job w does not exist, so nothing computes the missing chunks"),
+        (WorkerPhase.REMOVED, "Job w does not exist any more"),
         (WorkerPhase.SUSPENDED, "Job w is suspended"),
         (WorkerPhase.RUNNING, "Job w is running"),
         (WorkerPhase.COMPLETE, "Job w is complete"),
