@@ -87,6 +87,8 @@ class ChunkLog:
             attempts = self._attempts()
             is_pending = self._chunk in self._release.pending()
             if not attempts and not (follow and is_pending):
+                if self._shown:  # its Job was deleted after its end, while the log was followed
+                    return
                 raise self._absent()
             if previous and len(attempts) < 2:
                 raise NotInCluster(f"chunk {self._chunk} had only one attempt; leave out --previous")
@@ -99,7 +101,18 @@ class ChunkLog:
             if not attempts:
                 self._say(str(self._absent()))
             time.sleep(POLL_SECONDS)
+            if not self._refresh():
+                return
+
+    def _refresh(self) -> bool:
+        """Read the release again. Return whether it still has Jobs, after the log of one of its pods was printed."""
+        try:
             self._release = Release(self._release.cluster, self._release.name)
+        except NotInCluster:
+            if self._shown:
+                return False
+            raise
+        return True
 
     def _attempts(self) -> list[Pod]:
         jobs = [job for job in self._release.embedding_jobs if self._chunk in job.chunks]
