@@ -7,6 +7,12 @@ from enum import Enum, auto
 
 from common.errors import ExitCode
 
+UNCOUNTED_FAILURES = 10
+"""Number of pods of one index that may end without a cost: stopped by SIGTERM (143), evicted or preempted. A later pod
+that is stopped ends with 75 instead, which costs a retry. An eviction still costs none, whatever the exit code."""
+
+UNCOUNTED_FAILURES_VARIABLE = "EMBEDDER_UNCOUNTED_FAILURES"
+
 
 class Action(Enum):
     SUCCEED = auto()
@@ -19,7 +25,10 @@ class Action(Enum):
 
 
 def action_for(exit_code: int) -> Action:
-    """Return what follows from an exit code. A code without a rule (1, 137, 143, …) is retried, as in Kubernetes."""
+    """Return what follows from an exit code. A code without a rule (1, 137, …) is retried, as in Kubernetes.
+
+    In a cluster, a retry after 143 costs nothing; see UNCOUNTED_FAILURES.
+    """
     return _RULES.get(exit_code, Action.RETRY)
 
 

@@ -87,6 +87,8 @@ class ChunkLog:
             attempts = self._attempts()
             is_pending = self._chunk in self._release.pending()
             if not attempts and not (follow and is_pending):
+                if self._shown:  # its Job was deleted after its end, while the log was followed
+                    return
                 raise self._absent()
             if previous and len(attempts) < 2:
                 raise NotInCluster(f"chunk {self._chunk} had only one attempt; leave out --previous")
@@ -99,7 +101,18 @@ class ChunkLog:
             if not attempts:
                 self._say(str(self._absent()))
             time.sleep(POLL_SECONDS)
+            if not self._refresh():
+                return
+
+    def _refresh(self) -> bool:
+        """Read the release again. Return whether it still has Jobs, after the log of one of its pods was printed."""
+        try:
             self._release = Release(self._release.cluster, self._release.name)
+        except NotInCluster:
+            if self._shown:
+                return False
+            raise
+        return True
 
     def _attempts(self) -> list[Pod]:
         jobs = [job for job in self._release.embedding_jobs if self._chunk in job.chunks]
@@ -155,6 +168,11 @@ class ChunkLog:
         release, chunk = self._release, self._chunk
         if chunk in release.done():
             return NotInCluster(f"chunk {chunk} is done, but its pods and their logs no longer exist")
+        if chunk in release.unknown():
+            return NotInCluster(
+                f"Job {release.worker.name} no longer exists, and the log of chunk {chunk} is gone with it; set "
+                "worker.ttlSecondsAfterFinished=null to keep the logs of a run"
+            )
         if chunk in release.pending():
             return RunUnfinished(
                 f"chunk {chunk} has no pod yet: {len(release.pending())} chunks are still to be computed; see "

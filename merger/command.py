@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from common.errors import StoreAccessDenied
-from common.indexes import format_indexes
+from common.indexes import brief_indexes
 from common.logs import configure_logs
 from common.process.program import Finished
 from common.run.keys import RESULT_KEY
@@ -40,7 +40,7 @@ def check_rights(store: Store, settings: MergerSettings) -> None:
 def sentence(outcome: Merged | AlreadyFinished, *, result: str) -> str:
     """Return what the program says about its outcome. `result` is the full name of the result."""
     summary = outcome.summary
-    missing = f", without chunks {format_indexes(summary.missing)}" if summary.missing else ""
+    missing = f", without chunks {brief_indexes(summary.missing)}" if summary.missing else ""
     match outcome:
         case Merged():
             return (

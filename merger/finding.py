@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never
 
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
-from common.indexes import format_indexes
+from common.indexes import brief_indexes
 
 if TYPE_CHECKING:
     from common.format.provenance import Provenance
@@ -119,7 +119,7 @@ def error_of(finding: Finding) -> ChunkInvalid | ChunksMissing | FingerprintMism
         case MissingChunks(indexes, chunk_count):
             partial = ", or merge the chunks that exist with EMBEDDER_ON_MISSING_CHUNKS=partial"
             return ChunksMissing(
-                f"{len(indexes)} of {chunk_count} chunks are missing: {format_indexes(indexes)}; run the worker for "
+                f"{len(indexes)} of {chunk_count} chunks are missing: {brief_indexes(indexes)}; run the worker for "
                 "them with EMBEDDER_CHUNK_INDEXES set to these indexes, then merge again"
                 + (partial if len(indexes) < chunk_count else "")
             )

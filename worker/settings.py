@@ -31,7 +31,12 @@ class ChunkSettings(RunSettings):
     index of the chunk."""
 
     chunk_indexes: str = ""
-    """Chunks of a rerun, as in `3,7-9`: pod i computes the i-th of these chunks. Empty: pod i computes chunk i."""
+    """Chunks of a rerun, as in `3,7-9`: pod i computes the i-th of these chunks. Empty: pod i computes chunk i. Of a
+    long list, `embedder rerun` writes a compact form, `bitmap:…`."""
+
+    uncounted_failures: int = Field(default=0, ge=0)
+    """Number of pods of this chunk that were stopped or evicted without being counted as failures. The chart takes it
+    from an annotation of the pod. From 10 on, a worker that is stopped ends with exit code 75, not 143."""
 
     max_failure_ratio: float = Field(default=0.2, ge=0, le=1)
     """Largest share of a chunk's rows that may fail. Above it the chunk ends with exit code 65 and uploads nothing:

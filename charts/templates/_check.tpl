@@ -57,6 +57,9 @@
 {{/* The number of chunks that a rerun computes. The list must be ascending, and every chunk must exist. */}}
 {{- define "embedder.rerun.completions" -}}
 {{- $text := include "embedder.rerun.chunks" . }}
+{{- if gt (len $text) 100000 }}
+{{- fail (printf "rerun.chunks has %d characters, and an environment variable ends at 131,072; use `embedder rerun`, which writes the list in a shorter form" (len $text)) }}
+{{- end }}
 {{- if not (regexMatch "^(0|[1-9][0-9]{0,5})(-(0|[1-9][0-9]{0,5}))?(,(0|[1-9][0-9]{0,5})(-(0|[1-9][0-9]{0,5}))?)*$" $text) }}
 {{- fail (printf "rerun.chunks is %s, which is not a list of chunks; write it like 3,7-9" $text) }}
 {{- end }}

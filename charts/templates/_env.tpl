@@ -58,6 +58,11 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- if $.Values.metrics.enabled }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}
 {{- end }}
+- name: EMBEDDER_UNCOUNTED_FAILURES
+  valueFrom:
+    fieldRef:
+      apiVersion: v1
+      fieldPath: metadata.annotations['batch.kubernetes.io/job-index-ignored-failure-count']
 - name: HF_HOME
   value: /tmp/huggingface
 {{- if ne $weights.source "hub" }}

@@ -93,6 +93,10 @@ annotations:
 component, name, job (.Values.worker or .Values.merge) and checksum. */}}
 {{- define "embedder.jobMetadata" -}}
 {{- $kueue := dict }}
+{{- $own := dict "checksum/template" .checksum }}
+{{- with .ownPod }}
+{{- $_ := set $own "embedder/own-pod" . }}
+{{- end }}
 {{- range $label, $value := dict "queue-name" .root.Values.kueue.queueName "priority-class" .root.Values.kueue.priorityClass }}
 {{- if $value }}
 {{- $_ := set $kueue (printf "kueue.x-k8s.io/%s" $label) $value }}
@@ -100,7 +104,7 @@ component, name, job (.Values.worker or .Values.merge) and checksum. */}}
 {{- end }}
 {{- include "embedder.metadata" (dict "root" .root "component" .component "name" .name
   "labels" (list .job.jobLabels $kueue)
-  "annotations" (list .job.jobAnnotations (dict "checksum/template" .checksum))) }}
+  "annotations" (list .job.jobAnnotations $own)) }}
 {{- end -}}
 
 {{/* The reference of an image. Takes root and image: .Values.image.worker or .Values.image.merge. */}}

@@ -3,6 +3,55 @@
 {{ fromYaml . | toJson | sha256sum }}
 {{- end -}}
 
+{{/* What Kueue may add to in the pods of a Job that it admits, as JSON for an annotation of the Job: `embedder rerun` makes
+its pods from this, without the additions. Takes the spec of a Job as YAML. */}}
+{{- define "embedder.ownPod" -}}
+{{- $template := (fromYaml .).template }}
+{{- merge (pick $template.spec "nodeSelector" "tolerations") (pick $template.metadata "labels" "annotations") | toJson }}
+{{- end -}}
+
+{{/* The spec of a Job as YAML, with the node selector and the tolerations that the same Job in the cluster has. Kueue adds
+those of a flavor when it admits a Job, and an upgrade that took them away would be refused by the API server, since the
+pods of a Job cannot change. Takes root, name, checksum and spec. */}}
+{{- define "embedder.keepPlacement" -}}
+{{- $live := lookup "batch/v1" "Job" .root.Release.Namespace .name }}
+{{- $spec := .spec }}
+{{- if eq .checksum (dig "metadata" "annotations" "checksum/template" "" $live) }}
+{{- $now := pick $live.spec.template.spec "nodeSelector" "tolerations" }}
+{{- $parsed := fromYaml .spec }}
+{{- if ne (toJson $now) (pick $parsed.template.spec "nodeSelector" "tolerations" | toJson) }}
+{{- $pod := omit $parsed.template.spec "nodeSelector" "tolerations" | merge $now }}
+{{- $_ := set $parsed.template "spec" $pod }}
+{{- $spec = toYaml $parsed }}
+{{- end }}
+{{- end }}
+{{- $spec }}
+{{- end -}}
+
+{{/* "true" if an upgrade must not create the worker Job again, which Kubernetes has deleted after its time to live: the
+merge is complete, or only the chunks of a rerun are wanted. Fail if the merge Job is gone as well, because nothing tells
+then whether the run has ended. Takes the root. */}}
+{{- define "embedder.worker.isOver" -}}
+{{- $namespace := .Release.Namespace }}
+{{- $worker := include "embedder.worker.name" . }}
+{{- $merge := include "embedder.merge.name" . }}
+{{- if and .Release.IsUpgrade (not (kindIs "invalid" .Values.worker.ttlSecondsAfterFinished)) }}
+{{- /* The ServiceAccount that every namespace has is not found without a connection to the cluster. */}}
+{{- if not (lookup "batch/v1" "Job" $namespace $worker) }}
+{{- $live := lookup "batch/v1" "Job" $namespace $merge }}
+{{- if $live }}
+{{- $isComplete := false }}
+{{- range (dig "status" "conditions" list $live) }}
+{{- if and (eq .type "Complete") (eq .status "True") }}{{ $isComplete = true }}{{ end }}
+{{- end }}
+{{- if or $isComplete (ne (include "embedder.rerun.chunks" .) "") }}true{{ end }}
+{{- else if and (not (kindIs "invalid" .Values.merge.ttlSecondsAfterFinished)) (lookup "v1" "ServiceAccount" $namespace "default") }}
+{{- fail (printf "Job %s and Job %s no longer exist: Kubernetes deletes them when they have ended (ttlSecondsAfterFinished), and this upgrade would start the whole run again; to run again, helm uninstall %s and helm install it, which does not compute chunks that are in the store" $worker $merge .Release.Name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Fail if an upgrade would change the pods of an existing Job, with a shorter message than the API server's. Takes the
 root. Without a connection to a cluster, as in `helm template`, no Job is found and nothing fails. */}}
 {{- define "embedder.refuseChangedJobs" -}}

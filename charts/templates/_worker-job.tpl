@@ -13,6 +13,13 @@ podFailurePolicy:
       onPodConditions:
         - type: DisruptionTarget
           status: "True"
+    # 143: somebody stopped the pod, as an autoscaler that deletes it by force does. A worker ends with 143 only while
+    # its index has had few failures that were not counted, so this is not for ever.
+    - action: Ignore
+      onExitCodes:
+        containerName: worker
+        operator: In
+        values: [143]
     # 78: every pod would fail in the same way.
     - action: FailJob
       onExitCodes:
@@ -34,11 +41,12 @@ template:
 {{ include "embedder.workerJobFixed" (dict "root" . "component" "worker" "completions" (int .Values.chunks.count) "chunks" "" "memory" "" "extraEnv" list) }}
 {{- end -}}
 
-{{/* The part of the spec that can change while the Job exists. Takes root and parallelism. */}}
+{{/* The part of the spec that can change while the Job exists. Takes root, parallelism and completions. The API server
+refuses more failed indexes than there are, which would be no limit either. */}}
 {{- define "embedder.workerJobMutable" -}}
 parallelism: {{ int .parallelism }}
 {{- $worker := .root.Values.worker }}
-{{- if not (kindIs "invalid" $worker.maxFailedIndexes) }}
+{{- if and (not (kindIs "invalid" $worker.maxFailedIndexes)) (le (int $worker.maxFailedIndexes) (int .completions)) }}
 maxFailedIndexes: {{ int $worker.maxFailedIndexes }}
 {{- end }}
 {{- include "embedder.jobTimes" $worker }}

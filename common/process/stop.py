@@ -36,6 +36,13 @@ class _Received:
     """The stop that this process has received, if any."""
 
     stopped: Stopped | None = None
+    why_counted: str = ""
+    """Why a stop by SIGTERM counts as a failure. Empty where it does not."""
+
+
+def count_stops(why: str) -> None:
+    """Let a stop by SIGTERM end the process with exit code 75, which Kubernetes counts as a failure, and say why."""
+    _Received.why_counted = why
 
 
 def install_stop_handlers() -> None:
@@ -70,12 +77,19 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 def _exit_at_once(number: int, _: FrameType | None) -> None:
-    os._exit(128 + number)
+    os._exit(_exit_code(number))
+
+
+def _exit_code(number: int) -> ExitCode:
+    if number != signal.SIGTERM:
+        return ExitCode.INTERRUPTED
+    return ExitCode.TEMPORARY_FAILURE if _Received.why_counted else ExitCode.STOPPED
 
 
 def _stopped(number: int, message: str) -> Stopped:
-    code = ExitCode.STOPPED if number == signal.SIGTERM else ExitCode.INTERRUPTED
-    return Stopped(f"stopped by {signal.Signals(number).name}; {message}", exit_code=code)
+    code = _exit_code(number)
+    why = f"; {_Received.why_counted}" if code is ExitCode.TEMPORARY_FAILURE else ""
+    return Stopped(f"stopped by {signal.Signals(number).name}; {message}{why}", exit_code=code)
 
 
 def _watch(reader: int, last_word: Callable[[Stopped], object]) -> None:

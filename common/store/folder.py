@@ -73,16 +73,13 @@ class FolderStore:
                 found = (self.root / key).stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            return ObjectStat(key, found.st_size, f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}")
+            return _object_stat(key, found)
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
+        # A run has up to 100,000 chunks, and a gate lists them every half a minute: the folder is read in one go.
+        folder = prefix.rpartition("/")[0]
         with _file_errors(self.root):
-            for path in sorted(self.root.glob("**/*")):
-                key = path.relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not key.endswith(PART_SUFFIX) and path.is_file():
-                    found = self.stat(key)
-                    if found is not None:
-                        yield found
+            yield from sorted(each for each in _files(self.root / folder, folder) if each.key.startswith(prefix))
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with _file_errors(self.root / key), (self.root / key).open("rb") as file:
@@ -306,6 +303,24 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _object_stat(key: str, found: os.stat_result) -> ObjectStat:
+    return ObjectStat(key, found.st_size, f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}")
+
+
+def _files(folder: Path, key: str) -> Iterator[ObjectStat]:
+    """Yield the whole files in the folder and in those below it. `key` is the folder's own key."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            below = f"{key}/{entry.name}" if key else entry.name
+            # A file may be deleted or replaced while the folder is read.
+            with suppress(FileNotFoundError):
+                if entry.is_dir():
+                    if not entry.is_symlink():
+                        yield from _files(folder / entry.name, below)
+                elif not entry.name.endswith(PART_SUFFIX):
+                    yield _object_stat(below, entry.stat())
 
 
 @contextmanager

@@ -130,9 +130,10 @@ class Cluster:
                 raise ClusterUnavailable(f"{self.host} ended a watch: {found.get('message')}")
             yield kind, found
 
-    def pods(self, *, labels: str) -> Iterator[Object]:
-        """Yield the pods with these labels (a selector)."""
-        return self._pages("list pods", self._core.list_namespaced_pod, label_selector=labels)
+    def pods(self, *, labels: str, fields: str = "") -> Iterator[Object]:
+        """Yield the pods with these labels and fields (selectors). A page is asked for when it is needed."""
+        selectors = {"label_selector": labels} | ({"field_selector": fields} if fields else {})
+        return self._pages("list pods", self._core.list_namespaced_pod, **selectors)
 
     def warnings_of(self, job: str, *, reason: str) -> list[Object]:
         """Return the Job's warning events of that reason."""

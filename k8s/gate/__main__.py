@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from common.errors import SettingsError
+from common.indexes import brief_indexes
 from common.logs import configure_logs
 from common.metrics_server import serve_metrics
 from common.process import program
@@ -18,7 +19,6 @@ from k8s.gate.gate import AllChunksPresent, Gate, MergeWithout
 from k8s.gate.metrics import GateMetrics
 from k8s.gate.settings import GateSettings
 from k8s.gate.watch import WorkerWatch
-from k8s.release.wording import brief_indexes
 
 if TYPE_CHECKING:
     from common.store.contract import Store
@@ -62,7 +62,7 @@ def describe_opening(opening: Opening) -> str:
 
 def describe_result(result: SoundResult) -> str:
     summary = result.summary
-    missing = f", without chunks {summary.chunks_missing}" if summary.chunks_missing else ""
+    missing = f", without chunks {brief_indexes(summary.missing)}" if summary.missing else ""
     return (
         f"{result.location} is sound: {summary.rows_embedded} of {summary.rows_requested} images, "
         f"{summary.rows_failed} failed{missing}"

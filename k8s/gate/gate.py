@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import ChunksMissing, StoreAccessDenied, TemporaryError
-from common.indexes import format_indexes
+from common.indexes import brief_indexes, format_indexes
 from common.logs import log
 from common.retry import RetryPolicy
 from common.run.state import find_missing
-from k8s.release.wording import brief_indexes
 
 if TYPE_CHECKING:
     from common.store.contract import Store
@@ -146,8 +145,13 @@ class Gate:
     def _advice(self, chunks: frozenset[int]) -> str:
         settings = self._settings
         ranges = format_indexes(chunks).split(",")
-        chosen = f" --chunks {','.join(ranges)}" if len(ranges) <= LISTED_RANGES else ""
+        is_short = len(ranges) <= LISTED_RANGES
+        namespace = f" -n {settings.pod_namespace}" if settings.pod_namespace else ""
+        if self._watch.is_absent:  # a rerun by `embedder` is made from the worker Job
+            escaped = "\\,".join(ranges)  # Helm reads a comma as the end of a value
+            chosen = f' --set rerun.chunks="{escaped}"' if is_short else ""
+            return f"to compute them again: helm upgrade {settings.release} <chart> --reuse-values{namespace}{chosen}"
+        chosen = f" --chunks {','.join(ranges)}" if is_short else ""
         if chosen and chunks & self._watch.completed:  # these chunks existed and were deleted
             chosen += " --force"
-        namespace = f" -n {settings.pod_namespace}" if settings.pod_namespace else ""
         return f"to compute them again: embedder rerun --release {settings.release}{namespace}{chosen}"

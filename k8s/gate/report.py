@@ -10,11 +10,11 @@ from common.errors import ChunkInvalid, ChunksMissing, RunUnfinished
 from common.format.hdf5 import READ_ERRORS, open_hdf5
 from common.format.result_file import read_result
 from common.format.rows import check_norms
+from common.indexes import brief_indexes
 from common.process.resources import exhausted
 from common.run.keys import RESULT_KEY, SUMMARY_KEY
 from common.run.state import find_finished, find_missing
 from common.run.summary import read_summary
-from k8s.release.wording import brief_indexes
 
 if TYPE_CHECKING:
     from common.run.state import FinishedRun

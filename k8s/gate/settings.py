@@ -1,4 +1,4 @@
-"""The gate's settings. The chart sets all of them but the three times at the end."""
+"""The gate's settings. The chart sets all of them but the last four, which are times."""
 
 from __future__ import annotations
 
@@ -35,6 +35,11 @@ class GateSettings(RunSettings):
     settle_seconds: float = Field(default=90, ge=0)
     """Time after the end of the worker Job, in seconds, before a chunk that the Job completed counts as missing. A
     shared folder may need a minute to list a new file on other nodes."""
+
+    absence_seconds: float = Field(default=600, ge=0)
+    """Time in seconds after which a worker Job that does not exist counts as ended. Until then it may still be created,
+    by the same install or after somebody has deleted it in order to create it with other values. Kubernetes deletes a
+    Job that has ended where `worker.ttlSecondsAfterFinished` is set."""
 
     reminder_seconds: float = Field(default=300, gt=0)
     """Time between two log lines that say what the gate waits for, in seconds, when nothing has changed."""

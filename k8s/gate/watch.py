@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,6 +29,9 @@ class WorkerPhase(Enum):
     UNKNOWN = auto()
     """The API does not answer."""
     ABSENT = auto()
+    """The Job does not exist, but may be about to be created."""
+    REMOVED = auto()
+    """The Job has not existed for so long that nobody is about to create it."""
     SUSPENDED = auto()
     RUNNING = auto()
     COMPLETE = auto()
@@ -41,22 +45,23 @@ class WorkerState(NamedTuple):
     phase: WorkerPhase
     cause: Cause | None = None
     """Why the Job has failed."""
+    is_deleted: bool = False
+    """Whether the Job has been deleted since it ended."""
 
     def __str__(self) -> str:
-        name = f"Job {self.job}"
-        match self.phase:
-            case WorkerPhase.UNKNOWN:
-                return f"the state of {name} is unknown, and only the store is watched"
-            case WorkerPhase.ABSENT:
-                return f"{name} does not exist (yet)"
-            case WorkerPhase.SUSPENDED:
-                return f"{name} is suspended"
-            case WorkerPhase.RUNNING:
-                return f"{name} is running"
-            case WorkerPhase.COMPLETE:
-                return f"{name} is complete"
-            case WorkerPhase.FAILED:
-                return f"{name} has failed ({self.cause})"
+        sentence = _SENTENCES[self.phase].format(job=f"Job {self.job}", cause=self.cause)
+        return f"{sentence} and has been deleted" if self.is_deleted else sentence
+
+
+_SENTENCES = {
+    WorkerPhase.UNKNOWN: "the state of {job} is unknown, and only the store is watched",
+    WorkerPhase.ABSENT: "{job} does not exist (yet)",
+    WorkerPhase.REMOVED: "{job} does not exist any more",
+    WorkerPhase.SUSPENDED: "{job} is suspended",
+    WorkerPhase.RUNNING: "{job} is running",
+    WorkerPhase.COMPLETE: "{job} is complete",
+    WorkerPhase.FAILED: "{job} has failed ({cause})",
+}
 
 
 class WorkerWatch:
@@ -66,6 +71,13 @@ class WorkerWatch:
         self._settings = settings
         self._cluster: Cluster | None = None
         self._job: Job | None = None
+        """The Job, also after it has ended and been deleted."""
+        self._is_deleted = False
+        self._absent_since = math.inf
+        """When the API first said that the Job does not exist, as time.monotonic() gives it. Infinite where it exists,
+        and while the API does not answer."""
+        self._look: object = None
+        """The part of the Job's object from which `_job` was made."""
         self._version = ""
         """The version of the Jobs from which to watch. Empty: list the Jobs first."""
         self._failures = 0
@@ -76,8 +88,17 @@ class WorkerWatch:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the Job is known to have ended. A Job that does not exist may be created later."""
-        return self._job is not None and self._job.end is not None
+        """Whether the Job is known to have ended, or has not existed for `absence_seconds`."""
+        return (self._job is not None and self._job.end is not None) or self._is_removed
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether the Job is known not to exist."""
+        return self._is_deleted and not self._is_silent
+
+    @property
+    def _is_removed(self) -> bool:
+        return time.monotonic() - self._absent_since >= self._settings.absence_seconds
 
     @property
     def failed(self) -> frozenset[int]:
@@ -93,11 +114,12 @@ class WorkerWatch:
     def state(self) -> WorkerState:
         name, job = self._settings.worker_job, self._job
         if job is not None and job.end is not None:
-            return WorkerState(name, WorkerPhase.FAILED if job.has_failed else WorkerPhase.COMPLETE, job.cause)
+            phase = WorkerPhase.FAILED if job.has_failed else WorkerPhase.COMPLETE
+            return WorkerState(name, phase, job.cause, self._is_deleted)
         if self._is_silent:
             return WorkerState(name, WorkerPhase.UNKNOWN)
         if job is None:
-            return WorkerState(name, WorkerPhase.ABSENT)
+            return WorkerState(name, WorkerPhase.REMOVED if self._is_removed else WorkerPhase.ABSENT)
         return WorkerState(name, WorkerPhase.SUSPENDED if job.suspended else WorkerPhase.RUNNING)
 
     def refresh(self) -> None:
@@ -151,7 +173,7 @@ class WorkerWatch:
             for kind, found in events:
                 self._version = str((found.get("metadata") or {}).get("resourceVersion") or "")
                 self._failures = 0
-                if kind != "BOOKMARK" and self._take(None if kind == "DELETED" else found):
+                if kind != "BOOKMARK" and self._take(found, is_deleted=kind == "DELETED"):
                     return True
         except ClusterUnavailable:
             # Watches break off now and then. The next one continues from here, unless it fails too.
@@ -162,9 +184,27 @@ class WorkerWatch:
         time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
         return False
 
-    def _take(self, found: Object | None) -> bool:
-        before, self._job = self._job, None if found is None else job_from(found)
-        return _milestones(before) != _milestones(self._job)
+    def _take(self, found: Object | None, *, is_deleted: bool = False) -> bool:
+        """Take the Job's object, None where it does not exist, and return whether that is news.
+
+        A Job that has ended is kept when it is deleted: its time to live may be over before anybody looks.
+        """
+        before = _milestones(self._job)
+        # A Job of 100,000 chunks changes every second, and what it has completed matters only at its end.
+        look = None if found is None else _look(found)
+        if found is not None and look != self._look:
+            self._job = job_from(found)
+        self._look = look
+        self._is_deleted = found is None or is_deleted
+        if self._is_deleted:
+            self._look = None
+            if self._job is not None and self._job.end is None:
+                self._job = None
+            if self._job is None:
+                self._absent_since = min(self._absent_since, time.monotonic())
+        if self._job is not None:
+            self._absent_since = math.inf
+        return before != _milestones(self._job)
 
     def _recovered(self) -> None:
         if self._is_silent:
@@ -173,9 +213,18 @@ class WorkerWatch:
 
     def _pause(self, deadline: float) -> None:
         self._failures += 1
-        self._version, self._is_silent = "", True
+        # A Job may be created while the API does not answer.
+        self._version, self._is_silent, self._absent_since = "", True, math.inf
         pause = API_RETRY.pause_seconds(self._failures)
         time.sleep(max(0.0, min(pause, deadline - time.monotonic())))
+
+
+def _look(found: Object) -> object:
+    """Return the part of a Job's object that changes rarely, and that matters before the Job ends."""
+    status = found.get("status") or {}
+    conditions = [(each.get("type"), each.get("status")) for each in status.get("conditions") or []]
+    spec = found["spec"]
+    return found["metadata"].get("uid"), conditions, status.get("failedIndexes"), spec.get("suspend"), spec["template"]
 
 
 def _milestones(job: Job | None) -> tuple[JobEnd | None, frozenset[int]] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ClusterUnavailable
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 CHUNK_INDEXES = "EMBEDDER_CHUNK_INDEXES"
 CHUNK_COUNT = "EMBEDDER_CHUNK_COUNT"
 RUN_URI = "EMBEDDER_RUN_URI"
+ON_MISSING_CHUNKS = "EMBEDDER_ON_MISSING_CHUNKS"
 
 
 class JobEnd(StrEnum):
@@ -43,7 +46,7 @@ class Job:
     created: str
     run: Run
     chunks: tuple[int, ...]
-    """The chunk of each index; empty for the merge."""
+    """The chunk of each index, in ascending order; empty for the merge."""
     completed: frozenset[int]
     """The chunks that the Job has completed."""
     failed: frozenset[int]
@@ -56,6 +59,12 @@ class Job:
     active: int
     """Number of pods that exist and have not ended."""
     parallelism: int
+    ended_pods: int = 0
+    """Number of pods that have ended, as the Job counts them. Some of them may have been deleted."""
+    retries: int = 0
+    """Number of pods after the first one of their index, as the Job counts them: without those of evictions."""
+    is_gone: bool = False
+    """Whether the Job no longer exists. What it completed and gave up is unknown then, unless the merge is complete."""
 
     @property
     def has_failed(self) -> bool:
@@ -65,18 +74,25 @@ class Job:
     def is_complete(self) -> bool:
         return self.end is JobEnd.COMPLETE
 
-    @property
+    # These sets are asked for once for each chunk, and a Job has up to 100,000 chunks.
+
+    @cached_property
+    def every_chunk(self) -> frozenset[int]:
+        return frozenset(self.chunks)
+
+    @cached_property
     def pending(self) -> frozenset[int]:
         """The chunks that this Job computes now or later."""
-        return frozenset() if self.end else frozenset(self.chunks) - self.completed - self.failed
+        return frozenset() if self.end or self.is_gone else self.every_chunk - self.completed - self.failed
 
-    @property
+    @cached_property
     def left(self) -> frozenset[int]:
         """The chunks that this Job will not compute: it has given them up, or has ended before them."""
-        return frozenset(self.chunks) - self.completed - self.pending
+        return self.every_chunk - self.completed - self.pending
 
     def index_of(self, chunk: int) -> int:
-        return self.chunks.index(chunk)
+        """Return the index that computes the chunk, which must be one of the Job's."""
+        return bisect_left(self.chunks, chunk)
 
 
 def job_from(found: Object) -> Job:
@@ -91,6 +107,7 @@ def job_from(found: Object) -> Job:
             listed = parse_indexes(environment.get(CHUNK_INDEXES, ""))
             chunks = tuple(listed or range(int(spec.get("completions") or 0)))
         completed, failed = (parse_indexes(status.get(key) or "") for key in ("completedIndexes", "failedIndexes"))
+        succeeded_pods, failed_pods = (int(status.get(key) or 0) for key in ("succeeded", "failed"))
         return Job(
             name=name,
             component=component,
@@ -104,9 +121,41 @@ def job_from(found: Object) -> Job:
             suspended=bool(spec.get("suspend")),
             active=int(status.get("active") or 0),
             parallelism=int(spec.get("parallelism") or 0),
+            ended_pods=max(succeeded_pods, len(completed)) + max(failed_pods, len(failed)),
+            retries=max(0, failed_pods - len(failed)) if chunks else 0,
         )
     except (ValueError, IndexError) as error:
         raise ClusterUnavailable(f"Job {name} cannot be read: {error}; was it changed by hand?") from error
+
+
+def vanished_worker(merge: Object) -> Job | None:
+    """Return the worker Job that a merge Job belongs to, where the worker Job no longer exists.
+
+    All chunks are completed where the merge is complete and leaves none out. None where the merge Job does not tell how
+    many chunks the run has.
+    """
+    environment = environment_of(merge)
+    run = Run(environment.get(RUN_URI, ""), environment.get(CHUNK_COUNT, ""))
+    if not run.chunk_count.isdecimal():
+        return None
+    chunks = tuple(range(int(run.chunk_count)))
+    is_complete = true_condition(merge.get("status") or {}, JobEnd.COMPLETE) is not None
+    is_merged = is_complete and environment.get(ON_MISSING_CHUNKS) != "partial"
+    return Job(
+        name=f"{str(merge['metadata']['name']).removesuffix('-merge')}-worker",
+        component=Component.WORKER,
+        created="",
+        run=run,
+        chunks=chunks,
+        completed=frozenset(chunks) if is_merged else frozenset(),
+        failed=frozenset(),
+        end=None,
+        cause=None,
+        suspended=False,
+        active=0,
+        parallelism=0,
+        is_gone=True,
+    )
 
 
 def environment_of(job: Object) -> dict[str, str]:

@@ -23,6 +23,11 @@ FAILURE_COUNTS = (
 """Annotations of a pod: how many earlier pods of the same index have failed."""
 
 
+OWN_POD_ANNOTATION = "embedder/own-pod"
+"""Annotation of a Job with the labels, annotations, node selector and tolerations that its pods have from the chart, as
+JSON. A queue may add others to the Job itself."""
+
+
 class Component(StrEnum):
     """The values of COMPONENT_LABEL."""
 

@@ -35,11 +35,14 @@ class PodEnd:
     """The message of the program's last word, or of the cluster. It has no secrets."""
     error: str = ""
     """The name of the program's error; see LastWord."""
+    rejected_by: str = ""
+    """The node that did not let the pod start, as one whose GPU is broken does. Empty where the pod started."""
 
     @property
     def kind(self) -> Hashable:
         """A key that is equal for pods with the same cause. The message counts only where the error has no name."""
-        return (self.phase, self.exit_code, self.ended_by, self.error or self.message)
+        message = "" if self.rejected_by else self.error or self.message
+        return (self.phase, self.exit_code, self.ended_by, self.rejected_by, message)
 
     @property
     def is_out_of_memory(self) -> bool:
@@ -91,6 +94,8 @@ def pod_from(found: Object, job: Job) -> Pod:
     is_running = "running" in (current.get("state") or {})
     # While our program runs, it does not matter to it whether another container starts.
     awaited = containers if is_running else states
+    ended_by = _ended_by(status, terminated)
+    rejected_by = _rejecting_node(found, states)
     return Pod(
         name=str(metadata["name"]),
         job=job.name,
@@ -101,7 +106,7 @@ def pod_from(found: Object, job: Job) -> Pod:
         is_running=is_running,
         obstacle=_obstacle(found, awaited) if phase in {"Pending", "Running"} else None,
         container=str(current["name"]),
-        end=PodEnd(phase, exit_code, _ended_by(status, terminated), word.message, word.error) if has_ended else None,
+        end=PodEnd(phase, exit_code, ended_by, word.message, word.error, rejected_by) if has_ended else None,
         counts=word.counts,
         retries=sum(int(annotations.get(key) or 0) for key in FAILURE_COUNTS),
     )
@@ -144,6 +149,20 @@ def _obstacle(pod: Object, containers: list[Object]) -> Cause | None:
         if waiting.get("reason") not in {None, "ContainerCreating", "PodInitializing"}:
             return Cause(str(waiting["reason"]), str(waiting.get("message") or container.get("image", "")))
     return None
+
+
+def _rejecting_node(pod: Object, containers: list[Object]) -> str:
+    """Return the node whose kubelet has refused the pod, empty where none has.
+
+    A kubelet that refuses a pod (UnexpectedAdmissionError, OutOfcpu, NodeAffinity, …) sets phase and reason, and starts
+    no container. It does not call that a disruption, as it does when it evicts a pod.
+    """
+    status = pod["status"]
+    has_begun = any((each.get("state") or {}).keys() & {"running", "terminated"} for each in containers)
+    is_refused = status.get("phase") == "Failed" and status.get("reason") not in {None, "", "Evicted"}
+    if has_begun or not is_refused or true_condition(status, "DisruptionTarget") is not None:
+        return ""
+    return str(pod["spec"].get("nodeName") or "")
 
 
 def _ended_by(status: Object, terminated: dict[str, Any]) -> str:

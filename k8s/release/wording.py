@@ -5,19 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.exit_policy import explain_exit_code
-from common.indexes import format_indexes
+from common.indexes import brief_indexes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
     from k8s.release.pod import PodEnd
-
-
-def brief_indexes(indexes: Iterable[int], *, ranges: int = 30) -> str:
-    """Return the indexes as `format_indexes` does. Of very many ranges only the first are named, with the total."""
-    wanted = set(indexes)
-    parts = format_indexes(wanted).split(",")
-    return ",".join(parts) if len(parts) <= ranges else f"{','.join(parts[:ranges])},… ({len(wanted):,} in all)"
 
 
 def name_chunks(chunks: Collection[int]) -> str:
@@ -29,6 +22,8 @@ def describe_end(end: PodEnd) -> str:
     """Return in a few words how a pod has ended."""
     if end.is_out_of_memory:
         return "ran out of memory (OOMKilled, exit code 137)"
+    if end.rejected_by:
+        return f"rejected by node {end.rejected_by} ({end.ended_by}: {end.message or 'no message'})"
     if not end.message and not end.ended_by:
         return explain_exit_code(end.exit_code) if end.exit_code else end.phase
     code = f"exit code {end.exit_code}" if end.exit_code else ""

@@ -111,6 +111,11 @@ def rerun(
     cluster = open_cluster(namespace=namespace, context=context)
     for _ in range(ATTEMPTS):
         found = Release(cluster, release)
+        if found.worker.is_gone:
+            raise RerunRefused(
+                f"Job {found.worker.name} no longer exists, so a rerun cannot be made from it; helm upgrade with "
+                "rerun.chunks=3\\,7-9 computes chunks without it, and with the same values it creates the Job again"
+            )
         selected = select_chunks(found, wanted, force=force)
         if selected.already_done:
             left_out = name_chunks(selected.already_done)
@@ -172,17 +177,27 @@ def _job(
     parallelism: int | None,
 ) -> Object:
     worker = release.objects[release.worker.name]
-    owners = [worker] + ([release.objects[release.merge.name]] if release.merge is not None else [])
     return make_rerun(
         worker,
         name=next_name(release.worker.name.removesuffix("-worker"), [job.name for job in release.jobs]),
         chunks=chunks,
-        owners=owners,
+        owners=lasting_owners(release),
         environment=environment,
         memory=memory,
         cpu=cpu,
         parallelism=parallelism,
     )
+
+
+def lasting_owners(release: Release) -> list[Object]:
+    """Return the Jobs whose deletion is to delete a rerun: none where Kubernetes deletes them all when they have ended.
+
+    A rerun whose owners are gone is deleted in the middle of its work.
+    """
+    jobs = [release.worker, release.merge]
+    owners = [release.objects[job.name] for job in jobs if job is not None]
+    lasts = any(each["spec"].get("ttlSecondsAfterFinished") is None for each in owners)
+    return owners if lasts else []
 
 
 def _nothing_to_do(release: Release) -> str:
@@ -199,6 +214,11 @@ def _say_created(release: Release, name: str, chunks: list[int]) -> None:
         f"  embedder status {flags} --watch",
         f"  embedder logs {chunks[0]} -f {flags}",
     ]
+    if not lasting_owners(release):
+        lines.append(
+            f"The Jobs of release {release.name} are deleted when they have ended, so helm uninstall does not stop "
+            f"this one; kubectl delete job {name} -n {release.cluster.namespace} does."
+        )
     if release.merge is not None and release.merge.end:
         lines.append(
             f"Job {release.merge.name} has ended and does not merge these chunks. When they are in the store, run "

@@ -19,18 +19,26 @@ class Chunks:
     running: frozenset[int]
     waiting: frozenset[int]
     failed: frozenset[int]
+    unknown: frozenset[int] = frozenset()
+    """The chunks of a worker Job that no longer exists."""
 
     @property
     def count(self) -> int:
-        return len(self.done) + len(self.running) + len(self.waiting) + len(self.failed)
+        return sum(map(len, (self.done, self.running, self.waiting, self.failed, self.unknown)))
 
 
 def sort_chunks(release: Release, pods: Iterable[Pod], *, stored: frozenset[int] = frozenset()) -> Chunks:
     """Return the chunks by state. A chunk is done when a Job has completed it, or when it is among the `stored`."""
-    done = release.done() | (stored & frozenset(release.worker.chunks))
+    done = release.done() | (stored & release.worker.every_chunk)
     pending = release.pending() - done
     running = pending & {pod.chunk for pod in pods if pod.is_running}
-    return Chunks(done=done, running=running, waiting=pending - running, failed=release.failed() - done)
+    return Chunks(
+        done=done,
+        running=running,
+        waiting=pending - running,
+        failed=release.failed() - done,
+        unknown=release.unknown() - done,
+    )
 
 
 def count_retries(pods: Iterable[Pod]) -> int:

@@ -61,7 +61,7 @@ class Images:
     settled: int | None = None
     """Number of images that are embedded or failed."""
     failed: int | None = None
-    """Number of failed images that workers have reported."""
+    """Number of failed images that workers have reported; an estimate where only some of the pods were read."""
     total: int | None = None
     is_estimate: bool = False
     """Whether some chunks were counted as average ones."""
@@ -71,10 +71,13 @@ class Images:
     """The stage for which most workers wait."""
 
 
-def count_images(chunks: Chunks, pods: Sequence[Pod], progress: Mapping[str, Progress]) -> Images:
+def count_images(
+    chunks: Chunks, pods: Sequence[Pod], progress: Mapping[str, Progress], *, is_sample: bool = False
+) -> Images:
     """Return the images of the run.
 
     `progress` has the progress by the pod's name, perhaps of some running pods only. The others count as equally fast.
+    If the pods are a sample (`is_sample`), the chunks of the other pods count as average ones in failed images too.
     """
     done: dict[int, Rows] = {}
     running: dict[int, Progress] = {}
@@ -88,14 +91,17 @@ def count_images(chunks: Chunks, pods: Sequence[Pod], progress: Mapping[str, Pro
         return Images()
     mean = sum(sizes) / len(sizes)
     share = len(chunks.running) / len(running) if running else 0  # running chunks for each chunk with a known progress
-    settled = sum(rows.settled for rows in done.values()) + (len(chunks.done) - len(done)) * mean
+    unreported = len(chunks.done) - len(done)
+    settled = sum(rows.settled for rows in done.values()) + unreported * mean
+    failed = sum(rows.failed for rows in done.values())
+    failed += round(unreported * failed / len(done)) if is_sample and done else 0
     settled_running = sum(each.settled for each in running.values()) * share
     rate = sum(each.rate_per_s for each in running.values()) * share
     remaining = (len(chunks.running) + len(chunks.waiting)) * mean - settled_running
     stages = Counter(each.waiting_on for each in running.values())
     return Images(
         settled=round(settled + settled_running),
-        failed=sum(rows.failed for rows in done.values()) + sum(each.failed for each in running.values()),
+        failed=failed + sum(each.failed for each in running.values()),
         total=round(sum(sizes) + (chunks.count - len(sizes)) * mean),
         is_estimate=len(sizes) < chunks.count,
         rate_per_s=rate or None,

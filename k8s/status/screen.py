@@ -10,12 +10,13 @@ from rich.console import Group as Lines
 from rich.table import Table
 from rich.text import Text
 
-from common.indexes import format_indexes
-from k8s.release.wording import brief_indexes, name_chunks
+from common.indexes import brief_indexes, format_indexes
+from k8s.release.wording import name_chunks
 from k8s.status.wording import (
     describe_failure,
     describe_images,
     describe_merge,
+    describe_node,
     describe_note,
     describe_pending,
 )
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from k8s.status.troubles import FailedChunks, PendingPods
     from k8s.status.view import Status
 
-STATES = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
+STATES = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim", "unknown": "yellow"}
 """The states of chunks in the order of the bar, with their colours."""
 
 BAR_WIDTH = 60
@@ -66,6 +67,7 @@ def as_json(status: Status) -> str:
             "retries": status.retries,
             "pending": pending,
             "failures": failures,
+            "nodes": [{"node": node.node, "count": node.count, "reason": describe_node(node)} for node in status.nodes],
             "merge": describe_merge(status.merge),
             "is_finished": status.is_finished,
             "has_ended": status.has_ended,
@@ -90,6 +92,7 @@ def as_screen(status: Status) -> RenderableType:
         rows.add_row("retries", f"{status.retries:,}")
     _add_sentences(rows, "pending", [_pending(group) for group in status.pending], style="yellow")
     _add_sentences(rows, "failed", [_failed(group) for group in status.failures], style="red")
+    _add_sentences(rows, "nodes", [describe_node(node) for node in status.nodes], style="red")
     rows.add_row("merge", _text(describe_merge(status.merge)))
     _add_sentences(rows, "note", [describe_note(note) for note in status.notes], style="dim")
     parts: list[RenderableType] = [rows]
@@ -101,7 +104,8 @@ def as_screen(status: Status) -> RenderableType:
 
 
 def _states(chunks: Chunks) -> list[tuple[str, frozenset[int]]]:
-    return [(state, getattr(chunks, state)) for state in STATES]
+    states = [(state, getattr(chunks, state)) for state in STATES]
+    return [(state, found) for state, found in states if found or state != "unknown"]
 
 
 def _bar(chunks: Chunks) -> Text:
@@ -109,7 +113,7 @@ def _bar(chunks: Chunks) -> Text:
     bar = Text()
     for state, found in _states(chunks):
         cells = max(1, round(BAR_WIDTH * len(found) / chunks.count)) if found else 0
-        bar.append(("╌" if state == "waiting" else "━") * cells, style=STATES[state])
+        bar.append(("╌" if state in {"waiting", "unknown"} else "━") * cells, style=STATES[state])
     share = len(chunks.done) / chunks.count if chunks.count else 0
     return bar.append(f"  {int(share * 100)} % of {chunks.count:,}")
 

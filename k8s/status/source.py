@@ -10,14 +10,20 @@ from common.logs import CHUNK_PROGRESS, parse_line, printable, redact_urls
 from common.run.state import find_missing
 from common.store import open_store
 from k8s.release.cause import Cause
-from k8s.release.job import RUN_URI, environment_of
 from k8s.release.labels import Component
 from k8s.status.chunks import count_retries, sort_chunks
 from k8s.status.images import Progress, count_images
 from k8s.status.merge import Merge, MergePhase
 from k8s.status.suggestions import suggest
-from k8s.status.troubles import PendingPods, Suspended, group_failures, group_pending, last_failures
-from k8s.status.view import EventsUnread, LogsUnread, Status
+from k8s.status.troubles import (
+    PendingPods,
+    Suspended,
+    find_rejecting_nodes,
+    group_failures,
+    group_pending,
+    last_failures,
+)
+from k8s.status.view import EventsUnread, LogsUnread, PodsUnread, Status, WorkerGone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,12 +50,15 @@ PARALLEL_TAILS = 10
 def read_status(release: Release, *, look_into_store: bool = False) -> Status:
     """Return the state of the run. Raises the errors of the cluster and (with `look_into_store`) of the store."""
     notes: list[Note] = []
-    pods = release.all_pods()
+    pods, unread = release.all_pods()
+    if unread:
+        notes.append(PodsUnread(len(pods), unread))
     embedding = [pod for pod in pods if pod.component in {Component.WORKER, Component.RERUN}]
-    run_uri = environment_of(release.objects[release.worker.name]).get(RUN_URI, "")
-    chunks = sort_chunks(
-        release, embedding, stored=_stored(release, run_uri) if look_into_store and run_uri else frozenset()
-    )
+    run_uri = release.run_uri
+    look_into_store = look_into_store and bool(run_uri)
+    chunks = sort_chunks(release, embedding, stored=_stored(release, run_uri) if look_into_store else frozenset())
+    if release.worker.is_gone:
+        notes.append(WorkerGone(release.worker.name, look_into_store))
     # A pod with an obstacle may be on a node that does not answer.
     running = [pod for pod in embedding if pod.is_running and pod.chunk in chunks.running and pod.obstacle is None]
     failures = last_failures(chunks, embedding)
@@ -60,26 +69,29 @@ def read_status(release: Release, *, look_into_store: bool = False) -> Status:
     progress = {name: each for name, tail in tails.items() if (each := _last_progress(tail)) is not None}
     last_lines = {name: printable(redact_urls(tail[-1])) for name, tail in tails.items() if tail}
     pending = [*group_pending(pods), *_uncreated(release, notes)]
+    nodes = find_rejecting_nodes(pods)
+    # The Jobs count pods that are not read, the pods count evictions.
+    retries = max(count_retries(embedding), sum(job.retries for job in release.embedding_jobs))
     return Status(
         release=release.name,
         namespace=release.cluster.namespace,
         run_uri=redact_urls(run_uri),
         chunks=chunks,
-        images=count_images(chunks, embedding, progress),
-        retries=count_retries(embedding),
+        images=count_images(chunks, embedding, progress, is_sample=bool(unread)),
+        retries=retries,
         pending=pending,
         failures=group_failures(release, failures, last_lines),
+        nodes=nodes,
         merge=_merge(release, [pod for pod in pods if pod.component == Component.MERGE], notes),
         is_finished=release.merge is not None and release.merge.is_complete,
         has_ended=release.merge is None or release.merge.end is not None,
-        next=suggest(release, chunks, failures, pending=pending, run_uri=redact_urls(run_uri)),
+        next=suggest(release, chunks, failures, pending=pending, nodes=nodes, run_uri=redact_urls(run_uri)),
         notes=notes,
     )
 
 
 def _stored(release: Release, run_uri: str) -> frozenset[int]:
-    everything = set(release.worker.chunks)
-    return frozenset(everything - find_missing(open_store(run_uri), release.chunk_count))
+    return release.worker.every_chunk - find_missing(open_store(run_uri), release.chunk_count)
 
 
 def _tails(cluster: Cluster, pods: Iterable[Pod], notes: list[Note]) -> dict[str, list[str]]:

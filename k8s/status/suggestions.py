@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from k8s.release.pod import Pod, PodEnd
     from k8s.release.release import Release
     from k8s.status.chunks import Chunks
-    from k8s.status.troubles import PendingPods
+    from k8s.status.troubles import PendingPods, RejectingNode
+
+
+TRANSIENT_REJECTIONS = {"NodeShutdown"}
+"""Reasons of a node that rejects pods for a while only. It needs no cordon."""
+
+REJECTIONS = 2
+"""Number of pods that a node has rejected from which on it is suggested to cordon it. The first may be an accident, as
+while a device plugin restarts."""
 
 
 def suggest(
@@ -23,19 +31,27 @@ def suggest(
     failures: Mapping[int, Pod | None],
     *,
     pending: Sequence[PendingPods],
+    nodes: Sequence[RejectingNode],
     run_uri: str,
 ) -> list[str]:
     """Return the commands to run next."""
     flags, namespace = release.flags(), release.cluster.namespace
     merge = release.merge
-    commands = []
+    commands = [
+        f"kubectl cordon {each.node}"
+        for each in nodes
+        if each.count >= REJECTIONS and each.end.ended_by not in TRANSIENT_REJECTIONS
+    ]
     if failures:
         first = next((chunk for chunk, pod in failures.items() if pod is not None), None)
         if first is not None:
             commands.append(f"embedder logs {first} {flags}")
-        commands.append(f"embedder rerun {flags}{_remedies(release, failures)}")
+        if not release.worker.is_gone:
+            commands.append(f"embedder rerun {flags}{_remedies(release, failures)}")
     elif chunks.running:
         commands.append(f"embedder logs {min(chunks.running)} -f {flags}")
+    if chunks.unknown and not (merge is not None and merge.is_complete):
+        commands.append(f"embedder status {flags} --store")
     if pending and pending[0].pods:
         commands.append(f"kubectl describe pod {pending[0].pods[0]} -n {namespace}")
     if merge is not None and merge.has_failed:

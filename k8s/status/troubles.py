@@ -49,7 +49,7 @@ class PodFailed:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """A Job has given up the chunk, and its pods do not exist any more."""
+    """A Job has given up the chunk, and its pods do not exist any more or were not read."""
 
     cause: Cause | None
 
@@ -72,6 +72,17 @@ Failure = PodFailed | GivenUp | NotComputed | InNoJob
 
 
 @dataclass(frozen=True, kw_only=True)
+class RejectingNode:
+    """A node whose kubelet did not let pods start. Each of these pods was an attempt at its chunk."""
+
+    node: str
+    count: int
+    """Number of pods that it has rejected, as far as they still exist."""
+    end: PodEnd
+    """How the last of them has ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailedChunks:
     """Chunks that failed for the same cause."""
 
@@ -91,6 +102,16 @@ def group_pending(pods: Iterable[Pod]) -> list[PendingPods]:
         PendingPods(why=cause, count=len(names), pods=tuple(names[:SHOWN_PODS])) for cause, names in by_cause.items()
     ]
     return sorted(groups, key=lambda group: -group.count)
+
+
+def find_rejecting_nodes(pods: Iterable[Pod]) -> list[RejectingNode]:
+    """Return the nodes that have rejected pods, the one with the most pods first."""
+    by_node: dict[str, list[PodEnd]] = defaultdict(list)
+    for pod in pods:  # oldest first
+        if pod.end is not None and pod.end.rejected_by:
+            by_node[pod.end.rejected_by].append(pod.end)
+    found = [RejectingNode(node=node, count=len(ends), end=ends[-1]) for node, ends in by_node.items()]
+    return sorted(found, key=lambda each: -each.count)
 
 
 def last_failures(chunks: Chunks, pods: Iterable[Pod]) -> dict[int, Pod | None]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from k8s.status.chunks import Chunks
     from k8s.status.images import Images
     from k8s.status.merge import Merge
-    from k8s.status.troubles import FailedChunks, PendingPods
+    from k8s.status.troubles import FailedChunks, PendingPods, RejectingNode
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,24 @@ class EventsUnread:
     error: EmbedderError
 
 
-Note = LogsUnread | EventsUnread
+@dataclass(frozen=True)
+class PodsUnread:
+    """Some pods that have ended were not read, because the release has very many."""
+
+    read: int
+    unread: int
+
+
+@dataclass(frozen=True)
+class WorkerGone:
+    """The worker Job no longer exists."""
+
+    job: str
+    has_looked_into_store: bool
+    """Whether the store was asked for its chunks."""
+
+
+Note = LogsUnread | EventsUnread | PodsUnread | WorkerGone
 """What the status lacks, because it could not be read."""
 
 
@@ -44,6 +61,7 @@ class Status:
     retries: int
     pending: list[PendingPods]
     failures: list[FailedChunks]
+    nodes: list[RejectingNode]
     merge: Merge
     is_finished: bool
     """Whether the merge is complete."""

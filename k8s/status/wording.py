@@ -10,12 +10,12 @@ from k8s.release.cause import Cause
 from k8s.release.wording import describe_end
 from k8s.status.merge import MergePhase
 from k8s.status.troubles import GivenUp, InNoJob, NotComputed, PodFailed, Suspended
-from k8s.status.view import EventsUnread, LogsUnread
+from k8s.status.view import EventsUnread, LogsUnread, PodsUnread, WorkerGone
 
 if TYPE_CHECKING:
     from k8s.status.images import Images
     from k8s.status.merge import Merge
-    from k8s.status.troubles import Failure
+    from k8s.status.troubles import Failure, RejectingNode
     from k8s.status.view import Note
 
 
@@ -56,6 +56,11 @@ def describe_failure(why: Failure) -> str:
             return "no Job computes it"
 
 
+def describe_node(node: RejectingNode) -> str:
+    cause = Cause(node.end.ended_by, node.end.message or "no message")
+    return f"{node.node} has rejected {node.count:,} pod{'' if node.count == 1 else 's'} ({cause})"
+
+
 MERGE_STATES = {
     MergePhase.WITHOUT_JOB: "there is no merge Job",
     MergePhase.WITHOUT_POD: "has no pod",
@@ -85,6 +90,14 @@ def describe_note(note: Note) -> str:
             return f"{count} logs cannot be read: {error}"
         case EventsUnread(error):
             return str(error)
+        case PodsUnread(read, unread):
+            return (
+                f"{read:,} pods were read, and up to {unread:,} that have ended were not: images are estimated, and "
+                "some chunks lack the reason of their failure"
+            )
+        case WorkerGone(job, has_looked_into_store):
+            left = "its chunks are those in the store" if has_looked_into_store else "--store shows its chunks"
+            return f"Job {job} no longer exists, by ttlSecondsAfterFinished or by hand; {left}"
 
 
 def _line(text: str) -> str:

@@ -1,4 +1,7 @@
-"""A double of the Kubernetes API server for `helm template --dry-run=server`: its version, its kinds, and Jobs."""
+"""A double of the Kubernetes API server for `helm template --dry-run=server`: its version, its kinds, and Jobs.
+
+It also has the ServiceAccount that every namespace has.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 JOBS = "/apis/batch/v1/namespaces/default/jobs/"
+ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
 VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
 KINDS = {
     "v1": ["Pod", "Secret", "ServiceAccount"],
@@ -25,7 +29,10 @@ ABSENT = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "
 @contextmanager
 def api_server(jobs: list[dict[str, Any]]) -> Iterator[str]:
     """Serve `jobs` in namespace default until the block ends; yield the server's URL."""
-    answers = {"/version": VERSION, **_discovery()} | {JOBS + job["metadata"]["name"]: job for job in jobs}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}}
+    answers = {"/version": VERSION, ACCOUNT: account, **_discovery()} | {
+        JOBS + job["metadata"]["name"]: job for job in jobs
+    }
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from common.errors import ExitCode
+from common.exit_policy import UNCOUNTED_FAILURES_VARIABLE
 from tests.charts.helm import render, template, value_sets
 from tests.charts.objects import (
     containers,
@@ -123,9 +124,23 @@ def test_the_pod_failure_policy_matches_the_exit_codes_of_the_programs() -> None
             assert exit_code_rules(job)[1:] == [("FailJob", codes), ("FailJob", codes)]
         else:
             assert exit_code_rules(job)[1:] == [
+                ("Ignore", [ExitCode.STOPPED]),
                 ("FailJob", [ExitCode.CONFIG_ERROR]),
                 ("FailIndex", [ExitCode.DATA_ERROR]),
             ]
+
+
+def test_the_worker_is_told_how_many_pods_of_its_index_were_not_counted() -> None:
+    for job in of_kind(render("rerun.chunks=3"), "Job"):
+        if job["metadata"]["labels"]["app.kubernetes.io/component"] == "merge":
+            continue
+        (variable,) = [
+            each
+            for each in job["spec"]["template"]["spec"]["containers"][0]["env"]
+            if each["name"] == UNCOUNTED_FAILURES_VARIABLE
+        ]
+        path = "metadata.annotations['batch.kubernetes.io/job-index-ignored-failure-count']"
+        assert variable["valueFrom"]["fieldRef"]["fieldPath"] == path
 
 
 def test_the_role_allows_reading_the_worker_job_only() -> None:

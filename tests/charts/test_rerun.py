@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from common.indexes import parse_indexes
+from common.indexes import format_indexes, parse_indexes
 from tests.charts.helm import HelmError, render, value_sets
 from tests.charts.objects import (
     containers,
     environment,
     of_kind,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EVERY_SET = pytest.mark.parametrize("values", value_sets(), ids=lambda path: path.stem)
 
@@ -79,3 +84,28 @@ def test_different_reruns_have_different_names_and_the_same_rerun_keeps_its_name
 def test_a_wrong_list_of_chunks_is_refused(chunks: str) -> None:
     with pytest.raises(HelmError, match=r"rerun\.chunks"):
         render("rerun.chunks={}".format(chunks.replace(",", "\\,")))
+
+
+@pytest.mark.parametrize(("chunks", "limit"), [("3,7-9", None), ("0-19", 5)])
+def test_a_rerun_is_not_given_a_limit_of_failed_chunks_that_kubernetes_refuses(chunks: str, limit: int | None) -> None:
+    jobs = of_kind(render("worker.maxFailedIndexes=5", "rerun.chunks={}".format(chunks.replace(",", "\\,"))), "Job")
+    by_component = {job["metadata"]["labels"]["app.kubernetes.io/component"]: job["spec"] for job in jobs}
+    assert by_component["rerun"].get("maxFailedIndexes") == limit
+    assert by_component["worker"]["maxFailedIndexes"] == 5
+
+
+def test_a_limit_above_the_number_of_chunks_is_no_limit() -> None:
+    jobs = of_kind(render("worker.maxFailedIndexes=1000", "chunks.count=900"), "Job")
+    assert not any("maxFailedIndexes" in job["spec"] for job in jobs)
+
+
+def test_a_list_that_does_not_fit_into_a_variable_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    def values(count: int) -> Path:
+        path = tmp_path / f"{count}.yaml"
+        path.write_text(f'chunks: {{count: 100000}}\nrerun: {{chunks: "{format_indexes(range(0, 2 * count, 2))}"}}\n')
+        return path
+
+    jobs = of_kind(render(files=(values(10_000),)), "Job")
+    assert 10_000 in [job["spec"].get("completions") for job in jobs]
+    with pytest.raises(HelmError, match=r"rerun\.chunks has 294444 characters, .*use `embedder rerun`"):
+        render(files=(values(50_000),))

@@ -40,13 +40,22 @@ ELSEWHERE = {
 NO_VALUE = {
     "job_completion_index",  # Kubernetes sets it
     "chunk_indexes",  # rerun.chunks sets it, in the Job of the rerun
+    "uncounted_failures",  # Kubernetes counts them, in an annotation of the pod
     "on_missing_chunks",  # merge.onFailedChunks sets it
     "metrics_port",  # metrics.enabled and metrics.port set it
     "ca_bundle",  # tls.caBundle sets it
 }
 """Settings without a value of their own."""
 
-SET_BY_THE_CHART = {"run_uri", "chunk_count", "manifest_uri", "model", "device", "decode_threads"}
+SET_BY_THE_CHART = {
+    "run_uri",
+    "chunk_count",
+    "uncounted_failures",
+    "manifest_uri",
+    "model",
+    "device",
+    "decode_threads",
+}
 """Settings that a default render sets; all others keep the program's default."""
 
 SAMPLES: dict[str, Any] = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.charts.api_double import api_server
-from tests.charts.helm import HelmError, helms, render, template
+from tests.charts.helm import HelmError, helms, objects, render, template
 from tests.charts.objects import Object, of_kind
 
 if TYPE_CHECKING:
@@ -34,9 +36,14 @@ def live_run() -> Iterator[str]:
 
 def upgrade(url: str, program: str, *assignments: str) -> str:
     arguments = [argument for assignment in assignments for argument in ("--set", assignment)]
-    return template(
-        "--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url, *arguments, program=program
-    )
+    options = ("--is-upgrade", "--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url)
+    return template(*options, *arguments, program=program)
+
+
+def rendered_jobs(text: str) -> dict[str, Object]:
+    return {
+        job["metadata"]["labels"]["app.kubernetes.io/component"]: job for job in of_kind(list(objects(text)), "Job")
+    }
 
 
 EVERY_HELM = pytest.mark.parametrize("program", helms(), ids=lambda program: program.split("/")[-2])
@@ -100,3 +107,63 @@ def test_a_job_without_a_checksum_is_left_to_the_api_server(program: str) -> Non
         del job["metadata"]["annotations"]["checksum/template"]
     with api_server(unknown) as url:
         assert "kind: Job" in upgrade(url, program, "worker.batchSize=8")
+
+
+@EVERY_HELM
+@pytest.mark.parametrize("component", ["worker", "merge"])
+def test_an_upgrade_keeps_what_a_kueue_flavor_added_to_a_live_job(program: str, component: str) -> None:
+    live = jobs()
+    (job,) = [each for each in live if each["metadata"]["labels"]["app.kubernetes.io/component"] == component]
+    pod = job["spec"]["template"]["spec"]
+    own = copy.deepcopy(pod)
+    pod["tolerations"] = [*pod.get("tolerations", []), {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
+    pod["nodeSelector"] = {"cloud.example.com/pool": "spot"}
+    with api_server(live) as url:
+        upgraded = rendered_jobs(upgrade(url, program, "worker.parallelism=50"))
+    assert upgraded["worker"]["spec"]["parallelism"] == 50
+    assert upgraded[component]["spec"]["template"] == job["spec"]["template"]
+    assert upgraded[component]["metadata"]["annotations"] == {
+        name: value for name, value in job["metadata"]["annotations"].items() if "helm.sh" not in name
+    }
+    if component == "worker":
+        own_pod = json.loads(upgraded["worker"]["metadata"]["annotations"]["embedder/own-pod"])
+        assert own_pod == job["spec"]["template"]["metadata"] | {"tolerations": own["tolerations"]}
+
+
+def live_without_worker(*, merge_ended: str = "") -> list[Object]:
+    (merge,) = [job for job in jobs() if job["metadata"]["name"] == "embedder-merge"]
+    merge["status"] = {"conditions": [{"type": merge_ended, "status": "True"}] if merge_ended else []}
+    return [merge]
+
+
+TIMES_TO_LIVE = ("worker.ttlSecondsAfterFinished=60", "merge.ttlSecondsAfterFinished=60")
+
+
+@EVERY_HELM
+def test_an_upgrade_of_a_finished_run_does_not_start_it_again(program: str) -> None:
+    with api_server(live_without_worker(merge_ended="Complete")) as url:
+        assert set(rendered_jobs(upgrade(url, program, *TIMES_TO_LIVE))) == {"merge"}
+        # Without a time to live, somebody has deleted the Job in order to create it again.
+        assert set(rendered_jobs(upgrade(url, program))) == {"merge", "worker"}
+
+
+@EVERY_HELM
+def test_a_rerun_does_not_bring_back_a_worker_job_whose_time_was_over(program: str) -> None:
+    with api_server(live_without_worker()) as url:
+        assert set(rendered_jobs(upgrade(url, program, *TIMES_TO_LIVE, "rerun.chunks=7"))) == {"merge", "rerun"}
+        # The merge waits for chunks that nothing computes.
+        assert set(rendered_jobs(upgrade(url, program, *TIMES_TO_LIVE))) == {"merge", "worker"}
+
+
+@EVERY_HELM
+def test_an_upgrade_after_all_jobs_were_deleted_is_refused_with_the_remedy(program: str) -> None:
+    with api_server([]) as url:
+        with pytest.raises(HelmError, match=r"no longer exist: .*helm uninstall embedder and helm install"):
+            upgrade(url, program, *TIMES_TO_LIVE)
+        assert set(rendered_jobs(upgrade(url, program))) == {"merge", "worker"}
+
+
+@EVERY_HELM
+def test_without_a_cluster_an_upgrade_renders_all_jobs(program: str) -> None:
+    arguments = [argument for assignment in TIMES_TO_LIVE for argument in ("--set", assignment)]
+    assert set(rendered_jobs(template("--is-upgrade", *arguments, program=program))) == {"merge", "worker"}

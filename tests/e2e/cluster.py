@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -86,6 +87,11 @@ class Cluster(NamedTuple):
         """Return what Helm prints. Raises CommandError if Helm fails."""
         return self._run(helm(), "--namespace", self.namespace, *arguments)
 
+    def embedder(self, *arguments: str) -> str:
+        """Return what `embedder …` prints for this namespace. Raises CommandError if it fails."""
+        program = (sys.executable, "-c", "from embedder.cli import main; main()")
+        return self._run(*program, *arguments, "--namespace", self.namespace)
+
     def install(self, values: dict[str, Any], folder: Path, *, release: str = RELEASE, chart: Path = CHART) -> None:
         (folder / "values.yaml").write_text(yaml.safe_dump(values))
         self.helm("install", release, str(chart), "--values", str(folder / "values.yaml"))
@@ -102,6 +108,9 @@ class Cluster(NamedTuple):
         """Return what `kubectl get` finds, as JSON."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "--output", "json"))
         return found
+
+    def has_job(self, job: str) -> bool:
+        return bool(self.kubectl("get", "job", job, "--ignore-not-found", "--output", "name"))
 
     def status(self, job: str = WORKER) -> dict[str, Any]:
         found: dict[str, Any] = self.get("job", job)["status"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from common.exit_policy import UNCOUNTED_FAILURES, UNCOUNTED_FAILURES_VARIABLE
 from common.findings import Subject, Verdict, read_finding
 from common.logs import parse_line
 from tests.e2e.cluster import MERGE, RELEASE, WORKER, Cluster, CommandError
@@ -112,18 +113,52 @@ def test_a_chunk_that_cannot_succeed_fails_its_index_and_a_rerun_finishes_the_ru
     assert bucket.result_urls() == urls
 
 
-def test_a_chunk_whose_pods_are_deleted_is_retried_up_to_its_limit(
+def test_a_deleted_worker_is_replaced_and_the_deletion_does_not_count_as_a_failure(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(ALL)
+    urls = bucket.upload_list()
+    values["worker"]["backoffLimitPerIndex"] = 0
+    slow(values)
+    cluster.install(values, tmp_path)
+    deleted: set[str] = set()
+    for _ in range(2):
+        pod = cluster.wait_until_started(1, besides=deleted)
+        cluster.kubectl("delete", "pod", pod, "--wait=false")
+        deleted.add(pod)
+    cluster.wait_until_complete(MERGE)
+    assert not cluster.status().get("failedIndexes")
+    assert bucket.result_urls() == urls
+
+
+def test_a_worker_that_is_deleted_by_force_is_replaced(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(ALL)
+    urls = bucket.upload_list()
+    slow(values)
+    cluster.install(values, tmp_path)
+    pod = cluster.wait_until_started(1, besides=set())
+    # A kubelet lets it one second, so that the exit code is 143 or 137.
+    cluster.kubectl("delete", "pod", pod, "--force", "--grace-period=0")
+    cluster.wait_until_complete(MERGE)
+    assert not cluster.status().get("failedIndexes")
+    assert bucket.result_urls() == urls
+
+
+def test_a_chunk_whose_pods_are_stopped_again_and_again_fails_in_the_end(
     cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
 ) -> None:
     bucket.upload_photos(ALL)
     urls = bucket.upload_list()
     values["worker"]["backoffLimitPerIndex"] = 1
+    # As if ten pods of each index had been stopped already, which takes an hour of pauses between them.
+    values["worker"]["extraEnv"] = [{"name": UNCOUNTED_FAILURES_VARIABLE, "value": str(UNCOUNTED_FAILURES)}]
     slow(values)
     cluster.install(values, tmp_path)
     stopped: set[str] = set()
     for _ in range(2):
         pod = cluster.wait_until_started(1, besides=stopped)
-        # A pod that a person deletes is not disrupted by the cluster, so it counts as a failure.
         cluster.kubectl("delete", "pod", pod, "--wait=false")
         stopped.add(pod)
     assert cluster.wait_until_failed(WORKER)["reason"] == "FailedIndexes"
@@ -131,6 +166,58 @@ def test_a_chunk_whose_pods_are_deleted_is_retried_up_to_its_limit(
     assert (status["failedIndexes"], status["completedIndexes"]) == ("1", "0,2,3")
 
     cluster.upgrade("rerun.chunks=1")
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == urls
+
+
+@pytest.mark.parametrize("mode", ["wait", "fail", "partial"])
+def test_a_worker_job_that_is_deleted_after_its_time_to_live_is_neither_waited_for_nor_started_again(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path, mode: str
+) -> None:
+    bucket.upload_photos(range(3 * PER_CHUNK))
+    urls = bucket.upload_list()
+    values["worker"]["ttlSecondsAfterFinished"] = 5
+    values["merge"] = {"onFailedChunks": mode}
+    cluster.install(values, tmp_path)
+    cluster.until(lambda: cluster.has_job(WORKER), "the worker Job exists")
+    cluster.until(lambda: not cluster.has_job(WORKER), "the worker Job has been deleted")
+    if mode == "fail":
+        cluster.wait_until_failed(MERGE)
+        assert f"Job {WORKER} has failed" in cluster.log(f"job/{MERGE}", "gate")
+        return
+    if mode == "wait":
+        bucket.upload_photos(range(3 * PER_CHUNK, 4 * PER_CHUNK))
+        assert "no longer exists" in cluster.embedder("status")
+        with pytest.raises(CommandError, match="no longer exists, so a rerun cannot be made from it"):
+            cluster.embedder("rerun", "--chunks", "3")
+        cluster.upgrade("rerun.chunks=3")
+        assert not cluster.has_job(WORKER)
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == (urls if mode == "wait" else urls[: 3 * PER_CHUNK])
+    assert "finished" in cluster.embedder("status")
+    cluster.upgrade()
+    assert not cluster.has_job(WORKER)
+
+
+@pytest.mark.parametrize("limit", [0, 9])
+def test_a_limit_of_failed_chunks_and_a_rerun_go_together(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path, limit: int
+) -> None:
+    bucket.upload_photos(range(PER_CHUNK, 4 * PER_CHUNK))
+    urls = bucket.upload_list()
+    # With the limit 0, the first chunk ends the Job before the others are computed. 9 is more than there are chunks.
+    values["worker"] |= {"maxFailedIndexes": limit, "parallelism": 1}
+    cluster.install(values, tmp_path)
+    reason = "MaxFailedIndexesExceeded" if limit == 0 else "FailedIndexes"
+    assert cluster.wait_until_failed(WORKER)["reason"] == reason
+    bucket.upload_photos(range(PER_CHUNK))
+    if limit == 0:
+        cluster.embedder("rerun")
+        rerun = f"{RELEASE}-rerun-1"
+        assert cluster.get("job", rerun)["spec"]["completions"] == CHUNKS
+        cluster.wait_until_complete(rerun)
+    else:
+        cluster.upgrade("rerun.chunks=0")
     cluster.wait_until_complete(MERGE)
     assert bucket.result_urls() == urls
 

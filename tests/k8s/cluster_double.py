@@ -70,6 +70,8 @@ class ClusterDouble:
         self._history: list[tuple[int, str, str, Object]] = []
         self._streams = 0
         self._expired_tokens: set[str] = set()
+        self._selections: dict[tuple[str, str, str], tuple[int, list[str]]] = {}
+        """The names of the objects of a list, and the version at which they were selected, for its later pages."""
 
     # For the tests
 
@@ -166,12 +168,20 @@ class ClusterDouble:
     def list_page(self, resource: str, query: dict[str, str]) -> tuple[list[Object], str, str]:
         """Return a page of objects, the list's version, and the token of the next page."""
         with self.changed:
-            names = sorted(name for name, item in self.objects[resource].items() if _selected(item, query))
+            names = self._select(resource, query)
             limit = min(int(query.get("limit") or self.page_limit), self.page_limit)
             first = int(query.get("continue", "0").removeprefix("again-"))
-            page = [copy.deepcopy(self.objects[resource][name]) for name in names[first : first + limit]]
+            page = [self.objects[resource][name] for name in names[first : first + limit]]
             token = str(first + limit) if first + limit < len(names) else ""
             return page, str(self._version), token
+
+    def _select(self, resource: str, query: dict[str, str]) -> list[str]:
+        key = (resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+        version, names = self._selections.get(key, (0, []))
+        if version != self._version or not query.get("continue"):
+            names = sorted(name for name, item in self.objects[resource].items() if _selected(item, query))
+            self._selections[key] = self._version, names
+        return names
 
     def is_expired(self, token: str) -> bool:
         with self.changed:
@@ -211,7 +221,7 @@ def _selected(item: Object, query: dict[str, str]) -> bool:
     for term in filter(None, query.get("fieldSelector", "").split(",")):
         path, operator, wanted = re.split(r"(!?=)", term, maxsplit=1)
         value: Any = item
-        for key in path.split("."):
+        for key in path.removesuffix("!").split("."):
             value = (value or {}).get(key)
         if (value == wanted) != (operator == "="):
             return False

@@ -12,7 +12,7 @@ import pytest
 from common.errors import NotInCluster, RunUnfinished, SettingsError
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault
-from tests.k8s.release_objects import NOT_SCHEDULED, ended, failed, finished, pod_of, running, worker_job
+from tests.k8s.release_objects import NOT_SCHEDULED, ended, failed, finished, merge_job, pod_of, running, worker_job
 
 if TYPE_CHECKING:
     from tests.k8s.release_objects import Object
@@ -152,3 +152,33 @@ def test_a_reader_that_stops_reading_is_no_error(cluster: ClusterDouble) -> None
 def test_following_and_previous_exclude_each_other() -> None:
     with pytest.raises(SettingsError, match="nothing to --follow"):
         embedder("logs", 0, "--follow", "--previous")
+
+
+@pytest.mark.parametrize("is_merge_left", [True, False])
+def test_following_ends_quietly_when_the_job_is_deleted_after_its_end(
+    cluster: ClusterDouble, is_merge_left: bool
+) -> None:
+    job = worker_job(1, active=1)
+    cluster.put("jobs", job)
+    if is_merge_left:
+        cluster.put("jobs", merge_job())
+    name = put_pod(cluster, pod_of(job, 0, **running()), "line 1")
+
+    def play() -> None:
+        cluster.wait_for(lambda double: double.count("log", "pods") == 1)
+        cluster.append_log(name, "worker", "line 2")
+        cluster.delete("jobs", "embedder-worker")
+        cluster.put("pods", pod_of(job, 0, **ended(0)))
+        cluster.delete("pods", name)
+
+    player = threading.Thread(target=play)
+    player.start()
+    printed = embedder("logs", 0, "--follow")
+    player.join()
+    assert printed.out == "line 1\nline 2\n"
+
+
+def test_the_log_of_a_chunk_is_gone_with_the_worker_job(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", merge_job())
+    with pytest.raises(NotInCluster, match="Job embedder-worker no longer exists, and the log of chunk 7 is gone"):
+        embedder("logs", "7")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from common.exit_policy import UNCOUNTED_FAILURES
 from common.format.provenance import program_version
 from common.store import open_store
 from merger.merge import merge
@@ -273,6 +274,27 @@ def test_a_worker_told_to_stop_leaves_nothing_and_says_how_far_it_was(
     assert "stopped" in rest.splitlines()[-1]
     assert object_keys(open_store(str(tmp_path / "run"))) == []
     release.set()
+
+
+def test_a_worker_whose_index_was_stopped_very_often_counts_the_next_stop_as_a_failure(
+    server: ImageServer, tmp_path: Path
+) -> None:
+    release = threading.Event()
+    urls = [server.on("/late.jpg", held(release, then=answer(JPEG)))]
+    environment = worker_environment(
+        run_uri=tmp_path / "run", manifest_uri=write_manifest(tmp_path, urls), progress_seconds=0.2
+    )
+    with start_worker(environment | {"EMBEDDER_UNCOUNTED_FAILURES": str(UNCOUNTED_FAILURES)}) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "images=0 of=1" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=10)
+    release.set()
+    assert process.returncode == 75
+    assert "stopped by SIGTERM" in rest.splitlines()[-1]
+    assert "10 stops of this chunk's pods were not counted, and this one counts as a failure" in rest.splitlines()[-1]
 
 
 @pytest.mark.slow

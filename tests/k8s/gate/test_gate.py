@@ -221,6 +221,87 @@ def test_a_job_that_is_created_again_is_waited_for(cluster: ClusterDouble, folde
     gate.end()
 
 
+@pytest.mark.parametrize(("mode", "has_seen_the_end"), [("fail", True), ("partial", True), ("fail", False)])
+def test_a_job_that_has_ended_and_is_deleted_by_its_time_to_live_has_ended(
+    cluster: ClusterDouble, folder: Store, mode: str, has_seen_the_end: bool
+) -> None:
+    put_chunks(folder, 0, 1)
+    cluster.put("jobs", worker_job(COUNT, active=1))
+    gate = start_gate(folder, on_failed_chunks=mode, poll_seconds=600, settle_seconds=0)
+    wait_for_watch(cluster)
+    ended = worker_job(COUNT, completed="0,1", failed="2,3", ended="Failed")
+    if has_seen_the_end:
+        cluster.put("jobs", ended)
+    else:  # the event of the deletion is the only one that shows the end
+        with cluster.changed:
+            cluster.objects["jobs"]["embedder-worker"] = ended
+            cluster.delete("jobs", "embedder-worker")
+    if mode == "partial":
+        assert gate.end() == MergeWithout(frozenset({2, 3}), COUNT)
+    else:
+        with pytest.raises(ChunksMissing, match="Job embedder-worker has failed"):
+            gate.end()
+
+
+def test_a_job_that_is_deleted_while_the_gate_settles_has_ended(cluster: ClusterDouble, folder: Store) -> None:
+    put_chunks(folder, 0)
+    cluster.put("jobs", worker_job(COUNT, completed="0,1", failed="2,3", ended="Failed"))
+    gate = start_gate(folder, on_failed_chunks="fail", settle_seconds=2)
+    wait_for_watch(cluster)
+    cluster.delete("jobs", "embedder-worker")
+    with pytest.raises(
+        ChunksMissing, match=r"FailedIndexes.* and has been deleted .* helm upgrade .*rerun\.chunks=\"1-3\""
+    ):
+        gate.end()
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("mode", ["fail", "partial"])
+def test_a_gate_that_starts_after_the_job_was_deleted_does_not_wait_for_ever(folder: Store, mode: str) -> None:
+    put_chunks(folder, 0, 1)
+    gate = start_gate(folder, on_failed_chunks=mode, absence_seconds=0.5)
+    if mode == "partial":
+        assert gate.end() == MergeWithout(frozenset({2, 3}), COUNT)
+    else:
+        with pytest.raises(ChunksMissing, match="Job embedder-worker does not exist any more"):
+            gate.end()
+
+
+def test_a_gate_that_waits_says_that_nothing_computes_the_chunks_of_a_deleted_job(
+    cluster: ClusterDouble, folder: Store, logs: io.StringIO
+) -> None:
+    gate = start_gate(folder, absence_seconds=0.5)
+    wait_for_watch(cluster, more_than=3)
+    assert not gate.outcome
+    put_chunks(folder, *range(COUNT))
+    gate.end()
+    said = [line for line in gate_lines(logs.getvalue()) if line.event == "waiting"]
+    assert [line.level for line in said] == ["info", "warning"]
+    command = 'helm upgrade embedder <chart> --reuse-values -n photos --set rerun.chunks="0-3"'
+    assert said[1].values["message"] == f"Job embedder-worker does not exist any more; to compute them again: {command}"
+
+
+def test_a_job_whose_absence_cannot_be_seen_may_still_exist(cluster: ClusterDouble, folder: Store) -> None:
+    cluster.is_allowed = lambda _: False
+    gate = start_gate(folder, on_failed_chunks="fail", absence_seconds=0)
+    cluster.wait_for(lambda double: double.count("list", "jobs") > 2)
+    assert not gate.outcome
+    put_chunks(folder, *range(COUNT))
+    gate.end()
+
+
+def test_a_job_that_is_deleted_before_it_ends_may_be_created_again(cluster: ClusterDouble, folder: Store) -> None:
+    cluster.put("jobs", worker_job(COUNT, active=1))
+    gate = start_gate(folder, on_failed_chunks="fail", absence_seconds=600)
+    wait_for_watch(cluster)
+    cluster.delete("jobs", "embedder-worker")
+    wait_for_watch(cluster, more_than=watches(cluster) + 1)
+    assert not gate.outcome
+    cluster.put("jobs", worker_job(COUNT, active=4))
+    put_chunks(folder, *range(COUNT))
+    gate.end()
+
+
 def test_after_410_gone_the_job_is_listed_again(cluster: ClusterDouble, folder: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, active=1))
     gate = start_gate(folder, poll_seconds=600, on_failed_chunks="fail")
@@ -400,6 +481,7 @@ def test_the_report_says_how_result_and_summary_differ(cluster: ClusterDouble, s
     [
         (WorkerPhase.UNKNOWN, "the state of Job w is unknown, and only the store is watched"),
         (WorkerPhase.ABSENT, "Job w does not exist (yet)"),
+        (WorkerPhase.REMOVED, "Job w does not exist any more"),
         (WorkerPhase.SUSPENDED, "Job w is suspended"),
         (WorkerPhase.RUNNING, "Job w is running"),
         (WorkerPhase.COMPLETE, "Job w is complete"),

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import ClusterAccessDenied, RerunRefused, SettingsError
+from common.errors import ClusterAccessDenied, ClusterUnavailable, RerunRefused, SettingsError
 from common.indexes import format_indexes, parse_indexes
 from k8s.release.job import environment_of, job_from
 from k8s.rerun.job import doubled, make_rerun, next_name
@@ -204,6 +204,17 @@ def test_what_kueue_and_the_api_added_to_the_template_is_left_out() -> None:
     assert worker["spec"]["suspend"], "the object of the worker Job is not changed"
 
 
+def test_kueues_names_are_left_out_of_a_rerun_of_a_job_that_an_older_chart_has_created() -> None:
+    worker = worker_job(10)
+    del worker["metadata"]["annotations"]["embedder/own-pod"]
+    template = worker["spec"]["template"]
+    template["metadata"]["labels"]["kueue.x-k8s.io/podset"] = "main"
+    template["metadata"]["annotations"]["kueue.x-k8s.io/workload"] = "job-embedder"
+    rerun = make_rerun(worker, name="r", chunks=[1, 2], owners=[], environment={})
+    assert "kueue" not in str(rerun["spec"]["template"])
+    assert rerun["spec"]["template"]["spec"]["tolerations"] == template["spec"]["tolerations"]
+
+
 def test_the_next_name_has_the_next_number_and_doubled_is_twice_a_quantity() -> None:
     assert next_name("a", ["a-rerun-2", "a-rerun-10", "a-rerun-x", "b-rerun-50", "a-worker"]) == "a-rerun-11"
     assert [doubled(each) for each in ("6Gi", "512Mi", "1.5Gi", "")] == ["12Gi", "1024Mi", "", ""]
@@ -236,3 +247,69 @@ def test_indexes_and_chunks_map_as_the_worker_maps_them(chunks: set[int], data: 
         assert job.index_of(worker.chunk_index) == index
     assert job.completed | job.failed == chunks
     assert parse_indexes(given_to_worker) == sorted(chunks)
+
+
+def test_after_too_many_failed_indexes_the_chunks_that_never_ran_are_computed_too(cluster: ClusterDouble) -> None:
+    worker = put_run(cluster, completed="0", failed="1,2", ended="Failed", reason="MaxFailedIndexesExceeded")
+    worker["spec"]["maxFailedIndexes"] = 1
+    assert "computes chunks 1-9 again" in embedder("rerun").err
+    assert cluster.objects["jobs"]["embedder-rerun-1"]["spec"]["maxFailedIndexes"] == 1
+
+
+def test_a_rerun_goes_on_when_every_job_of_the_release_has_a_time_to_live(cluster: ClusterDouble) -> None:
+    worker = put_run(cluster, failed="3", ended="Failed")
+    worker["spec"]["ttlSecondsAfterFinished"] = 60
+    embedder("rerun")
+    jobs = cluster.objects["jobs"]
+    assert len(jobs["embedder-rerun-1"]["metadata"]["ownerReferences"]) == 2
+    del jobs["embedder-rerun-1"]
+
+    jobs["embedder-merge"]["spec"]["ttlSecondsAfterFinished"] = 60
+    said = embedder("rerun").err
+    rerun = jobs["embedder-rerun-1"]
+    assert rerun["metadata"]["ownerReferences"] == []
+    assert rerun["spec"]["ttlSecondsAfterFinished"] == 60
+    assert "kubectl delete job embedder-rerun-1 -n photos" in said
+
+
+def test_without_the_worker_job_a_rerun_is_refused_with_the_remedy(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", merge_job())
+    with pytest.raises(RerunRefused, match=r"embedder-worker no longer exists.*helm upgrade with rerun\.chunks="):
+        embedder("rerun", "--chunks", "3")
+
+
+def test_what_a_kueue_flavor_added_to_the_worker_job_is_not_in_the_rerun(cluster: ClusterDouble) -> None:
+    # The request for a topology is the person's own, and stays.
+    request = r"worker.podAnnotations.kueue\.x-k8s\.io/podset-required-topology=rack"
+    jobs = of_kind(render("kueue.queueName=gpus", request), "Job")
+    (worker,) = [job for job in jobs if "worker" in job["metadata"]["name"]]
+    pod = worker["spec"]["template"]["spec"]
+    own = copy.deepcopy(pod["tolerations"])
+    # Kueue admits the Job with a flavor, and starts it.
+    pod["tolerations"] = [*own, {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
+    pod["nodeSelector"] = {"cloud.example.com/pool": "spot"}
+    pod["schedulingGates"] = [{"name": "kueue.x-k8s.io/topology"}]
+    metadata = worker["spec"]["template"]["metadata"]
+    chosen = copy.deepcopy(metadata["annotations"])
+    metadata["labels"] |= {"kueue.x-k8s.io/podset": "main", "kueue.x-k8s.io/tas": "true"}
+    metadata["annotations"] |= {
+        "kueue.x-k8s.io/workload": "job-embedder-worker-1",
+        "autoscaling.x-k8s.io/consume-provisioning-request": "of-the-worker",
+    }
+    worker["metadata"]["labels"]["kueue.x-k8s.io/prebuilt-workload-name"] = "of-the-worker"
+    worker["spec"]["suspend"] = False
+    rerun = make_rerun(worker, name="r", chunks=[1], owners=[], environment={})
+    assert rerun["spec"]["template"]["spec"]["tolerations"] == own
+    assert not {"nodeSelector", "schedulingGates"} & rerun["spec"]["template"]["spec"].keys()
+    assert "kueue" not in str(rerun["spec"]["template"]["metadata"]["labels"])
+    assert rerun["spec"]["template"]["metadata"]["annotations"] == chosen
+    assert "kueue.x-k8s.io/podset-required-topology" in chosen
+    assert "kueue.x-k8s.io/prebuilt-workload-name" not in rerun["metadata"]["labels"]
+    assert rerun["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+
+    worker["metadata"]["annotations"]["embedder/own-pod"] = "{"
+    cluster.put(
+        "jobs", worker | {"status": {"failedIndexes": "3", "conditions": [{"type": "Failed", "status": "True"}]}}
+    )
+    with pytest.raises(ClusterUnavailable, match="annotation embedder/own-pod of the worker Job cannot be read"):
+        embedder("rerun")

@@ -15,7 +15,7 @@ import pytest
 from common.errors import ClusterAccessDenied, ClusterUnavailable, ExitCode, NotInCluster, SettingsError
 from common.logs import parse_line
 from tests.k8s.cluster_double import NAMESPACE, TOKEN, ClusterDouble, Request, cluster_double
-from tests.k8s.release_objects import merge_job, pod_of, running, worker_job
+from tests.k8s.release_objects import pod_of, running, worker_job
 from tests.k8s.status.reading import put_mixed_run, status
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def test_a_release_that_does_not_exist_is_an_error(cluster: ClusterDouble) -> No
         status("--release", "other")
 
 
-def test_a_release_without_its_worker_job_is_an_error(cluster: ClusterDouble) -> None:
-    cluster.put("jobs", merge_job())
-    with pytest.raises(NotInCluster, match="has no worker Job any more, only embedder-merge"):
+def test_a_release_with_nothing_but_a_rerun_is_an_error(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(1, name="embedder-rerun-1", component="rerun", of=4, chunks="3"))
+    with pytest.raises(NotInCluster, match="has no worker Job any more, only embedder-rerun-1"):
         status()
 
 

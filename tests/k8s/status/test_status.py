@@ -12,7 +12,7 @@ from common.process.last_word import LastWord
 from common.run.keys import chunk_key
 from common.store import open_store
 from tests.embedder.command_line import embedder
-from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault
+from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, Request
 from tests.k8s.release_objects import (
     NOT_SCHEDULED,
     ended,
@@ -419,3 +419,101 @@ def test_a_job_that_was_changed_by_hand_is_not_guessed_at(cluster: ClusterDouble
     cluster.put("jobs", worker_job(3, completed="0-99"))
     with pytest.raises(ClusterUnavailable, match="Job embedder-worker cannot be read"):
         status()
+
+
+REJECTED = "Pod was rejected: Allocate failed due to no healthy devices present; cannot allocate unhealthy devices"
+
+
+def rejected(job: Object, chunk: int, attempt: int, node: str, reason: str = "UnexpectedAdmissionError") -> Object:
+    """Return a pod that a kubelet has refused: it has a reason and a message, and no status of a container."""
+    pod = pod_of(job, chunk, attempt, phase="Failed", reason=reason, message=f"{REJECTED} {attempt}")
+    pod["spec"] = pod["spec"] | {"nodeName": node}
+    return pod
+
+
+def test_a_node_that_rejects_pods_is_named_with_its_reason_and_the_remedy(cluster: ClusterDouble) -> None:
+    job = worker_job(6, failed="0-2", active=3)
+    cluster.put("jobs", job)
+    for chunk in range(2):
+        for attempt in range(4):
+            cluster.put("pods", rejected(job, chunk, attempt, "gpu-7"))
+    for attempt in range(4):
+        cluster.put("pods", rejected(job, 2, attempt, "gpu-8" if attempt == 3 else "gpu-7"))
+    cluster.put("pods", rejected(job, 3, 0, "gpu-9", reason="NodeShutdown"))
+    cluster.put("pods", rejected(job, 4, 0, "gpu-9", reason="NodeShutdown"))
+    found = status()
+    assert [(each["node"], each["count"]) for each in found["nodes"]] == [("gpu-7", 11), ("gpu-9", 2), ("gpu-8", 1)]
+    assert found["nodes"][0]["reason"].startswith("gpu-7 has rejected 11 pods (UnexpectedAdmissionError: Pod was rejec")
+    assert [(group["chunks"], group["reason"].partition(":")[0]) for group in found["failures"]] == [
+        ("0,1", "rejected by node gpu-7 (UnexpectedAdmissionError"),
+        ("2", "rejected by node gpu-8 (UnexpectedAdmissionError"),
+    ]
+    assert [command for command in found["next"] if "cordon" in command] == ["kubectl cordon gpu-7"]
+    screen = embedder("status").out
+    assert "gpu-7 has rejected 11 pods" in screen
+    assert "  kubectl cordon gpu-7\n" in screen
+
+
+def test_an_evicted_pod_and_one_that_has_begun_are_not_rejected(cluster: ClusterDouble) -> None:
+    job = worker_job(3, failed="0-2", ended="Failed")
+    cluster.put("jobs", job)
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+    pods = [
+        pod_of(job, 0, phase="Failed", reason="Evicted", message="The node was low on resource: memory."),
+        pod_of(job, 1, phase="Failed", reason="NodeShutdown", conditions=[condition]),
+        pod_of(job, 2, **ended(137, reason="OOMKilled") | {"reason": "OutOfmemory"}),
+    ]
+    for pod in pods:
+        pod["spec"] = pod["spec"] | {"nodeName": "gpu-7"}
+        cluster.put("pods", pod)
+    assert status()["nodes"] == []
+
+
+def test_a_release_whose_worker_job_was_deleted_shows_its_merge(cluster: ClusterDouble) -> None:
+    merge = merge_job()
+    cluster.put("jobs", merge)
+    cluster.put("pods", pod_of(merge, None, **running("merger")))
+    cluster.put("jobs", worker_job(2, name="embedder-rerun-1", component="rerun", of=900, chunks="3,7", completed="0"))
+    found = status()
+    counts = {state: each["count"] for state, each in found["chunks"].items() if state != "count"}
+    assert counts == {"done": 1, "running": 0, "failed": 0, "waiting": 1, "unknown": 898}
+    assert found["merge"] == "merges"
+    assert not found["has_ended"]
+    assert found["notes"] == [
+        "Job embedder-worker no longer exists, by ttlSecondsAfterFinished or by hand; --store shows its chunks"
+    ]
+    assert f"embedder status --release embedder -n {NAMESPACE} --store" in found["next"]
+    assert "898 unknown" in embedder("status").out
+
+
+def test_a_complete_merge_says_that_the_chunks_of_a_deleted_job_are_done(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", merge_job(ended="Complete"))
+    found = status()
+    assert (found["chunks"]["done"]["count"], found["is_finished"]) == (900, True)
+    assert found["next"] == ["aws s3 cp s3://my-bucket/embedded/Images_Embedded.h5 ."]
+
+
+def test_the_store_knows_the_chunks_of_a_deleted_job(cluster: ClusterDouble, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    store.put_bytes(chunk_key(1), b"a chunk")
+    merge = merge_job()
+    variables = {each["name"]: each for each in merge["spec"]["template"]["spec"]["containers"][0]["env"]}
+    variables["EMBEDDER_RUN_URI"]["value"], variables["EMBEDDER_CHUNK_COUNT"]["value"] = store.uri, "3"
+    cluster.put("jobs", merge)
+    chunks = status("--store")["chunks"]
+    assert (chunks["done"]["indexes"], chunks["unknown"]["indexes"]) == ("1", "0,2")
+
+
+def test_watching_goes_on_while_the_worker_job_is_deleted(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(900, completed="0-899", ended="Complete"))
+    cluster.put("jobs", merge_job())
+
+    def delete_and_end(request: Request) -> bool:
+        if cluster.count("list", "pods") == 1 and "embedder-worker" in cluster.objects["jobs"]:
+            cluster.delete("jobs", "embedder-worker")
+            cluster.put("jobs", merge_job(ended="Complete"))
+        return bool(request)
+
+    cluster.is_allowed = delete_and_end
+    *_, last = embedder("status", "--watch", "--output", "json").out.splitlines()
+    assert json.loads(last)["is_finished"]
