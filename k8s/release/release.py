@@ -73,8 +73,9 @@ class Release:
             return vanished
         if self.jobs and all(job.component == Component.CHECK for job in self.jobs):
             raise NotInCluster(
-                f"release {self.name} in namespace {self.cluster.namespace} only checks, and computes nothing: embedder "
-                f"check {self.flags()} shows what it finds, helm upgrade with check.enabled=false starts the run"
+                f"release {self.name} in namespace {self.cluster.namespace} only checks, and computes nothing: "
+                f"embedder check {self.flags()} shows what it finds, and helm upgrade with check.enabled=false starts "
+                "the run"
             )
         if self.jobs:
             raise NotInCluster(

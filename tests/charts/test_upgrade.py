@@ -127,7 +127,8 @@ def test_an_upgrade_keeps_what_a_kueue_flavor_added_to_a_live_job(program: str, 
     }
     if component == "worker":
         own_pod = json.loads(upgraded["worker"]["metadata"]["annotations"]["embedder/own-pod"])
-        assert own_pod == job["spec"]["template"]["metadata"] | {"tolerations": own["tolerations"]}
+        placement = {name: own[name] for name in ("tolerations", "nodeSelector")}
+        assert own_pod == job["spec"]["template"]["metadata"] | placement
 
 
 def live_without_worker(*, merge_ended: str = "") -> list[Object]:
