@@ -75,6 +75,8 @@ class Dialect:
     too_many_writes: Answer = SLOW_DOWN
     opaque_etags: bool = False
     """Whether the ETags of objects are no MD5."""
+    no_etags: bool = False
+    """Whether objects have no ETags."""
     kept_back: frozenset[str] = frozenset()
     """The headers that the store acts on and that the server behind the double does not know."""
     every_request: Callable[[Request], Answer | None] = field(default=lambda _: None)
@@ -201,7 +203,11 @@ class Double:
         if request.operation == "ListObjectsV2" and dialect.second_list == IGNORED and answer.status == 200:
             self.refused["second list"] += 1
             answer = answer._replace(body=_as_first_version(answer.body))
-        if dialect.opaque_etags and request.operation in {"GetObject", "HeadObject", "ListObjectsV2", "ListObjects"}:
+        of_objects = {"GetObject", "HeadObject", "ListObjectsV2", "ListObjects"}
+        if dialect.no_etags and request.operation in of_objects:
+            headers = {name: value for name, value in answer.headers.items() if name.lower() != "etag"}
+            answer = answer._replace(headers=headers, body=re.sub(rb"<ETag>[^<]*</ETag>", b"", answer.body))
+        if dialect.opaque_etags and request.operation in of_objects:
             answer = _with_opaque_etags(answer)
         return answer
 
@@ -328,6 +334,9 @@ LEAST = Dialect(
 )
 """A store that can do the least of all, in every point."""
 WITHOUT_COPY_ETAGS = Dialect(name="without copy etags", copy_etags=False)
+WITHOUT_ETAGS = Dialect(
+    name="without etags", no_etags=True, put_conditions=IGNORED, completion_conditions=IGNORED, copy_conditions=IGNORED
+)
 
 DIALECTS = [
     AWS,
@@ -343,6 +352,7 @@ DIALECTS = [
     GARAGE,
     LEAST,
     WITHOUT_COPY_ETAGS,
+    WITHOUT_ETAGS,
 ]
 
 DENIED = error(403, "AccessDenied", "User: arn:aws:iam::1:role/r is not authorized: explicit deny in a bucket policy")

@@ -11,7 +11,21 @@ from common.errors import StoreUnavailable
 from common.logs import configure_logs, parse_line
 from common.store.contract import AssemblyRefused, ObjectExists, ObjectStat
 from tests.s3_proxy import has_condition
-from tests.store_dialects.dialects import AWS, B2, CEPH, DIALECTS, GOOGLE, LEAST, MIB, MINIO, R2, SEAWEEDFS, Dialect
+from tests.store_dialects.dialects import (
+    AWS,
+    B2,
+    CEPH,
+    DIALECTS,
+    GOOGLE,
+    IGNORED,
+    LEAST,
+    MIB,
+    MINIO,
+    R2,
+    SEAWEEDFS,
+    WITHOUT_ETAGS,
+    Dialect,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,7 +93,9 @@ def test_objects_are_written_replaced_listed_and_deleted(dialect: Dialect, is_ch
         replaced = store.put_bytes("chunks/a", b"new", overwrite=False, replacing=seen)
         assert store.read("chunks/a") == b"new"
         store.put_bytes("chunks/b", b"b")
-        assert sorted(store.list("chunks/")) == [replaced, store.stat("chunks/b")]
+        listed = sorted(store.list("chunks/"))
+        assert [each[:2] for each in listed] == [("chunks/a", 3), ("chunks/b", 1)]
+        assert dialect is WITHOUT_ETAGS or listed == [replaced, store.stat("chunks/b")]
         assert list(store.list("nothing/")) == []
         assert store.stat("chunks/c") is None
         store.delete(["chunks/a", "chunks/b", "chunks/never"])
@@ -125,6 +141,8 @@ def test_a_range_is_copied_or_the_store_says_at_once_that_it_cannot(dialect: Dia
         assert store.read("copy") == data[1000 : 1000 + 5 * MIB] + data[77 : 77 + MIB]
         store.delete(["copy"])
         store.put_bytes("source", os.urandom(11 * MIB))
+        if dialect.copy_conditions == IGNORED:
+            return  # the store copies from the new object, which in a run has the same rows
         with pytest.raises(StoreUnavailable, match="replaced or deleted"):
             copy(5 * MIB, MIB)
         assert double.refused["copy conditions"] <= 3
@@ -165,3 +183,10 @@ def test_lists_of_many_pages_are_whole(dialect: Dialect, speak: Speak, direct: S
         assert len(proxy.requests) <= 4
         store.delete(keys)
         assert list(store.list("")) == []
+
+
+def test_a_store_is_asked_once_for_a_list_that_it_does_not_know(speak: Speak) -> None:
+    with speak(LEAST) as (store, double, _):
+        for _ in range(3):
+            assert list(store.list("chunks/")) == []
+        assert double.refused["second list"] == 1

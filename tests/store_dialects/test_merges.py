@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -10,6 +11,7 @@ from common.errors import StoreUnavailable
 from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
 from merger.merge import merge
 from tests.merger.runs import assert_merged, put_run, read_summary, settings_for
+from tests.s3_proxy import Answer, Request, has_condition
 from tests.store_dialects.dialects import B2, LEAST, R2, Dialect, error
 
 if TYPE_CHECKING:
@@ -67,3 +69,24 @@ def test_two_merges_in_a_row_replace_a_partial_result_without_conditional_writes
         direct.put_bytes("chunks/Images_Embedded_1.h5", missing)
         merge(store, settings_for(store, 2))
     assert_merged(direct, chunks)
+
+
+def test_a_store_whose_refusal_of_a_condition_ends_the_upload_gets_a_second_upload(
+    speak: Speak, direct: S3Store
+) -> None:
+    chunks = put_run(direct, [30, 20])
+    ended: set[str] = set()
+
+    def end_upload(request: Request) -> Answer | None:
+        if request.operation != "CompleteMultipartUpload":
+            return None
+        upload = parse_qs(urlsplit(request.path).query)["uploadId"][0]
+        if has_condition(request):
+            ended.add(upload)
+            return error(501, "NotImplemented")
+        return error(404, "NoSuchUpload") if upload in ended else None
+
+    with speak(Dialect(name="ends uploads", every_request=end_upload)) as (store, _, _proxy):
+        merge(store, settings_for(store, 2))
+    assert_merged(direct, chunks)
+    assert len(ended) == 1

@@ -266,7 +266,8 @@ def _client_error(error: ClientError, what: object) -> Exception:
         return _identity_error(answer)
     if answer.code in _ABSENT:
         return ObjectAbsent(str(what))
-    if answer.code == "NoSuchUpload":
+    is_conflict = answer.code == "ConditionalRequestConflict" and answer.operation == "CompleteMultipartUpload"
+    if answer.code == "NoSuchUpload" or is_conflict:  # after such a conflict, S3 expects a new upload
         return AssemblyGone(f"{what}: {answer.code}")
     if answer.status == 412 or answer.code == "PreconditionFailed":
         return ObjectExists(str(what))

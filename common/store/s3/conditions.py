@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import StoreAccessDenied
 from common.logs import log
-from common.store.contract import ObjectExists
+from common.store.contract import AssemblyGone, ObjectExists
 from common.store.s3.client import RequestRefused
 
 if TYPE_CHECKING:
@@ -62,7 +62,11 @@ class ConditionalWrites:
             else:
                 return
         self._look(key, replacing)
-        send({})
+        try:
+            send({})
+        except AssemblyGone:  # the store has ended the upload with its refusal
+            self.stop_sending(refusal)
+            raise
         self.stop_sending(refusal)
 
     def _look(self, key: str, expected: ObjectStat | None) -> None:

@@ -9,7 +9,7 @@ from common.errors import StoreUnavailable
 from common.logs import log
 from common.store.contract import ObjectStat
 from common.store.s3.client import RequestRefused, StoreFault
-from common.store.s3.prefix import etag_text
+from common.store.s3.prefix import version_of
 from common.store.s3.request import ask
 
 if TYPE_CHECKING:
@@ -60,19 +60,18 @@ class _Pages:
     def __init__(self, prefix: S3Prefix, start: str, most: int | None) -> None:
         self._prefix, self._start = prefix, start
         self._limit = {} if most is None else {"MaxKeys": most}
-        self._is_second_version = True
 
     def ask(self, following: Mapping[str, str]) -> _Page:
         location = self._prefix.location(self._start)
-        if self._is_second_version:
+        if "ContinuationToken" in following:
+            return ask(location, lambda: self._second_version(following))
+        if self._prefix.has_list_objects_v2 and not following:
             try:
-                return ask(location, lambda: self._second_version(following))
+                return ask(location, lambda: self._second_version({}))
             except RequestRefused as refused:
-                if following:
-                    raise
                 page = ask(location, lambda: self._first_version({}))
                 log.warning("store_without_list_objects_v2", error=str(refused))
-                self._is_second_version = False
+                self._prefix.has_list_objects_v2 = False
                 return page
         return ask(location, lambda: self._first_version(following))
 
@@ -85,7 +84,7 @@ class _Pages:
         if token:
             return _Page(objects, {"ContinuationToken": token})
         # A store that answers as to the first version of the request. Its next page begins after the last key.
-        self._is_second_version = False
+        self._prefix.has_list_objects_v2 = False
         return _Page(objects, self._after(page))
 
     def _first_version(self, following: Mapping[str, str]) -> _Page:
@@ -113,7 +112,7 @@ class _Pages:
             raise StoreFault(f"{self._prefix.location(self._start)}: not a list of S3")
         return [
             Listed(
-                ObjectStat(self._relative(each["Key"]), each["Size"], etag_text(each.get("ETag", ""))),
+                ObjectStat(self._relative(each["Key"]), each["Size"], version_of(each)),
                 each.get("LastModified"),
             )
             for each in page.get("Contents", [])

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.store.s3.client import RangeBeyondEnd, StoreFault, s3_client
-from common.store.s3.prefix import etag_text
+from common.store.s3.prefix import etag_text, version_of
 from common.store.s3.request import ask
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def read_object(location: S3Location, *, start: int = 0, length: int | None = No
         if len(data) == size and not _may_have_etag(data, answer) and data != doubted:
             doubted = data
             raise StoreFault(f"{location}: the bytes received do not have the MD5 that the ETag says")
-        return ObjectRange(data, size, etag_text(answer["ETag"]))
+        return ObjectRange(data, size, version_of(answer))
 
     def look() -> ObjectRange:
         head = s3_client().head_object(Bucket=location.bucket, Key=location.key)
-        return ObjectRange(b"", head["ContentLength"], etag_text(head["ETag"]))
+        return ObjectRange(b"", head["ContentLength"], version_of(head))
 
     try:
         return ask(location, receive)
@@ -63,6 +63,6 @@ def _may_have_etag(data: bytes, answer: GetObjectOutputTypeDef) -> bool:
 
     The ETag of an object that was written by one PUT is its MD5, unless the object is encrypted with a key of KMS.
     """
-    etag = etag_text(answer["ETag"])
+    etag = etag_text(answer.get("ETag", ""))
     is_md5 = _MD5.fullmatch(etag) and answer.get("ServerSideEncryption", "AES256") == "AES256"
     return not is_md5 or hashlib.md5(data, usedforsecurity=False).hexdigest() == etag

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.store.contract import ObjectAbsent, ObjectStat
 from common.store.s3.client import s3_client
@@ -10,6 +10,8 @@ from common.store.s3.location import S3Location, parse_s3_uri
 from common.store.s3.request import ask
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mypy_boto3_s3 import S3Client
 
 
@@ -22,6 +24,8 @@ class S3Prefix:
         self.path = f"{location.key.strip('/')}/" if location.key.strip("/") else ""
         """The start of every full key: empty, or a text that ends with a slash."""
         self.client: S3Client = s3_client()
+        self.has_list_objects_v2 = True
+        """Whether the store is asked for lists by ListObjectsV2. The first refusal ends that."""
 
     def full_key(self, key: str) -> str:
         return self.path + key
@@ -34,12 +38,20 @@ class S3Prefix:
 
         def look() -> ObjectStat:
             head = self.client.head_object(Bucket=self.bucket, Key=self.full_key(key))
-            return ObjectStat(key, head["ContentLength"], etag_text(head["ETag"]))
+            return ObjectStat(key, head["ContentLength"], version_of(head))
 
         try:
             return ask(self.location(key), look)
         except ObjectAbsent:
             return None
+
+
+def version_of(answer: Mapping[str, Any]) -> str:
+    """Return what an answer says about the version of its object: the ETag, or the time of the last write without one.
+
+    Raises KeyError when it says neither. Then it is not an answer of S3.
+    """
+    return etag_text(answer["ETag"]) if answer.get("ETag") else answer["LastModified"].isoformat()
 
 
 def etag_text(etag: str) -> str:
