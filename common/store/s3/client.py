@@ -152,27 +152,31 @@ def s3_client() -> S3Client:
 
 
 @cache
-def unsigned_client(*, region: str = "") -> S3Client:
-    """Return a client that sends requests and makes URLs without a signature, by default for the session's region."""
+def unsigned_client(*, region: str = "", addressing: str = "") -> S3Client:
+    """Return a client that sends requests and makes URLs without a signature.
+
+    Region and addressing style are the session's by default.
+    """
     config = Config(
         signature_version=UNSIGNED,
         retries={"mode": "standard", "total_max_attempts": 1},  # as above
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
     )
-    return sdk().client(config, region=region)
+    return sdk().client(config, region=region, addressing=addressing)
 
 
 def region_of_bucket(bucket: str) -> str:
     """Return the region in which the bucket is, the session's region if S3 does not say another one.
 
     A list may name buckets of any region. S3 tells the region of a bucket to whoever asks, without any permission. An
-    endpoint of one's own has one region.
+    endpoint of one's own has one region. The bucket is in the request's path, so that no name in a list becomes a part
+    of a host that cannot be resolved.
     """
     if sdk().endpoint:
         return sdk().region
     try:
-        answer: Any = unsigned_client().head_bucket(Bucket=bucket)
+        answer: Any = unsigned_client(addressing="path").head_bucket(Bucket=bucket)
     except ClientError as error:
         answer = error.response
         status = answer["ResponseMetadata"]["HTTPStatusCode"]

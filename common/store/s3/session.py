@@ -103,13 +103,13 @@ class Sdk:
         if found:
             self.core.set_config_variable("region", found)
 
-    def client(self, config: Config, *, region: str = "") -> S3Client:
-        """Return a client of S3 in a region, by default this session's.
+    def client(self, config: Config, *, region: str = "", addressing: str = "") -> S3Client:
+        """Return a client of S3 in a region and with an addressing style, by default this session's.
 
         The SDK decides about a proxy for each scheme, and not for each host. So the client is made for its endpoint.
         """
         session = self._session = self._session or boto3.session.Session(botocore_session=self.core)
-        style: Any = {"addressing_style": self._addressing(), "us_east_1_regional_endpoint": "regional"}
+        style: Any = {"addressing_style": addressing or self._addressing(), "us_east_1_regional_endpoint": "regional"}
         config = config.merge(Config(s3=style, proxies={}))
         region = region or self.region
         client: S3Client = session.client("s3", region_name=region, config=config, endpoint_url=self.endpoint or None)
