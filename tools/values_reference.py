@@ -1,4 +1,7 @@
-"""Generates the table of the chart's values from values.yaml. `make docs` writes it into charts/README.md."""
+"""Generates what repeats values.yaml: the table in charts/README.md, and charts/defaults.yaml. `make docs` writes both.
+
+Templates read the defaults of a group that is null from defaults.yaml, because Helm gives them no other access.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 VALUES = ROOT / "charts" / "values.yaml"
 DOCUMENT = ROOT / "charts" / "README.md"
+DEFAULTS = ROOT / "charts" / "defaults.yaml"
 
 _KEY = re.compile(r"( *)([A-Za-z0-9]+):")
 
@@ -74,6 +78,14 @@ def table() -> str:
     return "\n".join(["| value | default | what it is |", "| --- | --- | --- |", *rows])
 
 
+def defaults() -> str:
+    """Return values.yaml without its comments."""
+    head = (
+        "# The defaults of values.yaml, for values that are null. `make docs` writes this file; changes belong there.\n"
+    )
+    return head + yaml.safe_dump(yaml.safe_load(VALUES.read_text("utf-8")), sort_keys=False, width=120)
+
+
 def with_table(text: str) -> str:
     """Return `text` with the table between its markers. Raises ValueError if a marker is missing."""
     return replaced(text, "values", table())
@@ -89,3 +101,4 @@ def _cell(text: str) -> str:
 
 if __name__ == "__main__":
     DOCUMENT.write_text(with_table(DOCUMENT.read_text("utf-8")), "utf-8")
+    DEFAULTS.write_text(defaults(), "utf-8")

@@ -18,6 +18,18 @@
 {{- fail (printf "run.uri is %s, but the claim is mounted at run.pvc.mountPath %s; choose a folder below the mount path" $values.run.uri $values.run.pvc.mountPath) }}
 {{- end }}
 {{- end }}
+{{- if and $values.tls.caBundle.configMap $values.tls.caBundle.secret }}
+{{- fail "tls.caBundle.configMap and tls.caBundle.secret are both set; choose one" }}
+{{- end }}
+{{- range $section := list "worker" "merge" }}
+{{- range $field := list "sidecars" "extraInitContainers" }}
+{{- range index $values $section $field }}
+{{- if has .name (list "worker" "gate" "merger") }}
+{{- fail (printf "%s.%s has a container named %s; the chart's own containers are named worker, gate and merger, so choose another name" $section $field .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and $values.s3.existingSecret $values.s3.accessKeyId }}
 {{- fail "s3.existingSecret and s3.accessKeyId are both set; choose one" }}
 {{- end }}

@@ -1,17 +1,7 @@
-{{/* A value as text that the programs can read. Helm reads numbers of a values file as floats, and would print 67108864
-as 6.7108864e+07. */}}
-{{- define "embedder.string" -}}
-{{- if and (kindIs "float64" .) (eq (floor .) .) -}}
-{{ printf "%.0f" . }}
-{{- else -}}
-{{ . }}
-{{- end -}}
-{{- end -}}
-
 {{/* One environment variable; nothing if the value is null or "". Takes name and value. In a value, Kubernetes reads $( as
 the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- define "embedder.env.variable" -}}
-{{- if not (or (kindIs "invalid" .value) (eq (toString .value) "")) }}
+{{- if include "embedder.string" .value }}
 - name: {{ .name }}
   value: {{ include "embedder.string" .value | replace "$" "$$" | quote }}
 {{- end }}
@@ -32,9 +22,18 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_RUN_URI" "value" .Values.run.uri) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_CHUNK_COUNT" "value" .Values.chunks.count) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_LOG_LEVEL" "value" .Values.run.logLevel) }}
-{{- include "embedder.env.variable" (dict "name" "AWS_ENDPOINT_URL" "value" .Values.s3.endpointUrl) }}
-{{- $region := ternary "us-east-1" "" (ne .Values.s3.endpointUrl "") }}
-{{- include "embedder.env.variable" (dict "name" "AWS_REGION" "value" (.Values.s3.region | default $region)) }}
+{{- /* Not AWS_ENDPOINT_URL, which would also take the requests of a workload identity to STS there. */}}
+{{- include "embedder.env.variable" (dict "name" "AWS_ENDPOINT_URL_S3" "value" .Values.s3.endpointUrl) }}
+{{- $region := .Values.s3.region | default (ternary "us-east-1" "" (ne .Values.s3.endpointUrl "")) }}
+{{- /* Some SDKs read one of the two, some the other. */}}
+{{- include "embedder.env.variable" (dict "name" "AWS_REGION" "value" $region) }}
+{{- include "embedder.env.variable" (dict "name" "AWS_DEFAULT_REGION" "value" $region) }}
+{{- range $name := list "addressing" "encryption" "kmsKeyId" "requesterPays" }}
+{{- include "embedder.env.variable" (dict "name" (printf "EMBEDDER_S3_%s" (snakecase $name | upper)) "value" (get $.Values.s3 $name)) }}
+{{- end }}
+{{- if include "embedder.ca.source" . }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_CA_BUNDLE" "value" (printf "/etc/embedder/ca/%s" .Values.tls.caBundle.key)) }}
+{{- end }}
 {{- end -}}
 
 {{/* The variables of the worker. Takes root, and chunks: the indexes of a rerun, or "" for the worker Job. */}}
@@ -98,7 +97,7 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- define "embedder.env.gate" -}}
 {{- include "embedder.env.common" . }}
 - name: EMBEDDER_RELEASE
-  value: {{ .Release.Name | quote }}
+  value: {{ include "embedder.release" . | quote }}
 - name: EMBEDDER_WORKER_JOB
   value: {{ include "embedder.worker.name" . | quote }}
 - name: EMBEDDER_ON_FAILED_CHUNKS
@@ -132,7 +131,7 @@ Takes a list. Numbers become text, since --set makes numbers of values and Kuber
 {{- define "embedder.envFrom" -}}
 {{- with include "embedder.s3.secretName" .root }}
 - secretRef:
-    name: {{ . }}
+    name: {{ include "embedder.text" . }}
 {{- end }}
 {{- with .extra }}
 {{ toYaml . }}

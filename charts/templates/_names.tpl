@@ -1,12 +1,31 @@
-{{/* The start of every name: the release's name. A pod's host name may have 63 characters and no dots; 40 characters
-leave room for "-rerun-<hash>-<index>". */}}
-{{- define "embedder.prefix" -}}
-{{- $name := .Release.Name | replace "." "-" -}}
-{{- if gt (len $name) 40 -}}
-{{ $name | trunc 34 | trimAll "-" }}-{{ sha256sum .Release.Name | trunc 5 }}
+{{/* The name of the run as a person knows it. It is the release's name, and the chart's name follows where that is not
+enough: with nameOverride, and below another chart, which may hold this one several times under different aliases. */}}
+{{- define "embedder.fullname" -}}
+{{- $name := .Values.nameOverride | default (ternary "" .Chart.Name .Chart.IsRoot) -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride }}
+{{- else if has $name (list "" .Release.Name) -}}
+{{ .Release.Name }}
 {{- else -}}
-{{ $name }}
+{{ .Release.Name }}-{{ $name }}
 {{- end -}}
+{{- end -}}
+
+{{/* The start of every name. A pod's host name may have 63 characters, none of them a dot or a capital letter; 40
+characters leave room for "-rerun-<hash>-<index>". Where the name had to change, a hash keeps it different from others. */}}
+{{- define "embedder.prefix" -}}
+{{- $name := include "embedder.fullname" . -}}
+{{- $valid := regexReplaceAll "[^a-z0-9-]+" (lower $name) "-" | trimAll "-" -}}
+{{- if and (eq $valid $name) (le (len $name) 40) -}}
+{{ $name }}
+{{- else -}}
+{{ printf "%s-%s" ($valid | trunc 34 | trimAll "-") (sha256sum $name | trunc 5) | trimPrefix "-" }}
+{{- end -}}
+{{- end -}}
+
+{{/* What `embedder status --release` calls the run: the Helm release, or the start of the names if that is another. */}}
+{{- define "embedder.release" -}}
+{{ ternary .Release.Name (include "embedder.prefix" .) (eq (include "embedder.fullname" .) .Release.Name) }}
 {{- end -}}
 
 {{- define "embedder.worker.name" -}}
@@ -35,43 +54,69 @@ leave room for "-rerun-<hash>-<index>". */}}
 {{- end -}}
 {{- end -}}
 
-{{/* The labels by which `embedder status`, `logs` and `rerun` find the Jobs of a release. Takes root and component. Pod
-templates carry only these labels, because a version label would change with the chart and the pods of a Job cannot. */}}
+{{/* The labels by which `embedder status`, `logs` and `rerun` find the Jobs of a run (k8s/release/labels.py). The release
+alone does not tell two aliases of the chart apart, and Argo CD may overwrite it, so the run has a label of its own. Takes
+root and component. */}}
 {{- define "embedder.selectorLabels" -}}
 app.kubernetes.io/name: embedder
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
+embedder-release: {{ include "embedder.release" .root | quote }}
 {{- end -}}
 
-{{/* The labels of every object. Takes root and component. */}}
+{{/* The labels of every object. Takes root and component, and labels: a list of maps, of which the later ones take
+precedence. */}}
 {{- define "embedder.labels" -}}
-{{ include "embedder.selectorLabels" . }}
-app.kubernetes.io/part-of: embedder
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- $ := .root -}}
+{{- $chart := printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" | trunc 63 | trimAll "-_." -}}
+{{- $own := include "embedder.selectorLabels" . | fromYaml | merge (dict
+  "app.kubernetes.io/part-of" "embedder"
+  "app.kubernetes.io/version" $.Chart.AppVersion
+  "app.kubernetes.io/managed-by" $.Release.Service
+  "helm.sh/chart" $chart) -}}
+{{ include "embedder.texts" (concat (list $.Values.commonLabels) (.labels | default list) (list $own)) }}
 {{- end -}}
 
-{{/* The labels of a Job. Kueue reads the name of its queue from a label of the Job. Takes root and component. */}}
-{{- define "embedder.jobLabels" -}}
-{{ include "embedder.labels" . }}
-{{- with .root.Values.kueue.queueName }}
-kueue.x-k8s.io/queue-name: {{ . }}
+{{/* The metadata of an object. Takes root, component and name, and labels and annotations: lists of maps, of which the
+later ones take precedence. */}}
+{{- define "embedder.metadata" -}}
+name: {{ include "embedder.text" .name }}
+labels:
+  {{- include "embedder.labels" . | nindent 2 }}
+{{- with include "embedder.texts" (concat (list .root.Values.commonAnnotations) (.annotations | default list)) }}
+annotations:
+  {{- . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* The metadata of a Job. Kueue reads the names of its queue and its priority from labels of the Job. Takes root,
+component, name, job (.Values.worker or .Values.merge), checksum, and for a worker ownPod, as embedder.ownPod makes it. */}}
+{{- define "embedder.jobMetadata" -}}
+{{- $kueue := dict }}
+{{- range $label, $value := dict "queue-name" .root.Values.kueue.queueName "priority-class" .root.Values.kueue.priorityClass }}
+{{- if $value }}
+{{- $_ := set $kueue (printf "kueue.x-k8s.io/%s" $label) $value }}
+{{- end }}
+{{- end }}
+{{- include "embedder.metadata" (dict "root" .root "component" .component "name" .name
+  "labels" (list .job.jobLabels $kueue)
+  "annotations" (list .job.jobAnnotations (dict "checksum/template" .checksum "embedder/own-pod" .ownPod))) }}
 {{- end -}}
 
 {{/* The reference of an image. Takes root and image: .Values.image.worker or .Values.image.merge. */}}
 {{- define "embedder.image" -}}
-{{- with .root.Values.image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
-{{ .image.repository }}
-{{- if .image.digest -}}@{{ .image.digest }}{{- else -}}:{{ .image.tag | default .root.Chart.AppVersion }}{{- end -}}
+{{- $registry := .root.Values.image.registry | default (get (.root.Values.global | default dict) "imageRegistry") -}}
+{{- $tag := .image.tag | default .root.Chart.AppVersion -}}
+{{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $tag }}{{ end }}
 {{- end -}}
 
 {{/* The selector of the workers' pods, including the pods of reruns. Takes the root. */}}
 {{- define "embedder.workerPods" -}}
 matchLabels:
   app.kubernetes.io/name: embedder
-  app.kubernetes.io/instance: {{ .Release.Name }}
+  app.kubernetes.io/instance: {{ .Release.Name | quote }}
+  embedder-release: {{ include "embedder.release" . | quote }}
 matchExpressions:
   - key: app.kubernetes.io/component
     operator: In

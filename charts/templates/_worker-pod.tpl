@@ -5,63 +5,20 @@ memory, which are "" for the worker Job. */}}
 {{- $worker := $.Values.worker -}}
 {{- $weights := $.Values.weights -}}
 {{- $gpus := int $.Values.gpu.count -}}
+{{- $taints := (include "embedder.gpu.tolerations" $ | fromYaml).tolerations -}}
 metadata:
-  labels:
-    {{- toYaml (merge (include "embedder.selectorLabels" . | fromYaml) ($worker.podLabels | default dict)) | nindent 4 }}
-  annotations:
-    kubectl.kubernetes.io/default-container: worker
-    {{- if $worker.doNotDisrupt }}
-    karpenter.sh/do-not-disrupt: "true"
-    cluster-autoscaler.kubernetes.io/safe-to-evict: "false"
-    {{- end }}
-    {{- with $worker.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+  {{- include "embedder.podMetadata" (dict "root" $ "component" .component "container" "worker" "pods" $worker) | nindent 2 }}
 spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: {{ int $worker.terminationGracePeriodSeconds }}
-  serviceAccountName: {{ include "embedder.worker.serviceAccountName" $ }}
-  automountServiceAccountToken: false
-  # A Service named embedder would set EMBEDDER_… variables, which the program would read as settings.
-  enableServiceLinks: false
-  securityContext:
-    {{- toYaml $worker.podSecurityContext | nindent 4 }}
-  {{- with $.Values.imagePullSecrets }}
-  imagePullSecrets:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $worker.priorityClassName }}
-  priorityClassName: {{ . }}
-  {{- end }}
-  {{- with $worker.runtimeClassName }}
-  runtimeClassName: {{ . }}
-  {{- end }}
-  {{- with $worker.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- if or $worker.tolerations $gpus }}
-  tolerations:
-    {{- if $gpus }}
-    - key: {{ $.Values.gpu.resourceName }}
-      operator: Exists
-      effect: NoSchedule
-    {{- end }}
-    {{- with $worker.tolerations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  {{- end }}
-  {{- with $worker.affinity }}
-  affinity:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with $worker.topologySpreadConstraints }}
-  topologySpreadConstraints:
-    {{- toYaml . | nindent 4 }}
+  {{- include "embedder.podCommon" (dict "root" $ "pods" $worker "serviceAccountName" (include "embedder.worker.serviceAccountName" $) "tolerations" $taints) | nindent 2 }}
+  {{- with include "embedder.initContainers" $worker }}
+  initContainers:
+    {{- . | nindent 4 }}
   {{- end }}
   containers:
     - name: worker
-      image: {{ include "embedder.image" (dict "root" $ "image" $.Values.image.worker) }}
+      image: {{ include "embedder.image" (dict "root" $ "image" $.Values.image.worker) | toYaml }}
       imagePullPolicy: {{ $.Values.image.pullPolicy }}
       command: [python, -m, worker]
       {{- $own := include "embedder.env.worker" (dict "root" $ "chunks" .chunks) | fromYamlArray }}
@@ -78,85 +35,53 @@ spec:
           protocol: TCP
       {{- end }}
       {{- $resources := $worker.resources | default dict | deepCopy }}
-      {{- if .memory }}
-      {{- $resources = mergeOverwrite $resources (dict "requests" (dict "memory" .memory) "limits" (dict "memory" .memory)) }}
+      {{- with .memory }}
+      {{- $resources = mergeOverwrite $resources (dict "requests" (dict "memory" .) "limits" (dict "memory" .)) }}
       {{- end }}
       {{- if $gpus }}
       {{- $resources = mergeOverwrite $resources (dict "limits" (dict $.Values.gpu.resourceName (toString $gpus))) }}
       {{- end }}
       resources:
         {{- toYaml $resources | nindent 8 }}
+      {{- with $worker.securityContext }}
       securityContext:
-        {{- toYaml $worker.securityContext | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       volumeMounts:
-        - name: tmp
-          mountPath: /tmp
+        {{- include "embedder.commonMounts" $ | nindent 8 }}
         - name: shm
           mountPath: /dev/shm
         {{- if has $weights.source (list "pvc" "imageVolume") }}
         - name: weights
-          mountPath: {{ $weights.path }}
+          mountPath: {{ include "embedder.text" $weights.path }}
           readOnly: true
-          {{- if and (eq $weights.source "pvc") $weights.pvc.subPath }}
-          subPath: {{ $weights.pvc.subPath }}
+          {{- with and (eq $weights.source "pvc") $weights.pvc.subPath }}
+          subPath: {{ include "embedder.text" . }}
           {{- end }}
-        {{- end }}
-        {{- with include "embedder.run.mount" $ }}
-        {{- . | nindent 8 }}
         {{- end }}
         {{- with $worker.extraVolumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
   volumes:
-    {{- include "embedder.tmp.volume" $worker.tmp | nindent 4 }}
+    {{- include "embedder.commonVolumes" (dict "root" $ "sizeLimit" $worker.tmp.sizeLimit) | nindent 4 }}
     - name: shm
       emptyDir:
         medium: Memory
-        {{- with $worker.shm.sizeLimit }}
-        sizeLimit: {{ . }}
+        {{- with include "embedder.string" $worker.shm.sizeLimit }}
+        sizeLimit: {{ include "embedder.text" . }}
         {{- end }}
     {{- if eq $weights.source "pvc" }}
     - name: weights
       persistentVolumeClaim:
-        claimName: {{ $weights.pvc.claimName }}
+        claimName: {{ include "embedder.text" $weights.pvc.claimName }}
         readOnly: true
     {{- else if eq $weights.source "imageVolume" }}
     - name: weights
       image:
-        reference: {{ $weights.imageVolume.reference }}
+        reference: {{ include "embedder.text" $weights.imageVolume.reference }}
         pullPolicy: {{ $weights.imageVolume.pullPolicy }}
-    {{- end }}
-    {{- with include "embedder.run.volume" $ }}
-    {{- . | nindent 4 }}
     {{- end }}
     {{- with $worker.extraVolumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-{{- end -}}
-
-{{/* The volume of /tmp. Takes .Values.worker.tmp or .Values.merge.tmp. */}}
-{{- define "embedder.tmp.volume" -}}
-- name: tmp
-{{- if .sizeLimit }}
-  emptyDir:
-    sizeLimit: {{ .sizeLimit }}
-{{- else }}
-  emptyDir: {}
-{{- end }}
-{{- end -}}
-
-{{/* The mount and the volume of run.pvc; empty if there is no claim. Take the root. */}}
-{{- define "embedder.run.mount" -}}
-{{- if .Values.run.pvc.claimName -}}
-- name: run
-  mountPath: {{ .Values.run.pvc.mountPath }}
-{{- end -}}
-{{- end -}}
-
-{{- define "embedder.run.volume" -}}
-{{- if .Values.run.pvc.claimName -}}
-- name: run
-  persistentVolumeClaim:
-    claimName: {{ .Values.run.pvc.claimName }}
-{{- end -}}
 {{- end -}}

@@ -13,7 +13,12 @@ IN_CLUSTER = "In the cluster"
 
 ReleaseOption = Annotated[
     str,
-    typer.Option("--release", metavar="NAME", help="Name of the Helm release.", rich_help_panel="Where"),
+    typer.Option(
+        "--release",
+        metavar="NAME",
+        help="Name of the Helm release, or of the run where a release has several.",
+        rich_help_panel="Where",
+    ),
 ]
 NamespaceOption = Annotated[
     str,

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+NAME_LABEL = "app.kubernetes.io/name"
+RELEASE_LABEL = "embedder-release"
+"""Tells two runs under one Helm release apart, as two aliases of the chart make them. It is a label without a domain,
+because this project owns none, and none of the recommended ones: Argo CD, for example, overwrites INSTANCE_LABEL."""
+
 INSTANCE_LABEL = "app.kubernetes.io/instance"
+"""The Helm release."""
+
 COMPONENT_LABEL = "app.kubernetes.io/component"
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OUT_OF_MEMORY = "OOMKilled"
 
 CONTAINERS = {"worker", "gate", "merger"}
-"""Names of the containers that run this project's programs. A service mesh, for example, adds others."""
+"""Names of the containers that run this project's programs. A service mesh or the chart's values add others."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,21 @@ def pod_from(found: Object, job: Job) -> Pod:
     phase = str(status.get("phase") or "Unknown")
     states = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     containers = [each for each in states if each.get("name") in CONTAINERS]
+    others = [each for each in states if each not in containers]
     current = _current(containers, default=found["spec"]["containers"][0]["name"])
     terminated = _terminated(current)
     exit_code = terminated.get("exitCode")
     # An eviction leaves no terminated container, and its message in the pod's status.
-    word = LastWord.from_termination_message(str(terminated.get("message") or status.get("message") or ""))
+    said = terminated.get("message") or status.get("message")
     has_ended = exit_code is not None or phase in {"Succeeded", "Failed"}
     ended_by = _ended_by(status, terminated)
-    rejected_by = _rejecting_node(found, containers)
+    rejected_by = _rejecting_node(found, states)
+    if exit_code is None and has_ended:
+        said = said or _failure_of_another(others)
+    word = LastWord.from_termination_message(str(said or ""))
+    is_running = "running" in (current.get("state") or {})
+    # While our program runs, it does not matter to it whether another container starts.
+    awaited = containers if is_running else states
     return Pod(
         name=str(metadata["name"]),
         job=job.name,
@@ -96,8 +103,8 @@ def pod_from(found: Object, job: Job) -> Pod:
         chunk=job.chunks[int(index)] if job.chunks and index is not None and int(index) < len(job.chunks) else None,
         created=str(metadata.get("creationTimestamp") or ""),
         phase=phase,
-        is_running="running" in (current.get("state") or {}),
-        obstacle=_obstacle(found, containers) if phase in {"Pending", "Running"} else None,
+        is_running=is_running,
+        obstacle=_obstacle(found, awaited) if phase in {"Pending", "Running"} else None,
         container=str(current["name"]),
         end=PodEnd(phase, exit_code, ended_by, word.message, word.error, rejected_by) if has_ended else None,
         counts=word.counts,
@@ -110,6 +117,17 @@ def _current(containers: list[Object], *, default: str) -> Object:
     begun = [each for each in containers if (each.get("state") or {}).keys() & {"running", "terminated"}]
     running = [each for each in begun if "running" in each["state"]]
     return (running or begun[-1:] or [{"name": default}])[0]
+
+
+def _failure_of_another(containers: list[Object]) -> str:
+    """Return which container failed before one of ours could start, empty where none did."""
+    for each in containers:
+        terminated = _terminated(each)
+        if terminated.get("exitCode"):
+            message = " ".join(str(terminated.get("message") or "").split())
+            what = f"container {each['name']} ended with exit code {terminated['exitCode']}"
+            return f"{what}: {message}" if message else what
+    return ""
 
 
 def _terminated(container: Object) -> dict[str, Any]:
@@ -133,14 +151,14 @@ def _obstacle(pod: Object, containers: list[Object]) -> Cause | None:
     return None
 
 
-def _rejecting_node(pod: Object, containers: list[Object]) -> str:
+def _rejecting_node(pod: Object, states: list[Object]) -> str:
     """Return the node whose kubelet has refused the pod, empty where none has.
 
     A kubelet that refuses a pod (UnexpectedAdmissionError, OutOfcpu, NodeAffinity, …) sets phase and reason, and starts
     no container. It does not call that a disruption, as it does when it evicts a pod.
     """
     status = pod["status"]
-    has_begun = any((each.get("state") or {}).keys() & {"running", "terminated"} for each in containers)
+    has_begun = any((each.get("state") or {}).keys() & {"running", "terminated"} for each in states)
     is_refused = status.get("phase") == "Failed" and status.get("reason") not in {None, "", "Evicted"}
     if has_begun or not is_refused or true_condition(status, "DisruptionTarget") is not None:
         return ""

@@ -6,9 +6,16 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.errors import NotInCluster
+from common.errors import NotInCluster, SettingsError
 from k8s.release.job import RUN_URI, environment_of, job_from, vanished_worker
-from k8s.release.labels import INDEX_LABEL, INSTANCE_LABEL, JOB_NAME_LABEL, Component
+from k8s.release.labels import (
+    INDEX_LABEL,
+    INSTANCE_LABEL,
+    JOB_NAME_LABEL,
+    NAME_LABEL,
+    RELEASE_LABEL,
+    Component,
+)
 from k8s.release.pod import pod_from
 
 if TYPE_CHECKING:
@@ -39,9 +46,13 @@ class Release:
     """The Jobs of a release, oldest first. Its pods are asked for when they are needed."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
-        """Read the Jobs. Raises NotInCluster when the release has neither a worker Job nor a merge Job."""
+        """Read the Jobs. `name` is the chart's name of the run, or a Helm release with one run.
+
+        Raises NotInCluster when the release has neither a worker Job nor a merge Job, and SettingsError when it has
+        several runs.
+        """
         self.cluster, self.name = cluster, name
-        objects = cluster.jobs(labels=f"app.kubernetes.io/name=embedder,{INSTANCE_LABEL}={name}")
+        objects, self._label = _find_jobs(cluster, name)
         found = sorted(((job_from(each), each) for each in objects), key=lambda pair: (pair[0].created, pair[0].name))
         self.jobs = [job for job, _ in found]
         self.objects = {job.name: each for job, each in found}
@@ -68,9 +79,9 @@ class Release:
             )
         raise NotInCluster(
             f"there is no release {self.name} in namespace {self.cluster.namespace} of the cluster at "
-            f"{self.cluster.host}: no Job has the label {INSTANCE_LABEL}={self.name}; name the release with --release "
-            "and its namespace with -n, or look into the store, where Kubernetes has deleted the Jobs of a run that "
-            "ended (ttlSecondsAfterFinished)"
+            f"{self.cluster.host}: no Job has the label {RELEASE_LABEL}={self.name} or {INSTANCE_LABEL}={self.name}; "
+            "name the release with --release and its namespace with -n, or look into the store, where Kubernetes has "
+            "deleted the Jobs of a run that has ended (ttlSecondsAfterFinished)"
         )
 
     @property
@@ -131,7 +142,7 @@ class Release:
     def all_pods(self) -> Pods:
         """Return the pods of all Jobs. Of a large release, only some of the pods that have ended are read."""
         jobs = {job.name: job for job in self.jobs}
-        labels = f"{INSTANCE_LABEL}={self.name}"
+        labels = f"{self._label}={self.name}"
 
         def read(fields: str = "", limit: int | None = None) -> Iterator[Pod]:
             for found in islice(self.cluster.pods(labels=labels, fields=fields), limit):
@@ -161,3 +172,20 @@ def _oldest_first(pods: Iterable[Pod]) -> list[Pod]:
 
 def _job_name(pod: Object) -> str:
     return str((pod["metadata"].get("labels") or {}).get(JOB_NAME_LABEL, ""))
+
+
+def _find_jobs(cluster: Cluster, name: str) -> tuple[list[Object], str]:
+    """Return the Jobs of the run, and the label whose value is `name`.
+
+    Raises SettingsError when `name` is a Helm release with several runs.
+    """
+    for label in (RELEASE_LABEL, INSTANCE_LABEL):
+        if objects := cluster.jobs(labels=f"{NAME_LABEL}=embedder,{label}={name}"):
+            runs = {str((each["metadata"].get("labels") or {}).get(RELEASE_LABEL, name)) for each in objects}
+            if len(runs) > 1:
+                raise SettingsError(
+                    f"release {name} in namespace {cluster.namespace} has several runs; name one of them with "
+                    f"--release: {', '.join(sorted(runs))}"
+                )
+            return objects, label
+    return [], RELEASE_LABEL

@@ -38,3 +38,16 @@ def environment(container: Object) -> Object:
 
 def workers_environment(objects: list[Object], job: str = "embedder-worker") -> Object:
     return environment(containers(named(objects, "Job", job))[0])
+
+
+def run_of(objects: list[Object]) -> str:
+    """Return the name by which the programs find the run. Every label, selector and variable must agree on it."""
+    labels = {each["metadata"]["labels"]["embedder-release"] for each in objects}
+    for job in of_kind(objects, "Job"):
+        labels.add(job["spec"]["template"]["metadata"]["labels"]["embedder-release"])
+    for kind, field in (("NetworkPolicy", "podSelector"), ("PodMonitor", "selector")):
+        labels |= {each["spec"][field]["matchLabels"]["embedder-release"] for each in of_kind(objects, kind)}
+    gates = [each for workload in (*of_kind(objects, "Job"), *of_kind(objects, "Pod")) for each in containers(workload)]
+    labels |= {environment(each)["EMBEDDER_RELEASE"] for each in gates if each["name"] == "gate"}
+    (run,) = labels
+    return str(run)

@@ -30,6 +30,10 @@ ELSEWHERE = {
     "manifest_format": "manifest.format",
     "url_column": "manifest.urlColumn",
     "id_column": "manifest.idColumn",
+    "s3_addressing": "s3.addressing",
+    "s3_encryption": "s3.encryption",
+    "s3_kms_key_id": "s3.kmsKeyId",
+    "s3_requester_pays": "s3.requesterPays",
 }
 """Path of the value, for settings whose value is in another group than that of their program."""
 
@@ -39,6 +43,7 @@ NO_VALUE = {
     "uncounted_failures",  # Kubernetes counts them, in an annotation of the pod
     "on_missing_chunks",  # merge.onFailedChunks sets it
     "metrics_port",  # metrics.enabled and metrics.port set it
+    "ca_bundle",  # tls.caBundle sets it
 }
 """Settings without a value of their own."""
 
@@ -181,5 +186,6 @@ def test_the_store_is_configured_by_the_sdks_own_variables(assignments: tuple[st
     objects = render(*assignments)
     for kind in GROUPS:
         variables = program(objects, kind)
-        assert variables.get("AWS_REGION") == region
-        assert ("AWS_ENDPOINT_URL" in variables) == any("endpoint" in assignment for assignment in assignments)
+        assert variables.get("AWS_REGION") == variables.get("AWS_DEFAULT_REGION") == region
+        assert ("AWS_ENDPOINT_URL_S3" in variables) == any("endpoint" in assignment for assignment in assignments)
+        assert "AWS_ENDPOINT_URL" not in variables, "it would also be the endpoint of STS"

@@ -117,7 +117,7 @@ def test_an_upgrade_keeps_what_a_kueue_flavor_added_to_a_live_job(program: str, 
     pod = job["spec"]["template"]["spec"]
     own = copy.deepcopy(pod)
     pod["tolerations"] = [*pod.get("tolerations", []), {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
-    pod["nodeSelector"] = {"cloud.example.com/pool": "spot"}
+    pod["nodeSelector"] = pod["nodeSelector"] | {"cloud.example.com/pool": "spot"}
     with api_server(live) as url:
         upgraded = rendered_jobs(upgrade(url, program, "worker.parallelism=50"))
     assert upgraded["worker"]["spec"]["parallelism"] == 50
@@ -127,7 +127,8 @@ def test_an_upgrade_keeps_what_a_kueue_flavor_added_to_a_live_job(program: str, 
     }
     if component == "worker":
         own_pod = json.loads(upgraded["worker"]["metadata"]["annotations"]["embedder/own-pod"])
-        assert own_pod == job["spec"]["template"]["metadata"] | {"tolerations": own["tolerations"]}
+        placement = {field: own[field] for field in ("tolerations", "nodeSelector")}
+        assert own_pod == job["spec"]["template"]["metadata"] | placement
 
 
 def live_without_worker(*, merge_ended: str = "") -> list[Object]:

@@ -22,7 +22,7 @@ from tests.charts.helm import (
     value_sets,
 )
 from tests.charts.objects import of_kind
-from tools.values_reference import DOCUMENT, VALUES, documented_values, leaves, with_table
+from tools.values_reference import DEFAULTS, DOCUMENT, VALUES, defaults, documented_values, leaves, with_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,19 @@ REFUSALS = [
     (["metrics.port=80"], "port"),
     (["gpu.count=-1"], "count"),
     (["worker.resources.request.cpu=1"], "request"),
-    (["worker.podLabels.team=1"], "team"),
+    (["worker.podLabels.team.name=search"], "team"),
+    (["commonLabels.team=my team"], "team"),
+    ([f"worker.nodeSelector.zone={'z' * 64}"], "zone"),
+    (["kueue.queueName=my/queue"], "queueName"),
+    (["s3.existingSecret=My_Keys"], "existingSecret"),
+    (["worker.serviceAccount.name=-"], "name"),
+    (["run.pvc.claimName=1_000"], "claimName"),
+    (["image.worker.tag=true"], "tag"),
+    (["global=7"], "global"),
+    (["mesh.sidecar=istio"], "sidecar"),
+    (["tls.caBundle.configMap=a", "tls.caBundle.secret=b"], "tls.caBundle.configMap and tls.caBundle.secret"),
+    (["worker.sidecars[0].name=worker"], "worker.sidecars has a container named worker"),
+    (["merge.extraInitContainers[0].name=gate"], "merge.extraInitContainers has a container named gate"),
     (["manifest.uri="], "manifest.uri is not set; it is the list of images"),
     (["run.uri="], "run.uri is not set; it is where the chunks and the result are written"),
     (["chunks.count=null"], "chunks.count is not set; it is the number of chunks"),
@@ -145,7 +157,8 @@ def test_every_value_is_in_the_schema_and_every_property_is_in_the_values() -> N
         found = ((f"{prefix}.{name}".strip("."), child) for name, child in node["properties"].items())
         return set().union(*(properties(child, path) for path, child in found))
 
-    in_schema = properties(schema) - {"global"}
+    # A chart above this one sets the two.
+    in_schema = properties(schema) - {"global", "enabled"}
     in_values = set(leaves(yaml.safe_load(VALUES.read_text())))
     for leaf in in_values:
         assert any(leaf == path or leaf.startswith(f"{path}.") for path in in_schema), leaf
@@ -155,6 +168,7 @@ def test_every_value_is_in_the_schema_and_every_property_is_in_the_values() -> N
         assert in_resources or any(leaf == path or leaf.startswith(f"{path}.") for leaf in in_values), path
 
 
-def test_the_table_in_the_documents_is_generated_from_values_yaml() -> None:
+def test_what_repeats_values_yaml_is_generated_from_it() -> None:
     text = DOCUMENT.read_text()
     assert with_table(text) == text, "run `make docs`"
+    assert DEFAULTS.read_text() == defaults(), "run `make docs`"

@@ -92,9 +92,13 @@ class Cluster(NamedTuple):
         program = (sys.executable, "-c", "from embedder.cli import main; main()")
         return self._run(*program, *arguments, "--namespace", self.namespace)
 
-    def install(self, values: dict[str, Any], folder: Path) -> None:
+    def install(self, values: dict[str, Any], folder: Path, *, release: str = RELEASE, chart: Path = CHART) -> None:
         (folder / "values.yaml").write_text(yaml.safe_dump(values))
-        self.helm("install", RELEASE, str(CHART), "--values", str(folder / "values.yaml"))
+        self.helm("install", release, str(chart), "--values", str(folder / "values.yaml"))
+
+    def apply(self, body: dict[str, Any]) -> None:
+        """Create or change an object."""
+        self.kubectl("apply", "--filename", "-", stdin=json.dumps(body))
 
     def upgrade(self, *assignments: str) -> None:
         arguments = [argument for assignment in assignments for argument in ("--set", assignment)]

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.errors import ClusterAccessDenied, ClusterUnavailable, ExitCode, NotInCluster
+from common.errors import ClusterAccessDenied, ClusterUnavailable, ExitCode, NotInCluster, SettingsError
 from common.logs import parse_line
 from tests.k8s.cluster_double import NAMESPACE, TOKEN, ClusterDouble, Request, cluster_double
-from tests.k8s.release_objects import (
-    worker_job,
-)
+from tests.k8s.release_objects import pod_of, running, worker_job
 from tests.k8s.status.reading import put_mixed_run, status
 
 if TYPE_CHECKING:
@@ -34,6 +32,29 @@ def test_a_release_with_nothing_but_a_rerun_is_an_error(cluster: ClusterDouble) 
     cluster.put("jobs", worker_job(1, name="embedder-rerun-1", component="rerun", of=4, chunks="3"))
     with pytest.raises(NotInCluster, match="has no worker Job any more, only embedder-rerun-1"):
         status()
+
+
+def test_two_runs_of_one_release_are_told_apart_by_their_names(cluster: ClusterDouble) -> None:
+    for run, completed in (("media-photos", "0-2"), ("media-videos", "0")):
+        job = worker_job(4, name=f"{run}-worker", completed=completed)
+        pod = pod_of(job, 3, **running())
+        for labels in (job["metadata"]["labels"], pod["metadata"]["labels"]):
+            labels |= {"app.kubernetes.io/instance": "media", "embedder-release": run}
+        cluster.put("jobs", job)
+        cluster.put("pods", pod)
+    for run, done in (("media-photos", 3), ("media-videos", 1)):
+        found = status("--release", run)
+        counts = [found["chunks"][state]["count"] for state in ("done", "running")]
+        assert (found["release"], counts) == (run, [done, 1])
+    with pytest.raises(SettingsError, match=r"has several runs; name one of them .*: media-photos, media-videos"):
+        status("--release", "media")
+
+
+def test_a_release_with_one_run_is_found_by_its_own_name_too(cluster: ClusterDouble) -> None:
+    job = worker_job(4, name="clip-photos-worker", completed="0-2")
+    job["metadata"]["labels"] |= {"app.kubernetes.io/instance": "clip", "embedder-release": "clip-photos"}
+    cluster.put("jobs", job)
+    assert status("--release", "clip")["chunks"] == status("--release", "clip-photos")["chunks"]
 
 
 def test_a_forbidden_request_is_named(cluster: ClusterDouble) -> None:

@@ -233,6 +233,30 @@ def test_a_container_that_could_not_start_is_named(cluster: ClusterDouble) -> No
     assert status()["failures"][0]["reason"] == "StartError, exit code 128: exec: python: no such file"
 
 
+def test_an_init_container_of_the_platform_that_fails_is_named(cluster: ClusterDouble) -> None:
+    job = worker_job(1, failed="0", ended="Failed")
+    cluster.put("jobs", job)
+    fetch = {"name": "fetch", "state": {"terminated": {"exitCode": 3, "reason": "Error", "message": "no\nweights"}}}
+    worker = {"name": "worker", "state": {"waiting": {"reason": "PodInitializing"}}}
+    cluster.put("pods", pod_of(job, 0, phase="Failed", initContainerStatuses=[fetch], containerStatuses=[worker]))
+    assert status()["failures"][0]["reason"] == "container fetch ended with exit code 3: no weights"
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_sidecar_that_cannot_start_holds_up_only_a_pod_that_has_not_begun(
+    cluster: ClusterDouble, has_begun: bool
+) -> None:
+    job = worker_job(1, active=1)
+    cluster.put("jobs", job)
+    sidecar = {"name": "proxy", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
+    worker = {"name": "worker", "state": {"running": {}} if has_begun else {"waiting": {"reason": "PodInitializing"}}}
+    phase = "Running" if has_begun else "Pending"
+    cluster.put("pods", pod_of(job, 0, phase=phase, initContainerStatuses=[sidecar], containerStatuses=[worker]))
+    found = status()
+    assert [group["reason"] for group in found["pending"]] == ([] if has_begun else ["ImagePullBackOff: no such image"])
+    assert found["chunks"]["running" if has_begun else "waiting"]["count"] == 1
+
+
 def test_a_last_word_that_a_kubelet_took_from_a_log_tells_no_secret_and_steers_no_terminal(
     cluster: ClusterDouble,
 ) -> None:
