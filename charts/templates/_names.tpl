@@ -90,7 +90,7 @@ annotations:
 {{- end -}}
 
 {{/* The metadata of a Job. Kueue reads the names of its queue and its priority from labels of the Job. Takes root,
-component, name, job (.Values.worker or .Values.merge) and checksum. */}}
+component, name, job (.Values.worker or .Values.merge), checksum, and for a worker ownPod, as embedder.ownPod makes it. */}}
 {{- define "embedder.jobMetadata" -}}
 {{- $kueue := dict }}
 {{- $own := dict "checksum/template" .checksum }}

@@ -36,7 +36,6 @@ then whether the run has ended. Takes the root. */}}
 {{- $worker := include "embedder.worker.name" . }}
 {{- $merge := include "embedder.merge.name" . }}
 {{- if and .Release.IsUpgrade (not (kindIs "invalid" .Values.worker.ttlSecondsAfterFinished)) }}
-{{- /* The ServiceAccount that every namespace has is not found without a connection to the cluster. */}}
 {{- if not (lookup "batch/v1" "Job" $namespace $worker) }}
 {{- $live := lookup "batch/v1" "Job" $namespace $merge }}
 {{- if $live }}
@@ -45,8 +44,11 @@ then whether the run has ended. Takes the root. */}}
 {{- if and (eq .type "Complete") (eq .status "True") }}{{ $isComplete = true }}{{ end }}
 {{- end }}
 {{- if or $isComplete (ne (include "embedder.rerun.chunks" .) "") }}true{{ end }}
-{{- else if and (not (kindIs "invalid" .Values.merge.ttlSecondsAfterFinished)) (lookup "v1" "ServiceAccount" $namespace "default") }}
-{{- fail (printf "Job %s and Job %s no longer exist: Kubernetes deletes them when they have ended (ttlSecondsAfterFinished), and this upgrade would start the whole run again; to run again, helm uninstall %s and helm install it, which does not compute chunks that are in the store" $worker $merge .Release.Name) }}
+{{- else if and (not (kindIs "invalid" .Values.merge.ttlSecondsAfterFinished)) .Values.rbac.create }}
+{{- /* The Role tells a release whose Jobs are gone from one that this upgrade adds to its parent, and from no cluster. */}}
+{{- if lookup "rbac.authorization.k8s.io/v1" "Role" $namespace $merge }}
+{{- fail (printf "Job %s and Job %s no longer exist: Kubernetes deletes them when they have ended (ttlSecondsAfterFinished), and this upgrade would start the whole run again; to run again, set worker.ttlSecondsAfterFinished to null, or helm uninstall %s and helm install it; chunks that are in the store are not computed again" $worker $merge .Release.Name) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -151,14 +151,14 @@ def _obstacle(pod: Object, containers: list[Object]) -> Cause | None:
     return None
 
 
-def _rejecting_node(pod: Object, containers: list[Object]) -> str:
+def _rejecting_node(pod: Object, states: list[Object]) -> str:
     """Return the node whose kubelet has refused the pod, empty where none has.
 
     A kubelet that refuses a pod (UnexpectedAdmissionError, OutOfcpu, NodeAffinity, …) sets phase and reason, and starts
     no container. It does not call that a disruption, as it does when it evicts a pod.
     """
     status = pod["status"]
-    has_begun = any((each.get("state") or {}).keys() & {"running", "terminated"} for each in containers)
+    has_begun = any((each.get("state") or {}).keys() & {"running", "terminated"} for each in states)
     is_refused = status.get("phase") == "Failed" and status.get("reason") not in {None, "", "Evicted"}
     if has_begun or not is_refused or true_condition(status, "DisruptionTarget") is not None:
         return ""

@@ -1,6 +1,6 @@
 """A double of the Kubernetes API server for `helm template --dry-run=server`: its version, its kinds, and Jobs.
 
-It also has the ServiceAccount that every namespace has.
+It may also have the Role of the merge, which shows that the release was installed before.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 JOBS = "/apis/batch/v1/namespaces/default/jobs/"
-ACCOUNT = "/api/v1/namespaces/default/serviceaccounts/default"
+ROLE = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles/embedder-merge"
 VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
 KINDS = {
     "v1": ["Pod", "Secret", "ServiceAccount"],
@@ -27,12 +27,14 @@ ABSENT = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "
 
 
 @contextmanager
-def api_server(jobs: list[dict[str, Any]]) -> Iterator[str]:
+def api_server(jobs: list[dict[str, Any]], *, has_role: bool = True) -> Iterator[str]:
     """Serve `jobs` in namespace default until the block ends; yield the server's URL."""
-    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "default"}}
-    answers = {"/version": VERSION, ACCOUNT: account, **_discovery()} | {
-        JOBS + job["metadata"]["name"]: job for job in jobs
-    }
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "embedder-merge"}}
+    answers = (
+        {"/version": VERSION, **_discovery()}
+        | ({ROLE: role} if has_role else {})
+        | {JOBS + job["metadata"]["name"]: job for job in jobs}
+    )
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -117,7 +117,7 @@ def test_an_upgrade_keeps_what_a_kueue_flavor_added_to_a_live_job(program: str, 
     pod = job["spec"]["template"]["spec"]
     own = copy.deepcopy(pod)
     pod["tolerations"] = [*pod.get("tolerations", []), {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
-    pod["nodeSelector"] = {"cloud.example.com/pool": "spot"}
+    pod["nodeSelector"] = pod["nodeSelector"] | {"cloud.example.com/pool": "spot"}
     with api_server(live) as url:
         upgraded = rendered_jobs(upgrade(url, program, "worker.parallelism=50"))
     assert upgraded["worker"]["spec"]["parallelism"] == 50
@@ -159,9 +159,17 @@ def test_a_rerun_does_not_bring_back_a_worker_job_whose_time_was_over(program: s
 @EVERY_HELM
 def test_an_upgrade_after_all_jobs_were_deleted_is_refused_with_the_remedy(program: str) -> None:
     with api_server([]) as url:
-        with pytest.raises(HelmError, match=r"no longer exist: .*helm uninstall embedder and helm install"):
+        with pytest.raises(
+            HelmError, match=r"no longer exist: .*ttlSecondsAfterFinished to null, or helm uninstall embedder"
+        ):
             upgrade(url, program, *TIMES_TO_LIVE)
         assert set(rendered_jobs(upgrade(url, program))) == {"merge", "worker"}
+
+
+@EVERY_HELM
+def test_an_upgrade_that_adds_the_chart_to_a_release_is_an_install(program: str) -> None:
+    with api_server([], has_role=False) as url:
+        assert set(rendered_jobs(upgrade(url, program, *TIMES_TO_LIVE))) == {"merge", "worker"}
 
 
 @EVERY_HELM
