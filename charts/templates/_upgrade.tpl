@@ -45,8 +45,10 @@ then whether the run has ended. Takes the root. */}}
 {{- end }}
 {{- if or $isComplete (ne (include "embedder.rerun.chunks" .) "") }}true{{ end }}
 {{- else if and (not (kindIs "invalid" .Values.merge.ttlSecondsAfterFinished)) .Values.rbac.create }}
-{{- /* The Role tells a release whose Jobs are gone from one that this upgrade adds to its parent, and from no cluster. */}}
-{{- if lookup "rbac.authorization.k8s.io/v1" "Role" $namespace $merge }}
+{{- /* The Role tells a release whose Jobs are gone from one that has only checked, from one that this upgrade adds to its
+parent, and from no cluster. */}}
+{{- $role := lookup "rbac.authorization.k8s.io/v1" "Role" $namespace $merge }}
+{{- if and $role (not (dig "metadata" "annotations" "embedder/only-checks" "" $role)) }}
 {{- fail (printf "Job %s and Job %s no longer exist: Kubernetes deletes them when they have ended (ttlSecondsAfterFinished), and this upgrade would start the whole run again; to run again, set worker.ttlSecondsAfterFinished to null, or helm uninstall %s and helm install it; chunks that are in the store are not computed again" $worker $merge .Release.Name) }}
 {{- end }}
 {{- end }}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 JOBS = "/apis/batch/v1/namespaces/default/jobs/"
 ROLE = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles/embedder-merge"
+ROLE_OF_RUN = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "embedder-merge"}}
 VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
 KINDS = {
     "v1": ["Pod", "Secret", "ServiceAccount"],
@@ -27,12 +28,11 @@ ABSENT = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "
 
 
 @contextmanager
-def api_server(jobs: list[dict[str, Any]], *, has_role: bool = True) -> Iterator[str]:
-    """Serve `jobs` in namespace default until the block ends; yield the server's URL."""
-    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "embedder-merge"}}
+def api_server(jobs: list[dict[str, Any]], *, role: dict[str, Any] | None = ROLE_OF_RUN) -> Iterator[str]:
+    """Serve `jobs` and `role` in namespace default until the block ends; yield the server's URL."""
     answers = (
         {"/version": VERSION, **_discovery()}
-        | ({ROLE: role} if has_role else {})
+        | ({ROLE: role} if role else {})
         | {JOBS + job["metadata"]["name"]: job for job in jobs}
     )
 

@@ -168,7 +168,14 @@ def test_an_upgrade_after_all_jobs_were_deleted_is_refused_with_the_remedy(progr
 
 @EVERY_HELM
 def test_an_upgrade_that_adds_the_chart_to_a_release_is_an_install(program: str) -> None:
-    with api_server([], has_role=False) as url:
+    with api_server([], role=None) as url:
+        assert set(rendered_jobs(upgrade(url, program, *TIMES_TO_LIVE))) == {"merge", "worker"}
+
+
+@EVERY_HELM
+def test_an_upgrade_after_a_check_starts_the_run_whatever_the_times_to_live(program: str) -> None:
+    (role,) = of_kind(render("check.enabled=true", *TIMES_TO_LIVE), "Role")
+    with api_server([], role=role) as url:
         assert set(rendered_jobs(upgrade(url, program, *TIMES_TO_LIVE))) == {"merge", "worker"}
 
 
