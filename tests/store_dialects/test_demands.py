@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import EmbedderError, SettingsError, StoreAccessDenied, StoreUnavailable
 from common.settings import RunSettings, read_settings
-from common.store.s3.client import StoreFault, StoreFull
+from common.store.s3.errors import StoreFault, StoreFull
 from common.store.s3.location import S3Location
 from common.store.s3.presigner import Presigner
 from tests.merger.runs import merger_environment

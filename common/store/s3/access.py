@@ -24,7 +24,7 @@ from common.errors import EmbedderError, SettingsError, StoreAccessDenied, Store
 from common.logs import log
 from common.settings import S3Settings, read_settings
 from common.store.contract import ObjectAbsent, ObjectExists, StoreAbilities
-from common.store.s3.client import RequestRefused
+from common.store.s3.errors import RequestRefused
 from common.store.s3.listing import list_objects
 from common.store.s3.object_range import read_object
 from common.store.s3.request import ask

@@ -17,7 +17,7 @@ from common.store.contract import (
     ObjectStat,
     PartLimits,
 )
-from common.store.s3.client import RequestRefused, StoreFault
+from common.store.s3.errors import RequestRefused, StoreFault
 from common.store.s3.request import PATIENCE_SECONDS, ask
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from common.errors import StoreAccessDenied
 from common.logs import log
 from common.store.contract import AssemblyGone, ObjectExists
-from common.store.s3.client import RequestRefused
+from common.store.s3.errors import RequestRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

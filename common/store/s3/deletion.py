@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from common.errors import EmbedderError, StoreAccessDenied, StoreUnavailable
 from common.logs import log
 from common.store.contract import ObjectAbsent
-from common.store.s3.client import DENIED_CODES, PASSING_CODES, RequestRefused, StoreFault
+from common.store.s3.errors import DENIED_CODES, PASSING_CODES, RequestRefused, StoreFault
 from common.store.s3.request import PATIENCE_SECONDS, ask
 
 if TYPE_CHECKING:

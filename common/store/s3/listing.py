@@ -8,7 +8,7 @@ from urllib.parse import unquote, unquote_plus
 from common.errors import StoreUnavailable
 from common.logs import log
 from common.store.contract import ObjectStat
-from common.store.s3.client import RequestRefused, StoreFault
+from common.store.s3.errors import RequestRefused, StoreFault
 from common.store.s3.prefix import version_of
 from common.store.s3.request import ask
 

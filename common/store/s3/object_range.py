@@ -6,7 +6,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.store.s3.client import RangeBeyondEnd, StoreFault, s3_client
+from common.store.s3.client import s3_client
+from common.store.s3.errors import RangeBeyondEnd, StoreFault
 from common.store.s3.prefix import etag_text, version_of
 from common.store.s3.request import ask
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from common.settings import S3Settings, read_settings
-from common.store.s3.client import Credentials, region_of_bucket, s3_errors, unsigned_client
+from common.store.s3.client import Credentials, region_of_bucket, unsigned_client
+from common.store.s3.errors import s3_errors
 from common.store.s3.request import ask
 from common.store.s3.sigv4 import Server, Signer, server_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from common.errors import SettingsError, StoreUnavailable
 from common.logs import log
 from common.retry import GivenUp, Pause, RetryPolicy, call
-from common.store.s3.client import StoreFault, answer_errors, s3_errors
+from common.store.s3.errors import StoreFault, answer_errors, s3_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

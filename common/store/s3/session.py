@@ -1,6 +1,6 @@
 """How the SDK is set up: its region, endpoint and addressing, its certificates and proxies, and its credentials.
 
-Only this module and `client` import boto3 and botocore.
+Only this module, `client` and `errors` import boto3 and botocore.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from common.errors import SettingsError, StoreUnavailable
 from common.logs import configure_logs, parse_line
 from common.store.contract import ObjectAbsent
 from common.store.s3 import request
-from common.store.s3.client import StoreFault
+from common.store.s3.errors import StoreFault
 from common.store.s3.request import ask
 
 
