@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from common.errors import SettingsError
 from common.settings import S3Settings, read_settings
-from common.store.s3 import headers
+from common.store.s3 import headers, list_answer
 from common.store.s3.errors import PASSING_STATUSES
 from common.store.s3.session import sdk
 from common.store.s3.sigv4 import Key
@@ -56,6 +56,7 @@ def s3_client() -> S3Client:
     except (BotoCoreError, ValueError) as error:
         raise SettingsError(f"S3 cannot be set up: {error}") from error
     headers.register(client, settings)
+    list_answer.register(client)
     return client
 
 

@@ -121,7 +121,8 @@ class _Pages:
     def _relative(self, key: str) -> str:
         """Return a listed key without the run's prefix. Stores differ in how they encode the keys of a list."""
         path = self._prefix.path
-        for name in (key, unquote(key), unquote_plus(key)):
+        for decode in (str, unquote, unquote_plus):
+            name = decode(key)
             if name.startswith(path):
                 return name.removeprefix(path)
         raise StoreUnavailable(f"{self._prefix.location('')}: the store lists {key!r}, which is not below this prefix")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from botocore.exceptions import (
     MetadataRetrievalError,
 )
 from botocore.httpsession import URLLib3Session
-from botocore.utils import ContainerMetadataFetcher, IMDSRegionProvider, parse_timestamp
+from botocore.utils import ContainerMetadataFetcher, IMDSRegionProvider
 
 from common.certificates import is_configured, refusal, trusted_file
 from common.errors import SettingsError, StoreUnavailable
@@ -72,7 +71,6 @@ class Sdk:
 
     def __init__(self) -> None:
         self.core = botocore.session.get_session()
-        self.core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
         self._proxies = EnvironmentProxies()
         self.endpoint = own_endpoint()
         """The URL that a person has set, an empty text for AWS's own endpoints."""
@@ -228,14 +226,6 @@ def own_endpoint() -> str:
         return str(provider.provide() or "")
     except BotoCoreError as error:
         raise SettingsError(f"S3 cannot be set up: {error}") from error
-
-
-def _parse_time(text: str) -> datetime:
-    """Return the time that an answer holds. The SDK's own parser is three quarters of the CPU of a list of objects."""
-    try:
-        return datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return parse_timestamp(text)
 
 
 def _without_proxy(fetcher: Any) -> None:  # noqa: ANN401 - the SDK's own object
