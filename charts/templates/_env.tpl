@@ -120,7 +120,7 @@ Takes a list. Numbers become text, since --set makes numbers of values and Kuber
 {{- range reverse . }}
 {{- if not (has .name $seen) }}
 {{- $seen = append $seen .name }}
-{{- $variable := deepCopy . }}
+{{- $variable := omit . "value" }}
 {{- if not (kindIs "invalid" .value) }}
 {{- $_ := set $variable "value" (include "embedder.string" .value) }}
 {{- end }}

@@ -197,3 +197,8 @@ def test_the_store_is_configured_by_the_sdks_own_variables(assignments: tuple[st
         assert variables.get("AWS_REGION") == variables.get("AWS_DEFAULT_REGION") == region
         assert ("AWS_ENDPOINT_URL_S3" in variables) == any("endpoint" in assignment for assignment in assignments)
         assert "AWS_ENDPOINT_URL" not in variables, "it would also be the endpoint of STS"
+
+
+def test_a_variable_without_a_value_is_empty() -> None:
+    worker = named(render("worker.extraEnv[0].name=SOME", "worker.extraEnv[0].value=null"), "Job", "embedder-worker")
+    assert {"name": "SOME"} in containers(worker)[0]["env"]
