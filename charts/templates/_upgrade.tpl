@@ -83,9 +83,10 @@ root. Without a connection to a cluster, as in `helm template`, no Job is found 
 
 {{/* Fail if a check would replace a run that is installed: Helm would delete its Jobs. Takes the root. */}}
 {{- define "embedder.refuseCheckOfRun" -}}
-{{- $job := include "embedder.worker.name" . }}
-{{- if and .Values.check.enabled (lookup "batch/v1" "Job" .Release.Namespace $job) }}
-{{- fail (printf "check.enabled is true, and Job %s exists: the upgrade would delete it and what it computes at this moment; set check.enabled=false and use embedder check --release, or delete the Job first (kubectl delete job %s --namespace %s)" $job $job .Release.Namespace) }}
+{{- range $job := list (include "embedder.worker.name" .) (include "embedder.merge.name" .) }}
+{{- if and $.Values.check.enabled (lookup "batch/v1" "Job" $.Release.Namespace $job) }}
+{{- fail (printf "check.enabled is true, and Job %s exists: the upgrade would delete it and what it computes at this moment; set check.enabled=false and use embedder check --release, or delete the Job first (kubectl delete job %s --namespace %s)" $job $job $.Release.Namespace) }}
+{{- end }}
 {{- end }}
 {{- end -}}
 

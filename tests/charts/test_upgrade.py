@@ -227,6 +227,12 @@ def test_a_rerun_does_not_bring_back_a_worker_job_whose_time_was_over(program: s
 
 
 @EVERY_HELM
+def test_a_check_does_not_replace_a_merge_that_waits_after_the_worker_job(program: str) -> None:
+    with api_server(live_without_worker()) as url, pytest.raises(HelmError, match="Job embedder-merge exists"):
+        upgrade(url, program, *TIMES_TO_LIVE, "check.enabled=true")
+
+
+@EVERY_HELM
 def test_an_upgrade_after_all_jobs_were_deleted_is_refused_with_the_remedy(program: str) -> None:
     with api_server([]) as url:
         with pytest.raises(
