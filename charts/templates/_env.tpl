@@ -24,10 +24,9 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_LOG_LEVEL" "value" .Values.run.logLevel) }}
 {{- /* Not AWS_ENDPOINT_URL, which would also take the requests of a workload identity to STS there. */}}
 {{- include "embedder.env.variable" (dict "name" "AWS_ENDPOINT_URL_S3" "value" .Values.s3.endpointUrl) }}
-{{- $region := .Values.s3.region | default (ternary "us-east-1" "" (ne .Values.s3.endpointUrl "")) }}
 {{- /* Some SDKs read one of the two, some the other. */}}
-{{- include "embedder.env.variable" (dict "name" "AWS_REGION" "value" $region) }}
-{{- include "embedder.env.variable" (dict "name" "AWS_DEFAULT_REGION" "value" $region) }}
+{{- include "embedder.env.variable" (dict "name" "AWS_REGION" "value" .Values.s3.region) }}
+{{- include "embedder.env.variable" (dict "name" "AWS_DEFAULT_REGION" "value" .Values.s3.region) }}
 {{- range $name := list "addressing" "encryption" "kmsKeyId" "requesterPays" }}
 {{- include "embedder.env.variable" (dict "name" (printf "EMBEDDER_S3_%s" (snakecase $name | upper)) "value" (get $.Values.s3 $name)) }}
 {{- end }}
@@ -120,7 +119,7 @@ Takes a list. Numbers become text, since --set makes numbers of values and Kuber
 {{- range reverse . }}
 {{- if not (has .name $seen) }}
 {{- $seen = append $seen .name }}
-{{- $variable := deepCopy . }}
+{{- $variable := omit . "value" }}
 {{- if not (kindIs "invalid" .value) }}
 {{- $_ := set $variable "value" (include "embedder.string" .value) }}
 {{- end }}

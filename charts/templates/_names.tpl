@@ -1,7 +1,10 @@
 {{/* The name of the run as a person knows it. It is the release's name, and the chart's name follows where that is not
-enough: with nameOverride, and below another chart, which may hold this one several times under different aliases. */}}
+enough: with nameOverride, and below another chart, which may hold this one several times under different aliases. Below a
+chart that is itself below another one, the names of all charts in between come first. */}}
 {{- define "embedder.fullname" -}}
-{{- $name := .Values.nameOverride | default (ternary "" .Chart.Name .Chart.IsRoot) -}}
+{{- $charts := .Template.BasePath | trimSuffix "/templates" | splitList "/charts/" | rest -}}
+{{- $own := .Values.nameOverride | default (last $charts) -}}
+{{- $name := append (initial $charts) $own | compact | join "-" -}}
 {{- if .Values.fullnameOverride -}}
 {{ .Values.fullnameOverride }}
 {{- else if has $name (list "" .Release.Name) -}}
@@ -14,12 +17,16 @@ enough: with nameOverride, and below another chart, which may hold this one seve
 {{/* The start of every name. A pod's host name may have 63 characters, none of them a dot or a capital letter; 40
 characters leave room for "-rerun-<hash>-<index>". Where the name had to change, a hash keeps it different from others. */}}
 {{- define "embedder.prefix" -}}
-{{- $name := include "embedder.fullname" . -}}
-{{- $valid := regexReplaceAll "[^a-z0-9-]+" (lower $name) "-" | trimAll "-" -}}
-{{- if and (eq $valid $name) (le (len $name) 40) -}}
-{{ $name }}
+{{ include "embedder.prefixOf" (include "embedder.fullname" .) }}
+{{- end -}}
+
+{{/* The same of any name. Takes the name. */}}
+{{- define "embedder.prefixOf" -}}
+{{- $valid := regexReplaceAll "[^a-z0-9-]+" (lower .) "-" | trimAll "-" -}}
+{{- if and (eq $valid .) (le (len .) 40) -}}
+{{ . }}
 {{- else -}}
-{{ printf "%s-%s" ($valid | trunc 34 | trimAll "-") (sha256sum $name | trunc 5) | trimPrefix "-" }}
+{{ printf "%s-%s" ($valid | trunc 34 | trimAll "-") (sha256sum . | trunc 5) | trimPrefix "-" }}
 {{- end -}}
 {{- end -}}
 

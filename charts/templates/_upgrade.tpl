@@ -60,6 +60,7 @@ parent, and from no cluster. */}}
 root. Without a connection to a cluster, as in `helm template`, no Job is found and nothing fails. */}}
 {{- define "embedder.refuseChangedJobs" -}}
 {{- include "embedder.refuseCheckOfRun" . }}
+{{- include "embedder.refuseOtherNames" . }}
 {{- $checksums := dict
   (include "embedder.worker.name" .) (include "embedder.worker.fixed" . | include "embedder.checksum")
   (include "embedder.merge.name" .) (include "embedder.mergePodTemplate" . | include "embedder.checksum") }}
@@ -76,14 +77,34 @@ root. Without a connection to a cluster, as in `helm template`, no Job is found 
 {{- end }}
 {{- end }}
 {{- if $changed }}
-{{- fail (printf "this would change the pods of Job %s, which Kubernetes does not allow; either keep the values and images of the run, or delete what would change (kubectl delete job %s --namespace %s) and upgrade again: chunks that are in the store are kept and not computed again" (join " and Job " $changed) (join " " $changed) $namespace) }}
+{{- fail (printf "this would change the pods of Job %s, which Kubernetes does not allow; either keep the chart, the values and the images of the run, or delete what would change (kubectl delete job %s --namespace %s) and upgrade again: chunks that are in the store are kept and not computed again" (join " and Job " $changed) (join " " $changed) $namespace) }}
 {{- end }}
 {{- end -}}
 
 {{/* Fail if a check would replace a run that is installed: Helm would delete its Jobs. Takes the root. */}}
 {{- define "embedder.refuseCheckOfRun" -}}
-{{- $job := include "embedder.worker.name" . }}
-{{- if and .Values.check.enabled (lookup "batch/v1" "Job" .Release.Namespace $job) }}
-{{- fail (printf "check.enabled is true, and Job %s exists: the upgrade would delete it and what it computes at this moment; set check.enabled=false and use embedder check --release, or delete the Job first (kubectl delete job %s --namespace %s)" $job $job .Release.Namespace) }}
+{{- range $job := list (include "embedder.worker.name" .) (include "embedder.merge.name" .) }}
+{{- if and $.Values.check.enabled (lookup "batch/v1" "Job" $.Release.Namespace $job) }}
+{{- fail (printf "check.enabled is true, and Job %s exists: the upgrade would delete it and what it computes at this moment; set check.enabled=false and use embedder check --release, or delete the Job first (kubectl delete job %s --namespace %s)" $job $job $.Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Fail if an upgrade would give other names to a run that is installed: Helm would delete its Jobs and create others. The
+names that can be known are those without overrides, and those of the chart before it gave its Jobs the label
+embedder-release, which were the same below another chart. Takes the root. */}}
+{{- define "embedder.refuseOtherNames" -}}
+{{- $now := include "embedder.prefix" . }}
+{{- $plain := dict "nameOverride" "" "fullnameOverride" "" }}
+{{- $default := dict "Template" .Template "Release" .Release "Values" $plain | include "embedder.fullname" }}
+{{- $before := dict
+  (.Release.Name | replace "." "-" | include "embedder.prefixOf") ""
+  (include "embedder.prefixOf" $default) (ternary .Release.Name (include "embedder.prefixOf" $default) (eq $default .Release.Name)) }}
+{{- range $prefix, $run := $before }}
+{{- $live := lookup "batch/v1" "Job" $.Release.Namespace (printf "%s-worker" $prefix) }}
+{{- $isOwn := and (eq (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $live) $.Release.Name) (has (dig "metadata" "labels" "embedder-release" "" $live) (list "" $run)) }}
+{{- if and $isOwn (ne $prefix $now) }}
+{{- fail (printf "the names of this run begin with %s now, and Job %s-worker exists: the upgrade would delete it and what it computes at this moment; either keep the names and the chart of the run, or delete its Jobs (kubectl delete job %s-worker %s-merge --namespace %s) and upgrade again: chunks that are in the store are kept and not computed again" $now $prefix $prefix $prefix $.Release.Namespace) }}
+{{- end }}
 {{- end }}
 {{- end -}}

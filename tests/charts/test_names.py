@@ -183,6 +183,12 @@ def test_a_namespace_may_look_like_a_number(namespace: str) -> None:
     assert binding["subjects"][0]["namespace"] == namespace
 
 
+def test_a_namespace_and_a_release_of_digits_do_not_make_a_number_together() -> None:
+    objects = valid_objects(template(*set_options(*EVERYTHING), "--namespace", "1", release="2"))
+    (rule,) = of_kind(objects, "PrometheusRule")
+    assert rule["spec"]["groups"][0]["name"] == "1.2"
+
+
 @pytest.mark.parametrize("text", ODD)
 def test_a_name_in_the_values_stays_the_text_that_it_is(text: str) -> None:
     arguments = set_options(*(f"{path}={text}" for path in NAMED), option="--set-string")

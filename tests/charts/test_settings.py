@@ -11,7 +11,7 @@ import yaml
 
 from common.settings import ENV_PREFIX, read_settings, sections_of, settings_of
 from merger.settings import MergerSettings
-from tests.charts.helm import CHART, render
+from tests.charts.helm import CHART, objects, render, template
 from tests.charts.objects import Object, containers, environment, named
 from tools.values_reference import VALUES, documented_values, value_at
 from worker.settings import WorkerSettings
@@ -186,7 +186,7 @@ def test_extra_variables_take_precedence_over_those_of_the_chart() -> None:
     [
         ((), None),
         (("s3.region=eu-central-1",), "eu-central-1"),
-        (("s3.endpointUrl=http://minio:9000",), "us-east-1"),
+        (("s3.endpointUrl=https://s3.us-west-004.backblazeb2.com",), None),  # the program reads it from the host
         (("s3.endpointUrl=http://minio:9000", "s3.region=home"), "home"),
     ],
 )
@@ -197,3 +197,25 @@ def test_the_store_is_configured_by_the_sdks_own_variables(assignments: tuple[st
         assert variables.get("AWS_REGION") == variables.get("AWS_DEFAULT_REGION") == region
         assert ("AWS_ENDPOINT_URL_S3" in variables) == any("endpoint" in assignment for assignment in assignments)
         assert "AWS_ENDPOINT_URL" not in variables, "it would also be the endpoint of STS"
+
+
+def test_a_variable_without_a_value_is_empty() -> None:
+    worker = named(render("worker.extraEnv[0].name=SOME", "worker.extraEnv[0].value=null"), "Job", "embedder-worker")
+    assert {"name": "SOME"} in containers(worker)[0]["env"]
+
+
+@pytest.mark.parametrize("option", ["--set", "--set-string"])
+def test_a_column_a_key_or_a_revision_of_digits_is_text(option: str) -> None:
+    values = (
+        "manifest.urlColumn=0",
+        "manifest.idColumn=2024",
+        "s3.kmsKeyId=1234567890",
+        "worker.modelRevision=1234567",
+    )
+    arguments = [argument for value in (*values, "s3.region=1") for argument in (option, value)]
+    variables = program(list(objects(template(*arguments))), WorkerSettings)
+    assert variables["EMBEDDER_URL_COLUMN"] == "0"
+    assert variables["EMBEDDER_ID_COLUMN"] == "2024"
+    assert variables["EMBEDDER_S3_KMS_KEY_ID"] == "1234567890"
+    assert variables["EMBEDDER_MODEL_REVISION"] == "1234567"
+    assert variables["AWS_REGION"] == "1"

