@@ -81,6 +81,8 @@ class Dialect:
     """The headers that the store acts on and that the server behind the double does not know."""
     every_request: Callable[[Request], Answer | None] = field(default=lambda _: None)
     """The answer to requests that lack what the bucket demands."""
+    every_answer: Callable[[Request, Answer], Answer] = field(default=lambda _, answer: answer)
+    """What becomes of the server's answers."""
 
 
 class Double:
@@ -209,7 +211,7 @@ class Double:
             answer = answer._replace(headers=headers, body=re.sub(rb"<ETag>[^<]*</ETag>", b"", answer.body))
         if dialect.opaque_etags and request.operation in of_objects:
             answer = _with_opaque_etags(answer)
-        return answer
+        return dialect.every_answer(request, answer)
 
 
 def _as_first_version(body: bytes) -> bytes:

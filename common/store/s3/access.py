@@ -94,13 +94,9 @@ class AccessCheck:
     def _old_leftovers(self) -> Sequence[str]:
         try:
             found = list_objects(self._prefix, PROBE_PREFIX, most=LEFTOVERS_AT_ONCE)
-        except ObjectAbsent as absent:
-            raise StoreAccessDenied(
-                f"{absent}: 404 to a list of the bucket; check the bucket's name and that the endpoint is one of S3"
-            ) from absent
         except RequestRefused as refused:
             raise StoreAccessDenied(
-                f"the store does not list its objects: {refused}; check that the endpoint is one of S3"
+                f"the store does not list its objects: {refused}; check the bucket's name and that the endpoint is one of S3"
             ) from refused
         old = datetime.now(UTC) - LEFTOVER_AGE
         return [each.stat.key for each in found if each.modified is not None and each.modified < old]

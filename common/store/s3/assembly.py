@@ -201,7 +201,7 @@ def _try_to_abort(prefix: S3Prefix, key: str, upload_id: str) -> None:
 def abort_uploads(prefix: S3Prefix, key: str) -> int:
     """Abort the multipart uploads of exactly `key`. Return their number.
 
-    Where the store does not list uploads, none is aborted, and the log says so.
+    Where the store does not list uploads, or refuses to abort them, they stay, and the log says so.
     """
     full_key = prefix.full_key(key)
 
@@ -212,7 +212,7 @@ def abort_uploads(prefix: S3Prefix, key: str) -> int:
     aborted = 0
     try:
         uploads = ask(prefix.location(key), look)
-    except (RequestRefused, StoreAccessDenied, ObjectAbsent) as error:
+    except (StoreUnavailable, StoreAccessDenied, ObjectAbsent) as error:
         log.warning("uploads_not_listed", object=prefix.location(key), error=str(error))
         return 0
     for upload in uploads:
@@ -220,5 +220,8 @@ def abort_uploads(prefix: S3Prefix, key: str) -> int:
             _abort(prefix, key, upload["UploadId"])
         except (AssemblyGone, ObjectAbsent):
             continue
+        except (RequestRefused, StoreAccessDenied) as error:
+            log.warning("uploads_stay", object=prefix.location(key), uploads=len(uploads) - aborted, error=str(error))
+            break
         aborted += 1
     return aborted

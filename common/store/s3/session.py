@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,9 +233,10 @@ def own_endpoint() -> str:
 def _parse_time(text: str) -> datetime:
     """Return the time that an answer holds. The SDK's own parser is three quarters of the CPU of a list of objects."""
     try:
-        return datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        return parse_timestamp(text)
+        found = parse_timestamp(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)  # some stores leave the zone out
 
 
 def _without_proxy(fetcher: Any) -> None:  # noqa: ANN401 - the SDK's own object
