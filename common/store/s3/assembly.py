@@ -153,7 +153,7 @@ class S3Assembly:
             raise ObjectExists(str(self._location)) from absent
         except RequestRefused as refused:
             raise AssemblyRefused(str(refused)) from refused
-        published = self._prefix.stat(self._key)
+        published = self._prefix.stat_when(self._key, lambda found: found not in (None, self._replacing))
         if published is None:
             raise StoreUnavailable(f"{self._location} is absent right after it was published")
         return published

@@ -116,6 +116,10 @@ class VirtualHostWanted(StoreAccessDenied):
     """The store takes the bucket's name only in the host, and it was in the path."""
 
 
+class ObjectProtected(StoreAccessDenied):
+    """The bucket keeps the object for a time, so that it can be neither deleted nor replaced."""
+
+
 class StoreFull(StoreUnavailable):
     """The store has no room for what is written: a disk is full, or a quota is used up."""
 
@@ -258,7 +262,7 @@ def _kind_of(answer: _ErrorAnswer) -> tuple[type[EmbedderError], str]:
         (answer.is_of_another_server, StoreFault, ""),
         (
             400 <= status < 500 and bool(_PROTECTED.search(f"{code} {answer.message}")),
-            StoreAccessDenied,
+            ObjectProtected,
             "the bucket keeps its objects for a time, so they can be neither deleted nor replaced",
         ),
         (code in _EXPIRED_CODES, StoreAccessDenied, _EXPIRED_ADVICE),

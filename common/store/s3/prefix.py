@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from common.store.contract import ObjectAbsent, ObjectStat
@@ -10,9 +11,14 @@ from common.store.s3.location import S3Location, parse_s3_uri
 from common.store.s3.request import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mypy_boto3_s3 import S3Client
+
+
+SETTLING_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""The pauses in seconds before each look for what was just written or deleted. Some stores take a moment to show it: those
+of several sites, and caches before a store."""
 
 
 class S3Prefix:
@@ -38,12 +44,28 @@ class S3Prefix:
 
         def look() -> ObjectStat:
             head = self.client.head_object(Bucket=self.bucket, Key=self.full_key(key))
-            return ObjectStat(key, head["ContentLength"], version_of(head))
+            return ObjectStat(key, self._size(key, head), version_of(head))
 
         try:
             return ask(self.location(key), look)
         except ObjectAbsent:
             return None
+
+    def stat_when(self, key: str, is_settled: Callable[[ObjectStat | None], bool]) -> ObjectStat | None:
+        """Return what the store knows about an object once `is_settled`, or what it knows after a few seconds."""
+        found = None
+        for pause_seconds in SETTLING_PAUSES:
+            time.sleep(pause_seconds)
+            if is_settled(found := self.stat(key)):
+                break
+        return found
+
+    def _size(self, key: str, head: Mapping[str, Any]) -> int:
+        if "ContentLength" not in head:  # a proxy that compresses leaves it out
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.full_key(key), Range="bytes=0-0")
+            answer["Body"].close()
+            return int(answer["ContentRange"].rpartition("/")[2])
+        return int(head["ContentLength"])
 
 
 def version_of(answer: Mapping[str, Any]) -> str:

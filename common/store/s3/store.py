@@ -144,13 +144,22 @@ class S3Store:
                 send({})
             else:
                 self._puts.write(key, send, replacing=replacing)
-        except (ObjectExists, ObjectAbsent) as error:
-            # The first PUT may have stored the object and lost its answer; the second one then finds that object.
+        except (ObjectExists, ObjectAbsent, StoreAccessDenied) as error:
+            # The first PUT may have stored the object and lost its answer; the second one then finds that object, or is
+            # denied where objects cannot be replaced.
             stored = self.stat(key)
-            if stored is None or not self._is_same(stored, body, size=size, md5=md5.hexdigest()):
-                raise ObjectExists(self.location(key)) from error
-            return stored
-        stored = self.stat(key)
+            if stored is not None and self._is_same(stored, body, size=size, md5=md5.hexdigest()):
+                return stored
+            if isinstance(error, StoreAccessDenied):
+                raise
+            raise ObjectExists(self.location(key)) from error
+
+        def is_settled(found: ObjectStat | None) -> bool:
+            if found is None or found == replacing:
+                return False
+            return not overwrite or self._is_same(found, body, size=size, md5=md5.hexdigest())
+
+        stored = self.prefix.stat_when(key, is_settled)
         if stored is None or stored.size != size:
             found = "is absent" if stored is None else f"has {stored.size} bytes"
             raise ObjectReplaced(f"{self.location(key)} {found} right after an upload of {size} bytes")
