@@ -79,6 +79,8 @@ class Dialect:
     """Whether objects have no ETags."""
     kept_back: frozenset[str] = frozenset()
     """The headers that the store acts on and that the server behind the double does not know."""
+    head_lengths: bool = True
+    """Whether the answer to HeadObject says the size of the object."""
     every_request: Callable[[Request], Answer | None] = field(default=lambda _: None)
     """The answer to requests that lack what the bucket demands."""
     every_answer: Callable[[Request, Answer], Answer] = field(default=lambda _, answer: answer)
@@ -115,7 +117,11 @@ class Double:
             ignored |= headers
         if (answer := self._part(request) or self._completion(request) or self._rate(request)) is not None:
             return answer
-        return Fault(ignored=frozenset(ignored), change=lambda answer: self._change(request, answer))
+        return Fault(
+            ignored=frozenset(ignored),
+            change=lambda answer: self._change(request, answer),
+            has_length=dialect.head_lengths or request.operation != "HeadObject",
+        )
 
     def _met(self, kind: str, answer: Answer) -> Answer:
         self.refused[kind] += 1

@@ -13,6 +13,11 @@ import pytest
 
 from common.errors import StoreAccessDenied, StoreUnavailable
 from common.run.keys import RESULT_KEY, chunk_key
+from common.store.contract import ObjectExists
+from common.store.s3.client import clear_clients
+from common.store.s3.location import S3Location
+from common.store.s3.presigner import Presigner
+from common.store.s3.store import S3Store
 from merger.merge import merge
 from merger.outcome import AlreadyFinished
 from tests.merger.runs import assert_merged, put_run, settings_for
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from common.store.s3.store import S3Store
     from tests.store_dialects.conftest import Speaking
 
     Speak = Callable[..., AbstractContextManager[Speaking]]
@@ -182,6 +186,9 @@ def test_a_store_that_sends_whole_objects_for_ranges_is_read(speak: Speak, direc
 
 def test_a_head_without_a_length_is_replaced_by_a_look_at_the_range(speak: Speak, direct: S3Store) -> None:
     direct.put_bytes("a", b"abc")
+    direct.put_bytes("b", b"")
+    with speak(Dialect(name="no lengths", head_lengths=False)) as (store, _, _proxy):
+        assert [store.stat(key) for key in "ab"] == [direct.stat(key) for key in "ab"]
 
 
 def test_keep_alive_blanks_before_an_answer_are_no_damage(speak: Speak) -> None:
@@ -278,11 +285,68 @@ def test_a_merge_that_may_not_abort_uploads_ends_well(speak: Speak, direct: S3St
     assert_merged(direct, chunks)
 
 
+EMPTY_LIST = Answer(200, b"<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>")
+
+
 @pytest.mark.parametrize("code", ["SecondLevelDomainForbidden", "PathStyleDomainForbidden"])
-def test_a_store_that_wants_the_bucket_in_its_host_gets_it(code: str, speak: Speak) -> None:
+def test_a_store_that_wants_the_bucket_in_its_host_gets_it(
+    code: str, speak: Speak, direct: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = error(403, code, "Please use virtual hosted style to access.")
+    bucket = direct.prefix.bucket
     dialect = Dialect(
-        name="virtual", every_request=lambda each: None if each.headers["host"].startswith("test-") else wanted
+        name="virtual",
+        every_request=lambda each: EMPTY_LIST if each.headers["host"] == f"{bucket}.store.example" else wanted,
     )
-    with speak(dialect) as (store, _, _proxy), pytest.raises(StoreAccessDenied, match="EMBEDDER_S3_ADDRESSING=virtual"):
+    for name in ("http_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with speak(dialect, AWS_ENDPOINT_URL_S3="http://store.example") as (_, _, proxy):
+        monkeypatch.setenv("HTTP_PROXY", proxy.environment["AWS_ENDPOINT_URL"])  # so that the names need no address
+        clear_clients()
+        assert list(S3Store(direct.uri).list("chunks/")) == []
+        assert Presigner().sign(S3Location(bucket, "a")).startswith(f"http://{bucket}.store.example/a?")
+        assert list(S3Store(direct.uri).list("chunks/")) == []
+        assert len(proxy.requests) == 3
+        monkeypatch.setenv("EMBEDDER_S3_ADDRESSING", "path")
+        clear_clients()
+        with pytest.raises(StoreAccessDenied, match="EMBEDDER_S3_ADDRESSING=virtual"):
+            list(S3Store(direct.uri).list("chunks/"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host"),
+    [
+        ("https://oss-cn-shanghai.aliyuncs.com", "photos.oss-cn-shanghai.aliyuncs.com"),
+        ("https://cos.ap-guangzhou.myqcloud.com", "photos.cos.ap-guangzhou.myqcloud.com"),
+    ],
+)
+def test_public_stores_without_path_style_are_known(
+    endpoint: str, host: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bucket
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    clear_clients()
+    assert Presigner().sign(S3Location("photos", "a")).startswith(f"https://{host}/a?")
+    clear_clients()
+
+
+def test_an_object_that_a_quicker_writer_has_put_is_found_where_objects_cannot_be_replaced(
+    speak: Speak, direct: S3Store
+) -> None:
+    def late(request: Request) -> Answer | None:
+        if request.operation == "PutObject":
+            direct.put_bytes("a", b"of the quicker one")
+            return KEPT["aws"]
+        return None
+
+    with speak(Dialect(name="twins", every_request=late)) as (store, _, _proxy), pytest.raises(ObjectExists):
+        store.put_bytes("a", b"of the slower one", overwrite=False)
+
+
+def test_a_session_token_that_has_expired_is_said_in_one_sentence(speak: Speak) -> None:
+    expired = error(400, "ExpiredToken", "The provided token has expired.")
+    with (
+        speak(Dialect(name="expired", every_request=lambda _: expired)) as (store, _, _proxy),
+        pytest.raises(StoreAccessDenied, match="The provided token has expired.*give new credentials"),
+    ):
         store.check_access()

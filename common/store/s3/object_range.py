@@ -64,7 +64,7 @@ def read_object(location: S3Location, *, start: int = 0, length: int | None = No
 
     def look() -> ObjectRange:
         head = s3_client().head_object(Bucket=location.bucket, Key=location.key)
-        return ObjectRange(b"", head["ContentLength"], version_of(head))
+        return ObjectRange(b"", head.get("ContentLength", 0), version_of(head))
 
     try:
         return ask(location, receive)

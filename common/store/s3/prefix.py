@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from common.store.contract import ObjectAbsent, ObjectStat
-from common.store.s3.client import s3_client
+from common.store.s3.client import current_client, s3_client
+from common.store.s3.errors import RangeBeyondEnd
 from common.store.s3.location import S3Location, parse_s3_uri
 from common.store.s3.request import ask
 
@@ -29,9 +30,15 @@ class S3Prefix:
         self.bucket = location.bucket
         self.path = f"{location.key.strip('/')}/" if location.key.strip("/") else ""
         """The start of every full key: empty, or a text that ends with a slash."""
-        self.client: S3Client = s3_client()
+        self._client = s3_client()
         self.has_list_objects_v2 = True
         """Whether the store is asked for lists by ListObjectsV2. The first refusal ends that."""
+
+    @property
+    def client(self) -> S3Client:
+        """The client of these keys: a new one once the store has demanded another addressing style."""
+        self._client = current_client(self._client)
+        return self._client
 
     def full_key(self, key: str) -> str:
         return self.path + key
@@ -42,14 +49,17 @@ class S3Prefix:
     def stat(self, key: str) -> ObjectStat | None:
         """Return what the store knows about an object, None when there is no such object."""
 
-        def look() -> ObjectStat:
+        def look() -> Mapping[str, Any]:
             head = self.client.head_object(Bucket=self.bucket, Key=self.full_key(key))
-            return ObjectStat(key, self._size(key, head), version_of(head))
+            version_of(head)
+            return head
 
         try:
-            return ask(self.location(key), look)
+            head = ask(self.location(key), look)
+            size = head["ContentLength"] if "ContentLength" in head else self._measure(key)
         except ObjectAbsent:
             return None
+        return ObjectStat(key, size, version_of(head))
 
     def stat_when(self, key: str, is_settled: Callable[[ObjectStat | None], bool]) -> ObjectStat | None:
         """Return what the store knows about an object once `is_settled`, or what it knows after a few seconds."""
@@ -60,12 +70,18 @@ class S3Prefix:
                 break
         return found
 
-    def _size(self, key: str, head: Mapping[str, Any]) -> int:
-        if "ContentLength" not in head:  # a proxy that compresses leaves it out
+    def _measure(self, key: str) -> int:
+        """Return the size of an object that a look does not tell, because a proxy that compresses leaves it out."""
+
+        def look() -> int:
             answer = self.client.get_object(Bucket=self.bucket, Key=self.full_key(key), Range="bytes=0-0")
             answer["Body"].close()
             return int(answer["ContentRange"].rpartition("/")[2])
-        return int(head["ContentLength"])
+
+        try:
+            return ask(self.location(key), look)
+        except RangeBeyondEnd:
+            return 0
 
 
 def version_of(answer: Mapping[str, Any]) -> str:

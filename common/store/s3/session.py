@@ -34,7 +34,7 @@ from common.logs import log
 from common.proxies import EnvironmentProxies
 from common.retry import GivenUp, Pause, RetryPolicy, call
 from common.settings import S3Settings, read_settings
-from common.store.s3.endpoint import DEFAULT_REGION, endpoint_of_environment, region_in
+from common.store.s3.endpoint import DEFAULT_REGION, endpoint_of_environment, has_virtual_hosts_only, region_in
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -80,6 +80,7 @@ class Sdk:
         self._set_certificates()
         self._set_identity_clients()
         self._session: boto3.session.Session | None = None
+        self._wants_virtual_hosts = has_virtual_hosts_only(self.endpoint)
 
     @property
     def credentials(self) -> Any:  # noqa: ANN401 - the SDK's own object
@@ -118,12 +119,18 @@ class Sdk:
             client = session.client("s3", region_name=region, config=config, endpoint_url=self.endpoint or None)
         return client
 
+    def use_virtual_hosts(self) -> bool:
+        """Make later clients put the bucket into the host. Return whether that is a change that no setting forbids."""
+        is_change = not self._wants_virtual_hosts and self._addressing() == "auto"
+        self._wants_virtual_hosts = True
+        return is_change
+
     def _addressing(self) -> str:
         """Return the SDK's addressing style."""
         chosen = read_settings(S3Settings).s3_addressing
         if chosen == "auto":
             chosen = (self.core.get_config_variable("s3") or {}).get("addressing_style") or "auto"
-        if chosen == "auto" and not self.endpoint:
+        if chosen == "auto" and (self._wants_virtual_hosts or not self.endpoint):
             # For a signed URL, `auto` is the host of all regions, which new regions refuse. `virtual` is the region's
             # own host, and the bucket is in the path where its name has dots.
             return "virtual"

@@ -42,7 +42,6 @@ class S3Store:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.prefix = S3Prefix(uri)
-        self._client = self.prefix.client
         self._puts = ConditionalWrites(self.prefix, "PutObject")
         self._completions = ConditionalWrites(self.prefix, "CompleteMultipartUpload")
         self._deletion = Deletion(self.prefix)
@@ -127,7 +126,7 @@ class S3Store:
 
         def put(condition: Mapping[str, str]) -> None:
             body.seek(0)
-            self._client.put_object(
+            self.prefix.client.put_object(
                 Bucket=self.prefix.bucket,
                 Key=self.prefix.full_key(key),
                 Body=body,
