@@ -14,9 +14,12 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    MissingDependencyException,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
@@ -105,6 +108,10 @@ _PASSING_ERRORS = (
 )
 
 
+_LOG_INS = (MissingDependencyException, SSOError, TokenRetrievalError)
+"""What the SDK raises for a profile of a person who has not logged in, or whose session is over."""
+
+
 class RequestRefused(StoreUnavailable):
     """The store does not accept the request as it is: it does not know it, or one of its headers, or its content.
 
@@ -145,8 +152,13 @@ def s3_errors(what: object) -> Iterator[None]:
         raise _client_error(error, what) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreAccessDenied(
-            f"no credentials for {what}: none are set, and no metadata service gives any; set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY or give the pod a workload identity"
+            f"no credentials for {what}: none are set, and no metadata service gives any (to pods on EC2 it answers from "
+            "a hop limit of 2 on); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or give the pod a workload identity"
+        ) from error
+    except (*_LOG_INS, EOFError) as error:
+        why = "the profile asks for a code" if isinstance(error, EOFError) else " ".join(str(error).split())
+        raise StoreAccessDenied(
+            f"no credentials for {what}: {why}; nobody can log in here, so give keys or a role instead"
         ) from error
     except ParamValidationError as error:
         raise SettingsError(f"{what} is not a valid S3 name: {' '.join(str(error).split())}") from error

@@ -6,6 +6,7 @@ Only this module, `client` and `errors` import boto3 and botocore.
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from datetime import UTC, datetime
 from functools import cache
@@ -196,6 +197,11 @@ def sdk() -> Sdk:
         except _PASSING as error:
             if (refused := refusal(error, "the service that gives credentials for S3")) is not None:
                 raise refused from error
+            if isinstance(error, (FileNotFoundError, PermissionError)) and error.filename == _credential_program():
+                raise SettingsError(
+                    f"the profile's credential_process cannot be run: {error.filename}: {error.strerror}; put the program "
+                    "into the image, or give keys or a role instead"
+                ) from error
             raise
         except (BotoCoreError, ValueError) as error:
             raise SettingsError(f"S3 cannot be set up: {error}") from error
@@ -215,8 +221,14 @@ def sdk() -> Sdk:
         return call(find, policy, may_pass=lambda error: isinstance(error, passing), before_pause=warn)
     except GivenUp as given_up:
         raise StoreUnavailable(
-            f"the credentials for S3 cannot be fetched: {given_up.error} (attempt {given_up.attempts}, the last)"
+            f"the credentials for S3 cannot be fetched: {' '.join(str(given_up.error).split())} (attempt {given_up.attempts}, the last)"
         ) from given_up.error
+
+
+def _credential_program() -> str:
+    """Return the name of the program that gives the profile's credentials, an empty text if there is none."""
+    words = shlex.split(botocore.session.get_session().get_scoped_config().get("credential_process", ""))
+    return words[0] if words else ""
 
 
 def own_endpoint() -> str:
