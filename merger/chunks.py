@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 LOOKED_FOR = 1000
-"""The largest number of chunks that are looked for one by one where the list does not show them. In some stores the list is
-behind the objects."""
+"""The largest number of chunks that are looked for one by one where the list does not show them. Some stores list an
+object a moment after its write."""
 
 
 class StoredChunk(NamedTuple):

@@ -347,6 +347,6 @@ def test_a_session_token_that_has_expired_is_said_in_one_sentence(speak: Speak) 
     expired = error(400, "ExpiredToken", "The provided token has expired.")
     with (
         speak(Dialect(name="expired", every_request=lambda _: expired)) as (store, _, _proxy),
-        pytest.raises(StoreAccessDenied, match="The provided token has expired.*give new credentials"),
+        pytest.raises(StoreAccessDenied, match=r"The provided token has expired.*give new credentials"),
     ):
         store.check_access()

@@ -59,7 +59,7 @@ TRIAL_SECONDS = 8.0
 """The time in seconds from the first failure of a request that a store may not know until the check goes on without."""
 
 READ_SECONDS = (0.5, 1.0)
-"""The pauses in seconds before an object that is absent right after its write is read again: some stores take a moment."""
+"""The pauses in seconds before an object that is absent right after its write is read again."""
 
 ROUNDS = 3
 """The number of small objects that are tried while other programs delete them: a merge that ends clears up."""
@@ -104,8 +104,10 @@ class AccessCheck:
             return list_objects(self._prefix, PROBE_PREFIX, most=LEFTOVERS_AT_ONCE)
         except RequestRefused as refused:
             raise StoreAccessDenied(
-                f"the store does not list its objects: {refused}; check the bucket's name and that the endpoint is one of S3"
+                f"the store does not list its objects: {refused}; check the bucket's name and that the endpoint is one "
+                "of S3"
             ) from refused
+
     def _try_all(self, leftovers: Sequence[str]) -> StoreAbilities:
         """Write, write again, read and delete. Raises ObjectAbsent when another program has deleted the object."""
         key = f"{PROBE_PREFIX}{secrets.token_hex(8)}"

@@ -152,8 +152,8 @@ def s3_errors(what: object) -> Iterator[None]:
         raise _client_error(error, what) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreAccessDenied(
-            f"no credentials for {what}: none are set, and no metadata service gives any (to pods on EC2 it answers from "
-            "a hop limit of 2 on); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or give the pod a workload identity"
+            f"no credentials for {what}: none are set, and no metadata service gives any (on EC2, pods reach it from a "
+            "hop limit of 2 on); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or give the pod a workload identity"
         ) from error
     except (*_LOG_INS, EOFError) as error:
         why = "the profile asks for a code" if isinstance(error, EOFError) else " ".join(str(error).split())
@@ -238,8 +238,8 @@ class _ErrorAnswer(NamedTuple):
 
 _EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _EXPIRED_ADVICE = (
-    "the session token has expired; give new credentials, or such as are renewed (a role of the pod, or keys that do not "
-    "expire)"
+    "the session token has expired; give new credentials, or better a role of the pod, whose tokens are renewed, or "
+    "keys that do not expire"
 )
 
 _TOO_LARGE_ADVICE = (

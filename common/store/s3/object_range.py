@@ -46,8 +46,8 @@ def read_object(location: S3Location, *, start: int = 0, length: int | None = No
         if not answer.get("ContentRange") and answer.get("ContentLength", 0) > max(length or 0, WHOLE_BYTES):
             answer["Body"].close()
             raise StoreUnavailable(
-                f"{location}: the store, or a proxy before it, ignores the header Range, and the object is too large to "
-                "be read as a whole each time; give an endpoint that reads ranges"
+                f"{location}: the store, or a proxy before it, ignores the header Range, and the object is too large "
+                "to be read as a whole each time; give an endpoint that sends ranges"
             )
         data = answer["Body"].read()
         whole = answer.get("ContentRange", "").rpartition("/")[2]

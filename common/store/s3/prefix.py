@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 SETTLING_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""The pauses in seconds before each look for what was just written or deleted. Some stores take a moment to show it: those
-of several sites, and caches before a store."""
+"""The pauses in seconds before each look for what was just written or deleted. Some stores take a moment to show it:
+those of several sites, and caches before a store."""
 
 
 class S3Prefix:

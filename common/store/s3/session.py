@@ -199,8 +199,8 @@ def sdk() -> Sdk:
                 raise refused from error
             if isinstance(error, (FileNotFoundError, PermissionError)) and error.filename == _credential_program():
                 raise SettingsError(
-                    f"the profile's credential_process cannot be run: {error.filename}: {error.strerror}; put the program "
-                    "into the image, or give keys or a role instead"
+                    f"the profile's credential_process cannot be run: {error.filename}: {error.strerror}; put the "
+                    "program into the image, or give keys or a role instead"
                 ) from error
             raise
         except (BotoCoreError, ValueError) as error:
@@ -220,8 +220,9 @@ def sdk() -> Sdk:
     try:
         return call(find, policy, may_pass=lambda error: isinstance(error, passing), before_pause=warn)
     except GivenUp as given_up:
+        why = " ".join(str(given_up.error).split())
         raise StoreUnavailable(
-            f"the credentials for S3 cannot be fetched: {' '.join(str(given_up.error).split())} (attempt {given_up.attempts}, the last)"
+            f"the credentials for S3 cannot be fetched: {why} (attempt {given_up.attempts}, the last)"
         ) from given_up.error
 
 

@@ -21,7 +21,7 @@ from common.store.s3.prefix import S3Prefix
 from common.store.s3.request import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -138,6 +138,9 @@ class S3Store:
         def send(condition: Mapping[str, str]) -> None:
             ask(self.location(key), lambda: put(condition))
 
+        def is_same(found: ObjectStat | None) -> bool:
+            return found is not None and self._is_same(found, body, size=size, md5=md5.hexdigest())
+
         try:
             if overwrite:
                 send({})
@@ -147,22 +150,32 @@ class S3Store:
             # The first PUT may have stored the object and lost its answer; the second one then finds that object, or is
             # denied where objects cannot be replaced.
             stored = self.stat(key)
-            if stored is not None and self._is_same(stored, body, size=size, md5=md5.hexdigest()):
+            if stored is not None and is_same(stored):
                 return stored
             if isinstance(error, StoreAccessDenied):
                 raise
             raise ObjectExists(self.location(key)) from error
+        return self._written(key, is_same, size=size, replacing=replacing, overwrite=overwrite)
+
+    def _written(
+        self,
+        key: str,
+        is_same: Callable[[ObjectStat | None], bool],
+        *,
+        size: int,
+        replacing: ObjectStat | None,
+        overwrite: bool,
+    ) -> ObjectStat:
+        """Return the object that was just written. Raises ObjectReplaced when another one, or none, is there."""
 
         def is_settled(found: ObjectStat | None) -> bool:
-            if found is None or found == replacing:
-                return False
-            return not overwrite or self._is_same(found, body, size=size, md5=md5.hexdigest())
+            return found not in (None, replacing) and (not overwrite or is_same(found))
 
         stored = self.prefix.stat_when(key, is_settled)
         if stored is None or stored.size != size:
             found = "is absent" if stored is None else f"has {stored.size} bytes"
             raise ObjectReplaced(f"{self.location(key)} {found} right after an upload of {size} bytes")
-        if not self._is_same(stored, body, size=size, md5=md5.hexdigest()):
+        if not is_same(stored):
             raise ObjectReplaced(f"{self.location(key)} differs from what was uploaded")
         return stored
 
