@@ -350,3 +350,30 @@ def test_a_session_token_that_has_expired_is_said_in_one_sentence(speak: Speak) 
         pytest.raises(StoreAccessDenied, match=r"The provided token has expired.*give new credentials"),
     ):
         store.check_access()
+
+
+def test_a_server_that_does_not_know_the_header_expect_gets_none(speak: Speak) -> None:
+    refused = Answer(417, b"<html>Expectation Failed</html>")
+    dialect = Dialect(name="no expect", every_request=lambda each: refused if "expect" in each.headers else None)
+    with speak(dialect) as (store, _, proxy):
+        for _ in range(2):
+            store.put_bytes("a", b"content")
+        assert store.read("a") == b"content"
+        assert sum("expect" in request.headers for request in proxy.requests) == 1
+
+
+def test_every_request_says_the_length_of_its_content(speak: Speak) -> None:
+    demanded = error(411, "MissingContentLength")
+    dialect = Dialect(
+        name="lengths",
+        every_request=lambda each: (
+            demanded if each.method in {"PUT", "POST"} and "content-length" not in each.headers else None
+        ),
+    )
+    with speak(dialect) as (store, _, _proxy):
+        store.check_access()
+        source = store.put_bytes("a", bytes(6 * MIB), overwrite=False)
+        with store.assemble("b", size=6 * MIB + 3, replacing=None) as assembly:
+            assembly.copy(1, 0, source, 0, 6 * MIB)
+            assembly.upload(2, 6 * MIB, b"end")
+            assembly.publish()

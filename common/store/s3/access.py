@@ -46,6 +46,10 @@ PROBE_PREFIX = ".access/"
 KEPT_KEY = f"{PROBE_PREFIX}-kept"
 """The key of the one small object that stays. It is the first one in a list."""
 
+KEPT_SECONDS = 2.0
+"""The time in seconds for which its write may fail until a program tries an object of its own. Some stores accept one
+write a second of the same key."""
+
 FIRST, SECOND = b"access check, first write\n", b"access check, second write\n"
 
 LEFTOVER_AGE = timedelta(hours=1)
@@ -119,7 +123,7 @@ class AccessCheck:
         location = self._prefix.location(KEPT_KEY)
         is_conditional = False
         try:
-            ask(location, lambda: self._put(KEPT_KEY, FIRST, {"IfNoneMatch": "*"}), patience_seconds=TRIAL_SECONDS)
+            ask(location, lambda: self._put(KEPT_KEY, FIRST, {"IfNoneMatch": "*"}), patience_seconds=KEPT_SECONDS)
         except ObjectExists:
             is_conditional = True
         except ObjectProtected as protected:

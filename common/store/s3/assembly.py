@@ -77,7 +77,10 @@ class S3Assembly:
             )
             return answer["ETag"]
 
-        self._etags[number] = ask(self._location, send)
+        try:
+            self._etags[number] = ask(self._location, send)
+        except RequestRefused as refused:
+            raise AssemblyRefused(str(refused)) from refused
 
     def copy(self, number: int, offset: int, source: ObjectStat, start: int, length: int) -> None:  # noqa: ARG002
         name = self._prefix.location(source.key)

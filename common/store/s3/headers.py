@@ -34,6 +34,9 @@ def register(client: S3Client, settings: S3Settings) -> None:
     for operation in ("CompleteMultipartUpload", "UploadPartCopy"):
         events.register(f"before-parse.s3.{operation}", _strip)
     events.register_first("needs-retry.s3", _stay)
+    expectation = _Expectation()
+    events.register_last("before-call.s3", expectation.drop)
+    events.register("needs-retry.s3", expectation.give_up)
     if encryption := _encryption(settings):
         for operation in ("PutObject", "CreateMultipartUpload"):
             events.register(f"before-call.s3.{operation}", _adds(encryption))
@@ -71,6 +74,26 @@ def _stay(request_dict: dict[str, Any], response: Any, **_: object) -> None:  # 
         return
     if "x-amz-bucket-region" not in response[0].headers:
         redirect["redirected"] = True
+
+
+class _Expectation:
+    """The header Expect, with which the SDK waits for the server's consent before it sends content.
+
+    A server that does not know it answers 417. Then the request is sent without it, and so are all later ones.
+    """
+
+    def __init__(self) -> None:
+        self._is_refused = False
+
+    def drop(self, params: dict[str, Any], **_: object) -> None:
+        if self._is_refused:
+            params["headers"].pop("Expect", None)
+
+    def give_up(self, request_dict: dict[str, Any], response: Any, **_: object) -> int | None:  # noqa: ANN401 - as above
+        if response is None or response[0].status_code != 417 or not request_dict["headers"].pop("Expect", None):
+            return None
+        self._is_refused = True
+        return 0  # the seconds until the request is sent again
 
 
 def _send_md5(params: dict[str, Any], **_: object) -> None:
