@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,10 @@ BATCH = 1000
 
 CONCURRENCY = 16
 """The number of deletions in flight where each object takes a request."""
+
+
+GRACE_SECONDS = 3
+"""The longest wait, in seconds, for requests in flight to end after one was refused or the program was told to stop."""
 
 
 class Deletion:
@@ -96,8 +100,10 @@ class Deletion:
                 raise StoreAccessDenied(str(refused)) from refused
 
         pool = ThreadPoolExecutor(min(CONCURRENCY, len(names)), thread_name_prefix="delete")
+        deletions = [pool.submit(delete, name) for name in names]
         try:
-            for done in [pool.submit(delete, name) for name in names]:
-                done.result()
+            for deletion in deletions:
+                deletion.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            wait([deletion for deletion in deletions if not deletion.cancelled()], timeout=GRACE_SECONDS)
