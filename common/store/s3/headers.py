@@ -36,7 +36,7 @@ def register(client: S3Client, settings: S3Settings) -> None:
     events.register_first("needs-retry.s3", _stay)
     expectation = _Expectation()
     events.register_last("before-call.s3", expectation.drop)
-    events.register("needs-retry.s3", expectation.give_up)
+    events.register("needs-retry.s3", expectation.give_up)  # type: ignore[arg-type]  # the stubs know no such handlers
     if encryption := _encryption(settings):
         for operation in ("PutObject", "CreateMultipartUpload"):
             events.register(f"before-call.s3.{operation}", _adds(encryption))

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-SETTLING_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0)
-"""The pauses in seconds before each look for what was just written or deleted. Some stores take a moment to show it:
-those of several sites, and caches before a store."""
+SETTLING_SECONDS = 7.5
+"""The time in seconds for which a store may not show what was just written or deleted. Those of several sites, and
+caches before a store, take a moment."""
+
+FIRST_LOOK_SECONDS = 0.5
+"""The pause in seconds before the second look. Each later one is twice as long."""
 
 
 class S3Prefix:
@@ -63,11 +66,11 @@ class S3Prefix:
 
     def stat_when(self, key: str, is_settled: Callable[[ObjectStat | None], bool]) -> ObjectStat | None:
         """Return what the store knows about an object once `is_settled`, or what it knows after a few seconds."""
-        found = None
-        for pause_seconds in SETTLING_PAUSES:
+        waited_seconds, pause_seconds = 0.0, FIRST_LOOK_SECONDS
+        while not is_settled(found := self.stat(key)) and waited_seconds < SETTLING_SECONDS:
             time.sleep(pause_seconds)
-            if is_settled(found := self.stat(key)):
-                break
+            waited_seconds += pause_seconds
+            pause_seconds *= 2
         return found
 
     def _measure(self, key: str) -> int:
