@@ -36,8 +36,8 @@ class S3Settings(Section):
 
     s3_addressing: Literal["auto", "path", "virtual"] = "auto"
     """Where the bucket stands in the URLs of S3: `path` is `https://store/bucket/key`, `virtual` is
-    `https://bucket.store/key`. `auto`: as the SDK chooses, which is virtual at AWS and path at an endpoint of one's
-    own."""
+    `https://bucket.store/key`. `auto`: virtual at AWS and at stores that take nothing else, path at another endpoint of
+    one's own."""
 
     s3_encryption: Literal["", "AES256", "aws:kms", "aws:kms:dsse"] = ""
     """Server-side encryption that every object is written with: `AES256` with keys of the store, `aws:kms` or

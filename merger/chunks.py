@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ChunkInvalid
 from common.format.chunk_file import METADATA_BYTES, ChunkHeader, read_header
-from common.run.keys import CHUNKS_PREFIX, chunk_index
+from common.run.keys import CHUNKS_PREFIX, chunk_index, chunk_key
 from common.store.object_reader import ObjectReader
 from merger.finding import (
     BadChunks,
@@ -23,11 +23,16 @@ from merger.finding import (
 from merger.parallel import ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping, Sequence, Set
 
     from common.format.provenance import Provenance
     from common.store.contract import ObjectStat, Store
     from merger.progress import Traffic
+
+
+LOOKED_FOR = 1000
+"""The largest number of chunks that are looked for one by one where the list does not show them. Some stores list an
+object a moment after its write."""
 
 
 class StoredChunk(NamedTuple):
@@ -63,6 +68,7 @@ def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurre
     or where there is no chunk at all.
     """
     stats = list_chunks(store)
+    stats |= _find_unlisted(store, set(range(chunk_count)) - stats.keys(), concurrency=concurrency)
     missing = sorted(set(range(chunk_count)) - stats.keys())
     chunks, problems = _read_headers(store, stats, concurrency=concurrency, traffic=traffic)
     if chunks:
@@ -73,6 +79,14 @@ def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurre
     if missing and (not allow_missing or not chunks):
         raise MergeRefused(MissingChunks(tuple(missing), chunk_count))
     return Inputs(chunks, missing, chunks[0].header.provenance)
+
+
+def _find_unlisted(store: Store, indexes: Set[int], *, concurrency: int) -> dict[int, ObjectStat]:
+    """Return those of the chunks that the store has although its list does not show them yet."""
+    if len(indexes) > LOOKED_FOR:
+        return {}
+    stats = ordered(lambda index: (index, store.stat(chunk_key(index))), sorted(indexes), concurrency=concurrency)
+    return {index: stat for index, stat in stats if stat is not None}
 
 
 def _read_headers(

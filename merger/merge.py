@@ -130,7 +130,12 @@ def _end_as_finished(store: Store, finished: FinishedRun, settings: MergerSettin
     """
     chunks = list_chunks(store)
     for index, stat in chunks.items():
-        header = read_header_of(store, index, stat, Traffic())
+        try:
+            header = read_header_of(store, index, stat, Traffic())
+        except StoreUnavailable:
+            if store.stat(stat.key) is not None:
+                raise
+            continue  # it was deleted, and the list still shows it
         # A damaged chunk file is of no use to any run, so it may be deleted.
         if isinstance(header, ChunkHeader):
             check_same_run(finished.provenance, header.provenance, location=store.location(stat.key))

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from merger.sources import Sources
 
 
+FEW_PARTS = 1000
+"""The largest number of parts that every store takes. S3 takes 10,000, and Scaleway 1,000."""
+
+
 class Published(NamedTuple):
     """A verified result in the store."""
 
@@ -53,8 +57,17 @@ class _Way(Enum):
 class Publisher:
     """Makes sure that the right result is in the store, in one attempt of the merge."""
 
-    def __init__(self, sources: Sources, provenance: Provenance, settings: MergerSettings, progress: Progress) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        provenance: Provenance,
+        settings: MergerSettings,
+        progress: Progress,
+        *,
+        few_parts: int = FEW_PARTS,
+    ) -> None:
         self._store = sources.store
+        self._limits, self._few_parts = sources.store.part_limits, few_parts
         self._layout = sources.layout
         self._sources = sources
         self._provenance = provenance
@@ -80,13 +93,17 @@ class Publisher:
         for way in ways[self._settings.assembly]:
             if way is _Way.EQUAL_COPIES and not (isinstance(problem, AssemblyRefused) and self._copies_equal_parts()):
                 continue
-            try:
-                return self._make(way, replacing=existing)
-            except (CopyFailed, AssemblyRefused, ResultDiffers) as error:
-                problem = error
-                tried.append(way.value)
-                log.warning("assembly_failed", assembly=way.value, error=str(error))
-            existing = self._store.stat(RESULT_KEY)
+            for _ in range(2):
+                try:
+                    return self._make(way, replacing=existing)
+                except (CopyFailed, AssemblyRefused, ResultDiffers) as error:
+                    problem = error
+                    tried.append(way.value)
+                    log.warning("assembly_failed", assembly=way.value, error=str(error))
+                existing = self._store.stat(RESULT_KEY)
+                # Fewer parts are larger, and take more memory: so they come last.
+                if way is not _Way.UPLOADS or not isinstance(problem, AssemblyRefused) or not self._has_fewer_parts():
+                    break
         raise StoreUnavailable(
             f"{self._location} could not be made ({', then '.join(tried)}): {problem}; nothing was left there, "
             "and the chunks are as they were"
@@ -158,8 +175,14 @@ class Publisher:
 
     def _plan(self, way: _Way) -> Sequence[Part]:
         if way is _Way.COPIES:
-            return plan_parts(self._layout, self._store.part_limits)
-        return plan_equal_parts(self._layout, self._store.part_limits, copying=way is _Way.EQUAL_COPIES)
+            return plan_parts(self._layout, self._limits)
+        return plan_equal_parts(self._layout, self._limits, copying=way is _Way.EQUAL_COPIES)
+
+    def _has_fewer_parts(self) -> bool:
+        """Plan fewer parts from now on. Return whether that changes the plan of uploads."""
+        parts = len(self._plan(_Way.UPLOADS))
+        self._limits = self._limits._replace(max_count=self._few_parts)
+        return parts > self._few_parts
 
     def _copies_equal_parts(self) -> bool:
         return any(isinstance(part, CopyPart) for part in self._plan(_Way.EQUAL_COPIES))

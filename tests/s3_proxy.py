@@ -79,6 +79,8 @@ class Fault(NamedTuple):
     """The headers that the server does not get, as if it did not know them. The rest is signed again."""
     change: Callable[[Answer], Answer] | None = None
     """The change of the server's answer."""
+    has_length: bool = True
+    """Whether the answer has the header Content-Length. Only an answer without a body can do without it."""
     sent: float = 1
     """The share of the answer's body that is sent before the connection is reset. Below 0 no headers are sent."""
 
@@ -205,7 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
             answer = fault.change(answer)
             length = length if self.command == "HEAD" else len(answer.body)
         if fault.sent >= 0:
-            self.answer(answer, length=length, sent=int(fault.sent * len(answer.body)))
+            sent = int(fault.sent * len(answer.body))
+            self.answer(answer, length=length if fault.has_length else None, sent=sent)
         if fault.sent < 1:
             self.reset()
 
@@ -246,11 +249,12 @@ class _Handler(BaseHTTPRequestHandler):
         S3SigV4Auth(credentials, "s3", upstream.environment["AWS_REGION"]).add_auth(request)
         return [(str(name), str(value)) for name, value in request.headers.items()]
 
-    def answer(self, answer: Answer, *, length: int, sent: int | None = None) -> None:
+    def answer(self, answer: Answer, *, length: int | None, sent: int | None = None) -> None:
         self.send_response_only(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(length))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body[:sent])

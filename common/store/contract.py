@@ -85,7 +85,10 @@ class Assembly(Protocol):
     """Whether `read` works before `publish`."""
 
     def upload(self, number: int, offset: int, data: bytes | bytearray) -> None:
-        """Write part `number`, counted from 1. Its first byte is byte `offset` of the object."""
+        """Write part `number`, counted from 1. Its first byte is byte `offset` of the object.
+
+        Raises AssemblyRefused when the store does not accept the part.
+        """
 
     def copy(self, number: int, offset: int, source: ObjectStat, start: int, length: int) -> None:
         """Let the store itself copy part `number`: `length` bytes from `start` of the object `source`.

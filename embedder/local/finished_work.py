@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.errors import ChunkInvalid
+from common.errors import ChunkInvalid, StoreUnavailable
 from common.format.chunk_file import read_header
 from common.run.keys import CHUNKS_PREFIX, chunk_index
 from common.run.state import find_finished
@@ -66,9 +66,13 @@ def find_finished_work(store: Store) -> FinishedWork:
 
 
 def _read_finished_chunk(store: Store, found: ObjectStat, index: int) -> FinishedChunk | None:
-    with store.open(found.key, found.size) as file:
-        try:
+    try:
+        with store.open(found.key, found.size) as file:
             header = read_header(file, name=store.location(found.key))
-        except ChunkInvalid:
-            return None
+    except ChunkInvalid:
+        return None
+    except StoreUnavailable:
+        if store.stat(found.key) is not None:
+            raise
+        return None  # it was deleted, and the list still shows it
     return FinishedChunk(header.fingerprint, header.requested) if header.index == index else None

@@ -79,8 +79,12 @@ class Dialect:
     """Whether objects have no ETags."""
     kept_back: frozenset[str] = frozenset()
     """The headers that the store acts on and that the server behind the double does not know."""
+    head_lengths: bool = True
+    """Whether the answer to HeadObject says the size of the object."""
     every_request: Callable[[Request], Answer | None] = field(default=lambda _: None)
     """The answer to requests that lack what the bucket demands."""
+    every_answer: Callable[[Request, Answer], Answer] = field(default=lambda _, answer: answer)
+    """What becomes of the server's answers."""
 
 
 class Double:
@@ -113,7 +117,11 @@ class Double:
             ignored |= headers
         if (answer := self._part(request) or self._completion(request) or self._rate(request)) is not None:
             return answer
-        return Fault(ignored=frozenset(ignored), change=lambda answer: self._change(request, answer))
+        return Fault(
+            ignored=frozenset(ignored),
+            change=lambda answer: self._change(request, answer),
+            has_length=dialect.head_lengths or request.operation != "HeadObject",
+        )
 
     def _met(self, kind: str, answer: Answer) -> Answer:
         self.refused[kind] += 1
@@ -209,7 +217,7 @@ class Double:
             answer = answer._replace(headers=headers, body=re.sub(rb"<ETag>[^<]*</ETag>", b"", answer.body))
         if dialect.opaque_etags and request.operation in of_objects:
             answer = _with_opaque_etags(answer)
-        return answer
+        return dialect.every_answer(request, answer)
 
 
 def _as_first_version(body: bytes) -> bytes:

@@ -9,7 +9,13 @@ import pytest
 
 from common.errors import StoreUnavailable
 from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from merger.chunks import read_inputs
+from merger.layout import compute_layout, result_attributes
 from merger.merge import merge
+from merger.progress import Progress
+from merger.publisher import Publisher
+from merger.sources import Sources
+from merger.totals import count_totals
 from tests.merger.runs import assert_merged, put_run, read_summary, settings_for
 from tests.s3_proxy import Answer, Request, has_condition
 from tests.store_dialects.dialects import B2, LEAST, R2, Dialect, error
@@ -90,3 +96,26 @@ def test_a_store_whose_refusal_of_a_condition_ends_the_upload_gets_a_second_uplo
         merge(store, settings_for(store, 2))
     assert_merged(direct, chunks)
     assert len(ended) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("copies", [True, False], ids=["copies", "uploads"])
+def test_a_store_that_takes_fewer_parts_gets_larger_ones(copies: bool, speak: Speak, direct: S3Store) -> None:
+    chunks = put_run(direct, SIZES)
+    refused = error(400, "InvalidArgument", "Part number must be an integer between 1 and 2, inclusive")
+
+    def few(request: Request) -> Answer | None:
+        if request.is_copy and not copies:
+            return error(501, "NotImplemented")
+        number = parse_qs(urlsplit(request.path).query).get("partNumber", ["1"])[0]
+        return refused if int(number) > 2 else None
+
+    with speak(Dialect(name="few parts", every_request=few)) as (store, _, _proxy):
+        settings = settings_for(store, len(SIZES))
+        with Progress(interval_seconds=60) as progress:
+            inputs = read_inputs(store, chunk_count=3, allow_missing=False, concurrency=4, traffic=progress.traffic)
+            attributes = result_attributes(inputs.headers, count_totals(inputs.headers, inputs.missing))
+            layout = compute_layout(inputs.headers, attributes)
+            sources = Sources(store, inputs.chunks, layout, progress.traffic)
+            Publisher(sources, inputs.provenance, settings, progress, few_parts=2).publish()
+    assert_merged(direct, chunks)

@@ -8,7 +8,8 @@
     HeadObject      the object is gone, and the store says so
 
 The key is one of its own for each program: thousands of pods start at the same time, and some stores accept one write a
-second of the same key.
+second of the same key. But where objects stay, because the programs may not delete or the bucket keeps its objects, the
+first program leaves an object under KEPT_KEY. The later ones try their access with that one, and leave nothing.
 """
 
 from __future__ import annotations
@@ -17,28 +18,37 @@ import base64
 import hashlib
 import secrets
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import EmbedderError, SettingsError, StoreAccessDenied, StoreUnavailable
 from common.logs import log
 from common.settings import S3Settings, read_settings
 from common.store.contract import ObjectAbsent, ObjectExists, StoreAbilities
-from common.store.s3.errors import RequestRefused
+from common.store.s3.errors import ObjectProtected, RequestRefused
 from common.store.s3.listing import list_objects
 from common.store.s3.object_range import read_object
 from common.store.s3.request import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from common.store.contract import ObjectStat
     from common.store.s3.conditions import ConditionalWrites
     from common.store.s3.deletion import Deletion
+    from common.store.s3.listing import Listed
     from common.store.s3.prefix import S3Prefix
 
 PROBE_PREFIX = ".access/"
 """The start of the keys of the small objects. Nothing of a run lies there."""
+
+KEPT_KEY = f"{PROBE_PREFIX}-kept"
+"""The key of the one small object that stays. It is the first one in a list."""
+
+KEPT_SECONDS = 2.0
+"""The time in seconds for which its write may fail until a program tries an object of its own. Some stores accept one
+write a second of the same key."""
 
 FIRST, SECOND = b"access check, first write\n", b"access check, second write\n"
 
@@ -52,8 +62,8 @@ LEFTOVERS_AT_ONCE = 100
 TRIAL_SECONDS = 8.0
 """The time in seconds from the first failure of a request that a store may not know until the check goes on without."""
 
-GONE_SECONDS = (0.0, 0.5, 1.5)
-"""The pauses in seconds before each look whether a deleted object is gone: some stores take a moment."""
+READ_SECONDS = (0.5, 1.0)
+"""The pauses in seconds before an object that is absent right after its write is read again."""
 
 ROUNDS = 3
 """The number of small objects that are tried while other programs delete them: a merge that ends clears up."""
@@ -74,10 +84,12 @@ class AccessCheck:
 
     def run(self) -> StoreAbilities:
         """Return what was found, and log it. Raises StoreAccessDenied, SettingsError and StoreUnavailable."""
-        leftovers = self._old_leftovers()
+        listed = list(self._list())
+        is_kept = any(each.stat.key == KEPT_KEY for each in listed)
+        leftovers = _old(listed)
         for _ in range(ROUNDS):
             try:
-                found = self._try_all(leftovers)
+                found = (self._try_kept(leftovers) if is_kept else None) or self._try_all(leftovers)
             except ObjectAbsent:
                 continue
             log.info(
@@ -91,26 +103,47 @@ class AccessCheck:
             return found
         raise StoreUnavailable(f"{self._prefix.location(PROBE_PREFIX)}: a small object is absent right after its write")
 
-    def _old_leftovers(self) -> Sequence[str]:
+    def _list(self) -> Iterator[Listed]:
         try:
-            found = list_objects(self._prefix, PROBE_PREFIX, most=LEFTOVERS_AT_ONCE)
-        except ObjectAbsent as absent:
-            raise StoreAccessDenied(
-                f"{absent}: 404 to a list of the bucket; check the bucket's name and that the endpoint is one of S3"
-            ) from absent
+            return list_objects(self._prefix, PROBE_PREFIX, most=LEFTOVERS_AT_ONCE)
         except RequestRefused as refused:
             raise StoreAccessDenied(
-                f"the store does not list its objects: {refused}; check that the endpoint is one of S3"
+                f"the store does not list its objects: {refused}; check the bucket's name and that the endpoint is one "
+                "of S3"
             ) from refused
-        old = datetime.now(UTC) - LEFTOVER_AGE
-        return [each.stat.key for each in found if each.modified is not None and each.modified < old]
 
     def _try_all(self, leftovers: Sequence[str]) -> StoreAbilities:
         """Write, write again, read and delete. Raises ObjectAbsent when another program has deleted the object."""
         key = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
         answer = self._write(key)
-        is_conditional = self._try_condition(key)
-        content = read_object(self._prefix.location(key)).data
+        return self._read_and_delete(key, answer, leftovers, is_conditional=self._try_condition(key))
+
+    def _try_kept(self, leftovers: Sequence[str]) -> StoreAbilities | None:
+        """Do the same with the object that stays. Return None where that does not show the permission to write."""
+        location = self._prefix.location(KEPT_KEY)
+        is_conditional = False
+        try:
+            ask(location, lambda: self._put(KEPT_KEY, FIRST, {"IfNoneMatch": "*"}), patience_seconds=KEPT_SECONDS)
+        except ObjectExists:
+            is_conditional = True
+        except ObjectProtected as protected:
+            self._puts.stop_sending(protected)
+        except (EmbedderError, ObjectAbsent):
+            return None
+        else:
+            self._puts.stop_sending("the store ignores If-None-Match")
+        answer = ask(
+            location,
+            lambda: _answer_of(
+                self._prefix.client.head_object(Bucket=self._prefix.bucket, Key=self._prefix.full_key(KEPT_KEY))
+            ),
+        )
+        return self._read_and_delete(KEPT_KEY, answer, leftovers, is_conditional=is_conditional)
+
+    def _read_and_delete(
+        self, key: str, answer: _Answer, leftovers: Sequence[str], *, is_conditional: bool
+    ) -> StoreAbilities:
+        content = self._read(key)
         if content not in (FIRST, SECOND):
             raise StoreUnavailable(
                 f"{self._prefix.location(key)} reads back {content[:100]!r}, written was {FIRST!r}; the store, or a "
@@ -122,6 +155,8 @@ class AccessCheck:
         refusal = self._try_to_delete(key, leftovers)
         if refusal:
             log.warning("no_permission_to_delete", error=refusal)
+            if key != KEPT_KEY:
+                self._leave_one()
         return StoreAbilities(
             store=answer.server,
             conditional_writes=is_conditional,
@@ -130,6 +165,15 @@ class AccessCheck:
             delete_refusal=refusal,
             encryption=answer.encryption,
         )
+
+    def _read(self, key: str) -> bytes:
+        """Return the object's content. Raises ObjectAbsent when it is not there for some seconds."""
+        for pause_seconds in READ_SECONDS:
+            try:
+                return read_object(self._prefix.location(key)).data
+            except ObjectAbsent:
+                time.sleep(pause_seconds)
+        return read_object(self._prefix.location(key)).data
 
     def _write(self, key: str) -> _Answer:
         try:
@@ -166,34 +210,52 @@ class AccessCheck:
             ContentMD5=base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode(),
             **condition,  # type: ignore[arg-type]
         )
-        server = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")
-        return _Answer(server or "unknown", answer.get("ServerSideEncryption", ""))
+        return _answer_of(answer)
+
+    def _leave_one(self) -> None:
+        with suppress(EmbedderError, ObjectAbsent, ObjectExists):  # another program leaves it at the same time
+            ask(self._prefix.location(KEPT_KEY), lambda: self._put(KEPT_KEY, FIRST, {}), patience_seconds=0)
 
     def _try_to_delete(self, key: str, leftovers: Sequence[str]) -> str:
         """Delete the object. Return why that is not possible, "" when the object is gone."""
         for _ in range(2):
             try:
-                self._deletion.delete([key, *leftovers], batch_patience_seconds=TRIAL_SECONDS)
+                self._deletion.delete([key], batch_patience_seconds=TRIAL_SECONDS)
             except (StoreAccessDenied, RequestRefused) as refused:
                 return str(refused)
             if self._is_gone(key):
+                self._delete_leftovers(leftovers)
                 return ""
             if not self._deletion.in_batches:
                 break
             self._deletion.stop_batches("the object is still there after DeleteObjects has succeeded")
         return f"{self._prefix.location(key)} is still there after it was deleted"
 
+    def _delete_leftovers(self, leftovers: Sequence[str]) -> None:
+        try:
+            self._deletion.delete(leftovers)
+        except StoreAccessDenied as refused:  # other rules held when they were written
+            log.warning("leftovers_stay", objects=len(leftovers), error=str(refused))
+
     def _is_gone(self, key: str) -> bool:
-        for pause_seconds in GONE_SECONDS:
-            time.sleep(pause_seconds)
-            if self._prefix.stat(key) is None:
-                return True
-        return False
+        return self._prefix.stat_when(key, lambda found: found is None) is None
 
 
 def leftovers_of_checks(prefix: S3Prefix) -> Sequence[ObjectStat]:
     """Return all small objects of access checks, also those of checks that go on at this moment."""
     return [each.stat for each in list_objects(prefix, PROBE_PREFIX)]
+
+
+def _old(listed: Sequence[Listed]) -> Sequence[str]:
+    """Return the keys of small objects that stayed although their programs have ended."""
+    old = datetime.now(UTC) - LEFTOVER_AGE
+    found = (each.stat.key for each in listed if each.modified is not None and each.modified < old)
+    return [key for key in found if key != KEPT_KEY]
+
+
+def _answer_of(answer: Any) -> _Answer:  # noqa: ANN401 - one of several of the SDK's types
+    server = answer["ResponseMetadata"]["HTTPHeaders"].get("server", "")
+    return _Answer(server or "unknown", answer.get("ServerSideEncryption", ""))
 
 
 def _yes_or_no(value: bool) -> str:

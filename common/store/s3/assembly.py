@@ -77,7 +77,10 @@ class S3Assembly:
             )
             return answer["ETag"]
 
-        self._etags[number] = ask(self._location, send)
+        try:
+            self._etags[number] = ask(self._location, send)
+        except RequestRefused as refused:
+            raise AssemblyRefused(str(refused)) from refused
 
     def copy(self, number: int, offset: int, source: ObjectStat, start: int, length: int) -> None:  # noqa: ARG002
         name = self._prefix.location(source.key)
@@ -153,7 +156,7 @@ class S3Assembly:
             raise ObjectExists(str(self._location)) from absent
         except RequestRefused as refused:
             raise AssemblyRefused(str(refused)) from refused
-        published = self._prefix.stat(self._key)
+        published = self._prefix.stat_when(self._key, lambda found: found not in (None, self._replacing))
         if published is None:
             raise StoreUnavailable(f"{self._location} is absent right after it was published")
         return published
@@ -201,7 +204,7 @@ def _try_to_abort(prefix: S3Prefix, key: str, upload_id: str) -> None:
 def abort_uploads(prefix: S3Prefix, key: str) -> int:
     """Abort the multipart uploads of exactly `key`. Return their number.
 
-    Where the store does not list uploads, none is aborted, and the log says so.
+    Where the store does not list uploads, or refuses to abort them, they stay, and the log says so.
     """
     full_key = prefix.full_key(key)
 
@@ -212,7 +215,7 @@ def abort_uploads(prefix: S3Prefix, key: str) -> int:
     aborted = 0
     try:
         uploads = ask(prefix.location(key), look)
-    except (RequestRefused, StoreAccessDenied, ObjectAbsent) as error:
+    except (StoreUnavailable, StoreAccessDenied, ObjectAbsent) as error:
         log.warning("uploads_not_listed", object=prefix.location(key), error=str(error))
         return 0
     for upload in uploads:
@@ -220,5 +223,8 @@ def abort_uploads(prefix: S3Prefix, key: str) -> int:
             _abort(prefix, key, upload["UploadId"])
         except (AssemblyGone, ObjectAbsent):
             continue
+        except (RequestRefused, StoreAccessDenied) as error:
+            log.warning("uploads_stay", object=prefix.location(key), uploads=len(uploads) - aborted, error=str(error))
+            break
         aborted += 1
     return aborted

@@ -36,6 +36,10 @@ POOL_CONNECTIONS = 72
 time."""
 
 
+_given_up: list[S3Client] = []
+"""The clients in whose place `use_virtual_hosts` has put another one."""
+
+
 @cache
 def s3_client() -> S3Client:
     """Return this process's client; boto3 clients may be shared between threads."""
@@ -94,6 +98,21 @@ def region_of_bucket(bucket: str) -> str:
     return str(answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region") or sdk().region)
 
 
+def use_virtual_hosts() -> bool:
+    """Put the bucket into the host of every later request. Return whether that is a change that no setting forbids."""
+    if not sdk().use_virtual_hosts():
+        return False
+    _given_up.append(s3_client())
+    s3_client.cache_clear()
+    unsigned_client.cache_clear()
+    return True
+
+
+def current_client(client: S3Client) -> S3Client:
+    """Return the client, or the one that has taken its place."""
+    return s3_client() if any(client is each for each in _given_up) else client
+
+
 class Credentials:
     """The credentials of this process as the SDK finds them. The SDK renews them when they are about to expire."""
 
@@ -119,3 +138,4 @@ def clear_clients() -> None:
     s3_client.cache_clear()
     unsigned_client.cache_clear()
     sdk.cache_clear()
+    _given_up.clear()

@@ -47,7 +47,11 @@ class ConditionalWrites:
         """
         self._look(key, replacing)
         if not self._are_sent:
-            send({})
+            try:
+                send({})
+            except StoreAccessDenied:  # which may mean that the bucket keeps the object of a quicker writer
+                self._look(key, replacing)
+                raise
             return
         refusal: Exception | None = None
         for _ in range(CONDITION_ATTEMPTS):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, StoreAccessDenied, StoreUnavailable
 from common.logs import log
 from common.store.contract import ObjectAbsent
-from common.store.s3.errors import DENIED_CODES, PASSING_CODES, RequestRefused, StoreFault
+from common.store.s3.errors import ABSENT_CODES, DENIED_CODES, PASSING_CODES, RequestRefused, StoreFault
 from common.store.s3.request import PATIENCE_SECONDS, ask
 
 if TYPE_CHECKING:
@@ -23,6 +22,10 @@ BATCH = 1000
 
 CONCURRENCY = 16
 """The number of deletions in flight where each object takes a request."""
+
+
+GRACE_SECONDS = 3
+"""The longest wait, in seconds, for requests in flight to end after one was refused or the program was told to stop."""
 
 
 class Deletion:
@@ -73,7 +76,7 @@ class Deletion:
         answer = self._prefix.client.delete_objects(
             Bucket=self._prefix.bucket, Delete={"Objects": [{"Key": name} for name in names], "Quiet": True}
         )
-        errors = [error for error in answer.get("Errors", []) if error.get("Code") != "NoSuchKey"]
+        errors = [error for error in answer.get("Errors", []) if error.get("Code") not in ABSENT_CODES]
         if not errors:
             return
         first = errors[0]
@@ -86,15 +89,21 @@ class Deletion:
 
     def _delete_each(self, names: Sequence[str]) -> None:
         def delete(name: str) -> None:
-            with suppress(ObjectAbsent):
+            try:
                 ask(
                     f"s3://{self._prefix.bucket}/{name}",
                     lambda: self._prefix.client.delete_object(Bucket=self._prefix.bucket, Key=name),
                 )
+            except ObjectAbsent:
+                return
+            except RequestRefused as refused:  # every store knows this request, so it is the object that stays
+                raise StoreAccessDenied(str(refused)) from refused
 
         pool = ThreadPoolExecutor(min(CONCURRENCY, len(names)), thread_name_prefix="delete")
+        deletions = [pool.submit(delete, name) for name in names]
         try:
-            for done in [pool.submit(delete, name) for name in names]:
-                done.result()
+            for deletion in deletions:
+                deletion.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            wait([deletion for deletion in deletions if not deletion.cancelled()], timeout=GRACE_SECONDS)

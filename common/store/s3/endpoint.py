@@ -15,6 +15,9 @@ _REGION_IN_HOST = re.compile(
 )
 """Hosts of AWS and of other public stores that name their region, and refuse signatures for another one."""
 
+_VIRTUAL_HOSTS_ONLY = re.compile(r"//[a-z0-9.-]+\.(?:aliyuncs\.com|myqcloud\.com|tencentcos\.cn|volces\.com)(?:[:/]|$)")
+"""Hosts of public stores that take the bucket's name only in the host."""
+
 
 def endpoint_of_environment() -> str | None:
     """Return the URL that takes the place of AWS's own endpoint, an empty text if there is none.
@@ -27,6 +30,11 @@ def endpoint_of_environment() -> str | None:
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     path = os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
     return named or (None if Path(path).expanduser().exists() else "")
+
+
+def has_virtual_hosts_only(endpoint: str) -> bool:
+    """Return whether the endpoint is of a public store that takes the bucket's name only in the host."""
+    return bool(_VIRTUAL_HOSTS_ONLY.search(endpoint.lower()))
 
 
 def region_in(endpoint: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,9 +14,12 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    MissingDependencyException,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
@@ -28,7 +32,16 @@ from common.store.contract import AssemblyGone, ObjectAbsent, ObjectExists
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ABSENT = {"404", "NoSuchKey", "NotFound"}
+ABSENT_CODES = {"404", "NoSuchKey", "NotFound"}
+
+_KNOWN_OPERATIONS = {"CompleteMultipartUpload", "CreateMultipartUpload", "GetObject", "PutObject", "UploadPart"}
+"""The operations that every store knows. A 404 to one of them without a code of S3 comes from another server, such as a
+proxy before the store while it learns its routes."""
+
+_NEVER_ABSENT = {"CreateMultipartUpload", "UploadPart"}
+"""The operations that need no object."""
+
+_LISTS = {"ListObjects", "ListObjectsV2"}
 DENIED_CODES = {
     "401",
     "403",
@@ -70,7 +83,13 @@ PASSING_CODES = {
 }
 """The error codes of faults that may have passed when the request is sent again."""
 
-_IDENTITY_OPERATIONS = {"AssumeRole", "AssumeRoleWithWebIdentity"}
+_PROTECTED = re.compile("immutable|retention|worm|legal.?hold|legal reasons|object ?lock|protected", re.IGNORECASE)
+"""The words of stores that keep an object for a time and neither delete nor replace it."""
+
+VIRTUAL_HOST_CODES = {"InvalidPathAccess", "PathStyleDomainForbidden", "SecondLevelDomainForbidden"}
+"""The error codes of stores that take the bucket's name only in the host."""
+
+_IDENTITY_OPERATIONS = {"AssumeRole", "AssumeRoleWithWebIdentity", "CreateToken", "GetRoleCredentials"}
 """The requests by which the SDK fetches credentials, while it sends a request to S3."""
 
 _PASSING_IDENTITY_CODES = {"ExpiredTokenException", "IDPCommunicationError", "InvalidIdentityToken"}
@@ -89,11 +108,23 @@ _PASSING_ERRORS = (
 )
 
 
+_LOG_INS = (MissingDependencyException, SSOError, TokenRetrievalError)
+"""What the SDK raises for a profile of a person who has not logged in, or whose session is over."""
+
+
 class RequestRefused(StoreUnavailable):
     """The store does not accept the request as it is: it does not know it, or one of its headers, or its content.
 
     The request would be refused again; another request for the same end may be accepted.
     """
+
+
+class VirtualHostWanted(StoreAccessDenied):
+    """The store takes the bucket's name only in the host, and it was in the path."""
+
+
+class ObjectProtected(StoreAccessDenied):
+    """The bucket keeps the object for a time, so that it can be neither deleted nor replaced."""
 
 
 class StoreFull(StoreUnavailable):
@@ -121,8 +152,13 @@ def s3_errors(what: object) -> Iterator[None]:
         raise _client_error(error, what) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreAccessDenied(
-            f"no credentials for {what}: none are set, and no metadata service gives any; set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY or give the pod a workload identity"
+            f"no credentials for {what}: none are set, and no metadata service gives any (on EC2, pods reach it from a "
+            "hop limit of 2 on); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or give the pod a workload identity"
+        ) from error
+    except (*_LOG_INS, EOFError) as error:
+        why = "the profile asks for a code" if isinstance(error, EOFError) else " ".join(str(error).split())
+        raise StoreAccessDenied(
+            f"no credentials for {what}: {why}; nobody can log in here, so give keys or a role instead"
         ) from error
     except ParamValidationError as error:
         raise SettingsError(f"{what} is not a valid S3 name: {' '.join(str(error).split())}") from error
@@ -157,10 +193,11 @@ def _client_error(error: ClientError, what: object) -> Exception:
         status=int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)),
         message=" ".join(str(error.response.get("Error", {}).get("Message", "")).split()),
         operation=error.operation_name,
+        place=str(error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("location", "")),
     )
     if answer.operation in _IDENTITY_OPERATIONS:
         return _identity_error(answer)
-    if answer.code in _ABSENT:
+    if answer.says_absent:
         return ObjectAbsent(str(what))
     is_conflict = answer.code == "ConditionalRequestConflict" and answer.operation == "CompleteMultipartUpload"
     if answer.code == "NoSuchUpload" or is_conflict:  # after such a conflict, S3 expects a new upload
@@ -178,11 +215,32 @@ class _ErrorAnswer(NamedTuple):
     status: int
     message: str
     operation: str
+    place: str = ""
+    """Where a redirect leads to."""
+
+    @property
+    def is_of_another_server(self) -> bool:
+        if self.operation in _NEVER_ABSENT and self.code in ABSENT_CODES:
+            return True
+        without_code = {""} if self.operation == "GetObject" else {"", "404"}
+        return self.status == 404 and self.operation in _KNOWN_OPERATIONS and self.code in without_code
+
+    @property
+    def says_absent(self) -> bool:
+        if self.operation in _LISTS:  # a store may have nothing to list
+            return self.code == "NoSuchKey"
+        return self.code in ABSENT_CODES and not self.is_of_another_server
 
     def __str__(self) -> str:
         who = "the identity service" if self.operation in _IDENTITY_OPERATIONS else "the store"
         return f"{who} answered {self.status} to {self.operation}: {f'{self.code} {self.message}'.strip()}"
 
+
+_EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+_EXPIRED_ADVICE = (
+    "the session token has expired; give new credentials, or better a role of the pod, whose tokens are renewed, or "
+    "keys that do not expire"
+)
 
 _TOO_LARGE_ADVICE = (
     "raise the limit of the store or of a proxy before it (nginx: client_max_body_size), or raise EMBEDDER_CHUNK_COUNT "
@@ -207,6 +265,19 @@ def _kind_of(answer: _ErrorAnswer) -> tuple[type[EmbedderError], str]:
             SettingsError,
             _TOO_LARGE_ADVICE,
         ),
+        (
+            code in VIRTUAL_HOST_CODES,
+            VirtualHostWanted,
+            "set EMBEDDER_S3_ADDRESSING=virtual, and give the endpoint without the bucket",
+        ),
+        (300 <= status < 400 and bool(answer.place), StoreAccessDenied, _advice_on_redirect(answer.place)),
+        (answer.is_of_another_server, StoreFault, ""),
+        (
+            400 <= status < 500 and bool(_PROTECTED.search(f"{code} {answer.message}")),
+            ObjectProtected,
+            "the bucket keeps its objects for a time, so they can be neither deleted nor replaced",
+        ),
+        (code in _EXPIRED_CODES, StoreAccessDenied, _EXPIRED_ADVICE),
         (code == "KMS.ThrottlingException", StoreFault, ""),
         (
             code.startswith("KMS."),
@@ -215,13 +286,18 @@ def _kind_of(answer: _ErrorAnswer) -> tuple[type[EmbedderError], str]:
         ),
         (code in PASSING_CODES, StoreFault, ""),
         (is_denied, StoreAccessDenied, _advice_on_denial(answer.operation)),
-        (status == 416, RangeBeyondEnd, ""),
+        (status == 416 or code == "InvalidRange", RangeBeyondEnd, ""),
         (status == 501, RequestRefused, ""),
         (is_passing, StoreFault, ""),
         (400 <= status < 500, RequestRefused, ""),
         (True, StoreUnavailable, ""),
     ]
     return next((kind, advice) for holds, kind, advice in kinds if holds)
+
+
+def _advice_on_redirect(place: str) -> str:
+    server = "/".join(place.split("/")[:3]) if "://" in place else place
+    return f"it redirects to {server}; give the store's own address (AWS_ENDPOINT_URL_S3, or s3.endpointUrl)"
 
 
 def _advice_on_denial(operation: str) -> str:

@@ -6,7 +6,7 @@ every half a minute: they take 2.0 s of CPU this way, and 7.3 s with the SDK's p
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -56,6 +56,7 @@ def _name(element: ET.Element) -> str:
 
 def _time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
-        return parsedate_to_datetime(text)
+        found = parsedate_to_datetime(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)  # some stores leave the zone out

@@ -7,7 +7,7 @@ from urllib.parse import unquote, unquote_plus
 
 from common.errors import StoreUnavailable
 from common.logs import log
-from common.store.contract import ObjectStat
+from common.store.contract import ObjectAbsent, ObjectStat
 from common.store.s3.errors import RequestRefused, StoreFault
 from common.store.s3.prefix import version_of
 from common.store.s3.request import ask
@@ -62,6 +62,12 @@ class _Pages:
         self._limit = {} if most is None else {"MaxKeys": most}
 
     def ask(self, following: Mapping[str, str]) -> _Page:
+        try:
+            return self._ask(following)
+        except ObjectAbsent:  # the answer of a store that has nothing to list
+            return _Page([], {})
+
+    def _ask(self, following: Mapping[str, str]) -> _Page:
         location = self._prefix.location(self._start)
         if "ContinuationToken" in following:
             return ask(location, lambda: self._second_version(following))

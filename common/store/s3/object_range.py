@@ -6,6 +6,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from common.errors import StoreUnavailable
 from common.store.s3.client import s3_client
 from common.store.s3.errors import RangeBeyondEnd, StoreFault
 from common.store.s3.prefix import etag_text, version_of
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from common.store.s3.location import S3Location
 
 _MD5 = re.compile("[0-9a-f]{32}")
+
+
+WHOLE_BYTES = 256 << 20
+"""The size in bytes of the largest object that is read as a whole where a store does not send ranges."""
 
 
 class ObjectRange(NamedTuple):
@@ -38,6 +43,12 @@ def read_object(location: S3Location, *, start: int = 0, length: int | None = No
     def receive() -> ObjectRange:
         nonlocal doubted
         answer = s3_client().get_object(Bucket=location.bucket, Key=location.key, Range=wanted)
+        if not answer.get("ContentRange") and answer.get("ContentLength", 0) > max(length or 0, WHOLE_BYTES):
+            answer["Body"].close()
+            raise StoreUnavailable(
+                f"{location}: the store, or a proxy before it, ignores the header Range, and the object is too large "
+                "to be read as a whole each time; give an endpoint that sends ranges"
+            )
         data = answer["Body"].read()
         whole = answer.get("ContentRange", "").rpartition("/")[2]
         size = int(whole) if whole.isdigit() else len(data)
@@ -47,11 +58,13 @@ def read_object(location: S3Location, *, start: int = 0, length: int | None = No
         if len(data) == size and not _may_have_etag(data, answer) and data != doubted:
             doubted = data
             raise StoreFault(f"{location}: the bytes received do not have the MD5 that the ETag says")
+        if not whole:  # the store has sent the whole object
+            data = data[start:] if length is None else data[start : start + length]
         return ObjectRange(data, size, version_of(answer))
 
     def look() -> ObjectRange:
         head = s3_client().head_object(Bucket=location.bucket, Key=location.key)
-        return ObjectRange(b"", head["ContentLength"], version_of(head))
+        return ObjectRange(b"", head.get("ContentLength", 0), version_of(head))
 
     try:
         return ask(location, receive)

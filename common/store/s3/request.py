@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 from common.errors import SettingsError, StoreUnavailable
 from common.logs import log
 from common.retry import GivenUp, Pause, RetryPolicy, call
-from common.store.s3.errors import StoreFault, answer_errors, s3_errors
+from common.store.s3.client import use_virtual_hosts
+from common.store.s3.errors import StoreFault, VirtualHostWanted, answer_errors, s3_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,15 @@ def ask(what: object, send: Callable[[], Answer], *, patience_seconds: float = P
     )
 
     def attempt() -> Answer:
+        try:
+            return send_once()
+        except VirtualHostWanted:
+            if not use_virtual_hosts():
+                raise
+            log.info("bucket_in_host", message="the store does not take the bucket in the path, so it is in the host")
+            return send_once()
+
+    def send_once() -> Answer:
         with s3_errors(what), answer_errors(what):
             return send()
 

@@ -6,6 +6,7 @@ Only this module, `client` and `errors` import boto3 and botocore.
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from functools import cache
 from pathlib import Path
@@ -33,7 +34,7 @@ from common.logs import log
 from common.proxies import EnvironmentProxies
 from common.retry import GivenUp, Pause, RetryPolicy, call
 from common.settings import S3Settings, read_settings
-from common.store.s3.endpoint import DEFAULT_REGION, endpoint_of_environment, region_in
+from common.store.s3.endpoint import DEFAULT_REGION, endpoint_of_environment, has_virtual_hosts_only, region_in
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -78,6 +79,7 @@ class Sdk:
         self._set_certificates()
         self._set_identity_clients()
         self._session: boto3.session.Session | None = None
+        self._wants_virtual_hosts = has_virtual_hosts_only(self.endpoint)
 
     @property
     def credentials(self) -> Any:  # noqa: ANN401 - the SDK's own object
@@ -116,12 +118,18 @@ class Sdk:
             client = session.client("s3", region_name=region, config=config, endpoint_url=self.endpoint or None)
         return client
 
+    def use_virtual_hosts(self) -> bool:
+        """Make later clients put the bucket into the host. Return whether that is a change that no setting forbids."""
+        is_change = not self._wants_virtual_hosts and self._addressing() == "auto"
+        self._wants_virtual_hosts = True
+        return is_change
+
     def _addressing(self) -> str:
         """Return the SDK's addressing style."""
         chosen = read_settings(S3Settings).s3_addressing
         if chosen == "auto":
             chosen = (self.core.get_config_variable("s3") or {}).get("addressing_style") or "auto"
-        if chosen == "auto" and not self.endpoint:
+        if chosen == "auto" and (self._wants_virtual_hosts or not self.endpoint):
             # For a signed URL, `auto` is the host of all regions, which new regions refuse. `virtual` is the region's
             # own host, and the bucket is in the path where its name has dots.
             return "virtual"
@@ -187,6 +195,11 @@ def sdk() -> Sdk:
         except _PASSING as error:
             if (refused := refusal(error, "the service that gives credentials for S3")) is not None:
                 raise refused from error
+            if isinstance(error, (FileNotFoundError, PermissionError)) and error.filename == _credential_program():
+                raise SettingsError(
+                    f"the profile's credential_process cannot be run: {error.filename}: {error.strerror}; put the "
+                    "program into the image, or give keys or a role instead"
+                ) from error
             raise
         except (BotoCoreError, ValueError) as error:
             raise SettingsError(f"S3 cannot be set up: {error}") from error
@@ -205,9 +218,16 @@ def sdk() -> Sdk:
     try:
         return call(find, policy, may_pass=lambda error: isinstance(error, passing), before_pause=warn)
     except GivenUp as given_up:
+        why = " ".join(str(given_up.error).split())
         raise StoreUnavailable(
-            f"the credentials for S3 cannot be fetched: {given_up.error} (attempt {given_up.attempts}, the last)"
+            f"the credentials for S3 cannot be fetched: {why} (attempt {given_up.attempts}, the last)"
         ) from given_up.error
+
+
+def _credential_program() -> str:
+    """Return the name of the program that gives the profile's credentials, an empty text if there is none."""
+    words = shlex.split(botocore.session.get_session().get_scoped_config().get("credential_process", ""))
+    return words[0] if words else ""
 
 
 def own_endpoint() -> str:

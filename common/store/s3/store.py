@@ -21,7 +21,7 @@ from common.store.s3.prefix import S3Prefix
 from common.store.s3.request import ask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -42,7 +42,6 @@ class S3Store:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.prefix = S3Prefix(uri)
-        self._client = self.prefix.client
         self._puts = ConditionalWrites(self.prefix, "PutObject")
         self._completions = ConditionalWrites(self.prefix, "CompleteMultipartUpload")
         self._deletion = Deletion(self.prefix)
@@ -127,7 +126,7 @@ class S3Store:
 
         def put(condition: Mapping[str, str]) -> None:
             body.seek(0)
-            self._client.put_object(
+            self.prefix.client.put_object(
                 Bucket=self.prefix.bucket,
                 Key=self.prefix.full_key(key),
                 Body=body,
@@ -139,22 +138,44 @@ class S3Store:
         def send(condition: Mapping[str, str]) -> None:
             ask(self.location(key), lambda: put(condition))
 
+        def is_same(found: ObjectStat | None) -> bool:
+            return found is not None and self._is_same(found, body, size=size, md5=md5.hexdigest())
+
         try:
             if overwrite:
                 send({})
             else:
                 self._puts.write(key, send, replacing=replacing)
-        except (ObjectExists, ObjectAbsent) as error:
-            # The first PUT may have stored the object and lost its answer; the second one then finds that object.
+        except (ObjectExists, ObjectAbsent, StoreAccessDenied) as error:
+            # The first PUT may have stored the object and lost its answer; the second one then finds that object, or is
+            # denied where objects cannot be replaced.
             stored = self.stat(key)
-            if stored is None or not self._is_same(stored, body, size=size, md5=md5.hexdigest()):
-                raise ObjectExists(self.location(key)) from error
-            return stored
-        stored = self.stat(key)
+            if stored is not None and is_same(stored):
+                return stored
+            if isinstance(error, StoreAccessDenied):
+                raise
+            raise ObjectExists(self.location(key)) from error
+        return self._written(key, is_same, size=size, replacing=replacing, overwrite=overwrite)
+
+    def _written(
+        self,
+        key: str,
+        is_same: Callable[[ObjectStat | None], bool],
+        *,
+        size: int,
+        replacing: ObjectStat | None,
+        overwrite: bool,
+    ) -> ObjectStat:
+        """Return the object that was just written. Raises ObjectReplaced when another one, or none, is there."""
+
+        def is_settled(found: ObjectStat | None) -> bool:
+            return found not in (None, replacing) and (not overwrite or is_same(found))
+
+        stored = self.prefix.stat_when(key, is_settled)
         if stored is None or stored.size != size:
             found = "is absent" if stored is None else f"has {stored.size} bytes"
             raise ObjectReplaced(f"{self.location(key)} {found} right after an upload of {size} bytes")
-        if not self._is_same(stored, body, size=size, md5=md5.hexdigest()):
+        if not is_same(stored):
             raise ObjectReplaced(f"{self.location(key)} differs from what was uploaded")
         return stored
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -178,3 +179,35 @@ def test_where_the_metadata_service_is_switched_off_nothing_is_waited_for() -> N
     with pytest.raises(StoreAccessDenied, match="no credentials"):
         open_store("s3://bucket/run").check_access()
     assert time.monotonic() - began < 5
+
+
+def test_a_profile_of_a_person_who_would_have_to_log_in_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(
+        "[sso-session work]\nsso_start_url = https://work.example/start\nsso_region = eu-west-3\n"
+        "[profile person]\nsso_session = work\nsso_account_id = 123456789012\nsso_role_name = reader\n"
+    )
+    monkeypatch.setenv("AWS_PROFILE", "person")
+    with pytest.raises(StoreAccessDenied, match=r"SSO.*nobody can log in here"):
+        open_store("s3://bucket/run").check_access()
+
+
+def test_a_program_for_credentials_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("[default]\ncredential_process = /opt/absent-helper --json\n")
+    began = time.monotonic()
+    with pytest.raises(SettingsError, match=r"credential_process cannot be run: /opt/absent-helper: No such file"):
+        open_store("s3://bucket/run")
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.usefixtures("_web_identity")
+def test_a_token_file_that_comes_after_the_pod_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").unlink()
+    role = ROLE.format(**credentials())
+    with identity_server(lambda *_: (200, role)) as sts:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
+        timer = threading.Timer(LATE_SECONDS, lambda: (tmp_path / "token").write_text("a.web.token"))
+        timer.start()
+        assert signed_by() == "ASIAEXAMPLE"
+        timer.join()
