@@ -52,5 +52,6 @@ class Provenance:
         theirs, ours = (", ".join(f"{field} {getattr(one, field)}" for field in different) for one in (other, self))
         raise FingerprintMismatch(
             f"{name} was made with {theirs}, this run uses {ours} (fingerprints {other.fingerprint[:12]} and "
-            f"{self.fingerprint[:12]}); choose another EMBEDDER_RUN_URI or the same settings"
+            f"{self.fingerprint[:12]}); choose another EMBEDDER_RUN_URI or the same settings",
+            chunk_count=other.chunk_count if different == ["chunk_count"] else None,
         )
