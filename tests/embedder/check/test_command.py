@@ -101,6 +101,7 @@ def test_json_holds_the_findings_the_plan_and_the_exit_code(photos: Path, tmp_pa
         *("settings", "store", "manifest", "run", "model", "images", "access", "gate", "GPUs", "quota")
     ]
     assert found["by_subject"]["manifest"]["facts"]["rows"] == len(PHOTOS)
+    assert found["by_subject"]["store"]["facts"]["supported"]["conditional writes"] is True
     assert found["by_subject"]["access"]["verdict"] == "not looked at"
     assert found["plan"]["chunks"] == 1
     assert "chunks.count=1" in found["plan"]["set"]
@@ -286,7 +287,7 @@ def test_the_secrets_of_a_rendered_chart_are_used_and_others_are_named(tmp_path:
         file = tmp_path / "rendered.yaml"
         file.write_text(template(*(part for each in assignments for part in ("--set", each))))
         jobs = rendered_jobs(str(file))
-        return environment_for(environment_of(jobs.worker), jobs)
+        return environment_for(environment_of(jobs.worker), jobs.worker, jobs.sources)
 
     keys = environment("s3.accessKeyId=ours,s3.secretAccessKey=hidden")
     assert (keys.variables["AWS_ACCESS_KEY_ID"], keys.variables["AWS_SECRET_ACCESS_KEY"]) == ("ours", "hidden")
