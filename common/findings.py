@@ -113,6 +113,8 @@ class ModelFacts(_Frozen):
     """Number of images in one batch."""
     images_per_second: float
     """Measured with batches of that size, or with smaller ones on a CPU."""
+    measured_batch: int = 0
+    """Number of images in a batch of the measurement; 0 where it is not known."""
     image_size: int
     dimensions: int
 
@@ -124,7 +126,20 @@ class ModelFacts(_Frozen):
 class StoreFacts(_Frozen):
     kind: Literal["store"] = "store"
     abilities: dict[str, Text]
-    """What the store can do, by name."""
+    """What the store can do, by name, for people."""
+    supported: dict[str, bool] = {}
+    """The same for programs: whether the store can do it."""
+
+
+class RunFacts(_Frozen):
+    kind: Literal["run"] = "run"
+    chunk_count: int
+    """Number of chunks of the run that is in the store, or that these settings would make."""
+    in_store: int = 0
+    """Number of chunks in the store; 0 where they are not counted."""
+    is_there: bool
+    """Whether the store has a chunk or the result of the run."""
+    is_finished: bool = False
 
 
 class GpuFacts(_Frozen):
@@ -138,7 +153,7 @@ class GpuFacts(_Frozen):
 
 
 Facts = Annotated[
-    ManifestFacts | ImagesFacts | ModelFacts | StoreFacts | GpuFacts,
+    ManifestFacts | ImagesFacts | ModelFacts | StoreFacts | RunFacts | GpuFacts,
     Field(discriminator="kind"),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 
 from common.errors import FingerprintMismatch
@@ -50,7 +50,9 @@ class Provenance:
             return
         different = [each.name for each in fields(self) if getattr(self, each.name) != getattr(other, each.name)]
         theirs, ours = (", ".join(f"{field} {getattr(one, field)}" for field in different) for one in (other, self))
+        is_count_alone = replace(self, chunk_count=other.chunk_count).fingerprint == other.fingerprint
         raise FingerprintMismatch(
             f"{name} was made with {theirs}, this run uses {ours} (fingerprints {other.fingerprint[:12]} and "
-            f"{self.fingerprint[:12]}); choose another EMBEDDER_RUN_URI or the same settings"
+            f"{self.fingerprint[:12]}); choose another EMBEDDER_RUN_URI or the same settings",
+            chunk_count=other.chunk_count if is_count_alone else None,
         )

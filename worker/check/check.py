@@ -6,8 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from common.errors import EmbedderError, SettingsError
-from common.findings import Finding, ModelFacts, Subject, Verdict, fault, skipped
+from common.errors import EmbedderError, FingerprintMismatch, SettingsError
+from common.findings import Finding, ModelFacts, RunFacts, Subject, Verdict, fault, skipped
 from common.format.provenance import Provenance
 from common.process.step import NotInTime, Step, result_of
 from worker.check.images import ImageCheck
@@ -247,7 +247,8 @@ class Check:
         try:
             found = step.result(seconds=STORE_SECONDS, late=late)
         except EmbedderError as error:
-            found = fault(Subject.RUN, error)
+            count = error.chunk_count if isinstance(error, FingerprintMismatch) else None
+            found = fault(Subject.RUN, error, RunFacts(chunk_count=count, is_there=True) if count else None)
         self._note(found)
 
     # The model
@@ -291,6 +292,7 @@ class Check:
             dtype=str(encoder.dtype).removeprefix("torch."),
             batch_size=batches.batch_size,
             images_per_second=rate.images_per_second,
+            measured_batch=rate.rows,
             image_size=encoder.image_size,
             dimensions=encoder.dimensions,
         )

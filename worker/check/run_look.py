@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.errors import ChunkInvalid, SettingsError
-from common.findings import Finding, Subject, Verdict
+from common.findings import Finding, RunFacts, Subject, Verdict
 from common.run.keys import CHUNKS_PREFIX, chunk_index
 from common.run.state import find_finished
 from worker.chunk_job.chunk_in_store import ChunkInStore
@@ -35,8 +35,10 @@ def look_at_run(store: Store, provenance: Provenance, *, rows: int) -> Finding:
             verdict=Verdict.OK,
             message=f"the run is finished: {store.location(finished.result.key)} was made with these settings, and "
             "its chunks are not computed again",
+            facts=RunFacts(chunk_count=count, is_there=True, is_finished=True),
         )
     there = sum(chunk_index(found.key) is not None for found in store.list(CHUNKS_PREFIX))
+    facts = RunFacts(chunk_count=count, in_store=there, is_there=there > 0)
     if there:
         message = f"{there:,} of {count:,} chunks are in the store already, made with these settings"
     else:
@@ -46,5 +48,6 @@ def look_at_run(store: Store, provenance: Provenance, *, rows: int) -> Finding:
             subject=Subject.RUN,
             verdict=Verdict.WARNING,
             message=f"{message}; {count:,} chunks are more than {rows:,} rows: lower EMBEDDER_CHUNK_COUNT",
+            facts=facts,
         )
-    return Finding(subject=Subject.RUN, verdict=Verdict.OK, message=message)
+    return Finding(subject=Subject.RUN, verdict=Verdict.OK, message=message, facts=facts)
