@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from common.errors import SettingsError
-from common.findings import Subject
+from common.findings import ELSEWHERE_VARIABLE, Subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +56,7 @@ def environment_for(variables: Mapping[str, str], job: Object) -> JobEnvironment
     if taken.get("EMBEDDER_DEVICE") == "cuda":
         # The rate of another device than the worker's is better than none, and the plan says so.
         taken["EMBEDDER_DEVICE"] = "auto"
+    taken[ELSEWHERE_VARIABLE] = "true"
     container = job["spec"]["template"]["spec"]["containers"][0]
     secrets = [
         str((each.get("secretRef") or each.get("configMapRef") or {}).get("name"))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from common.errors import SettingsError
-from common.findings import Finding, ManifestFacts, Subject, Verdict
+from common.findings import ELSEWHERE_VARIABLE, Finding, ManifestFacts, Subject, Verdict
+from embedder.check.settings import environment_for
 from tests.charts.helm import template
 from tests.embedder.command_line import embedder
 from tests.image_server import answer, image_server, stall
@@ -220,6 +221,12 @@ def test_a_chart_is_checked_before_it_is_installed(photos: Path) -> None:
     assert found["by_subject"]["manifest"]["facts"]["rows"] == len(PHOTOS)
     assert found["by_subject"]["store"]["exit_code"] in {75, 78}
     assert found["by_subject"]["model"]["message"] == "/models is a folder of the pod"
+
+
+def test_the_check_of_a_job_does_not_take_this_machine_for_the_pods() -> None:
+    job = with_settings(worker_job(4), EMBEDDER_DEVICE="cuda")
+    taken = environment_for({"EMBEDDER_DEVICE": "cuda"}, job).variables
+    assert taken == {"EMBEDDER_DEVICE": "auto", ELSEWHERE_VARIABLE: "true"}
 
 
 def test_a_file_without_a_worker_job_is_refused(tmp_path: Path) -> None:
