@@ -10,7 +10,7 @@ from collections import Counter
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.findings import Finding, ImagesFacts, SourceFacts, Subject, Verdict, fault
@@ -158,7 +158,7 @@ class ImageCheck:
         asked = asyncio.ensure_future(
             self._decoders.get(ReadFile(str(Path(os.devnull) / "absent"), 0, 0), None)  # type: ignore[arg-type]
         )
-        await asyncio.wait([asked, failed], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(_both(asked, failed), return_when=asyncio.FIRST_COMPLETED)
         if not asked.done():
             asked.cancel()
             await asyncio.wait([asked])
@@ -271,6 +271,11 @@ class ImageCheck:
         for failure in self._sample.failures:
             return f"; for example {excerpt(failure.detail)}"
         return ""
+
+
+def _both(*futures: asyncio.Future[Any]) -> list[asyncio.Future[Any]]:
+    """Return futures of several kinds as one list, for `asyncio.wait`."""
+    return list(futures)
 
 
 def _advice(reasons: Counter[Reason]) -> str:

@@ -299,10 +299,10 @@ def test_chunks_that_are_in_the_store_are_counted(photos: Path, tmp_path: Path, 
     assert checked.exit_code == 0
 
 
-def run_of_another_machine(run: Path, manifest: Path, **other: str) -> None:
+def run_of_another_machine(run: Path, manifest: Path, **other: Any) -> None:  # noqa: ANN401 - any field
     """Put a chunk of a run of the list into the store. `other` are fields of its provenance."""
     opened = open_manifest(ManifestSettings(manifest_uri=str(manifest)), http=HttpSettings())
-    made = {"manifest": opened.identity, "preprocessing": PREPROCESSING_VERSION, **other}
+    made: dict[str, Any] = {"manifest": opened.identity, "preprocessing": PREPROCESSING_VERSION, **other}
     put_chunk(open_store(str(run)), make_chunk(0, 3, chunk_count=4, **made))
 
 
