@@ -48,10 +48,15 @@ def client_context() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=trusted_file())
 
 
-def refusal(error: BaseException, what: object) -> CertificateRefused | None:
+TRUST = "put the certificate of its authority into the file that EMBEDDER_CA_BUNDLE names"
+"""What helps if a server's authority is not trusted."""
+
+
+def refusal(error: BaseException, what: object, *, trust: str = TRUST) -> CertificateRefused | None:
     """Return the error for a connection about `what` whose server's certificate was refused.
 
-    Returns None if `error` has another cause, which may pass.
+    `trust` tells what helps if the server's authority is not trusted. Returns None if `error` has another cause, which
+    may pass.
     """
     from urllib3.util.ssl_match_hostname import CertificateError  # noqa: PLC0415 - few programs need it here
 
@@ -59,7 +64,7 @@ def refusal(error: BaseException, what: object) -> CertificateRefused | None:
         if isinstance(each, CertificateError):
             return _refused(what, "is for another host; use a name that the certificate holds")
         if isinstance(each, ssl.SSLCertVerificationError):
-            return _refused(what, _why(each))
+            return _refused(what, _why(each, trust))
     return None
 
 
@@ -67,7 +72,7 @@ def _refused(what: object, why: str) -> CertificateRefused:
     return CertificateRefused(f"{what}: the certificate of the server {why}")
 
 
-def _why(error: ssl.SSLCertVerificationError) -> str:
+def _why(error: ssl.SSLCertVerificationError, trust: str) -> str:
     code = getattr(error, "verify_code", 0)
     if code == _EXPIRED:
         return "has expired; renew it, or correct the clock of this machine"
@@ -76,7 +81,7 @@ def _why(error: ssl.SSLCertVerificationError) -> str:
     if code in _WRONG_NAMES:
         return "is for another host; use a name that the certificate holds"
     why = getattr(error, "verify_message", "") or error.reason
-    return f"is not trusted ({why}); put the certificate of its authority into the file that EMBEDDER_CA_BUNDLE names"
+    return f"is not trusted ({why}); {trust}"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -72,7 +72,10 @@ class CertificateRefused(ConfigError):
 
 
 class FingerprintMismatch(ConfigError):
-    pass
+    def __init__(self, message: str, *, chunk_count: int | None = None) -> None:
+        super().__init__(message)
+        self.chunk_count = chunk_count
+        """Number of chunks of the run in the store, where nothing else differs."""
 
 
 class ClusterAccessDenied(ConfigError):

@@ -132,6 +132,17 @@ class StoreFacts(_Frozen):
     """What the store can do, by name."""
 
 
+class RunFacts(_Frozen):
+    kind: Literal["run"] = "run"
+    chunk_count: int
+    """Number of chunks of the run that is in the store, or that these settings would make."""
+    in_store: int = 0
+    """Number of chunks in the store; 0 where they are not counted."""
+    is_there: bool
+    """Whether the store has a chunk or the result of the run."""
+    is_finished: bool = False
+
+
 class GpuFacts(_Frozen):
     kind: Literal["gpus"] = "gpus"
     resource: str
@@ -143,7 +154,7 @@ class GpuFacts(_Frozen):
 
 
 Facts = Annotated[
-    ManifestFacts | ImagesFacts | ModelFacts | StoreFacts | GpuFacts,
+    ManifestFacts | ImagesFacts | ModelFacts | StoreFacts | RunFacts | GpuFacts,
     Field(discriminator="kind"),
 ]
 

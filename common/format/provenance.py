@@ -73,7 +73,8 @@ class Provenance:
             sentences.append(f"was made with {theirs}, this run uses {mine}")
         raise FingerprintMismatch(
             f"{name} {'; it '.join(sentences)} (fingerprints {other.fingerprint[:12]} and {ours.fingerprint[:12]}); "
-            "choose another EMBEDDER_RUN_URI, or the same list and settings"
+            "choose another EMBEDDER_RUN_URI, or the same list and settings",
+            chunk_count=other.chunk_count if different == ["chunk_count"] and len(sentences) == 1 else None,
         )
 
 

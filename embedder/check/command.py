@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from common.errors import ClusterAccessDenied, ClusterUnavailable, SettingsError
-from common.findings import Subject, exit_code_of, skipped
+from common.errors import (
+    ClusterAccessDenied,
+    ClusterUnavailable,
+    EmbedderError,
+    NotInCluster,
+    RunUnfinished,
+    SettingsError,
+)
+from common.findings import Subject, exit_code_of, fault, skipped
 from common.logs import redact_urls
 from embedder.check import options as own  # noqa: TC001 - typer reads the annotations
 from embedder.local import options  # noqa: TC001
@@ -21,9 +28,12 @@ from k8s.api.options import ContextOption, NamespaceOption, open_cluster
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.console import RenderableType
+
     from common.findings import Finding
-    from embedder.check.settings import JobEnvironment
-    from k8s.api.cluster import Cluster, Object
+    from embedder.check.settings import JobEnvironment, JobSettings
+    from k8s.api.cluster import Cluster
+    from k8s.check.surroundings import Workload
 
 EXAMPLES = (
     "embedder check photos.csv out",
@@ -35,7 +45,7 @@ EXAMPLES = (
 EPILOG = "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]{example}[/cyan]" for example in EXAMPLES)])
 
 PIPE_WIDTH = 160
-"""Width of the table in columns where the output is not a terminal."""
+"""Width of the table in columns where the output is not a terminal and COLUMNS is not set."""
 
 NO_CLUSTER = "name a namespace with -n, or a --release, to look at a cluster"
 """What is said of a cluster that nobody has named."""
@@ -82,18 +92,37 @@ def check(
         "sources": sources,
         "max_failure_ratio": max_failure_ratio,
     }
-    options_given = environment_of(given, assignments or [])
-    if release and rendered:
-        raise SettingsError("--release and --rendered both name settings; give one of them")
-    run = _Check(
-        options_given,
-        programs=context.obj or Programs(),
-        release=release,
-        rendered=rendered,
-        namespace=namespace,
-        k8s_context=k8s_context,
-    )
-    raise typer.Exit(run.run(as_json=as_json))
+    try:
+        run = _Check(
+            environment_of(given, assignments or []),
+            programs=context.obj or Programs(),
+            release="" if rendered else release,
+            rendered=rendered,
+            rendered_run=release if rendered else "",
+            namespace=namespace,
+            k8s_context=k8s_context,
+        )
+        exit_code = run.run(as_json=as_json)
+    except EmbedderError as error:
+        if not as_json:
+            raise
+        exit_code = _print_fault(error)
+    raise typer.Exit(exit_code)
+
+
+def _print_fault(error: EmbedderError) -> int:
+    """Print JSON for an error before which nothing could be tried, and return its exit code."""
+    from embedder.check.screen import as_json as json_of  # noqa: PLC0415
+
+    match error:
+        case ClusterAccessDenied() | ClusterUnavailable() | NotInCluster():
+            subject = Subject.ACCESS
+        case RunUnfinished():
+            subject = Subject.PROGRAM
+        case _:
+            subject = Subject.SETTINGS
+    typer.echo(json_of([fault(subject, error)], None, []))
+    return error.exit_code
 
 
 class _Check:
@@ -104,18 +133,19 @@ class _Check:
         programs: Programs,
         release: str,
         rendered: str,
+        rendered_run: str,
         namespace: str,
         k8s_context: str,
     ) -> None:
         self._given, self._programs = given, programs
-        self._release, self._rendered = release, rendered
+        self._release, self._rendered, self._rendered_run = release, rendered, rendered_run
         self._namespace, self._context = namespace, k8s_context
         self._cluster: Cluster | None = None
         self._why_no_cluster = NO_CLUSTER
-        self._jobs: tuple[Object, Object | None] | None = None
+        self._jobs: JobSettings | None = None
         self._notes: list[str] = []
         self._environment: Mapping[str, str] = {}
-        """The environment of the worker's check, once it is known."""
+        """The settings of the run, once they are known."""
 
     def run(self, *, as_json: bool) -> int:
         """Try everything, print what was found, and return the exit code."""
@@ -128,14 +158,16 @@ class _Check:
         if findings is None:
             findings = self._here()
         findings += self._look_at_cluster()
-        plan = make_plan(findings, wants_gpu=self._wants_gpu(), max_image_pixels=self._max_image_pixels())
+        plan = make_plan(
+            findings,
+            wants_gpu=self._wants_gpu(),
+            max_image_pixels=self._max_image_pixels(),
+            chunk_count=self._chunk_count(),
+        )
         if as_json:
             typer.echo(json_of(findings, plan, self._notes))
         else:
-            console = Console(highlight=False)
-            if not console.is_terminal:
-                console.width = PIPE_WIDTH
-            console.print(as_screen(findings, plan, self._notes))
+            _print(as_screen(findings, plan, self._notes))
         return exit_code_of(findings)
 
     def _open_cluster(self) -> None:
@@ -150,23 +182,26 @@ class _Check:
         if self._rendered:
             from embedder.check.settings import rendered_jobs  # noqa: PLC0415
 
-            self._jobs = rendered_jobs(self._rendered)
+            self._jobs = rendered_jobs(self._rendered, run=self._rendered_run)
 
     def _from_check_job(self) -> list[Finding] | None:
         """Return what the release's check Job has found, None if there is no such Job."""
         if not self._release or self._cluster is None:
             return None
+        from embedder.check.settings import JobSettings  # noqa: PLC0415
         from k8s.check.check_job import find_check_job, read_check_job  # noqa: PLC0415
+        from k8s.release.job import environment_of as variables_of  # noqa: PLC0415
         from k8s.release.release import Release  # noqa: PLC0415
 
         job = find_check_job(self._cluster, self._release)
         if job is not None:
-            self._jobs = job, None
+            self._jobs = JobSettings(job, None)
+            self._environment = variables_of(job)
             self._notes.append(f"this is what Job {job['metadata']['name']} has found, in the worker's own pod")
             return read_check_job(self._cluster, job, say=_say)
         release = Release(self._cluster, self._release)
         merge = None if release.merge is None else release.objects[release.merge.name]
-        self._jobs = release.objects[release.worker.name], merge
+        self._jobs = JobSettings(release.objects[release.worker.name], merge)
         return None
 
     def _here(self) -> list[Finding]:
@@ -176,11 +211,14 @@ class _Check:
 
         taken = self._environment_of_job()
         environment = {**os.environ, **(taken.variables if taken else {}), **self._given}
-        environment.setdefault(SETTABLE["chunk_count"], "1")
         self._environment = environment
-        for name, argument in (("EMBEDDER_MANIFEST_URI", "MANIFEST"), ("EMBEDDER_RUN_URI", "RUN")):
-            if not environment.get(name):
-                raise SettingsError(f"no {argument} is given and {name} is not set; see embedder check --help")
+        missing = [
+            f"no {argument} is given and {name} is not set"
+            for name, argument in (("EMBEDDER_MANIFEST_URI", "MANIFEST"), ("EMBEDDER_RUN_URI", "RUN"))
+            if not environment.get(name)
+        ]
+        if missing:
+            raise SettingsError(f"{'; '.join(missing)}; see embedder check --help")
         skip: dict[Subject, str] = {}
         if taken is not None:
             self._notes += taken.notes
@@ -189,7 +227,7 @@ class _Check:
         with status.status("looking at settings") as shown:
             findings = run_worker_check(
                 self._programs.check,
-                environment=environment,
+                environment={SETTABLE["chunk_count"]: "1", **environment},
                 skip=skip,
                 on_finding=lambda finding: shown.update(f"looked at {finding.subject}"),
             )
@@ -204,22 +242,31 @@ class _Check:
         from embedder.check.settings import environment_for  # noqa: PLC0415
         from k8s.release.job import environment_of as variables_of  # noqa: PLC0415
 
-        return environment_for(variables_of(self._jobs[0]), self._jobs[0])
+        return environment_for(variables_of(self._jobs.worker), self._jobs)
 
     def _look_at_cluster(self) -> list[Finding]:
         if self._cluster is None:
-            return [skipped(subject, self._why_no_cluster) for subject in (Subject.ACCESS, Subject.GPUS)]
-        from k8s.check.surroundings import Workload, look_at_cluster, workload_of  # noqa: PLC0415
+            subjects = (Subject.ACCESS, Subject.GATE, Subject.GPUS, Subject.QUOTA)
+            return [skipped(subject, self._why_no_cluster) for subject in subjects]
+        from k8s.check.surroundings import look_at_cluster  # noqa: PLC0415
 
-        return look_at_cluster(self._cluster, Workload() if self._jobs is None else workload_of(*self._jobs))
+        return look_at_cluster(self._cluster, self._workload())
 
     def _wants_gpu(self) -> bool:
         """Return whether the workers will have a GPU: by their Job, else as the chart's default, unless told cpu."""
         if self._jobs is None:
             return self._given.get(SETTABLE["device"], os.environ.get(SETTABLE["device"])) != "cpu"
-        from k8s.check.surroundings import workload_of  # noqa: PLC0415
+        return bool(self._workload().gpu_resource)
 
-        return bool(workload_of(*self._jobs).gpu_resource)
+    def _workload(self) -> Workload:
+        from k8s.check.surroundings import Workload, workload_of  # noqa: PLC0415
+
+        return Workload() if self._jobs is None else workload_of(self._jobs.worker, self._jobs.merge)
+
+    def _chunk_count(self) -> int | None:
+        """Return the number of chunks that the options, the environment or the Job ask for."""
+        text = self._environment.get(SETTABLE["chunk_count"], "")
+        return int(text) or None if text.isdecimal() else None
 
     def _max_image_pixels(self) -> int:
         from worker.settings import DecodeSettings  # noqa: PLC0415
@@ -229,9 +276,21 @@ class _Check:
 
 
 def _variable_of(subject: Subject) -> str:
-    return {Subject.MODEL: SETTABLE["model"], Subject.MANIFEST: SETTABLE["manifest_uri"]}.get(
-        subject, SETTABLE["run_uri"]
-    )
+    setting = {Subject.MODEL: "model", Subject.MANIFEST: "manifest_uri", Subject.IMAGES: "manifest_uri"}
+    return SETTABLE[setting.get(subject, "run_uri")]
+
+
+def _print(screen: RenderableType) -> None:
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(screen)
+        return
+    if not os.environ.get("COLUMNS", "").isdecimal():
+        console.width = PIPE_WIDTH
+    with console.capture() as captured:
+        console.print(screen)
+    # The table fills its lines with blanks, which other programs need not read.
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _say(sentence: str) -> None:

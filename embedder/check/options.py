@@ -13,7 +13,8 @@ ReleaseName = Annotated[
     typer.Option(
         "--release",
         metavar="NAME",
-        help="Take MANIFEST, RUN and all settings from this Helm release, or show what its check Job has found.",
+        help="Take MANIFEST, RUN and all settings from this Helm release, or show what its check Job has found. "
+        "With --rendered: the run that is meant, where there are several.",
         show_default=False,
         rich_help_panel=_WHERE,
     ),

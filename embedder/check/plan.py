@@ -6,10 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.findings import GpuFacts, ImagesFacts, ManifestFacts, ModelFacts
+from common.findings import GpuFacts, ImagesFacts, ManifestFacts, ModelFacts, RunFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from common.findings import Finding
 
@@ -19,6 +19,15 @@ CPU_CHUNK_IMAGES = 10_000
 
 MAX_CHUNKS = 100_000
 """Largest number of chunks, a limit of Kubernetes for an Indexed Job."""
+
+POD_START_SECONDS = 15.0
+"""Time in seconds of a pod before its first image, on a node that has the program: 10 to 20 s."""
+
+HERE_START_SECONDS = 10.0
+"""Time in seconds before the first image of a chunk on this machine, without scheduling; an estimate."""
+
+MUCH = 2
+"""Factor from which on another number of chunks is worth a sentence."""
 
 CORE_IMAGES_PER_SECOND = 400
 """Number of images that one core fetches and decodes a second."""
@@ -55,7 +64,8 @@ class Here(NamedTuple):
 
     chunks: int
     images_per_second: float
-    hours: float
+    hours: float | None
+    """None where nothing is left to compute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +73,14 @@ class Plan:
     """The figures of a run in a cluster."""
 
     rows: int
+    is_exact: bool
+    """False for an estimate of the rows from a sample."""
     chunks: int
+    """Number that the run in the store has, else the one that was asked for, else the suggested one."""
+    chunks_by: str
+    """Who has decided the number of chunks: `check`, `user` or `store`."""
+    suggested_chunks: int
+    """Number of chunks that fits the rows."""
     images_per_chunk: int
     on_gpu: bool
     images_per_second: float
@@ -74,8 +91,9 @@ class Plan:
     memory_gib: int
     parallelism: int | None
     """Number of workers for which the cluster has GPUs; None where it was not looked at."""
-    hours: float
-    """Duration with these workers, or with one where their number is not known."""
+    hours: float | None
+    """Duration with these workers, or with one where their number is not known. None where nothing is left to
+    compute."""
     result_bytes: int
     here: Here | None
     """The run on this machine; None where the model could not be measured."""
@@ -95,17 +113,26 @@ class Plan:
             f"worker.resources.limits.memory={self.memory_gib}Gi",
         ]
 
+    @property
+    def is_suggestion_much_different(self) -> bool:
+        low, high = sorted((self.chunks, self.suggested_chunks))
+        return high >= MUCH * low
+
     def as_json(self) -> dict[str, object]:
-        here = None if self.here is None else self.here._asdict()
-        return asdict(self) | {"here": here, "set": self.assignments}
+        here = None if self.here is None else _rounded(self.here._asdict())
+        return _rounded(asdict(self)) | {"here": here, "set": self.assignments}
 
 
-def make_plan(findings: Iterable[Finding], *, wants_gpu: bool, max_image_pixels: int) -> Plan | None:
+def make_plan(
+    findings: Sequence[Finding], *, wants_gpu: bool, max_image_pixels: int, chunk_count: int | None = None
+) -> Plan | None:
     """Return the figures, None where the manifest's rows are not known.
 
-    `wants_gpu` tells whether the workers will have a GPU. The check's own device may be another one.
+    `wants_gpu` tells whether the workers will have a GPU. The check's own device may be another one. `chunk_count` is
+    the number of chunks that the user asks for, None if there is none.
     """
     facts = [finding.facts for finding in findings]
+    run = next((each for each in facts if isinstance(each, RunFacts)), None)
     manifest = next((each for each in facts if isinstance(each, ManifestFacts)), None)
     model = next((each for each in facts if isinstance(each, ModelFacts)), None)
     images = next((each for each in facts if isinstance(each, ImagesFacts)), None)
@@ -117,13 +144,20 @@ def make_plan(findings: Iterable[Finding], *, wants_gpu: bool, max_image_pixels:
     per_core = CORE_IMAGES_PER_SECOND / max(1.0, (images.mean_bytes if images else 0) / USUAL_IMAGE_BYTES)
     cores = min(MAX_CORES, math.ceil(device_rate / per_core) + 1) if wants_gpu else CPU_WORKER_CORES
     rate = min(device_rate, per_core * cores)
-    chunks = _chunk_count(manifest.rows, on_gpu=wants_gpu)
+    suggested = _chunk_count(manifest.rows, on_gpu=wants_gpu)
+    kept = run.chunk_count if run is not None and run.is_there else chunk_count
+    chunks = kept or suggested
+    left = _chunks_left(chunks, run)
     images_per_chunk = math.ceil(manifest.rows / chunks)
     available = None if gpus is None else (gpus.allocatable if gpus.free is None else gpus.free)
     parallelism = min(available, chunks) if wants_gpu and available else None
+    pod_seconds = POD_START_SECONDS + images_per_chunk / rate
     return Plan(
         rows=manifest.rows,
+        is_exact=manifest.is_exact,
         chunks=chunks,
+        chunks_by="check" if not kept else "store" if run is not None and run.is_there else "user",
+        suggested_chunks=suggested,
         images_per_chunk=images_per_chunk,
         on_gpu=wants_gpu,
         images_per_second=rate,
@@ -139,9 +173,9 @@ def make_plan(findings: Iterable[Finding], *, wants_gpu: bool, max_image_pixels:
             max_image_pixels=max_image_pixels,
         ),
         parallelism=parallelism,
-        hours=manifest.rows / rate / 3600 / (parallelism or 1),
+        hours=math.ceil(left / (parallelism or 1)) * pod_seconds / 3600 if left else None,
         result_bytes=round(manifest.rows * (4 * (model.dimensions if model else 512) + manifest.mean_url_bytes)),
-        here=None if model is None else _here(manifest.rows, model),
+        here=None if model is None else _here(manifest.rows, model, kept=kept, run=run),
     )
 
 
@@ -149,9 +183,23 @@ def _chunk_count(rows: int, *, on_gpu: bool) -> int:
     return min(MAX_CHUNKS, math.ceil(rows / (GPU_CHUNK_IMAGES if on_gpu else CPU_CHUNK_IMAGES)))
 
 
-def _here(rows: int, model: ModelFacts) -> Here:
+def _chunks_left(chunks: int, run: RunFacts | None) -> int:
+    if run is None:
+        return chunks
+    return 0 if run.is_finished else max(0, chunks - run.in_store)
+
+
+def _here(rows: int, model: ModelFacts, *, kept: int | None, run: RunFacts | None) -> Here:
     rate = model.images_per_second
-    return Here(_chunk_count(rows, on_gpu=model.is_on_gpu), rate, rows / rate / 3600)
+    chunks = kept or _chunk_count(rows, on_gpu=model.is_on_gpu)
+    left = _chunks_left(chunks, run)
+    hours = left * (HERE_START_SECONDS + rows / chunks / rate) / 3600
+    return Here(chunks, rate, hours if left else None)
+
+
+def _rounded(figures: dict[str, object]) -> dict[str, object]:
+    """Return the figures without digits that mean nothing."""
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}
 
 
 def _memory_gib(

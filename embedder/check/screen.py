@@ -63,6 +63,8 @@ def _said(finding: Finding) -> str:
 
 def _details(finding: Finding) -> Iterator[str]:
     match finding.facts:
+        case StoreFacts(abilities=abilities) if abilities.get("store") == "folder":
+            pass  # any folder can do the same
         case StoreFacts(abilities=abilities):
             yield "; ".join(f"{name}: {value}" for name, value in abilities.items() if name != "store")
         case ManifestFacts() as manifest:
@@ -85,23 +87,40 @@ def _details(finding: Finding) -> Iterator[str]:
 
 
 def _plan_lines(plan: Plan) -> Iterator[str]:
-    yield f"{_count(plan.rows, 'row')} in {_count(plan.chunks, 'chunk')}, the result has {_size(plan.result_bytes)}."
+    about = "" if plan.is_exact else "about "
+    yield (
+        f"{about.capitalize()}{_count(plan.rows, 'row')} in {_count(plan.chunks, 'chunk')}, the result has "
+        f"{about}{_size(plan.result_bytes)}."
+    )
+    if plan.chunks_by != "check" and plan.is_suggestion_much_different:
+        whose = "the run in the store has" if plan.chunks_by == "store" else "you ask for"
+        yield (
+            f"That is the number of chunks that {whose}; for a new run, the check would suggest "
+            f"{_count(plan.suggested_chunks, 'chunk')}."
+        )
+    if plan.hours is None:
+        yield "All chunks of the run are in the store, so nothing is left to compute."
+    workers = _count(plan.parallelism or 1, "worker")
     if plan.on_gpu:
         device, otherwise = "a GPU", "an estimate, as no GPU is at hand"
     else:
         device, otherwise = "no GPU", "an estimate"
     yield (
         f"A worker with {device} and {plan.cores} cores makes {plan.images_per_second:,.0f} images/s "
-        f"({'measured on this device' if plan.is_measured else otherwise}); with "
-        f"{_count(plan.parallelism or 1, 'worker')} the run takes {format_duration(plan.hours * 3600)}."
+        f"({'measured on this device' if plan.is_measured else otherwise})"
+        + (f"; with {workers} the run takes {_hours(plan.hours)}." if plan.hours is not None else ".")
     )
     yield "For the chart:"
     yield "  " + " \\\n  ".join(f"--set {value}" for value in plan.assignments)
     if plan.here is not None:
-        yield (
-            f"On this machine: embedder run … --chunks {plan.here.chunks}, which takes "
-            f"{format_duration(plan.here.hours * 3600)} at {plan.here.images_per_second:,.0f} images/s."
-        )
+        hours, rate = plan.here.hours, f"{plan.here.images_per_second:,.0f} images/s"
+        takes = f", which takes {_hours(hours)} at {rate}." if hours is not None else "."
+        yield f"On this machine: embedder run … --chunks {plan.here.chunks}{takes}"
+
+
+def _hours(hours: float) -> str:
+    """Return a duration with the start-up of its chunks, which is an estimate."""
+    return f"about {format_duration(hours * 3600)}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -115,9 +134,14 @@ def _size(number: int) -> str:
 def _verdict(findings: Sequence[Finding]) -> Text:
     found = worst(findings)
     if found is not None:
-        return Text(
-            f"\nA worker would end with exit code {found.exit_code}, because of {found.subject}.", style="bold red"
+        causes = dict.fromkeys(
+            str(each.subject)
+            for each in in_order(findings)
+            if each.verdict is Verdict.FAULT and each.exit_code == found.exit_code
         )
+        *others, last = causes
+        named = f"{', '.join(others)} and {last}" if others else last
+        return Text(f"\nA worker would end with exit code {found.exit_code}, because of {named}.", style="bold red")
     warnings = sum(finding.verdict is Verdict.WARNING for finding in findings)
     word = f", with {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
     return Text(f"\nNothing that was looked at would stop a worker{word}.", style="yellow" if warnings else "green")

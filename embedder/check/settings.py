@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
 from common.errors import SettingsError
 from common.findings import ELSEWHERE_VARIABLE, Subject
+from k8s.release.labels import COMPONENT_LABEL, RELEASE_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from k8s.api.cluster import Object
 
@@ -25,6 +28,16 @@ _FILES = {"EMBEDDER_CA_BUNDLE", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE", 
 """Variables that name files of the pod."""
 
 
+class JobSettings(NamedTuple):
+    """The Jobs of a run, and the objects beside them that hold their variables."""
+
+    worker: Object
+    """The worker Job, or the check Job."""
+    merge: Object | None
+    sources: Mapping[tuple[str, str], Mapping[str, str]] = {}
+    """The variables of each Secret and ConfigMap that can be read, by kind and name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobEnvironment:
     variables: Mapping[str, str]
@@ -34,14 +47,15 @@ class JobEnvironment:
     """What differs from the pod, in sentences."""
 
 
-def environment_for(variables: Mapping[str, str], job: Object) -> JobEnvironment:
-    """Return the environment by which this machine tries what the worker of `job` will need.
+def environment_for(variables: Mapping[str, str], jobs: JobSettings) -> JobEnvironment:
+    """Return the environment by which this machine tries what the worker of `jobs` will need.
 
-    `variables` are those whose values are in the Job itself.
+    `variables` are those whose values are in the worker Job itself.
     """
+    referred, unread = _referred_variables(jobs)
     taken = {
         name: value
-        for name, value in variables.items()
+        for name, value in {**referred, **variables}.items()
         if (name.startswith(_TAKEN) or name.upper() in _PROXIES) and name not in _NOT_TAKEN
     }
     absent = [name for name in sorted(_FILES & taken.keys()) if not Path(taken[name]).exists()]
@@ -51,24 +65,44 @@ def environment_for(variables: Mapping[str, str], job: Object) -> JobEnvironment
         skip[Subject.MODEL] = f"{taken['EMBEDDER_MODEL']} is a folder of the pod"
     if _is_absent(taken.get("EMBEDDER_MANIFEST_URI", "")):
         skip[Subject.MANIFEST] = f"{taken['EMBEDDER_MANIFEST_URI']} is a file of the pod"
+        skip[Subject.IMAGES] = "the list is a file of the pod"
     if _is_folder(taken.get("EMBEDDER_RUN_URI", "")):
         skip[Subject.STORE] = f"{taken['EMBEDDER_RUN_URI']} is a folder of the pod"
     if taken.get("EMBEDDER_DEVICE") == "cuda":
         # The rate of another device than the worker's is better than none, and the plan says so.
         taken["EMBEDDER_DEVICE"] = "auto"
     taken[ELSEWHERE_VARIABLE] = "true"
-    container = job["spec"]["template"]["spec"]["containers"][0]
-    secrets = [
-        str((each.get("secretRef") or each.get("configMapRef") or {}).get("name"))
-        for each in container.get("envFrom") or []
-    ]
-    secrets += [each["name"] for each in container.get("env") or [] if "secretKeyRef" in (each.get("valueFrom") or {})]
-    if secrets:
+    if unread:
         notes.append(
-            f"the pod's {', '.join(secrets)} cannot be read from here, so the check uses the credentials of this "
+            f"{', '.join(unread)} of the pod cannot be read from here, so the check uses the credentials of this "
             "machine; the chart's check.enabled tries those of the pod"
         )
     return JobEnvironment(variables=taken, skip=skip, notes=tuple(notes))
+
+
+def _referred_variables(jobs: JobSettings) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that the pod has from Secrets and ConfigMaps, and the names of those that are not there."""
+    container = jobs.worker["spec"]["template"]["spec"]["containers"][0]
+    found: dict[str, str] = {}
+    unread: dict[str, None] = {}
+    for each in container.get("envFrom") or []:
+        for reference, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
+            if reference in each:
+                source = kind, str(each[reference].get("name"))
+                if source not in jobs.sources:
+                    unread[" ".join(("the", *source))] = None
+                prefix = each.get("prefix") or ""
+                found |= {f"{prefix}{name}": value for name, value in jobs.sources.get(source, {}).items()}
+    for each in container.get("env") or []:
+        for reference, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
+            if (key := (each.get("valueFrom") or {}).get(reference)) is not None:
+                source = kind, str(key.get("name"))
+                value = jobs.sources.get(source, {}).get(str(key.get("key")))
+                if value is None:
+                    unread[" ".join(("the", *source))] = None
+                else:
+                    found[str(each["name"])] = value
+    return found, list(unread)
 
 
 def _is_absent(place: str) -> bool:
@@ -79,24 +113,66 @@ def _is_folder(place: str) -> bool:
     return place.startswith("/")
 
 
-def rendered_jobs(path: str) -> tuple[Object, Object | None]:
-    """Return the worker Job and the merge Job, if any, that a file of `helm template` holds; `-` is standard input.
+def rendered_jobs(path: str, *, run: str = "") -> JobSettings:
+    """Return the Jobs of the run `run` that a file of `helm template` holds; `-` is standard input.
 
-    Raises SettingsError if it holds no worker Job.
+    `run` may be empty if the file holds one run. Raises SettingsError if it holds no worker Job, or several runs of
+    which none is chosen.
     """
+    objects = _rendered_objects(path)
+    labelled: list[tuple[str, str, Object]] = [
+        (str(labels.get(RELEASE_LABEL, "")), str(labels.get(COMPONENT_LABEL)), each)
+        for each in objects
+        if each.get("kind") == "Job"
+        for labels in [(each.get("metadata") or {}).get("labels") or {}]
+    ]
+    runs = {name: each for name, component, each in labelled if component == "worker"}
+    if not runs:
+        raise SettingsError(
+            f"--rendered {path} holds no worker Job; give it what helm template prints for the chart, with "
+            "check.enabled=false"
+        )
+    known = ", ".join(sorted(runs))
+    if run and run not in runs:
+        raise SettingsError(f"--rendered {path} holds no run {run}; choose one with --release: {known}")
+    if not run and len(runs) > 1:
+        raise SettingsError(f"--rendered {path} holds {len(runs)} runs; choose one with --release: {known}")
+    chosen = run or known
+    merge = next((each for name, component, each in labelled if (name, component) == (chosen, "merge")), None)
+    return JobSettings(runs[chosen], merge, _sources(objects))
+
+
+def _rendered_objects(path: str) -> list[Object]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
         objects = [each for each in yaml.safe_load_all(text) if isinstance(each, dict)]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"--rendered {path} cannot be read: {' '.join(str(error).split())}") from error
-    jobs = {
-        str((each.get("metadata") or {}).get("labels", {}).get("app.kubernetes.io/component")): each
-        for each in objects
-        if each.get("kind") == "Job"
-    }
-    if "worker" not in jobs:
-        raise SettingsError(
-            f"--rendered {path} holds no worker Job; give it what helm template prints for the chart, with "
-            "check.enabled=false"
-        )
-    return jobs["worker"], jobs.get("merge")
+    if not text.strip():
+        what = "standard input" if path == "-" else path
+        raise SettingsError(f"--rendered {path}: {what} is empty; see whether helm template has failed")
+    return objects
+
+
+def _sources(objects: Sequence[Object]) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the variables of the Secrets and ConfigMaps among the objects, by kind and name."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for each in objects:
+        kind, data = str(each.get("kind")), each.get("data") or {}
+        if kind == "Secret":
+            plain = {name: _decoded(str(value)) for name, value in data.items()} | (each.get("stringData") or {})
+        elif kind == "ConfigMap":
+            plain = data
+        else:
+            continue
+        found[kind, str((each.get("metadata") or {}).get("name"))] = {
+            str(name): str(value) for name, value in plain.items()
+        }
+    return found
+
+
+def _decoded(value: str) -> str:
+    try:
+        return base64.b64decode(value).decode("utf-8", "replace")
+    except binascii.Error as error:
+        raise SettingsError(f"--rendered: the data of a Secret is not base64 ({error})") from error

@@ -81,20 +81,24 @@ def environment_of(options: Mapping[str, str | None], assignments: Iterable[str]
     """Return the EMBEDDER_ variables for the options and the assignments.
 
     `options` has the options by the name of their setting, None for an option that is not given. An assignment is a
-    text `NAME=VALUE`. Raises SettingsError for a text without a value and for a name that no setting has.
+    text `NAME=VALUE`. Raises SettingsError for all texts without a value and with a name that no setting has.
     """
+    problems: list[str] = []
     environment = {SETTABLE[name]: value for name, value in options.items() if value is not None}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         setting = name.strip().lower().replace("-", "_").removeprefix(ENV_PREFIX.lower())
         if not equals:
-            raise SettingsError(f"--set {assignment!r} has no value; write --set NAME=VALUE")
-        if setting not in SETTABLE:
+            problems.append(f"--set {assignment!r} has no value; write --set NAME=VALUE")
+        elif setting not in SETTABLE:
             near = difflib.get_close_matches(setting, SETTABLE, n=1)
             others = ", ".join(sorted(SETTABLE.keys() - options.keys()))
             remedy = f"did you mean {near[0]}?" if near else f"choose from {others}"
-            raise SettingsError(f"--set {assignment!r}: there is no setting {setting}; {remedy}")
-        environment[SETTABLE[setting]] = value
+            problems.append(f"--set {assignment!r}: there is no setting {setting}; {remedy}")
+        else:
+            environment[SETTABLE[setting]] = value
+    if problems:
+        raise SettingsError("; ".join(problems))
     return environment
 
 

@@ -17,7 +17,7 @@ from kubernetes.client.exceptions import ApiException, OpenApiException
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable
 from common.retry import GivenUp, RetryPolicy, call, retry_after_seconds
-from k8s.api.errors import Expired, one_line, refusal, unavailable
+from k8s.api.errors import Expired, not_trusted, one_line, refusal, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -271,6 +271,8 @@ class Cluster:
         def may_pass(error: Exception) -> bool:
             if isinstance(error, ApiException):
                 return error.status in (PASSING_CREATE_STATUSES if is_create else PASSING_STATUSES)
+            if not_trusted(self.host, error) is not None:
+                return False
             # A create that got no answer may have succeeded.
             return isinstance(error, urllib3.exceptions.HTTPError | OSError) and not is_create
 
@@ -283,6 +285,8 @@ class Cluster:
 
     def _ours(self, action: str, error: Exception) -> Exception:
         """Return our error for an error of the client."""
+        if (untrusted := not_trusted(self.host, error)) is not None:
+            return untrusted
         if isinstance(error, ApiException):
             return refusal(
                 host=self.host,

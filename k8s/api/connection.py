@@ -18,7 +18,7 @@ from kubernetes.config.incluster_config import (
 )
 from yaml import YAMLError
 
-from common.certificates import client_context
+from common.certificates import client_context, refusal
 from common.errors import ClusterAccessDenied, ClusterUnavailable
 from common.proxies import EnvironmentProxies, parse_proxy
 from k8s.api.cluster import RETRY, Cluster
@@ -63,6 +63,9 @@ def connect(*, context: str = "", namespace: str = "", retry: RetryPolicy = RETR
     except (config.ConfigException, YAMLError, OSError, TypeError, KeyError, ValueError) as error:
         raise ClusterAccessDenied(f"{kubeconfig} cannot be used: {one_line(error)}") from error
     except urllib3.exceptions.HTTPError as error:
+        trust = "give the certificate of its authority as idp-certificate-authority of the user in the kubeconfig"
+        if (refused := refusal(error, f"the login server of {kubeconfig}", trust=trust)) is not None:
+            raise ClusterAccessDenied(str(refused)) from error
         raise ClusterUnavailable(
             f"the login server of {kubeconfig} does not answer ({one_line(error)}); check the network"
         ) from error

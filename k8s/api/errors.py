@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from common import certificates
 from common.errors import ClusterAccessDenied, ClusterUnavailable, NotInCluster, SettingsError
 from common.logs import redact_urls
 
@@ -28,6 +29,20 @@ class NotAuthenticated(ClusterAccessDenied):
 
 class NotAuthorized(ClusterAccessDenied):
     """The cluster accepts the credentials, but does not allow the request."""
+
+
+class NotTrusted(ClusterAccessDenied):
+    """The cluster's certificate is not accepted."""
+
+
+def not_trusted(host: str, error: Exception) -> NotTrusted | None:
+    """Return the error for a refused certificate of the cluster, None if `error` has another cause."""
+    refused = certificates.refusal(
+        error,
+        f"the cluster at {host}",
+        trust="give the certificate of its authority as certificate-authority of this cluster in the kubeconfig",
+    )
+    return None if refused is None else NotTrusted(str(refused))
 
 
 def refusal(*, host: str, namespace: str, action: str, status: int, reason: str, body: str) -> Exception:

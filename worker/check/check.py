@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from common.errors import EmbedderError, SettingsError
-from common.findings import ELSEWHERE_VARIABLE, Finding, ModelFacts, Subject, Verdict, fault, skipped
+from common.errors import EmbedderError, FingerprintMismatch, SettingsError
+from common.findings import ELSEWHERE_VARIABLE, Finding, ModelFacts, RunFacts, Subject, Verdict, fault, skipped
 from common.format.provenance import Provenance
 from common.process.step import NotInTime, Step, result_of
 from worker.check.images import ImageCheck
@@ -256,7 +256,8 @@ class Check:
         try:
             found = step.result(seconds=STORE_SECONDS, late=late)
         except EmbedderError as error:
-            found = fault(Subject.RUN, error)
+            count = error.chunk_count if isinstance(error, FingerprintMismatch) else None
+            found = fault(Subject.RUN, error, RunFacts(chunk_count=count, is_there=True) if count else None)
         self._note(found)
 
     def _model_of_run(self, model: ModelLoading | None) -> tuple[ModelSource | None, str, dict[str, str]]:

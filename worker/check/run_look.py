@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.errors import ChunkInvalid, SettingsError
-from common.findings import Finding, Subject, Verdict
+from common.findings import Finding, RunFacts, Subject, Verdict
 from common.run.keys import CHUNKS_PREFIX, chunk_index
 from common.run.state import find_finished
 from worker.chunk_job.chunk_in_store import ChunkInStore
@@ -57,6 +57,7 @@ def look_at_run(
             verdict=Verdict.OK,
             message=f"the run is finished: {result} was made with these settings{_not_compared(unknown)}, and its "
             "chunks are not computed again",
+            facts=RunFacts(chunk_count=count, is_there=True, is_finished=True),
         )
     there = [found.size for found in store.list(CHUNKS_PREFIX) if chunk_index(found.key) is not None]
     if there:
@@ -79,6 +80,7 @@ def look_at_run(
         subject=Subject.RUN,
         verdict=Verdict.WARNING if warnings else Verdict.OK,
         message="; ".join([message, *warnings]),
+        facts=RunFacts(chunk_count=count, in_store=len(there), is_there=bool(there)),
     )
 
 

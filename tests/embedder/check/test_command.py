@@ -15,8 +15,9 @@ import pytest
 
 from common.errors import SettingsError
 from common.findings import ELSEWHERE_VARIABLE, Finding, ManifestFacts, Subject, Verdict
-from embedder.check.settings import environment_for
-from tests.charts.helm import template
+from embedder.check.settings import JobEnvironment, JobSettings, environment_for, rendered_jobs
+from k8s.release.job import environment_of
+from tests.charts.helm import CHART, template
 from tests.embedder.command_line import embedder
 from tests.image_server import answer, image_server, stall
 from tests.k8s.cluster_double import ClusterDouble, cluster_double
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "programs" / "embedder_program.py"), "check"]
 NO_MODEL = "/no/such/model"
+EXAMPLES = CHART / "examples"
 
 
 @pytest.fixture
@@ -80,13 +82,15 @@ def test_the_exit_code_is_that_of_the_worst_fault_and_all_faults_are_rows(tmp_pa
     with image_server() as server:
         manifest = write_manifest(tmp_path, [server.url(f"/{number}.jpg") for number in range(25)])
         done = check(
-            manifest, tmp_path / "run", "--model", NO_MODEL, "--set", "allow_private_hosts=true", COLUMNS="200"
+            manifest, tmp_path / "run", "--model", NO_MODEL, "--set", "allow_private_hosts=true", COLUMNS="120"
         )
     assert done.returncode == 78
     lines = [line.split() for line in done.stdout.splitlines() if line.strip()]
     faults = {line[0] for line in lines if line[1:2] == ["fault"]}
     assert faults == {"model", "images"}
     assert "A worker would end with exit code 78, because of model." in done.stdout
+    assert all(line == line.rstrip() for line in done.stdout.splitlines())
+    assert max(map(len, done.stdout.splitlines())) <= 120
     assert "not_found 20" in done.stdout
 
 
@@ -94,7 +98,7 @@ def test_json_holds_the_findings_the_plan_and_the_exit_code(photos: Path, tmp_pa
     found = in_json(photos, tmp_path / "run", "--model", NO_MODEL)
     assert found["exit_code"] == 78
     assert [each["subject"] for each in found["findings"]] == [
-        *("settings", "store", "manifest", "run", "model", "images", "access", "GPUs")
+        *("settings", "store", "manifest", "run", "model", "images", "access", "gate", "GPUs", "quota")
     ]
     assert found["by_subject"]["manifest"]["facts"]["rows"] == len(PHOTOS)
     assert found["by_subject"]["access"]["verdict"] == "not looked at"
@@ -105,6 +109,45 @@ def test_json_holds_the_findings_the_plan_and_the_exit_code(photos: Path, tmp_pa
 def test_without_a_manifest_the_command_says_what_is_missing() -> None:
     with pytest.raises(SettingsError, match="no MANIFEST is given and EMBEDDER_MANIFEST_URI is not set"):
         embedder("check")
+
+
+def test_the_chunks_of_a_run_in_the_store_are_kept(photos: Path, tmp_path: Path, quick_clip: Path) -> None:
+    here = photos, tmp_path / "run", "--model", quick_clip, "--device", "cpu"
+    asked = in_json(*here, "--chunks", 4)
+    assert (asked["exit_code"], asked["plan"]["chunks"]) == (0, 4)
+    worker = subprocess.run(
+        [sys.executable, "-m", "worker"],
+        env=os.environ
+        | {
+            "EMBEDDER_MANIFEST_URI": str(photos),
+            "EMBEDDER_RUN_URI": str(tmp_path / "run"),
+            "EMBEDDER_MODEL": str(quick_clip),
+            "EMBEDDER_DEVICE": "cpu",
+            "EMBEDDER_CHUNK_COUNT": "4",
+            "JOB_COMPLETION_INDEX": "0",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert worker.returncode == 0, worker.stdout
+    unasked = in_json(*here)
+    assert unasked["exit_code"] == 78
+    assert "chunk_count 4" in unasked["by_subject"]["run"]["message"]
+    assert (unasked["plan"]["chunks"], unasked["plan"]["chunks_by"]) == (4, "store")
+
+
+def test_an_error_before_the_check_is_json_too(tmp_path: Path) -> None:
+    wrong = in_json("--set", "nope=1", "--set", "batch_size")
+    assert wrong["exit_code"] == 78
+    assert "no setting nope" in wrong["by_subject"]["settings"]["message"]
+    assert "'batch_size' has no value" in wrong["by_subject"]["settings"]["message"]
+    missing = in_json(EMBEDDER_MANIFEST_URI="", EMBEDDER_RUN_URI="")
+    assert "no MANIFEST" in missing["by_subject"]["settings"]["message"]
+    assert "no RUN" in missing["by_subject"]["settings"]["message"]
+    absent = in_json("--release", "embedder", KUBECONFIG=str(tmp_path / "absent"))
+    assert (absent["exit_code"], absent["plan"]) == (78, None)
+    assert "there is no kubeconfig" in absent["by_subject"]["access"]["message"]
 
 
 def test_a_program_that_breaks_off_is_a_fault(tmp_path: Path, photos: Path) -> None:
@@ -197,7 +240,7 @@ def test_what_the_check_job_of_a_release_has_found_is_shown(cluster: ClusterDoub
     found = in_json("--release", "embedder")
     assert found["exit_code"] == 78
     assert found["by_subject"]["store"]["message"] == "the key is wrong"
-    assert found["plan"]["chunks"] == 3
+    assert (found["plan"]["chunks"], found["plan"]["suggested_chunks"]) == (1, 3)
     assert "embedder-check-1" in found["notes"][0]
 
 
@@ -225,8 +268,51 @@ def test_a_chart_is_checked_before_it_is_installed(photos: Path) -> None:
 
 def test_the_check_of_a_job_does_not_take_this_machine_for_the_pods() -> None:
     job = with_settings(worker_job(4), EMBEDDER_DEVICE="cuda")
-    taken = environment_for({"EMBEDDER_DEVICE": "cuda"}, job).variables
+    taken = environment_for({"EMBEDDER_DEVICE": "cuda"}, JobSettings(job, None)).variables
     assert taken == {"EMBEDDER_DEVICE": "auto", ELSEWHERE_VARIABLE: "true"}
+
+
+def test_one_of_several_runs_is_chosen(tmp_path: Path) -> None:
+    both = tmp_path / "both.yaml"
+    both.write_text("---\n".join(template("--set", f"chunks.count={n}", release=f"run-{n}") for n in (7, 9)))
+    with pytest.raises(SettingsError, match="holds 2 runs; choose one with --release: run-7, run-9"):
+        embedder("check", "--rendered", both)
+    with pytest.raises(SettingsError, match="holds no run third; choose one with --release: run-7"):
+        embedder("check", "--rendered", both, "--release", "third")
+    jobs = rendered_jobs(str(both), run="run-7")
+    assert jobs.merge is not None
+    assert {jobs.worker["metadata"]["name"], jobs.merge["metadata"]["name"]} == {
+        "run-7-worker",
+        "run-7-merge",
+    }
+
+
+def test_the_secrets_of_a_rendered_chart_are_used_and_others_are_named(tmp_path: Path) -> None:
+    def environment(*assignments: str) -> JobEnvironment:
+        file = tmp_path / "rendered.yaml"
+        file.write_text(template(*(part for each in assignments for part in ("--set", each))))
+        jobs = rendered_jobs(str(file))
+        return environment_for(environment_of(jobs.worker), jobs)
+
+    keys = environment("s3.accessKeyId=ours,s3.secretAccessKey=hidden")
+    assert (keys.variables["AWS_ACCESS_KEY_ID"], keys.variables["AWS_SECRET_ACCESS_KEY"]) == ("ours", "hidden")
+    assert keys.notes == ()
+    other = environment("s3.existingSecret=store")
+    assert "AWS_ACCESS_KEY_ID" not in other.variables
+    assert other.notes[0].startswith("the Secret store of the pod cannot be read from here")
+
+
+def test_a_list_in_a_folder_of_the_pod_is_why_no_image_is_fetched() -> None:
+    rendered = template("--set", "chunks.count=3", files=(EXAMPLES / "shared-folder.yaml",))
+    found = in_json("--rendered", "-", stdin=rendered)
+    assert found["by_subject"]["images"]["message"] == "the list is a file of the pod"
+    assert found["exit_code"] == 0
+
+
+def test_an_empty_standard_input_is_told() -> None:
+    done = check("--rendered", "-")
+    assert done.returncode == 78
+    assert "standard input is empty; see whether helm template has failed" in done.stderr
 
 
 def test_a_file_without_a_worker_job_is_refused(tmp_path: Path) -> None:

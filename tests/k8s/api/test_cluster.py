@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable
 from common.proxies import basic_authorization
+from common.retry import RetryPolicy
 from k8s.api.cluster import ONCE, Cluster
 from k8s.api.connection import connect, in_pod_configuration
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, cluster_double
@@ -66,6 +67,23 @@ def test_a_create_is_sent_again_only_after_429(cluster: ClusterDouble) -> None:
     with pytest.raises(ClusterUnavailable):
         connect().create_job(worker_job(1, name="two") | {"spec": {"template": {"metadata": {}}}})
     assert cluster.count("create", "jobs") == 3
+
+
+def test_a_cluster_whose_certificate_is_not_trusted_is_told_at_once(
+    certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    with cluster_double(tls=context) as double:
+        monkeypatch.setenv("KUBECONFIG", str(double.write_kubeconfig(tmp_path / "kubeconfig")))
+        patient = RetryPolicy(first_pause_seconds=60, longest_pause_seconds=60, attempts=4)
+        with pytest.raises(ClusterAccessDenied) as refused:
+            connect(retry=patient).jobs(labels="a=b")
+    assert str(refused.value) == (
+        f"the cluster at {double.url}: the certificate of the server is not trusted (self-signed certificate); give "
+        "the certificate of its authority as certificate-authority of this cluster in the kubeconfig"
+    )
+    assert refused.value.exit_code == 78
 
 
 def test_a_redirect_is_not_followed_with_the_token(cluster: ClusterDouble) -> None:
