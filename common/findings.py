@@ -193,6 +193,16 @@ def worst(findings: Iterable[Finding]) -> Finding | None:
     )
 
 
+WORKERS_ORDER = (Subject.SETTINGS, Subject.STORE, Subject.MANIFEST, Subject.IMAGES, Subject.RUN, Subject.MODEL)
+"""The order in which the worker's check ends its steps. What is left out is told earlier."""
+
+
+def looked_at_now(findings: Iterable[Finding]) -> Subject | None:
+    """Return what the worker's check looks at after these findings, None if it has ended."""
+    found = {finding.subject for finding in findings}
+    return next((subject for subject in WORKERS_ORDER if subject not in found), None)
+
+
 def exit_code_of(findings: Iterable[Finding]) -> int:
     """Return the exit code that the worker would end with."""
     found = worst(findings)
