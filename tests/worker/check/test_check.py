@@ -16,6 +16,8 @@ from tests.image_server import answer, image_server, reset, stall
 from tests.merger.runs import make_chunk, put_chunk
 from tests.resources.small_disk import small_disk
 from tests.worker.check.checking import run_check
+from tests.worker.decoders.conftest import run_at_start_of_python
+from tests.worker.decoders.faults import FORK_THAT_FAILS
 from tests.worker.worker_process import PHOTOS, worker_environment, write_manifest
 from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.encode.model import find_model
@@ -375,6 +377,16 @@ def test_certificates_that_cannot_be_read_are_told_at_once(photos: Path, tmp_pat
     assert checked.faults == {Subject.SETTINGS: 78}
     assert "EMBEDDER_CA_BUNDLE" in checked[Subject.SETTINGS].message
     assert checked[Subject.IMAGES].verdict is Verdict.SKIPPED
+
+
+def test_decoders_that_cannot_start_are_told_and_not_waited_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_at_start_of_python(FORK_THAT_FAILS, tmp_path / "faulty", monkeypatch)
+    (folder / "deaths").write_bytes(bytes(1000))
+    checked = run_check(manifest_uri=photos, run_uri=tmp_path / "run")
+    assert checked.faults == {Subject.IMAGES: 75}
+    assert "decoders died before their first image" in checked[Subject.IMAGES].message
 
 
 def test_a_full_disk_is_a_fault_of_the_store(photos: Path, tmp_path: Path) -> None:
