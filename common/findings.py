@@ -118,6 +118,8 @@ class ModelFacts(_Frozen):
     """Number of images in one batch."""
     images_per_second: float
     """Measured with batches of that size, or with smaller ones on a CPU."""
+    measured_batch: int = 0
+    """Number of images in a batch of the measurement; 0 where it is not known."""
     image_size: int
     dimensions: int
 
@@ -129,7 +131,9 @@ class ModelFacts(_Frozen):
 class StoreFacts(_Frozen):
     kind: Literal["store"] = "store"
     abilities: dict[str, Text]
-    """What the store can do, by name."""
+    """What the store can do, by name, for people."""
+    supported: dict[str, bool] = {}
+    """The same for programs: whether the store can do it."""
 
 
 class RunFacts(_Frozen):

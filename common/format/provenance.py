@@ -60,6 +60,7 @@ class Provenance:
         if other.fingerprint == ours.fingerprint:
             return
         different = [each.name for each in fields(self) if getattr(ours, each.name) != getattr(other, each.name)]
+        is_count_alone = replace(ours, chunk_count=other.chunk_count).fingerprint == other.fingerprint
         sentences = []
         if "manifest" in different:
             different.remove("manifest")
@@ -74,7 +75,7 @@ class Provenance:
         raise FingerprintMismatch(
             f"{name} {'; it '.join(sentences)} (fingerprints {other.fingerprint[:12]} and {ours.fingerprint[:12]}); "
             "choose another EMBEDDER_RUN_URI, or the same list and settings",
-            chunk_count=other.chunk_count if different == ["chunk_count"] and len(sentences) == 1 else None,
+            chunk_count=other.chunk_count if is_count_alone else None,
         )
 
 

@@ -242,7 +242,7 @@ class _Check:
         from embedder.check.settings import environment_for  # noqa: PLC0415
         from k8s.release.job import environment_of as variables_of  # noqa: PLC0415
 
-        return environment_for(variables_of(self._jobs.worker), self._jobs)
+        return environment_for(variables_of(self._jobs.worker), self._jobs.worker, self._jobs.sources)
 
     def _look_at_cluster(self) -> list[Finding]:
         if self._cluster is None:

@@ -93,11 +93,11 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
         f"{about}{_size(plan.result_bytes)}."
     )
     if plan.chunks_by != "check" and plan.is_suggestion_much_different:
-        whose = "the run in the store has" if plan.chunks_by == "store" else "you ask for"
-        yield (
-            f"That is the number of chunks that {whose}; for a new run, the check would suggest "
-            f"{_count(plan.suggested_chunks, 'chunk')}."
-        )
+        suggested = f"the check would suggest {_count(plan.suggested_chunks, 'chunk')}."
+        if plan.chunks_by == "store":
+            yield f"That is the number of chunks that the run in the store has; for a new run, {suggested}"
+        else:
+            yield f"That is the number of chunks that you ask for; for these rows, {suggested}"
     if plan.hours is None:
         yield "All chunks of the run are in the store, so nothing is left to compute."
     workers = _count(plan.parallelism or 1, "worker")

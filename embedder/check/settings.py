@@ -28,14 +28,19 @@ _FILES = {"EMBEDDER_CA_BUNDLE", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE", 
 """Variables that name files of the pod."""
 
 
+Sources = dict[tuple[str, str], dict[str, str]]
+"""The variables of each Secret and ConfigMap that can be read, by kind and name."""
+
+NO_SOURCES: Sources = {}
+
+
 class JobSettings(NamedTuple):
     """The Jobs of a run, and the objects beside them that hold their variables."""
 
     worker: Object
     """The worker Job, or the check Job."""
     merge: Object | None
-    sources: Mapping[tuple[str, str], Mapping[str, str]] = {}
-    """The variables of each Secret and ConfigMap that can be read, by kind and name."""
+    sources: Sources = NO_SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +52,12 @@ class JobEnvironment:
     """What differs from the pod, in sentences."""
 
 
-def environment_for(variables: Mapping[str, str], jobs: JobSettings) -> JobEnvironment:
-    """Return the environment by which this machine tries what the worker of `jobs` will need.
+def environment_for(variables: Mapping[str, str], job: Object, sources: Sources = NO_SOURCES) -> JobEnvironment:
+    """Return the environment by which this machine tries what the worker of `job` will need.
 
-    `variables` are those whose values are in the worker Job itself.
+    `variables` are those whose values are in the Job itself.
     """
-    referred, unread = _referred_variables(jobs)
+    referred, unread = _referred_variables(job, sources)
     taken = {
         name: value
         for name, value in {**referred, **variables}.items()
@@ -80,24 +85,24 @@ def environment_for(variables: Mapping[str, str], jobs: JobSettings) -> JobEnvir
     return JobEnvironment(variables=taken, skip=skip, notes=tuple(notes))
 
 
-def _referred_variables(jobs: JobSettings) -> tuple[dict[str, str], list[str]]:
+def _referred_variables(job: Object, sources: Sources) -> tuple[dict[str, str], list[str]]:
     """Return the variables that the pod has from Secrets and ConfigMaps, and the names of those that are not there."""
-    container = jobs.worker["spec"]["template"]["spec"]["containers"][0]
+    container = job["spec"]["template"]["spec"]["containers"][0]
     found: dict[str, str] = {}
     unread: dict[str, None] = {}
     for each in container.get("envFrom") or []:
         for reference, kind in (("secretRef", "Secret"), ("configMapRef", "ConfigMap")):
             if reference in each:
                 source = kind, str(each[reference].get("name"))
-                if source not in jobs.sources:
+                if source not in sources:
                     unread[" ".join(("the", *source))] = None
                 prefix = each.get("prefix") or ""
-                found |= {f"{prefix}{name}": value for name, value in jobs.sources.get(source, {}).items()}
+                found |= {f"{prefix}{name}": value for name, value in sources.get(source, {}).items()}
     for each in container.get("env") or []:
         for reference, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
             if (key := (each.get("valueFrom") or {}).get(reference)) is not None:
                 source = kind, str(key.get("name"))
-                value = jobs.sources.get(source, {}).get(str(key.get("key")))
+                value = sources.get(source, {}).get(str(key.get("key")))
                 if value is None:
                     unread[" ".join(("the", *source))] = None
                 else:
@@ -154,9 +159,9 @@ def _rendered_objects(path: str) -> list[Object]:
     return objects
 
 
-def _sources(objects: Sequence[Object]) -> dict[tuple[str, str], dict[str, str]]:
+def _sources(objects: Sequence[Object]) -> Sources:
     """Return the variables of the Secrets and ConfigMaps among the objects, by kind and name."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    found: Sources = {}
     for each in objects:
         kind, data = str(each.get("kind")), each.get("data") or {}
         if kind == "Secret":

@@ -220,7 +220,8 @@ def _limits(cluster: Cluster, workload: Workload) -> Finding:
     if tightest is None:
         message = f"no quota of namespace {cluster.namespace} limits the workers"
     else:
-        message = f"{tightest.resource} of ResourceQuota {tightest.quota} leaves room for {tightest.workers} workers"
+        workers = "1 worker" if tightest.workers == 1 else f"{tightest.workers:,} workers"
+        message = f"{tightest.resource} of ResourceQuota {tightest.quota} leaves room for {workers}"
     return Finding(subject=Subject.QUOTA, verdict=Verdict.OK, message=message)
 
 

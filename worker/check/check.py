@@ -324,6 +324,7 @@ class Check:
             dtype=str(encoder.dtype).removeprefix("torch."),
             batch_size=batches.batch_size,
             images_per_second=rate.images_per_second,
+            measured_batch=rate.rows,
             image_size=encoder.image_size,
             dimensions=encoder.dimensions,
         )

@@ -36,7 +36,12 @@ def store_finding(place: str, abilities: StoreAbilities) -> Finding:
             "batch delete": "yes" if abilities.batch_delete else "no: a request for each object",
             "may delete": "yes" if abilities.may_delete else f"no: {abilities.delete_refusal}",
             "encryption": abilities.encryption or "none reported",
-        }
+        },
+        supported={
+            "conditional writes": abilities.conditional_writes,
+            "batch delete": abilities.batch_delete,
+            "may delete": abilities.may_delete,
+        },
     )
     found = f"{place} ({abilities.store or 'unknown store'}) can be listed, read and written"
     if abilities.may_delete:

@@ -15,7 +15,7 @@ import pytest
 
 from common.errors import SettingsError
 from common.findings import ELSEWHERE_VARIABLE, Finding, ManifestFacts, Subject, Verdict
-from embedder.check.settings import JobEnvironment, JobSettings, environment_for, rendered_jobs
+from embedder.check.settings import JobEnvironment, environment_for, rendered_jobs
 from k8s.release.job import environment_of
 from tests.charts.helm import CHART, template
 from tests.embedder.command_line import embedder
@@ -101,6 +101,7 @@ def test_json_holds_the_findings_the_plan_and_the_exit_code(photos: Path, tmp_pa
         *("settings", "store", "manifest", "run", "model", "images", "access", "gate", "GPUs", "quota")
     ]
     assert found["by_subject"]["manifest"]["facts"]["rows"] == len(PHOTOS)
+    assert found["by_subject"]["store"]["facts"]["supported"]["conditional writes"] is True
     assert found["by_subject"]["access"]["verdict"] == "not looked at"
     assert found["plan"]["chunks"] == 1
     assert "chunks.count=1" in found["plan"]["set"]
@@ -268,7 +269,7 @@ def test_a_chart_is_checked_before_it_is_installed(photos: Path) -> None:
 
 def test_the_check_of_a_job_does_not_take_this_machine_for_the_pods() -> None:
     job = with_settings(worker_job(4), EMBEDDER_DEVICE="cuda")
-    taken = environment_for({"EMBEDDER_DEVICE": "cuda"}, JobSettings(job, None)).variables
+    taken = environment_for({"EMBEDDER_DEVICE": "cuda"}, job).variables
     assert taken == {"EMBEDDER_DEVICE": "auto", ELSEWHERE_VARIABLE: "true"}
 
 
@@ -292,7 +293,7 @@ def test_the_secrets_of_a_rendered_chart_are_used_and_others_are_named(tmp_path:
         file = tmp_path / "rendered.yaml"
         file.write_text(template(*(part for each in assignments for part in ("--set", each))))
         jobs = rendered_jobs(str(file))
-        return environment_for(environment_of(jobs.worker), jobs)
+        return environment_for(environment_of(jobs.worker), jobs.worker, jobs.sources)
 
     keys = environment("s3.accessKeyId=ours,s3.secretAccessKey=hidden")
     assert (keys.variables["AWS_ACCESS_KEY_ID"], keys.variables["AWS_SECRET_ACCESS_KEY"]) == ("ours", "hidden")
