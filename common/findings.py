@@ -23,6 +23,11 @@ Text = Annotated[str, AfterValidator(lambda text: printable(redact_urls(text)))]
 """A text for people and for logs: one line, without passwords and signatures of URLs."""
 
 
+ELSEWHERE_VARIABLE = "EMBEDDER_CHECK_ELSEWHERE"
+"""Environment variable that tells the worker's check that the run's workers use other machines than this one, so that
+what follows from this machine's device is not compared with the run."""
+
+
 class Subject(StrEnum):
     """What was looked at, in the order in which a worker meets it. The cluster comes last."""
 
@@ -84,7 +89,7 @@ class SourceFacts(_Frozen):
     reasons: dict[str, int] = {}
     """Number of failed images by reason."""
     example: Text = ""
-    """An image that failed, and why."""
+    """Images that failed, and why: one for each of the most frequent reasons."""
 
 
 class ImagesFacts(_Frozen):
@@ -190,6 +195,16 @@ def worst(findings: Iterable[Finding]) -> Finding | None:
     return min(
         faults, key=lambda finding: (_severity(finding.exit_code), subjects.index(finding.subject)), default=None
     )
+
+
+WORKERS_ORDER = (Subject.SETTINGS, Subject.STORE, Subject.MANIFEST, Subject.IMAGES, Subject.RUN, Subject.MODEL)
+"""The order in which the worker's check ends its steps. What is left out is told earlier."""
+
+
+def looked_at_now(findings: Iterable[Finding]) -> Subject | None:
+    """Return what the worker's check looks at after these findings, None if it has ended."""
+    found = {finding.subject for finding in findings}
+    return next((subject for subject in WORKERS_ORDER if subject not in found), None)
 
 
 def exit_code_of(findings: Iterable[Finding]) -> int:

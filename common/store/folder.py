@@ -35,6 +35,9 @@ _PART = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(PART_SUFFIX)}")
 PROBE_KEY = "access"
 """The key of the file that shows the permission to write. It never becomes an object."""
 
+PROBE_BYTES = 4096
+"""Size in bytes of that file: more than file systems keep beside the name, so that a full disk is noticed."""
+
 _NO_COPY_RANGE = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
 """The errors of kernels and file systems that cannot copy a range of one file into another."""
 
@@ -59,7 +62,7 @@ class FolderStore:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 with self.temporary(PROBE_KEY) as probe:
-                    probe.touch()
+                    _write_and_read_back(probe)
             except (PermissionError, FileExistsError, NotADirectoryError) as error:
                 raise StoreAccessDenied(
                     f"{self.root} cannot be written: {error.strerror}; choose another EMBEDDER_RUN_URI, or give this "
@@ -276,6 +279,17 @@ class FolderAssembly:
             return self._store.put_in_place(self._key, self._part, replacing=self._replacing)
         except FileNotFoundError as error:
             raise AssemblyGone(str(self._part)) from error
+
+
+def _write_and_read_back(path: Path) -> None:
+    """Raise an OSError when the disk is full, and StoreUnavailable when it does not keep what is written."""
+    data = secrets.token_bytes(PROBE_BYTES)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if path.read_bytes() != data:
+        raise StoreUnavailable(f"{path} reads back with other bytes than were written; the disk is faulty, replace it")
 
 
 def _link(part: Path, target: Path) -> None:

@@ -229,7 +229,7 @@ class _Check:
                 self._programs.check,
                 environment={SETTABLE["chunk_count"]: "1", **environment},
                 skip=skip,
-                on_finding=lambda finding: shown.update(f"looked at {finding.subject}"),
+                on_step=lambda subject: shown.update(f"looking at {subject}"),
             )
         return [
             skipped(finding.subject, skip[finding.subject]) if finding.subject in skip else finding

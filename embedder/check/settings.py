@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import yaml
 
 from common.errors import SettingsError
-from common.findings import Subject
+from common.findings import ELSEWHERE_VARIABLE, Subject
 from k8s.release.labels import COMPONENT_LABEL, RELEASE_LABEL
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def environment_for(variables: Mapping[str, str], job: Object, sources: Sources 
     if taken.get("EMBEDDER_DEVICE") == "cuda":
         # The rate of another device than the worker's is better than none, and the plan says so.
         taken["EMBEDDER_DEVICE"] = "auto"
+    taken[ELSEWHERE_VARIABLE] = "true"
     if unread:
         notes.append(
             f"{', '.join(unread)} of the pod cannot be read from here, so the check uses the credentials of this "

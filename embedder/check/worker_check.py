@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from common.errors import ExitCode
-from common.findings import Finding, Subject, Verdict, exit_code_of, read_finding
+from common.findings import Finding, Subject, Verdict, exit_code_of, looked_at_now, read_finding
 from common.logs import parse_line
 from common.process.resources import new_temporary_folder
 from embedder.local.processes import Processes
@@ -28,9 +28,9 @@ def run_worker_check(
     *,
     environment: Mapping[str, str],
     skip: Collection[Subject],
-    on_finding: Callable[[Finding], object],
+    on_step: Callable[[Subject], object],
 ) -> list[Finding]:
-    """Return what the worker's check finds; `on_finding` is called with each finding as it comes.
+    """Return what the worker's check finds; `on_step` is called with what is looked at next.
 
     A check that breaks off is a fault of its own. Raises Stopped.
     """
@@ -41,7 +41,8 @@ def run_worker_check(
         finding = read_finding(line)
         if finding is not None:
             findings.append(finding)
-            on_finding(finding)
+            if (subject := looked_at_now(findings)) is not None:
+                on_step(subject)
         elif parse_line(line) is None and line:
             others.append(line)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from common.errors import EmbedderError, FingerprintMismatch, SettingsError
-from common.findings import Finding, ModelFacts, RunFacts, Subject, Verdict, fault, skipped
+from common.findings import ELSEWHERE_VARIABLE, Finding, ModelFacts, RunFacts, Subject, Verdict, fault, skipped
 from common.format.provenance import Provenance
 from common.process.step import NotInTime, Step, result_of
 from worker.check.images import ImageCheck
 from worker.check.manifest_look import OpenManifest, manifest_finding, read_manifest
 from worker.check.run_look import look_at_run
-from worker.check.store_look import TriedStore, store_finding, try_store
+from worker.check.store_look import TriedStore, free_bytes, store_finding, try_store
 from worker.chunk_job.job import decoder_settings
 from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.decoders.decoders import Decoders
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from common.store.contract import Store
     from worker.check.sections import Sections
+    from worker.encode.model import ModelSource
 
 Part = TypeVar("Part")
 
@@ -166,14 +168,15 @@ class Check:
         except EmbedderError as error:
             self._note(fault(Subject.MANIFEST, error))
             return
-        self._note(manifest_finding(self._manifest))
+        self._note(manifest_finding(self._manifest, max_failure_ratio=self._max_failure_ratio()))
 
     # The images
 
     def _start_decoders(self) -> None:
         http, fetch = self._sections.get(HttpSettings), self._sections.get(FetchSettings)
         decode = self._sections.get(DecodeSettings)
-        if http is not None and fetch is not None and decode is not None:
+        # Without the certificates no decoder starts.
+        if http is not None and fetch is not None and decode is not None and self._sections.can_trust:
             settings = decoder_settings(http, fetch, decode)
             self._decoders = Decoders(decode.decoder_count, settings, times=self._times)
 
@@ -188,6 +191,9 @@ class Check:
             return
         if self._manifest is None:
             self._note(skipped(Subject.IMAGES, "the manifest was not read"))
+            return
+        if self._manifest.sample.failures and not self._manifest.sample.rows:
+            self._note(skipped(Subject.IMAGES, "no sampled row of the manifest can be used"))
             return
         try:
             images = ImageCheck(
@@ -222,27 +228,30 @@ class Check:
     def _look_at_run(self, model: ModelLoading | None) -> None:
         """Find chunks and results of the run that other settings have made, and chunks that would be too large."""
         chunk, manifest = self._sections.get(ChunkSettings), self._sections.get(ManifestSettings)
-        if self._store is None or chunk is None or manifest is None or self._manifest is None or model is None:
-            self._note(skipped(Subject.RUN, "store, manifest or model were not read"))
+        if self._store is None or chunk is None or manifest is None or self._manifest is None:
+            parts = {"store": self._store, "manifest": self._manifest, "settings": chunk}
+            absent = [name for name, part in parts.items() if part is None]
+            self._note(skipped(Subject.RUN, f"these were not read: {', '.join(absent)}"))
             return
         store, opened = self._store, self._manifest
-        try:
-            source, dtype = self._of_model(model.source, "found"), self._of_model(model.dtype, "prepared")
-        except EmbedderError:
-            self._note(skipped(Subject.RUN, "the model cannot be loaded"))
-            return
+        source, dtype, unknown = self._model_of_run(model)
         provenance = Provenance(
             manifest=opened.manifest.identity,
             chunk_count=chunk.chunk_count,
-            model=source.name,
-            model_revision=source.revision,
-            weights=source.weights,
+            model="" if source is None else source.name,
+            model_revision="" if source is None else source.revision,
+            weights="" if source is None else source.weights,
             dtype=dtype,
             preprocessing=PREPROCESSING_VERSION,
             rotation=manifest.rotate,
             sources=",".join(opened.manifest.sources),
         )
-        step = Step("run", lambda: look_at_run(store, provenance, rows=opened.facts.rows))
+        step = Step(
+            "run",
+            lambda: look_at_run(
+                store, provenance, facts=opened.facts, unknown=unknown, free_bytes=free_bytes(self._run_uri())
+            ),
+        )
         late = f"the run in the store could not be read within {STORE_SECONDS:.0f} s; look at the network"
         try:
             found = step.result(seconds=STORE_SECONDS, late=late)
@@ -250,6 +259,29 @@ class Check:
             count = error.chunk_count if isinstance(error, FingerprintMismatch) else None
             found = fault(Subject.RUN, error, RunFacts(chunk_count=count, is_there=True) if count else None)
         self._note(found)
+
+    def _model_of_run(self, model: ModelLoading | None) -> tuple[ModelSource | None, str, dict[str, str]]:
+        """Return the model and the type of the computation, and why which fields of the provenance are unknown."""
+        encode = self._sections.get(EncodeSettings)
+        source: ModelSource | None = None
+        dtype, unknown = "", dict[str, str]()
+        with suppress(EmbedderError):  # the row of the model tells it
+            source = None if model is None else self._of_model(model.source, "found")
+        if source is None:
+            why = "the model was not looked at" if model is None else "the model cannot be loaded"
+            unknown = dict.fromkeys(("model", "model_revision", "weights"), why)
+        if encode is not None and encode.dtype != "auto":
+            dtype = encode.dtype
+        elif os.environ.get(ELSEWHERE_VARIABLE):
+            unknown["dtype"] = "auto chooses it by the device of the worker, which is another machine"
+        elif model is None:
+            unknown["dtype"] = "the model was not looked at"
+        else:
+            try:
+                dtype = self._of_model(model.dtype, "prepared")
+            except EmbedderError:
+                unknown["dtype"] = "the device cannot be used"
+        return source, dtype, unknown
 
     # The model
 

@@ -10,7 +10,7 @@ from collections import Counter
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.findings import Finding, ImagesFacts, SourceFacts, Subject, Verdict, fault
@@ -46,6 +46,17 @@ ATTEMPTS = 2
 
 PATIENCE_SECONDS = 5.0
 """Time for which a host that fails is tried. A worker tries it longer, see EMBEDDER_SOURCE_PATIENCE_SECONDS."""
+
+MOST_EXAMPLES = 5
+"""Number of reasons of a source, the most frequent ones, of which an image is shown."""
+
+UNUSABLE_ROW = {Reason.INVALID_URL, Reason.MALFORMED_ROW, Reason.URL_TOO_LONG, Reason.NO_SOURCE}
+"""Reasons for which the list is to blame, and no source."""
+
+UNUSABLE_ADVICE = (
+    "the list or its column of URLs is wrong: name the column in EMBEDDER_URL_COLUMN, or give another list in "
+    "EMBEDDER_MANIFEST_URI"
+)
 
 REQUEST_SECONDS = 10.0
 """Longest time of one request."""
@@ -123,7 +134,8 @@ class ImageCheck:
         self._good: dict[int, _Fetched] = {}
         self._failed: dict[int, ImageFailed] = {}
         self._unanswered: EmbedderError | None = None
-        self._by_source: list[SourceFacts] = []
+        self._by_source: list[tuple[str, Sequence[Row], dict[int, ImageFailed]]] = []
+        """Each source with the rows that it was asked for, and those that failed."""
 
     def run(self, *, max_failure_ratio: float) -> Finding:
         """Try the images, and return what came of them. Raises the errors that would end a chunk for any image."""
@@ -134,16 +146,25 @@ class ImageCheck:
         room = _Room(SAMPLE + self._decoders.spare_slots, descriptor=self._decoders.squares)
         with self._decoders.listening() as failed:
             self._decoders.open_room(room)
-            await self._wait_for_decoders()
+            await self._wait_for_decoders(failed)
             rows = self._sample.rows
             for source in self._sources:
                 if rows:
                     rows = await self._try_source(source, rows, room=room, failed=failed)
 
-    async def _wait_for_decoders(self) -> None:
-        """Wait until a decoder answers, so that its start is no part of an image's time."""
+    async def _wait_for_decoders(self, failed: asyncio.Future[None]) -> None:
+        """Wait until a decoder answers, so that its start is no part of an image's time. Raises the error of decoders
+        that cannot start."""
+        asked = asyncio.ensure_future(
+            self._decoders.get(ReadFile(str(Path(os.devnull) / "absent"), 0, 0), None)  # type: ignore[arg-type]
+        )
+        await asyncio.wait(_both(asked, failed), return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            asked.cancel()
+            await asyncio.wait([asked])
+            failed.result()
         with suppress(Lost):
-            await self._decoders.get(ReadFile(str(Path(os.devnull) / "absent"), 0, 0), None)  # type: ignore[arg-type]
+            asked.result()
 
     async def _try_source(
         self, source: str, rows: Sequence[Row], *, room: _Room, failed: asyncio.Future[None]
@@ -195,7 +216,7 @@ class ImageCheck:
             raise broken
         self._good |= {position: fetcher.fetched[position] for position in squares}
         self._failed |= failures
-        self._by_source.append(_source_facts(source, rows, failures))
+        self._by_source.append((source, rows, failures))
         return [row for row in rows if row.position not in fetcher.fetched]
 
     def _finding(self, max_failure_ratio: float) -> Finding:
@@ -204,19 +225,21 @@ class ImageCheck:
         reasons.update(failure.reason for failure in unusable)
         sampled = len(self._sample.rows) + len(unusable)
         good, lost = len(self._good), reasons.total()
+        is_unanswered = not good and bool(reasons) and reasons.keys() <= UNANSWERED
+        said = self._unanswered if is_unanswered else None
         facts = ImagesFacts(
             sampled=sampled,
             good=good,
             reasons={str(reason): count for reason, count in reasons.most_common()},
-            sources=tuple(self._by_source),
+            sources=tuple(_source_facts(*each, said=said) for each in self._by_source),
             mean_bytes=statistics.fmean(each.length for each in self._good.values()) if good else 0,
             median_fetch_ms=1000 * statistics.median(each.seconds for each in self._good.values()) if good else 0,
             mean_decode_ms=1000 * self._times.snapshot().decode_worked / good if good else 0,
         )
         named = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         found = f"{good} of {sampled} sampled images can be fetched and decoded"
-        if not good and reasons and reasons.keys() <= UNANSWERED:
-            why = f" ({excerpt(str(self._unanswered))})" if self._unanswered else ""
+        if is_unanswered:
+            why = f" ({excerpt(str(said))})" if said else ""
             return fault(
                 Subject.IMAGES,
                 SourceUnavailable(
@@ -229,8 +252,7 @@ class ImageCheck:
                 Subject.IMAGES,
                 TooManyFailures(
                     f"{lost} of {sampled} sampled images failed, the limit of a chunk is {max_failure_ratio:.0%}: "
-                    f"{named}{self._example()}; look at the manifest and its sources, or raise "
-                    "EMBEDDER_MAX_FAILURE_RATIO"
+                    f"{named}{self._example()}; {_advice(reasons)}"
                 ),
                 facts,
             )
@@ -245,19 +267,45 @@ class ImageCheck:
         return Finding(subject=Subject.IMAGES, verdict=Verdict.OK, message=found, facts=facts)
 
     def _example(self) -> str:
-        rows = {row.position: row for row in self._sample.rows}
-        for position, failed in sorted(self._failed.items()):
-            if position not in self._good:
-                return f"; for example {excerpt(rows[position].url)}: {failed.reason} ({excerpt(failed.detail)})"
+        """Return an unusable row, which belongs to no source. The facts of the sources hold examples of images."""
         for failure in self._sample.failures:
             return f"; for example {excerpt(failure.detail)}"
         return ""
 
 
-def _source_facts(source: str, rows: Sequence[Row], failures: dict[int, ImageFailed]) -> SourceFacts:
+def _both(*futures: asyncio.Future[Any]) -> list[asyncio.Future[Any]]:
+    """Return futures of several kinds as one list, for `asyncio.wait`."""
+    return list(futures)
+
+
+def _advice(reasons: Counter[Reason]) -> str:
+    """Return what helps against so many lost images."""
+    if reasons.keys() == {Reason.FORBIDDEN_HOST}:
+        return (
+            "private addresses and unusual ports are not fetched from; if the hosts are your own, set "
+            "EMBEDDER_ALLOW_PRIVATE_HOSTS to true (worker.allowPrivateHosts in the chart)"
+        )
+    if reasons.keys() <= UNUSABLE_ROW:
+        return UNUSABLE_ADVICE
+    return "look at the manifest and its sources, or raise EMBEDDER_MAX_FAILURE_RATIO"
+
+
+def _source_facts(
+    source: str, rows: Sequence[Row], failures: dict[int, ImageFailed], *, said: EmbedderError | None
+) -> SourceFacts:
+    """Return what a source did. Its examples leave out the error `said`, which the finding's message holds."""
     counts = Counter(failed.reason for failed in failures.values())
-    lost = next((row for row in rows if row.position in failures), None)
-    example = "" if lost is None else f"{excerpt(lost.url)}: {excerpt(failures[lost.position].detail)}"
+    examples: dict[Reason, str] = {}
+    for row in rows:
+        failed = failures.get(row.position)
+        if failed is not None and failed.detail != str(said):
+            examples.setdefault(failed.reason, f"{excerpt(row.url)}: {excerpt(failed.detail)}")
+    shown = [
+        f"{reason}, {examples[reason]}" if len(counts) > 1 else examples[reason]
+        for reason, _ in counts.most_common(MOST_EXAMPLES)
+        if reason in examples
+    ]
+    example = "; ".join(shown)
     return SourceFacts(
         source=source,
         asked=len(rows),

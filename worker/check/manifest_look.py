@@ -6,9 +6,10 @@ import statistics
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.findings import Finding, FirstRow, ManifestFacts, Subject, Verdict
+from common.errors import TooManyFailures
+from common.findings import Finding, FirstRow, ManifestFacts, Subject, Verdict, fault
 from common.retry import RetryPolicy
-from worker.check.images import SAMPLE
+from worker.check.images import SAMPLE, UNUSABLE_ADVICE
 from worker.manifest.excerpts import excerpt
 from worker.manifest.manifest import open_manifest
 
@@ -53,12 +54,24 @@ def read_manifest(settings: ManifestSettings, http: HttpSettings) -> OpenManifes
     return OpenManifest(manifest, sample, facts)
 
 
-def manifest_finding(opened: OpenManifest) -> Finding:
-    facts = opened.facts
-    return Finding(
-        subject=Subject.MANIFEST,
-        verdict=Verdict.OK,
-        message=f"{opened.manifest.name}: {facts.format}, {facts.bytes:,} bytes, "
-        f"{'' if facts.is_exact else 'about '}{facts.rows:,} rows; sources {', '.join(facts.sources)}",
-        facts=facts,
+def manifest_finding(opened: OpenManifest, *, max_failure_ratio: float) -> Finding:
+    """Return what the manifest holds. It is a fault where no sampled row can be used, and a chunk may not lose all."""
+    facts, unusable = opened.facts, opened.sample.failures
+    message = (
+        f"{opened.manifest.name}: {facts.format}, {facts.bytes:,} bytes, "
+        f"{'' if facts.is_exact else 'about '}{facts.rows:,} rows; sources {', '.join(facts.sources)}"
     )
+    all_bad = bool(facts.first_rows) and all(row.problem for row in facts.first_rows)
+    if not unusable and not all_bad:
+        return Finding(subject=Subject.MANIFEST, verdict=Verdict.OK, message=message, facts=facts)
+    sampled = len(unusable) + len(opened.sample.rows)
+    if unusable:
+        example = excerpt(unusable[0].detail)
+        message += f"; {len(unusable)} of {sampled} sampled rows cannot be used, for example {example}"
+    else:
+        message += "; none of the first rows can be used"
+    if len(unusable) == sampled:
+        message += f"; {UNUSABLE_ADVICE}"
+        if max_failure_ratio < 1:
+            return fault(Subject.MANIFEST, TooManyFailures(message), facts)
+    return Finding(subject=Subject.MANIFEST, verdict=Verdict.WARNING, message=message, facts=facts)

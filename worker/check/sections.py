@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from common.errors import SettingsError
-from common.settings import Section, read_settings, sections_of
+from common.settings import Section, TlsSettings, read_settings, sections_of
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ class Sections:
     """The sections without a wrong setting."""
     problem: str
     """The settings that are wrong; empty if none is."""
+    can_trust: bool
+    """Whether the certificates that connections need can be read."""
 
     def get(self, kind: type[AnySection]) -> AnySection | None:
         """Return the section, None if one of its settings is wrong."""
@@ -37,4 +39,12 @@ def read_sections() -> Sections:
             read[section] = read_settings(section)
         except SettingsError as error:
             problems[str(error)] = None
-    return Sections(read, "; ".join(problems))
+    return Sections(read, "; ".join(problems), can_trust=_can_trust())
+
+
+def _can_trust() -> bool:
+    try:
+        read_settings(TlsSettings)
+    except SettingsError:
+        return False
+    return True

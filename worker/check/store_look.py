@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -55,13 +56,28 @@ def store_finding(place: str, abilities: StoreAbilities) -> Finding:
     )
 
 
+def free_bytes(run_uri: str) -> int | None:
+    """Return the free space in bytes on the disk of a run in a folder, None for a store of another kind."""
+    root = _folder_of(run_uri)
+    if root is None:
+        return None
+    place = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
+    return shutil.disk_usage(place).free
+
+
+def _folder_of(run_uri: str) -> Path | None:
+    if "://" in run_uri and not run_uri.startswith("file://"):
+        return None
+    return Path(run_uri.removeprefix("file://")).expanduser()
+
+
 @contextmanager
 def _folders_as_before(run_uri: str) -> Iterator[None]:
     """Remove the folders of a run that the block has made and that are empty."""
-    if "://" in run_uri and not run_uri.startswith("file://"):
+    root = _folder_of(run_uri)
+    if root is None:
         yield
         return
-    root = Path(run_uri.removeprefix("file://")).expanduser()
     absent = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         yield

@@ -24,6 +24,7 @@ from worker.chunk_job.outcome import AlreadyMerged, AlreadyStored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from common.format.chunk_file import ChunkHeader
@@ -56,10 +57,11 @@ class ChunkInStore:
             log.warning("looking_again", error=str(error))
             return self._find_once()
 
-    def check_peers(self) -> None:
+    def check_peers(self, *, unknown: AbstractSet[str] = frozenset()) -> None:
         """Raise FingerprintMismatch when another chunk of the run was made with other settings.
 
-        The first chunk that can be read is enough: every worker makes this check.
+        The first chunk that can be read is enough: every worker makes this check. The fields of the provenance in
+        `unknown` are not compared.
         """
         provenance = self._provenance()
         for peer in self._store.list(CHUNKS_PREFIX):
@@ -75,7 +77,7 @@ class ChunkInStore:
                 if self._store.stat(peer.key) is not None:
                     raise
                 continue  # a merge has deleted it meanwhile
-            provenance.check_same(header.provenance, name=self._store.location(peer.key))
+            provenance.check_same(header.provenance, name=self._store.location(peer.key), unknown=unknown)
             return
 
     def put(self, path: Path, *, overwrite: bool) -> ObjectStat | AlreadyDone:

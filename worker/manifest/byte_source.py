@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+MANIFEST_SETTING = "EMBEDDER_MANIFEST_URI"
+"""The setting that names a source in errors, unless another one is given."""
+
 HEAD_BYTES = 65_536
 """Size of a source's head in bytes. Header lines are shorter than this, and chunks are much larger."""
 

@@ -7,8 +7,25 @@ from common.logs import redact_urls
 EXCERPT_LENGTH = 200
 """Largest number of characters in an excerpt."""
 
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (dict, "an object"),
+    ((list, tuple), "a list"),
+    (bool, "true or false"),
+    ((int, float), "a number"),
+    ((str, bytes), "a text"),
+    (type(None), "null"),
+)
+
 REDACTED_LENGTH = 4096
 """Number of characters of the text in which URLs are redacted. The excerpt is the start of the result."""
+
+
+def kind_in_words(value: object) -> str:
+    """Return what a value of JSON or Parquet is, in words: `an object`, `a list`, `a number`."""
+    for types, words in _KINDS:
+        if isinstance(value, types):
+            return words
+    return type(value).__name__
 
 
 def excerpt(text: str) -> str:

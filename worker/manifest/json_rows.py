@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
 from common.logs import log
+from worker.manifest.excerpts import kind_in_words
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, chunk_range, spread_range
 
 if TYPE_CHECKING:
@@ -70,5 +71,5 @@ def _read_array(source: ByteSource) -> list[object]:
             f"{source.name} is not a JSON array ({error}); if each line is a value, set EMBEDDER_MANIFEST_FORMAT=jsonl"
         ) from error
     if not isinstance(value, list):
-        raise ManifestError(f"{source.name} is a JSON {type(value).__name__}, expected an array of texts")
+        raise ManifestError(f'{source.name} holds {kind_in_words(value)}, expected an array of texts: ["https://…", …]')
     return value

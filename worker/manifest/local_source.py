@@ -10,7 +10,7 @@ from urllib.request import url2pathname
 
 from common.errors import ManifestError, SourceUnavailable, StoreAccessDenied
 from common.logs import redact_url
-from worker.manifest.byte_source import content_changed, sampled_hash
+from worker.manifest.byte_source import MANIFEST_SETTING, content_changed, sampled_hash
 
 
 def local_path(uri: str) -> Path:
@@ -40,19 +40,17 @@ class _FileVersion(NamedTuple):
 class LocalSource:
     """A file. Every read opens it again, because the cache of a network file system can hide a change until then."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, setting: str = MANIFEST_SETTING) -> None:
         self.name = str(path)
         self._path = path
         try:
             if not path.is_file():
                 path.stat()  # is_file() returns False for some errors, stat() raises them
-                raise ManifestError(f"{path} is not a file; EMBEDDER_MANIFEST_URI takes one file")
+                raise ManifestError(f"{path} is not a file; {setting} takes one file")
             with path.open("rb") as file:
                 self._version = _version(file.fileno())
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise ManifestError(
-                f"{path} does not exist; is EMBEDDER_MANIFEST_URI right, and is the volume mounted?"
-            ) from error
+            raise ManifestError(f"{path} does not exist; is {setting} right, and is the volume mounted?") from error
         except PermissionError as error:
             raise StoreAccessDenied(
                 f"{path} cannot be read: {error.strerror}; allow the worker's user to read it"

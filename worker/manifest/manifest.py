@@ -116,7 +116,7 @@ def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry:
             raise ManifestError(
                 f"EMBEDDER_IDS_URI goes with a JSON array of URLs, but the manifest is {kind}; unset it"
             )
-        ids = open_source(settings.ids_uri, http, http_retry=http_retry)
+        ids = open_source(settings.ids_uri, http, http_retry=http_retry, setting="EMBEDDER_IDS_URI")
         check_content(ids, kind)
     reader = _open_reader(source, ids, kind, settings)
     sources = resolve_sources(settings.sources, reader.columns, name=source.name)

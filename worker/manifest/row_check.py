@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from common.format.chunk_file import Failure
 from common.format.reasons import Reason
-from worker.manifest.excerpts import excerpt
+from worker.manifest.excerpts import excerpt, kind_in_words
 from worker.manifest.raw_rows import RawRow, UnreadableRow
 from worker.rows import ImageFailed, Row
 
@@ -93,7 +93,7 @@ def _text(value: object, what: str) -> str:
         except UnicodeDecodeError as error:
             raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is not UTF-8: {excerpt(repr(value))}") from error
     if not isinstance(value, str):
-        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is {type(value).__name__}, expected text")
+        raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} is {kind_in_words(value)}, expected text")
     if "\0" in value:
         raise ImageFailed(Reason.MALFORMED_ROW, f"the {what} has a NUL character: {excerpt(value)}")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):

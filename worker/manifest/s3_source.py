@@ -6,15 +6,16 @@ from common.errors import ManifestError, SourceUnavailable, StoreUnavailable
 from common.store.contract import ObjectAbsent
 from common.store.s3.location import parse_s3_uri
 from common.store.s3.object_range import ObjectRange, read_object
-from worker.manifest.byte_source import HEAD_BYTES, content_changed
+from worker.manifest.byte_source import HEAD_BYTES, MANIFEST_SETTING, content_changed
 
 
 class S3Source:
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, *, setting: str = MANIFEST_SETTING) -> None:
+        self._setting = setting
         self._location = parse_s3_uri(uri)
         self.name = str(self._location)
         if not self._location.key:
-            raise ManifestError(f"{self.name} names a bucket; EMBEDDER_MANIFEST_URI takes an object, s3://bucket/key")
+            raise ManifestError(f"{self.name} names a bucket; {setting} takes an object, s3://bucket/key")
         head = self._read(0, HEAD_BYTES)
         self._head, self.size, self._etag = head.data, head.size, head.etag
 
@@ -37,6 +38,6 @@ class S3Source:
         try:
             return read_object(self._location, start=start, length=length)
         except ObjectAbsent as absent:
-            raise ManifestError(f"{self.name} does not exist; is EMBEDDER_MANIFEST_URI right?") from absent
+            raise ManifestError(f"{self.name} does not exist; is {self._setting} right?") from absent
         except StoreUnavailable as error:
             raise SourceUnavailable(str(error)) from error

@@ -186,6 +186,23 @@ def test_a_difference_names_both_sides() -> None:
     assert PROVENANCE.fingerprint[:12] in str(error.value)
 
 
+def test_another_list_is_told_first_and_with_short_hashes() -> None:
+    other = dataclasses.replace(PROVENANCE, manifest=f"csv url 12 bytes sha256 {'ab' * 32}")
+    with pytest.raises(FingerprintMismatch) as error:
+        PROVENANCE.check_same(other, name="chunk")
+    assert str(error.value).startswith(
+        "chunk was made from another list (csv url 12 bytes sha256 abababababab), this run"
+    )
+    assert "was made with" not in str(error.value)
+
+
+def test_what_is_not_known_is_not_compared() -> None:
+    other = dataclasses.replace(PROVENANCE, dtype="float16", chunk_count=9)
+    with pytest.raises(FingerprintMismatch, match=r"was made with chunk_count 9, this run uses chunk_count [0-9]+ "):
+        PROVENANCE.check_same(other, name="chunk", unknown={"dtype"})
+    PROVENANCE.check_same(dataclasses.replace(PROVENANCE, dtype="float16"), name="chunk", unknown={"dtype"})
+
+
 def test_the_models_name_does_not_decide_the_vectors() -> None:
     PROVENANCE.check_same(dataclasses.replace(PROVENANCE, model="/models/clip", model_revision="1"), name="it")
 

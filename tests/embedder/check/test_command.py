@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from common.errors import SettingsError
-from common.findings import Finding, ManifestFacts, Subject, Verdict
+from common.findings import ELSEWHERE_VARIABLE, Finding, ManifestFacts, Subject, Verdict
 from embedder.check.settings import JobEnvironment, environment_for, rendered_jobs
 from k8s.release.job import environment_of
 from tests.charts.helm import CHART, template
@@ -265,6 +265,12 @@ def test_a_chart_is_checked_before_it_is_installed(photos: Path) -> None:
     assert found["by_subject"]["manifest"]["facts"]["rows"] == len(PHOTOS)
     assert found["by_subject"]["store"]["exit_code"] in {75, 78}
     assert found["by_subject"]["model"]["message"] == "/models is a folder of the pod"
+
+
+def test_the_check_of_a_job_does_not_take_this_machine_for_the_pods() -> None:
+    job = with_settings(worker_job(4), EMBEDDER_DEVICE="cuda")
+    taken = environment_for({"EMBEDDER_DEVICE": "cuda"}, job).variables
+    assert taken == {"EMBEDDER_DEVICE": "auto", ELSEWHERE_VARIABLE: "true"}
 
 
 def test_one_of_several_runs_is_chosen(tmp_path: Path) -> None:

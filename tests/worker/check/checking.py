@@ -39,11 +39,19 @@ class Checked:
         }
 
 
-def run_check(*, without: Sequence[str] = ("model",), **settings: Any) -> Checked:  # noqa: ANN401 - of any type
-    """Run the check to its end. The settings are given by their Python names. By default it leaves the model out."""
+def run_check(
+    *,
+    without: Sequence[str] = ("model",),
+    prefix: Sequence[str] = (),
+    **settings: Any,  # noqa: ANN401 - of any type
+) -> Checked:
+    """Run the check to its end, behind the command `prefix`. The settings are given by their Python names.
+
+    By default it leaves the model out.
+    """
     arguments = [word for subject in without for word in ("--without", subject)]
     done = subprocess.run(
-        [sys.executable, "-m", "worker.check", *arguments],
+        [*prefix, sys.executable, "-m", "worker.check", *arguments],
         env=worker_environment(**settings),
         capture_output=True,
         text=True,

@@ -5,16 +5,24 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from common.findings import ImagesFacts, ManifestFacts, ModelFacts, StoreFacts, Subject, Verdict
+from common.findings import ELSEWHERE_VARIABLE, ImagesFacts, ManifestFacts, ModelFacts, StoreFacts, Subject, Verdict
 from common.store import open_store
 from tests.image_server import answer, image_server, reset, stall
 from tests.merger.runs import make_chunk, put_chunk
+from tests.resources.small_disk import small_disk
 from tests.worker.check.checking import run_check
+from tests.worker.decoders.conftest import run_at_start_of_python
+from tests.worker.decoders.faults import FORK_THAT_FAILS
 from tests.worker.worker_process import PHOTOS, worker_environment, write_manifest
+from worker.decode.geometry import PREPROCESSING_VERSION
+from worker.encode.model import find_model
+from worker.manifest.manifest import open_manifest
+from worker.settings import HttpSettings, ManifestSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -291,6 +299,182 @@ def test_chunks_that_are_in_the_store_are_counted(photos: Path, tmp_path: Path, 
     checked = run_check(without=["images"], chunk_count=2, **settings)
     assert checked[Subject.RUN].message == "1 of 2 chunks are in the store already, made with these settings"
     assert checked.exit_code == 0
+
+
+def run_of_another_machine(run: Path, manifest: Path, **other: Any) -> None:  # noqa: ANN401 - any field
+    """Put a chunk of a run of the list into the store. `other` are fields of its provenance."""
+    opened = open_manifest(ManifestSettings(manifest_uri=str(manifest)), http=HttpSettings())
+    made: dict[str, Any] = {"manifest": opened.identity, "preprocessing": PREPROCESSING_VERSION, **other}
+    put_chunk(open_store(str(run)), make_chunk(0, 3, chunk_count=4, **made))
+
+
+def test_without_a_model_the_run_is_compared_as_far_as_it_is_known(photos: Path, tmp_path: Path) -> None:
+    run_of_another_machine(tmp_path / "run", photos, model="their/model", weights="theirs")
+    checked = run_check(without=["images", "model"], manifest_uri=photos, run_uri=tmp_path / "run", chunk_count=4)
+    assert checked[Subject.RUN].message == (
+        "1 of 4 chunks are in the store already, made with these settings (not compared: model, model revision, "
+        "weights, dtype: the model was not looked at)"
+    )
+    other = run_check(
+        without=["images"],
+        manifest_uri=photos,
+        run_uri=tmp_path / "run",
+        chunk_count=5,
+        model="/none",
+        dtype="float32",
+    )
+    assert other.faults == {Subject.MODEL: 78, Subject.RUN: 78}
+    assert "was made with chunk_count 4, this run uses chunk_count 5" in other[Subject.RUN].message
+
+
+def test_a_named_dtype_is_compared_without_the_model(photos: Path, tmp_path: Path) -> None:
+    run_of_another_machine(tmp_path / "run", photos, dtype="float16")
+    checked = run_check(
+        without=["images", "model"], manifest_uri=photos, run_uri=tmp_path / "run", chunk_count=4, dtype="float32"
+    )
+    assert checked.faults == {Subject.RUN: 78}
+    assert "was made with dtype float16, this run uses dtype float32" in checked[Subject.RUN].message
+
+
+@pytest.mark.slow
+def test_a_dtype_that_this_machines_device_decides_is_not_compared_with_a_run_of_other_machines(
+    photos: Path, tmp_path: Path, quick_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = find_model(str(quick_clip), revision="").weights
+    run_of_another_machine(tmp_path / "run", photos, dtype="float16", weights=weights)
+    settings: dict[str, Any] = {
+        "without": ["images"],
+        "manifest_uri": photos,
+        "run_uri": tmp_path / "run",
+        "chunk_count": 4,
+        "model": quick_clip,
+    }
+    here = run_check(**settings)
+    assert here.faults == {Subject.RUN: 78}
+    assert "dtype float16" in here[Subject.RUN].message
+    monkeypatch.setenv(ELSEWHERE_VARIABLE, "true")
+    elsewhere = run_check(**settings)
+    assert elsewhere.exit_code == 0
+    assert "not compared: dtype: auto chooses it by the device of the worker" in elsewhere[Subject.RUN].message
+
+
+def test_the_row_of_the_run_names_what_it_lacks(tmp_path: Path) -> None:
+    checked = run_check(manifest_uri=tmp_path / "none.csv", run_uri=tmp_path / "run")
+    assert checked[Subject.RUN].message == "these were not read: manifest"
+
+
+# What helps
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_read_are_told_at_once(photos: Path, tmp_path: Path, content: str | None) -> None:
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_text(content)
+    began = time.monotonic()
+    checked = run_check(manifest_uri=photos, run_uri=tmp_path / "run", ca_bundle=bundle)
+    assert time.monotonic() - began < 20
+    assert checked.faults == {Subject.SETTINGS: 78}
+    assert "EMBEDDER_CA_BUNDLE" in checked[Subject.SETTINGS].message
+    assert checked[Subject.IMAGES].verdict is Verdict.SKIPPED
+
+
+def test_decoders_that_cannot_start_are_told_and_not_waited_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_at_start_of_python(FORK_THAT_FAILS, tmp_path / "faulty", monkeypatch)
+    (folder / "deaths").write_bytes(bytes(1000))
+    checked = run_check(manifest_uri=photos, run_uri=tmp_path / "run")
+    assert checked.faults == {Subject.IMAGES: 75}
+    assert "decoders died before their first image" in checked[Subject.IMAGES].message
+
+
+def test_a_full_disk_is_a_fault_of_the_store(photos: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        disk.fill(leaving_pages=0)
+        checked = run_check(manifest_uri=photos, run_uri=disk.path, prefix=disk.prefix)
+    assert checked.faults == {Subject.STORE: 75}
+    assert "No space left on device; make room there" in checked[Subject.STORE].message
+
+
+def test_a_disk_without_room_for_the_run_is_a_warning(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, [f"https://photos.example/{number}.jpg" for number in range(2000)])
+    with small_disk(tmp_path / "disk") as disk:
+        checked = run_check(without=["model", "images"], manifest_uri=manifest, run_uri=disk.path, prefix=disk.prefix)
+    assert checked.exit_code == 0
+    assert checked[Subject.RUN].verdict is Verdict.WARNING
+    assert "the disk has 2 MB free, and the run needs about 9 MB more: make room" in checked[Subject.RUN].message
+
+
+def test_an_absent_list_of_ids_is_named_by_its_own_setting(tmp_path: Path) -> None:
+    (tmp_path / "urls.json").write_text('["https://photos.example/1.jpg"]')
+    checked = run_check(manifest_uri=tmp_path / "urls.json", ids_uri=tmp_path / "none.json", run_uri=tmp_path / "run")
+    assert "none.json does not exist; is EMBEDDER_IDS_URI right" in checked[Subject.MANIFEST].message
+
+
+def test_private_hosts_and_how_to_allow_them_are_named(tmp_path: Path) -> None:
+    urls = [f"http://127.0.0.1:8080/{number}.jpg" for number in range(3)]
+    checked = run_check(
+        manifest_uri=write_manifest(tmp_path, urls), run_uri=tmp_path / "run", allow_private_hosts=False
+    )
+    assert checked.faults == {Subject.IMAGES: 65}
+    assert "EMBEDDER_ALLOW_PRIVATE_HOSTS" in checked[Subject.IMAGES].message
+    assert "worker.allowPrivateHosts" in checked[Subject.IMAGES].message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("list.txt", b"\xfe\xfd\n" * 40, "the URL is not Unicode text"),
+        ("list.json", b'[{"url": "https://photos.example/1.jpg"}]', "the URL is an object, expected text"),
+    ],
+)
+def test_a_list_without_a_usable_row_is_a_fault_of_the_list(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    checked = run_check(manifest_uri=tmp_path / name, run_uri=tmp_path / "run")
+    assert (checked.exit_code, checked.faults) == (65, {Subject.MANIFEST: 65})
+    assert said in checked[Subject.MANIFEST].message
+    assert "EMBEDDER_URL_COLUMN" in checked[Subject.MANIFEST].message
+
+
+def test_relative_urls_in_a_list_of_the_web_are_a_fault_of_the_list(tmp_path: Path) -> None:
+    with image_server() as server:
+        server.on("/list.txt", answer(b"a/1.jpg\na/2.jpg\n"))
+        checked = run_check(manifest_uri=server.url("/list.txt"), run_uri=tmp_path / "run")
+    assert (checked.exit_code, checked.faults) == (65, {Subject.MANIFEST: 65})
+
+
+def test_some_unusable_rows_are_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text(f'["{PHOTOS[0]}", "{PHOTOS[1]}", 5]')
+    checked = run_check(without=["model", "images"], manifest_uri=tmp_path / "list.json", run_uri=tmp_path / "run")
+    assert checked[Subject.MANIFEST].verdict is Verdict.WARNING
+    assert "1 of 3 sampled rows cannot be used, for example row 2" in checked[Subject.MANIFEST].message
+    assert "the URL is a number, expected text" in checked[Subject.MANIFEST].message
+
+
+def test_a_source_that_is_down_is_told_once(tmp_path: Path) -> None:
+    urls = [f"http://127.0.0.1:{closed_port()}/{number}.jpg" for number in range(3)]
+    checked = run_check(
+        manifest_uri=write_manifest(tmp_path, urls), run_uri=tmp_path / "run", source_patience_seconds=1
+    )
+    facts = checked[Subject.IMAGES].facts
+    assert isinstance(facts, ImagesFacts)
+    assert [source.example for source in facts.sources] == [""]
+
+
+def test_each_reason_has_an_example(tmp_path: Path) -> None:
+    with image_server() as server:
+        urls = [server.on("/broken.jpg", answer(JPEG[:2000])), server.url("/gone.jpg"), server.url("/lost.jpg")]
+        checked = run_check(manifest_uri=write_manifest(tmp_path, urls), run_uri=tmp_path / "run")
+    found = checked[Subject.IMAGES]
+    assert isinstance(found.facts, ImagesFacts)
+    (source,) = found.facts.sources
+    frequent, rare = source.example.split("; ")
+    assert frequent.startswith(f"not_found, {server.origin}/gone.jpg: ")
+    assert rare.startswith(f"truncated, {server.origin}/broken.jpg: ")
+    assert "gone.jpg" not in found.message
 
 
 # Secrets
