@@ -173,13 +173,16 @@ def s3_errors(what: object) -> Iterator[None]:
 def answer_errors(what: object) -> Iterator[None]:
     """Turn the errors that the SDK lets through into StoreFault: an answer broke off, or it is not an S3 response.
 
-    Raises CertificateRefused when the server cannot be trusted.
+    Raises CertificateRefused when the server cannot be trusted, and ResourceExhausted when this machine cannot open a
+    connection or a file.
     """
     try:
         yield
     except (HTTPError, OSError) as error:  # most errors of the SDK's connections are an OSError too
         if (refused := refusal(error, what)) is not None:
             raise refused from error
+        if (exhausted := exhausted_beneath(error)) is not None:
+            raise exhausted from error
         if isinstance(error, OSError) and error.filename:  # the token of an identity
             raise StoreFault(f"{what}: {error.filename} cannot be read: {error.strerror}") from error
         raise StoreFault(f"{what}: the answer broke off: {error}") from error
