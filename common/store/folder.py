@@ -62,13 +62,21 @@ class FolderStore:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 with self.temporary(PROBE_KEY) as probe:
-                    _write_and_read_back(probe)
+                    probe.touch()
             except (PermissionError, FileExistsError, NotADirectoryError) as error:
                 raise StoreAccessDenied(
                     f"{self.root} cannot be written: {error.strerror}; choose another EMBEDDER_RUN_URI, or give this "
                     "user the permission to write"
                 ) from error
         return StoreAbilities(store="folder", conditional_writes=True, batch_delete=False, may_delete=True)
+
+    def check_room(self) -> None:
+        """Raise StoreUnavailable when the disk is full, or does not keep what is written. Leaves nothing behind.
+
+        It is no part of `check_access`, because a program whose work is finished needs no room.
+        """
+        with _file_errors(self.root), self.temporary(PROBE_KEY) as probe:
+            _write_and_read_back(probe)
 
     def stat(self, key: str) -> ObjectStat | None:
         with _file_errors(self.root / key):

@@ -105,7 +105,7 @@ def test_a_merge_without_room_leaves_no_half_file_and_completes_once_there_is_so
     folder = disk.outside / "run"
     # For each file that the merge writes: the largest room, in pages, in which that file does not fit.
     for temporary, room, full in (
-        (disk.path, 0, disk.path / "run"),
+        (disk.path, 0, disk.path),
         (disk.path, ledger - 1, f"/{FAILURES_KEY}"),
         (elsewhere, result - 1, disk.path / "run" / RESULT_KEY),
         (elsewhere, result + ledger - 1, disk.path / "run" / FAILURES_KEY),
@@ -169,7 +169,7 @@ def test_a_worker_that_cannot_write_stores_nothing_and_completes_once_it_can(
     undisturbed = worker_environment(manifest_uri=manifest, run_uri=tmp_path / "run", model=wide_tower, dtype="float32")
     assert run(WORKER, undisturbed).exit_code == 0
     environment = undisturbed | {"EMBEDDER_RUN_URI": str(disk.path / "run"), "TMPDIR": str(disk.path)}
-    for room, full in ((0, disk.path / "run"), (2, disk.path), (6, "chunk.h5"), (12, chunk_key(0))):
+    for room, full in ((0, disk.path), (2, disk.path), (6, "chunk.h5"), (12, chunk_key(0))):
         disk.fill(leaving_pages=room)
         assert_out_of(run(WORKER, environment, prefix=disk.prefix), disk.path, f"{full}: {FULL}")
         assert files_in(disk.outside) == {}

@@ -77,7 +77,7 @@ class Check:
         self._began = time.monotonic()
         self._findings: list[Finding] = []
         self.bug: Exception | None = None
-        """An error that is none of common.errors."""
+        """An unexpected error of the check's own code, None while there is none."""
         self._times = StageTimes(decode_threads=1)
         self._decoders: Decoders | None = None
         self._manifest: OpenManifest | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.findings import Finding, StoreFacts, Subject, Verdict
 from common.store import open_store
+from common.store.folder import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,10 +23,13 @@ class TriedStore(NamedTuple):
 
 
 def try_store(run_uri: str) -> TriedStore:
-    """Return the store after its access check. Raises what `Store.check_access` raises."""
+    """Return the store after its access check. Raises what `Store.check_access` and `FolderStore.check_room` raise."""
     store = open_store(run_uri)
     with _folders_as_before(run_uri):
-        return TriedStore(store, store.check_access())
+        abilities = store.check_access()
+        if isinstance(store, FolderStore):
+            store.check_room()
+        return TriedStore(store, abilities)
 
 
 def store_finding(place: str, abilities: StoreAbilities) -> Finding:
