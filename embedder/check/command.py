@@ -20,7 +20,7 @@ from common.errors import (
 from common.findings import Subject, exit_code_of, fault, skipped
 from common.logs import redact_urls
 from embedder.check import options as own  # noqa: TC001 - typer reads the annotations
-from embedder.local import options  # noqa: TC001
+from embedder.local import options
 from embedder.local.programs import Programs, check_worker_libraries
 from embedder.local.settings import SETTABLE, environment_of
 from k8s.api.options import ContextOption, NamespaceOption, open_cluster
@@ -42,7 +42,7 @@ EXAMPLES = (
     "helm template embedder charts/ --values values.yaml | embedder check --rendered -",
 )
 
-EPILOG = "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]{example}[/cyan]" for example in EXAMPLES)])
+EPILOG = options.examples_epilog(EXAMPLES)
 
 PIPE_WIDTH = 160
 """Width of the table in columns where the output is not a terminal and COLUMNS is not set."""

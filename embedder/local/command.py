@@ -8,7 +8,7 @@ import typer
 
 from common.errors import SettingsError
 from common.settings import read_settings
-from embedder.local import options  # noqa: TC001 - typer reads the annotations
+from embedder.local import options
 from embedder.local.settings import LocalRunSettings, environment_of
 
 EXAMPLES = (
@@ -18,7 +18,7 @@ EXAMPLES = (
     "embedder run list.parquet s3://bucket/run --set fetch_concurrency=128",
 )
 
-EPILOG = "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]{example}[/cyan]" for example in EXAMPLES)])
+EPILOG = options.examples_epilog(EXAMPLES)
 
 
 def run(

@@ -1,4 +1,4 @@
-"""The options of `embedder run`."""
+"""The options of `embedder run`, and what the help of commands on this machine shares."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import typer
 from common.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typer.models import OptionInfo
 
 _WORK, _MODEL, _IMAGES, _FAULTS, _MORE = "The work", "The model", "The images", "Faults and logs", "More"
+
+
+def examples_epilog(examples: Iterable[str]) -> str:
+    """Return the text after the help of a command, which shows `examples` of its use."""
+    return "\n\n".join(["[bold]Examples[/bold]", *(f"[cyan]{example}[/cyan]" for example in examples)])
 
 
 def _setting(flag: str, field: str, *, metavar: str, panel: str, text: str, default: str = "") -> OptionInfo:

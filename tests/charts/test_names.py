@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.charts.helm import helms, template
-from tests.charts.objects import containers, environment, named, of_kind, pod_spec
+from tests.charts.objects import containers, environment, named, of_kind, pod_spec, run_of
 from tests.charts.validity import valid_objects
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.charts.objects import Object
 
 EVERY_HELM = pytest.mark.parametrize("program", helms(), ids=lambda program: program.split("/")[-2])
 
@@ -100,19 +99,6 @@ NEEDED = (
 
 def set_options(*assignments: str, option: str = "--set") -> list[str]:
     return [argument for assignment in assignments for argument in (option, assignment)]
-
-
-def run_of(objects: list[Object]) -> str:
-    """Return the name by which the programs find the run. Every label, selector and variable must agree on it."""
-    labels = {each["metadata"]["labels"]["embedder-release"] for each in objects}
-    for job in of_kind(objects, "Job"):
-        labels.add(job["spec"]["template"]["metadata"]["labels"]["embedder-release"])
-    for kind, field in (("NetworkPolicy", "podSelector"), ("PodMonitor", "selector")):
-        labels |= {each["spec"][field]["matchLabels"]["embedder-release"] for each in of_kind(objects, kind)}
-    gates = [each for workload in (*of_kind(objects, "Job"), *of_kind(objects, "Pod")) for each in containers(workload)]
-    labels |= {environment(each)["EMBEDDER_RELEASE"] for each in gates if each["name"] == "gate"}
-    (run,) = labels
-    return str(run)
 
 
 @pytest.mark.parametrize("release", RELEASES)

