@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from common.format.reasons import Reason
+
+
+class ByteRange(NamedTuple):
+    """The bytes of an image within a file: a member of a tar, or a piece of a temporary file."""
+
+    uri: str
+    """An absolute path, or an http, https or s3 URL of a server that serves ranges. The operator named it."""
+    offset: int
+    length: int
 
 
 class Row(NamedTuple):
@@ -22,6 +31,21 @@ class Row(NamedTuple):
     """The URL of Open Images' picture of about 640 pixels. It may be empty."""
     rotation: int = 0
     """The degrees by which the picture must be turned counter-clockwise: 0, 90, 180 or 270."""
+    held: ByteRange | None = None
+    """Where the image's bytes lie in the manifest's own files, for a decoder that reads them there."""
+
+
+class HeldImages(Protocol):
+    """Images whose bytes the worker itself reads from the manifest, a few ahead of the decoders."""
+
+    async def get(self, position: int) -> ByteRange:
+        """Return where the bytes of the row at `position` lie now: in a temporary file of this machine.
+
+        Raises ImageFailed when the row has no bytes, and SourceUnavailable when they cannot be read.
+        """
+
+    def release(self, position: int) -> None:
+        """Forget the bytes of the row, because they are decoded or have failed."""
 
 
 class ImageFailed(Exception):

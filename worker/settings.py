@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from common.format.provenance import program_version
 from common.indexes import parse_indexes
@@ -19,7 +19,7 @@ SPARE_DECODERS = 1
 """Number of decoders beyond one for each core. It works while another decoder waits for its next image or for room in a
 batch. Measured on two cores: 2 to 9 % more images a second, at the same CPU for each image."""
 
-SOURCES = ("mirror", "thumbnail", "original", "url")
+SOURCES = ("mirror", "thumbnail", "original", "url", "bytes")
 """The sources that EMBEDDER_SOURCES may name."""
 
 
@@ -84,14 +84,33 @@ class ManifestSettings(Section):
     """The list of images, and which of its columns mean what."""
 
     manifest_uri: str = Field(min_length=1)
-    """The list of images: a path, or an http://, https:// or s3:// URL, of a CSV, TSV, Parquet, JSONL, TXT or JSON
-    file."""
+    """What to embed: a list of images (CSV, TSV, Parquet, JSONL, TXT, JSON), a Parquet file or a WebDataset tar that
+    holds the images themselves, or a folder of pictures; a path, or an http://, https://, s3://, gs:// or
+    hf://datasets/ URL. Several files are one manifest: a folder, a prefix that ends in `/`, a glob such as
+    `part-*.parquet`, braces such as `{00000..00099}.tar`, or files separated by commas. `openimages:train`,
+    `openimages:validation`, `openimages:test` and `openimages:all` name the lists that Open Images V7 publishes."""
+
+    manifest_token: SecretStr = SecretStr("")
+    """Bearer token for the server of an http:// or https:// manifest, sent to that server alone. Take it from a
+    Secret."""
+
+    max_listed_files: int = Field(default=100_000, ge=1)
+    """Largest number of files that a pod lists in a folder, under a prefix or for a glob. Every pod lists them, so
+    above this number `embedder list` writes the list once."""
+
+    openimages_url: str = "https://storage.googleapis.com/openimages"
+    """URL below which the published lists lie that `openimages:train` and its like name: Open Images' own bucket, or a
+    copy of it."""
 
     ids_uri: str = ""
     """A JSON array of ids beside a JSON array of URLs (`image_ids.json` beside `image_urls.json`)."""
 
-    manifest_format: Literal["auto", "csv", "tsv", "parquet", "jsonl", "txt", "json"] = "auto"
-    """Format of the manifest. `auto` chooses by the ending of the file name."""
+    manifest_format: Literal["auto", "csv", "tsv", "parquet", "jsonl", "txt", "json", "tar", "images"] = "auto"
+    """Format of the manifest. `auto` chooses by the endings of the file names. `images`: each file is a picture."""
+
+    manifest_columns: str = ""
+    """Names of the columns of a CSV or TSV file without a header line, separated by commas, as in `id,url`. The first
+    line is then a row."""
 
     url_column: str = ""
     """Name of the column with the URLs. Empty: the first of `OriginalURL`, `url`, `image_url` and similar names that
@@ -100,13 +119,22 @@ class ManifestSettings(Section):
     id_column: str = ""
     """Name of the column with the ids. Empty: the first of `ImageID`, `image_id`, `id` and `key` that exists."""
 
+    image_column: str = ""
+    """Name of the column of a Parquet file that holds the images themselves: bytes, or a struct of `bytes` and `path`
+    as Hugging Face writes it. Empty: the first such column with a usual name, or the only one."""
+
+    subset: Literal["", "train", "validation", "test"] = ""
+    """Open Images' subset of all rows of a list that has ids and no column `Subset`: the folder of the images on the
+    mirror."""
+
     max_url_bytes: int = Field(default=2048, ge=16, le=65_536)
     """Length in bytes of the longest URL that is accepted. A longer URL becomes a row of the ledger, because one
     absurd URL would widen every row of the result. Browsers and proxies agree on 2,048."""
 
     sources: str = "auto"
     """Sources of an image in the order in which they are tried, separated by commas: `mirror`, `thumbnail`, `original`,
-    `url`. `auto`: `mirror,thumbnail,original` for Open Images' own files, `url` for other manifests."""
+    `url`, and `bytes` for images that the manifest itself holds. `auto`: `mirror,thumbnail,original` for Open Images'
+    own files, `bytes` or `bytes,url` where the manifest holds images, `url` for other manifests."""
 
     rotate: bool = True
     """Whether the manifest's rotation (Open Images: degrees counter-clockwise) is applied before the preprocessing."""
@@ -180,6 +208,10 @@ class FetchSettings(Section):
 
     max_image_bytes: int = Field(default=64 << 20, ge=1024)
     """Size in bytes of the largest image that is fetched. Open Images' largest original has about 30 MB."""
+
+    verify_image_certificates: bool = True
+    """Whether a host of images must show a valid certificate. Without the check, whoever sits between can send other
+    pictures. The manifest, the store and the hub are always checked."""
 
     allow_private_hosts: bool = False
     """Whether images are also fetched from private, loopback and link-local addresses and from any port. It is off, so

@@ -38,6 +38,11 @@ class ByteSource(Protocol):
     """The source's path or URL for logs and errors, without passwords and signatures."""
     size: int
     """Size of the content in bytes."""
+    uri: str
+    """The absolute path or the URL that the source reads."""
+    is_direct: bool
+    """Whether a decoder may read ranges of `uri` by itself: a local file, an object that a URL is signed for, or a URL
+    without a secret. False for what only a library or a token of the worker can read."""
 
     @property
     def identity(self) -> str:

@@ -50,12 +50,13 @@ class _Head(NamedTuple):
 class HttpSource:
     def __init__(self, uri: str, settings: HttpSettings, *, retry: RetryPolicy = RETRY) -> None:
         self._client = RangeClient(uri, settings)
-        self.name = self._client.name
+        self.name, self.uri = self._client.name, uri
         self._retry = retry
         self._whole: HttpAnswer | None = None  # the open answer of a server without range requests
         self._identity: str | None = None
         self._head = self._retried(self._receive_head)
         self.size = self._head.size
+        self.is_direct = self._whole is None
 
     @property
     def identity(self) -> str:

@@ -41,7 +41,8 @@ class LocalSource:
     """A file. Every read opens it again, because the cache of a network file system can hide a change until then."""
 
     def __init__(self, path: Path, *, setting: str = MANIFEST_SETTING) -> None:
-        self.name = str(path)
+        self.name = self.uri = str(path)
+        self.is_direct = True
         self._path = path
         try:
             if not path.is_file():

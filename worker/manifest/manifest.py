@@ -18,7 +18,7 @@ from worker.manifest.row_check import RowCheck
 from worker.manifest.text_rows import DelimitedRows, JsonLinesRows, TextRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from common.retry import RetryPolicy
@@ -118,7 +118,7 @@ def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry:
             )
         ids = open_source(settings.ids_uri, http, http_retry=http_retry, setting="EMBEDDER_IDS_URI")
         check_content(ids, kind)
-    reader = _open_reader(source, ids, kind, settings)
+    reader = _open_reader([source], ids, kind, settings)
     sources = resolve_sources(settings.sources, reader.columns, name=source.name)
     # A setting may choose other columns of the same content, so the identity names the columns.
     columns = reader.columns.present if reader.columns else []
@@ -136,16 +136,18 @@ def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry:
     )
 
 
-def _open_reader(source: ByteSource, ids: ByteSource | None, kind: Format, settings: ManifestSettings) -> RowReader:
+def _open_reader(
+    sources: Sequence[ByteSource], ids: ByteSource | None, kind: Format, settings: ManifestSettings
+) -> RowReader:
     if kind == "parquet":
         # pyarrow takes 30 MB of memory, which no other format needs.
         from worker.manifest.parquet_rows import ParquetRows  # noqa: PLC0415
 
-        return ParquetRows(source, settings)
+        return ParquetRows(sources, settings)
     if kind == "json":
-        return JsonRows(source, ids)
+        return JsonRows(sources[0], ids)
     if kind == "jsonl":
-        return JsonLinesRows(source, settings)
+        return JsonLinesRows(sources, settings)
     if kind == "txt":
-        return TextRows(source)
-    return DelimitedRows(source, settings, delimiter="\t" if kind == "tsv" else ",")
+        return TextRows(sources)
+    return DelimitedRows(sources, settings, delimiter="\t" if kind == "tsv" else ",")

@@ -16,7 +16,7 @@ from worker.manifest.columns import find_columns
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, UnreadableRow, chunk_range, spread_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from worker.manifest.byte_source import ByteSource
     from worker.settings import ManifestSettings
@@ -35,8 +35,8 @@ pa.set_memory_pool(pa.system_memory_pool())
 
 
 class ParquetRows:
-    def __init__(self, source: ByteSource, settings: ManifestSettings) -> None:
-        self._source = source
+    def __init__(self, sources: Sequence[ByteSource], settings: ManifestSettings) -> None:
+        source = self._source = sources[0]
         with _parquet_errors(source):
             file = self._open()
             self._metadata = file.metadata

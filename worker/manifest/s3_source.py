@@ -13,7 +13,8 @@ class S3Source:
     def __init__(self, uri: str, *, setting: str = MANIFEST_SETTING) -> None:
         self._setting = setting
         self._location = parse_s3_uri(uri)
-        self.name = str(self._location)
+        self.name = self.uri = str(self._location)
+        self.is_direct = True
         if not self._location.key:
             raise ManifestError(f"{self.name} names a bucket; {setting} takes an object, s3://bucket/key")
         head = self._read(0, HEAD_BYTES)

@@ -28,7 +28,7 @@ from worker.manifest.text_lines import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from worker.manifest.byte_source import ByteSource
     from worker.manifest.raw_rows import RowCount
@@ -43,8 +43,8 @@ csv.field_size_limit(MAX_LINE_BYTES)
 class DelimitedRows:
     """CSV and TSV: a header line, and rows with the same number of fields."""
 
-    def __init__(self, source: ByteSource, settings: ManifestSettings, *, delimiter: str) -> None:
-        self._source = source
+    def __init__(self, sources: Sequence[ByteSource], settings: ManifestSettings, *, delimiter: str) -> None:
+        source = self._source = sources[0]
         self._delimiter = delimiter
         header = next(head_lines(source), None)
         if header is None:
@@ -98,8 +98,8 @@ class DelimitedRows:
 class JsonLinesRows:
     """JSONL: each line is an object with a URL, or a string that is the URL."""
 
-    def __init__(self, source: ByteSource, settings: ManifestSettings) -> None:
-        self._source = source
+    def __init__(self, sources: Sequence[ByteSource], settings: ManifestSettings) -> None:
+        source = self._source = sources[0]
         self._first = text_start(source)
         self._names = [[name.lower() for name in names] for names in field_names(settings)]
         self.columns: Columns | None = None
@@ -141,8 +141,8 @@ class TextRows:
     columns = None
     has_ids = False
 
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
+    def __init__(self, sources: Sequence[ByteSource]) -> None:
+        source = self._source = sources[0]
         self._first = text_start(source)
         _check_has_rows(source, self._first)
 
