@@ -78,6 +78,8 @@ class ManifestFacts(_Frozen):
     sources: tuple[str, ...]
     first_rows: tuple[FirstRow, ...] = ()
     mean_url_bytes: float = 0
+    shards: int | None = None
+    """Number of files that are not divided among chunks; None where chunks divide the content."""
 
 
 class SourceFacts(_Frozen):

@@ -62,6 +62,10 @@ class LocalSource:
         self._identity: str | None = None
 
     @property
+    def tag(self) -> str:
+        return f"{self._version.size} {self._version.modified_ns}"
+
+    @property
     def identity(self) -> str:
         # Without the modification time, because each pod may have its own copy of the file.
         if self._identity is None:

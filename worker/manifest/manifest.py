@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
-from worker.manifest.columns import resolve_sources
+from common.logs import log
+from worker.manifest.columns import resolve_sources, resolve_sources_of_shards
 from worker.manifest.http_source import RETRY
 from worker.manifest.json_rows import JsonRows
 from worker.manifest.local_source import local_path
 from worker.manifest.manifest_format import check_content, find_format
 from worker.manifest.open_source import is_remote, open_source
 from worker.manifest.row_check import RowCheck
+from worker.manifest.tar_rows import TarRows, more_chunks_than_shards
 from worker.manifest.text_rows import DelimitedRows, JsonLinesRows, TextRows
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class Manifest:
     `url`. `original` and `url` both mean the row's URL."""
     folder: Path | None
     """The folder that relative paths in the rows start from; None for a remote manifest, whose rows have no paths."""
+    shard_count: int | None
+    """Number of files that are not divided among chunks; None where chunks divide the content."""
     _reader: RowReader = field(repr=False)
     _check: RowCheck = field(repr=False)
 
@@ -74,6 +78,8 @@ class Manifest:
         """
         if not 0 <= index < count:
             raise ValueError(f"chunk {index} of {count}")
+        if self.shard_count is not None and self.shard_count < count:
+            log.warning("more_chunks_than_shards", message=more_chunks_than_shards(self.shard_count, count))
         return self._checked(self._reader.read(index, count))
 
     def count_rows(self) -> RowCount:
@@ -82,7 +88,8 @@ class Manifest:
 
     def first_rows(self, count: int, *, of: int) -> ManifestChunk:
         """Return the first `count` rows. `of` is about the number of all rows. Raises as `read_chunk`."""
-        return self._checked(islice(self._reader.read(0, max(1, of // (4 * count))), count))
+        found = list(islice(self._reader.read(0, max(1, of // (4 * count))), count))
+        return self._checked(found or islice(self._reader.read(0, 1), count))
 
     def sample(self, count: int) -> ManifestChunk:
         """Return about `count` rows from all over the manifest, as if they were a chunk. Raises as `read_chunk`."""
@@ -119,7 +126,10 @@ def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry:
         ids = open_source(settings.ids_uri, http, http_retry=http_retry, setting="EMBEDDER_IDS_URI")
         check_content(ids, kind)
     reader = _open_reader([source], ids, kind, settings)
-    sources = resolve_sources(settings.sources, reader.columns, name=source.name)
+    if kind == "tar":
+        sources = resolve_sources_of_shards(settings.sources, name=source.name)
+    else:
+        sources = resolve_sources(settings.sources, reader.columns, name=source.name)
     # A setting may choose other columns of the same content, so the identity names the columns.
     columns = reader.columns.present if reader.columns else []
     return Manifest(
@@ -131,6 +141,7 @@ def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry:
         has_ids=reader.has_ids,
         sources=sources,
         folder=None if is_remote(uri) else local_path(uri).parent,
+        shard_count=1 if kind == "tar" else None,
         _reader=reader,
         _check=RowCheck(is_remote=is_remote(uri), max_url_bytes=settings.max_url_bytes),
     )
@@ -144,6 +155,8 @@ def _open_reader(
         from worker.manifest.parquet_rows import ParquetRows  # noqa: PLC0415
 
         return ParquetRows(sources, settings)
+    if kind == "tar":
+        return TarRows(sources)
     if kind == "json":
         return JsonRows(sources[0], ids)
     if kind == "jsonl":

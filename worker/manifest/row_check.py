@@ -26,7 +26,8 @@ class RowCheck:
     def check(self, raw: RawRow | UnreadableRow, position: int) -> Row | Failure:
         """Return the row at `position` of its chunk, or the failure that takes its place."""
         if isinstance(raw, UnreadableRow):
-            return Failure(position, "", raw.reason, f"{raw.where}: {raw.problem}{_quote(raw.text)}")
+            url, identifier = (each if self._fits(each) else "" for each in (raw.url, raw.id))
+            return Failure(position, url, raw.reason, f"{raw.where}: {raw.problem}{_quote(raw.text)}", identifier)
         url = identifier = ""
         try:
             url = self._url(raw.fields.url)
@@ -48,6 +49,9 @@ class RowCheck:
             raise _file_elsewhere(thumbnail)
         subset = _text(raw.fields.subset, "subset")
         return Row(position, url, identifier, subset, thumbnail, _rotation(raw.fields.rotation))
+
+    def _fits(self, text: str) -> bool:
+        return len(text.encode()) <= self.max_url_bytes
 
     def _url(self, value: object) -> str:
         url = _text(value, "URL")
