@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
@@ -12,20 +13,22 @@ from common.logs import log
 from worker.manifest.columns import resolve_sources, resolve_sources_of_shards
 from worker.manifest.http_source import RETRY
 from worker.manifest.json_rows import JsonRows
-from worker.manifest.local_source import local_path
-from worker.manifest.manifest_format import check_content, find_format
-from worker.manifest.open_source import is_remote, open_source
+from worker.manifest.manifest_files import find_files
+from worker.manifest.manifest_format import check_content
+from worker.manifest.open_source import open_source
+from worker.manifest.picture_rows import PictureRows
 from worker.manifest.row_check import RowCheck
 from worker.manifest.tar_rows import TarRows, more_chunks_than_shards
 from worker.manifest.text_rows import DelimitedRows, JsonLinesRows, TextRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     from common.retry import RetryPolicy
     from worker.manifest.byte_source import ByteSource
     from worker.manifest.columns import Columns
+    from worker.manifest.manifest_files import ManifestFiles
     from worker.manifest.manifest_format import Format
     from worker.manifest.raw_rows import RawRow, RowCount, RowReader, UnreadableRow
     from worker.rows import Row
@@ -55,7 +58,9 @@ class Manifest:
     with its ETag, date or hash. It is part of the run's fingerprint."""
     format: Format
     size: int
-    """Size in bytes, without that of a second file with ids."""
+    """Size of all files in bytes, without that of a second file with ids."""
+    file_count: int
+    """Number of files, without a second file with ids."""
     columns: Columns | None
     """The columns that are used; None for a format without columns."""
     has_ids: bool
@@ -64,7 +69,8 @@ class Manifest:
     """The names of the sources of an image, in the order in which they are tried: `mirror`, `thumbnail`, `original`,
     `url`. `original` and `url` both mean the row's URL."""
     folder: Path | None
-    """The folder that relative paths in the rows start from; None for a remote manifest, whose rows have no paths."""
+    """The folder that relative paths in the rows start from; None for a manifest of which any file is remote, whose
+    rows have no paths."""
     shard_count: int | None
     """Number of files that are not divided among chunks; None where chunks divide the content."""
     _reader: RowReader = field(repr=False)
@@ -107,49 +113,58 @@ class Manifest:
         return ManifestChunk(rows, failures)
 
 
-def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry: RetryPolicy = RETRY) -> Manifest:
-    """Return the manifest that the settings name. Only its head is read.
+def open_manifest(
+    settings: ManifestSettings, *, http: HttpSettings, http_retry: RetryPolicy = RETRY, run_uri: str = ""
+) -> Manifest:
+    """Return the manifest that the settings name. Only its head is read. Files of the run `run_uri` are no part of it.
 
     Raises ManifestError when there is no such manifest or it cannot be used, StoreAccessDenied when it may not be
     read, and SourceUnavailable when its server does not answer.
     """
-    uri = settings.manifest_uri
-    source = open_source(uri, http, http_retry=http_retry)
-    kind = find_format(uri, settings.manifest_format, name=source.name)
-    check_content(source, kind)
-    ids = None
-    if settings.ids_uri:
-        if kind != "json":
-            raise ManifestError(
-                f"EMBEDDER_IDS_URI goes with a JSON array of URLs, but the manifest is {kind}; unset it"
-            )
-        ids = open_source(settings.ids_uri, http, http_retry=http_retry, setting="EMBEDDER_IDS_URI")
-        check_content(ids, kind)
-    reader = _open_reader([source], ids, kind, settings)
-    if kind == "tar":
-        sources = resolve_sources_of_shards(settings.sources, name=source.name)
+    files = find_files(settings, http=http, http_retry=http_retry, run_uri=run_uri)
+    ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
+    reader = _open_reader(files, ids, settings)
+    if files.format == "tar":
+        sources = resolve_sources_of_shards(settings.sources, name=files.name)
     else:
-        sources = resolve_sources(settings.sources, reader.columns, name=source.name)
+        sources = resolve_sources(settings.sources, reader.columns, name=files.name)
     # A setting may choose other columns of the same content, so the identity names the columns.
     columns = reader.columns.present if reader.columns else []
     return Manifest(
-        name=source.name,
-        identity=" ".join([kind, *columns, *(each.identity for each in (source, ids) if each)]),
-        format=kind,
-        size=source.size,
+        name=files.name,
+        identity=" ".join([files.format, *columns, files.identity, *([ids.identity] if ids else [])]),
+        format=files.format,
+        size=files.size,
+        file_count=files.count,
         columns=reader.columns,
         has_ids=reader.has_ids,
         sources=sources,
-        folder=None if is_remote(uri) else local_path(uri).parent,
-        shard_count=1 if kind == "tar" else None,
+        folder=files.folder,
+        shard_count=files.count if files.format == "tar" else None,
         _reader=reader,
-        _check=RowCheck(is_remote=is_remote(uri), max_url_bytes=settings.max_url_bytes),
+        _check=RowCheck(is_remote=files.folder is None, max_url_bytes=settings.max_url_bytes),
     )
 
 
-def _open_reader(
-    sources: Sequence[ByteSource], ids: ByteSource | None, kind: Format, settings: ManifestSettings
-) -> RowReader:
+def _open_ids(
+    settings: ManifestSettings, files: ManifestFiles, *, http: HttpSettings, http_retry: RetryPolicy
+) -> ByteSource:
+    if files.format != "json" or files.count > 1:
+        found = f"{files.count} files" if files.count > 1 else files.format
+        raise ManifestError(
+            f"EMBEDDER_IDS_URI goes with a JSON array of URLs in one file, but the manifest is {found}; unset it"
+        )
+    is_same_server = urlsplit(settings.ids_uri)[:2] == urlsplit(files.sources[0].uri)[:2]
+    token = settings.manifest_token.get_secret_value() if is_same_server else ""
+    ids = open_source(settings.ids_uri, http, http_retry=http_retry, token=token, setting="EMBEDDER_IDS_URI")
+    check_content(ids, files.format)
+    return ids
+
+
+def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: ManifestSettings) -> RowReader:
+    kind, sources = files.format, files.sources
+    if kind == "images":
+        return PictureRows(files.pictures)
     if kind == "parquet":
         # pyarrow takes 30 MB of memory, which no other format needs.
         from worker.manifest.parquet_rows import ParquetRows  # noqa: PLC0415
@@ -158,6 +173,10 @@ def _open_reader(
     if kind == "tar":
         return TarRows(sources)
     if kind == "json":
+        if files.count > 1:
+            raise ManifestError(
+                f"{files.name} is {files.count} JSON arrays, and each is read whole; store them as JSONL"
+            )
         return JsonRows(sources[0], ids)
     if kind == "jsonl":
         return JsonLinesRows(sources, settings)

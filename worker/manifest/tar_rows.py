@@ -15,12 +15,14 @@ from urllib.parse import quote
 
 from common.errors import ManifestError
 from common.logs import log
+from worker.manifest.byte_source import HEAD_BYTES
 from worker.manifest.http_source import HttpSource
-from worker.manifest.manifest_format import PICTURE_ENDINGS, compression_of
-from worker.manifest.open_source import is_remote
+from worker.manifest.manifest_format import PICTURE_ENDINGS, check_content, compression_of
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, UnreadableRow, chunk_range, spread_range
+from worker.manifest.row_name import file_name
 from worker.manifest.tar_content import LOCAL, REMOTE, TarContent
 from worker.manifest.tar_members import BLOCK, Damaged, Joined, Member, tar_members
+from worker.manifest.uri_list import scheme_of
 from worker.rows import ByteRange
 
 if TYPE_CHECKING:
@@ -122,6 +124,14 @@ def more_chunks_than_shards(shards: int, chunks: int) -> str:
     )
 
 
+def check_shards(shards: Sequence[ByteSource]) -> None:
+    """Raise ManifestError when the first shard shows that none can be read. A damaged one among others is a row."""
+    first = shards[0]
+    start = first.read(0, min(BLOCK, first.size))
+    if len(shards) == 1 or compression_of(start):
+        check_content(first, "tar")
+
+
 class _Limit:
     """Counts what all readers of a chunk find."""
 
@@ -165,6 +175,7 @@ class _Shard:
 
     def __init__(self, source: ByteSource, limit: _Limit) -> None:
         self._source = source
+        self._name = file_name(source)
         self._limit = limit
         self._queue: SimpleQueue[list[_Found] | _End] = SimpleQueue()
 
@@ -199,7 +210,7 @@ class _Shard:
     def rows(self, *, until: int | None = None) -> Iterator[_Found | None]:
         """Yield the rows, and None for each member that is none, up to the first header at byte `until` or behind."""
         source = self._source
-        content = TarContent(source, REMOTE if is_remote(source.uri) else LOCAL)
+        content = TarContent(source, LOCAL if scheme_of(source.uri) == "file" else REMOTE)
         tag = source.tag if source.is_direct else ""
         skipped: Counter[str] = Counter()
         members = rows = noted = 0
@@ -245,11 +256,11 @@ class _Shard:
         return UnreadableRow(where, f"{problem}; no member from here on can be read", "", url=self._url(found.name))
 
     def _url(self, name: str) -> str:
-        return f"{self._source.name}#{_showable(name)}"
+        return f"{self._name}#{_showable(name)}"
 
     def _check_ranges(self) -> None:
         source = self._source
-        if isinstance(source, HttpSource) and not source.has_ranges and source.size > BLOCK * 128:
+        if isinstance(source, HttpSource) and not source.has_ranges and source.size > HEAD_BYTES:
             raise ManifestError(
                 f"{source.name}: its server ignores Range, so a picture in it cannot be read without all bytes before "
                 "it; download the shards to a volume first, or put them on S3 or on a server with range requests"
