@@ -80,8 +80,12 @@ class HttpSource:
         """Whether the server sends parts of the content."""
         self.is_direct = self.has_ranges and not self._client.has_credentials
         if is_one_of_many:
-            self._close_whole()
-            self._client.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close all connections. A later read opens another one."""
+        self._close_whole()
+        self._client.close()
 
     @property
     def tag(self) -> str:

@@ -161,7 +161,7 @@ def _open_ids(
     return ids
 
 
-def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: ManifestSettings) -> RowReader:
+def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: ManifestSettings) -> RowReader:  # noqa: PLR0911 - one return for each format
     kind, sources = files.format, files.sources
     if kind == "images":
         return PictureRows(files.pictures)

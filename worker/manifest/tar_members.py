@@ -160,6 +160,8 @@ def tar_members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member
     `read` returns a number of bytes from an offset on, fewer at the end of the tar.
     """
     walk = _Walk(read, size)
+    if not size:
+        yield Damaged("", 0, "it is empty")
     while walk.at < size:
         at = walk.at
         block = read(at, BLOCK)

@@ -39,8 +39,11 @@ MEMBERS_PER_ROW = 4
 READERS = 8
 """Number of shards that are read at the same time. Each holds one block of at most 4 MiB."""
 
+FIRST_ROWS_AT_ONCE = 8
+"""Number of rows that a reader hands over at first. Whoever wants to see a few rows waits for no more."""
+
 ROWS_AT_ONCE = 256
-"""Number of rows that a reader hands over at once."""
+"""Largest number of rows that a reader hands over at once."""
 
 SAMPLED_SHARDS = 4
 """Number of evenly spread shards from which the number of rows is estimated and rows are shown."""
@@ -65,6 +68,8 @@ class TarRows:
     def __init__(self, sources: Sequence[ByteSource], *, most_rows: int = MAX_ROWS) -> None:
         self._sources = sources
         self._most_rows = most_rows
+        for source in sources:
+            _check_ranges(source)
 
     def read(self, index: int, count: int) -> Iterator[_Found]:
         share = chunk_range(len(self._sources), index=index, count=count)
@@ -74,6 +79,14 @@ class TarRows:
         for each in _in_order([_Shard(source, limit) for source in shards]):
             found = True
             yield each
+        if limit.joined:
+            log.info(
+                "shards_of_several_tars",
+                shards=len(limit.joined),
+                example=next(iter(limit.joined)),
+                message="another tar follows behind the end of the first, as cat writes them; its members are rows "
+                "too (tar shows them with --ignore-zeros)",
+            )
         if shards and not found:
             self._say_there_are_no_pictures(shards, limit.skipped, is_all=len(shards) == len(self._sources))
 
@@ -132,6 +145,15 @@ def check_shards(shards: Sequence[ByteSource]) -> None:
         check_content(first, "tar")
 
 
+def _check_ranges(source: ByteSource) -> None:
+    if isinstance(source, HttpSource) and not source.has_ranges and source.size > HEAD_BYTES:
+        source.close()
+        raise ManifestError(
+            f"{source.name}: its server ignores Range, so a picture in it cannot be read without all bytes before it; "
+            "download the shards to a volume first, or put them on S3 or on a server with range requests"
+        )
+
+
 class _Limit:
     """Counts what all readers of a chunk find."""
 
@@ -144,6 +166,8 @@ class _Limit:
         """Set when nobody wants further rows."""
         self.skipped: Counter[str] = Counter()
         """The members that are no pictures, by their ending."""
+        self.joined: dict[str, None] = {}
+        """The names of the shards of several tars, in the order in which they were found."""
 
     def note(self, source: ByteSource, *, rows: int, members: int) -> None:
         """Note how many rows were found, and how many members a shard has so far. Raises ManifestError for too many."""
@@ -161,6 +185,10 @@ class _Limit:
             "members, and a shard is not divided; write more and smaller shards, of about 10,000 images each"
         )
 
+    def note_joined(self, source: ByteSource) -> None:
+        with self._lock:
+            self.joined[source.name] = None
+
     def note_skipped(self, endings: Counter[str]) -> None:
         with self._lock:
             self.skipped += endings
@@ -175,7 +203,7 @@ class _Shard:
 
     def __init__(self, source: ByteSource, limit: _Limit) -> None:
         self._source = source
-        self._name = file_name(source)
+        self._name = _showable(file_name(source))
         self._limit = limit
         self._queue: SimpleQueue[list[_Found] | _End] = SimpleQueue()
 
@@ -185,10 +213,10 @@ class _Shard:
     def stop(self) -> None:
         self._limit.stop.set()
 
-    def handed_over(self) -> Iterator[_Found]:
-        """Yield the rows that the thread finds. Raises what it raised."""
+    def handed_over(self) -> Iterator[list[_Found]]:
+        """Yield the rows that the thread finds, some at a time. Raises what it raised."""
         while not isinstance(found := self._queue.get(), _End):
-            yield from found
+            yield found
         if found.error is not None:
             raise found.error
 
@@ -196,12 +224,13 @@ class _Shard:
         error: BaseException | None = None
         try:
             rows: list[_Found] = []
+            at_once = FIRST_ROWS_AT_ONCE
             for each in self.rows():
                 if each is not None:
                     rows.append(each)
-                if len(rows) == ROWS_AT_ONCE:
+                if len(rows) == at_once:
                     self._queue.put(rows)
-                    rows = []
+                    rows, at_once = [], min(2 * at_once, ROWS_AT_ONCE)
             self._queue.put(rows)
         except BaseException as raised:  # noqa: BLE001 - handed to the thread that waits
             error = raised
@@ -216,12 +245,10 @@ class _Shard:
         members = rows = noted = 0
         for found in tar_members(content.read, source.size):
             if isinstance(found, Joined):
-                self._log_joined(found)
+                self._limit.note_joined(source)
                 continue
             if self._limit.stop.is_set() or (until is not None and found.header >= until):
                 break
-            if not members:
-                self._check_ranges()
             members += 1
             row = self._damaged(found, content) if isinstance(found, Damaged) else self._row(found, tag)
             rows += row is not None
@@ -258,33 +285,26 @@ class _Shard:
     def _url(self, name: str) -> str:
         return f"{self._name}#{_showable(name)}"
 
-    def _check_ranges(self) -> None:
-        source = self._source
-        if isinstance(source, HttpSource) and not source.has_ranges and source.size > HEAD_BYTES:
-            raise ManifestError(
-                f"{source.name}: its server ignores Range, so a picture in it cannot be read without all bytes before "
-                "it; download the shards to a volume first, or put them on S3 or on a server with range requests"
-            )
-
-    def _log_joined(self, found: Joined) -> None:
-        log.info(
-            "shard_of_several_tars",
-            shard=self._source.name,
-            byte=found.header,
-            message="another tar follows behind the end of the first, as cat writes them; its members are rows too "
-            "(tar shows them with --ignore-zeros)",
-        )
-
 
 def _in_order(shards: Sequence[_Shard]) -> Iterator[_Found]:
-    """Yield the rows of shard after shard, while later ones are read already."""
+    """Yield the rows of shard after shard, while later ones are read already.
+
+    Later ones are begun once rows of the first are wanted that follow its first ones.
+    """
     started = 0
+
+    def start_until(end: int) -> None:
+        nonlocal started
+        for shard in shards[started:end]:
+            shard.start()
+            started += 1
+
     try:
         for number, shard in enumerate(shards):
-            while started < min(len(shards), number + READERS):
-                shards[started].start()
-                started += 1
-            yield from shard.handed_over()
+            start_until(number + 1)
+            for rows in shard.handed_over():
+                yield from rows
+                start_until(number + READERS)
     finally:
         if shards:
             shards[0].stop()
