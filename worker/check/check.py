@@ -154,7 +154,7 @@ class Check:
         if Subject.MANIFEST in self._skip or manifest is None or http is None:
             self._note(skipped(Subject.MANIFEST, LEFT_OUT if Subject.MANIFEST in self._skip else WRONG_SETTING))
             return None
-        return Step("manifest", lambda: read_manifest(manifest, http))
+        return Step("manifest", lambda: read_manifest(manifest, http, run_uri=self._run_uri()))
 
     def _end_manifest(self, step: Step[OpenManifest] | None) -> None:
         if step is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -37,7 +38,8 @@ PLACES_AT_ONCE = 16
 """Number of places that are looked at together. Each of them waits for a server."""
 
 
-class ManifestFiles(NamedTuple):
+@dataclass(frozen=True)
+class ManifestFiles:
     name: str
     """What the user wrote, for logs and errors, without passwords and signatures."""
     format: Format

@@ -58,10 +58,9 @@ def choose_parts(files: Sequence[ListedFile], wanted: Format | Literal["auto"], 
 
 def in_words(counts: Counter[str]) -> str:
     """Return counts by ending as text: `12 .txt, 3 without an ending`."""
-    named = [
-        f"{count:,} {printable(ending) or 'without an ending'}" for ending, count in counts.most_common(NAMED_ENDINGS)
-    ]
-    rest = counts.total() - sum(count for _, count in counts.most_common(NAMED_ENDINGS))
+    found = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    named = [f"{count:,} {printable(ending) or 'without an ending'}" for ending, count in found[:NAMED_ENDINGS]]
+    rest = sum(count for _, count in found[NAMED_ENDINGS:])
     return ", ".join([*named, *([f"{rest:,} others"] if rest else [])])
 
 
