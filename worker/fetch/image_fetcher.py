@@ -21,6 +21,7 @@ from worker.fetch.statuses import REDIRECTS, check_status, failure_of
 from worker.fetch.transport import Answered, Broken, Image, ReadFile
 from worker.rows import ImageFailed, Row
 from worker.stage_times import StageTimes
+from worker.url_forms import odd_form
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Sequence
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from worker.fetch.resolvers import Resolver
     from worker.fetch.transport import Transport
     from worker.settings import FetchSettings, HttpSettings
+    from worker.url_forms import UrlForm
+
+REQUESTED_SCHEMES = {"http", "https", "s3"}
+"""The schemes of URLs that servers are asked for."""
 
 MAX_REDIRECTS = 5
 """The largest number of redirects that are followed for one image."""
@@ -171,7 +176,7 @@ class ImageFetcher(Generic[Image]):
     def _first_host(self, row: Row) -> str:
         """Return the host of the row's first request, or any other text if that is hard to tell."""
         scheme, _, rest = first_url(row, self._sources, mirror_url=self._mirror_url).partition("://")
-        if scheme not in {"http", "https", "s3"}:
+        if scheme not in REQUESTED_SCHEMES:
             return FILES
         place = rest.partition("/")[0]
         return self._objects.host_of(place) if scheme == "s3" else place.partition(":")[0]
@@ -210,13 +215,37 @@ class ImageFetcher(Generic[Image]):
 
     def _from_url(self, url: str, *, rotation: int, is_last_resort: bool) -> Awaitable[Held[Image]]:
         # A function that returns a coroutine: one coroutine less has to be resumed for each event of each image.
-        url = check_characters(url)
-        scheme = scheme_of(url)
-        if scheme in {"http", "https", "s3"}:
+        if (form := odd_form(url)) is not None:
+            return self._from_odd_text(url, form, rotation=rotation, is_last_resort=is_last_resort)
+        if scheme_of(url) in REQUESTED_SCHEMES:
             return self._with_retries(url, rotation=rotation, is_last_resort=is_last_resort)
-        if self._folder is None or (scheme != "file" and url[len(scheme) :].startswith("://")):
+        return self._from_path(url, rotation=rotation)
+
+    async def _from_odd_text(self, text: str, form: UrlForm, *, rotation: int, is_last_resort: bool) -> Held[Image]:
+        """Return the image of a text that is no ordinary URL or path. A file of exactly this name is always meant."""
+        if not form.problem and scheme_of(form.text) in REQUESTED_SCHEMES:
+            try:
+                return await self._with_retries(form.text, rotation=rotation, is_last_resort=is_last_resort)
+            except ImageFailed as failed:
+                if form.doubt and failed.reason is Reason.NOT_FOUND:
+                    raise ImageFailed(Reason.INVALID_URL, f"{form.doubt} ({failed.detail})") from failed
+                raise
+        failure = ImageFailed(Reason.INVALID_URL, form.problem)
+        for path in dict.fromkeys((text, form.text)) if self._folder else ():
+            try:
+                return await self._from_path(path, rotation=rotation)
+            except ImageFailed as failed:
+                if failed.reason not in {Reason.NOT_FOUND, Reason.INVALID_URL}:
+                    raise
+                failure = failure if form.problem else failed
+        raise failure
+
+    def _from_path(self, path: str, *, rotation: int) -> Awaitable[Held[Image]]:
+        """Return the image of a path of a local list. Raises ImageFailed (invalid_url) if the list is not local."""
+        path = check_characters(path)
+        if self._folder is None:
             raise ImageFailed(Reason.INVALID_URL, "it is not an http, https or s3 URL")
-        return self._from_file(local_path(url, self._folder), rotation=rotation)
+        return self._from_file(local_path(path, self._folder), rotation=rotation)
 
     async def _with_retries(self, url: str, *, rotation: int, is_last_resort: bool) -> Held[Image]:
         try:
