@@ -9,6 +9,7 @@ from common.errors import SettingsError
 from common.format.reasons import Reason
 from common.retry import GivenUp, Pause, RetryPolicy, call_async
 from worker.fetch.byte_budget import ByteBudget, Reservation
+from worker.fetch.chain_cookies import ChainCookies
 from worker.fetch.failures import Unanswered
 from worker.fetch.hosts import Hosts
 from worker.fetch.http_client import HttpClient
@@ -67,6 +68,8 @@ class Redirect(NamedTuple):
     """An answer that names another URL."""
 
     location: str
+    cookies: tuple[str, ...]
+    """What it sets, the values of its headers Set-Cookie."""
 
 
 class Held(Generic[Image]):
@@ -117,6 +120,7 @@ class ImageFetcher(Generic[Image]):
         self._client = HttpClient(
             transport,
             allow_private_hosts=settings.allow_private_hosts,
+            verify_certificates=settings.verify_image_certificates,
             connect_timeout_seconds=http.connect_timeout_seconds,
             trusted=[*_mirror_origin(settings.mirror_url), *self._objects.endpoints()],
             proxies=proxies,
@@ -138,6 +142,11 @@ class ImageFetcher(Generic[Image]):
     def in_flight(self) -> int:
         """The number of requests in flight."""
         return self._hosts.in_flight
+
+    @property
+    def has_faulty_host(self) -> bool:
+        """Whether a host has sent what cannot be used. Then the network is well."""
+        return self._hosts.has_faulty_host
 
     @property
     def requests(self) -> int:
@@ -273,13 +282,15 @@ class ImageFetcher(Generic[Image]):
         url = await self._objects.sign(text) if is_signed else parse_http_url(text)
 
         send = partial(self._send, rotation=rotation)
+        cookies = ChainCookies()
         for _ in range(MAX_REDIRECTS + 1):
             if PLACEHOLDER in url.text and PLACEHOLDER in url.name:
                 raise ImageFailed(Reason.UNAVAILABLE_PLACEHOLDER, "the source says that the photo is gone")
-            request = self._client.request(url, is_trusted=is_signed)
+            request = self._client.request(url, is_trusted=is_signed, cookie=cookies.header(url))
             answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)
             if not isinstance(answer, Redirect):
                 return answer
+            cookies.note(url, answer.cookies)
             url, is_signed = join_redirect(url, answer.location), False
         raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
 
@@ -318,7 +329,7 @@ class ImageFetcher(Generic[Image]):
 def _redirect(answer: Answered) -> Redirect:
     """Return where an answer without an image leads. Raises its failure if it leads nowhere."""
     if answer.status in REDIRECTS:
-        return Redirect(answer.location)
+        return Redirect(answer.location, answer.cookies)
     check_status(answer)
     raise TypeError("the transport answered with status 200 and without an image")
 

@@ -93,7 +93,7 @@ def parse_http_url(text: str) -> HttpUrl:
     """Return an http or https URL that is requested exactly as it is written.
 
     Nothing is decoded. Only characters that a request line cannot contain are percent-encoded, as UTF-8. A host that is
-    not ASCII is replaced by its IDNA form, and one that is percent-encoded is decoded. Raises ImageFailed (invalid_url).
+    not ASCII is replaced by its IDNA form, a host that is percent-encoded is decoded. Raises ImageFailed (invalid_url).
     """
     return _checked(_parse_plain(text) or _parse_any(check_characters(text)))
 
