@@ -11,6 +11,7 @@ from common.format.reasons import Reason
 from worker.manifest.excerpts import excerpt, kind_in_words
 from worker.manifest.raw_rows import RawRow, UnreadableRow
 from worker.rows import ImageFailed, Row
+from worker.url_forms import odd_form
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
@@ -79,10 +80,14 @@ class RowCheck:
         if _CONTROL.search(url):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has control characters in it: {excerpt(url)}")
         if not self.is_remote:
-            return
-        if _is_file_url(url):
+            return  # a file may have any name
+        form = odd_form(url)
+        if form is not None and form.problem:
+            raise ImageFailed(Reason.INVALID_URL, f"{form.problem}: {excerpt(url)}")
+        meant = url if form is None else form.text
+        if _is_file_url(meant):
             raise _file_elsewhere(url)
-        if not _SCHEME.match(url):
+        if not _SCHEME.match(meant):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
 
     def _id(self, value: object) -> str:
