@@ -37,7 +37,7 @@ class Reason(StrEnum):
 
 REASON_HELP: dict[Reason, str] = {
     Reason.MALFORMED_ROW: "the row of the manifest cannot be read: wrong number of columns, broken quotes, "
-    "not UTF-8, no URL, or a rotation that is not a multiple of 90",
+    "not UTF-8, no URL, or a rotation that is not a multiple of 90; or a tar is damaged, or a picture in it is a link",
     Reason.URL_TOO_LONG: "the URL is longer than EMBEDDER_MAX_URL_BYTES",
     Reason.INVALID_URL: "the URL has no host, has a scheme other than http, https or s3, or holds control characters; "
     "or it names a local file, and the manifest is not a local file itself",

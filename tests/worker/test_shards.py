@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -43,10 +43,10 @@ def shards() -> dict[str, bytes]:
     return found
 
 
-def colours_of(uri: str | Path, **settings: object) -> list[tuple[int, int, int] | None]:
+def colours_of(uri: str | Path, *, allow_private_hosts: bool) -> list[tuple[int, int, int] | None]:
     chunk = opened(uri).read_chunk(0, 1)
     assert not chunk.failures
-    return run_pipeline(chunk.rows, **settings).colours
+    return run_pipeline(chunk.rows, allow_private_hosts=allow_private_hosts).colours
 
 
 def places(
@@ -127,7 +127,7 @@ def test_workers_on_shards_make_the_vectors_of_the_pictures_at_one_chunk_and_at_
     damaged = header("link.jpg", kind=b"2", link="/etc/passwd") + header("huge.jpg", 1 << 40) + END
     written(folder / "00004.tar", damaged)
     by_path = written(tmp_path / "list.txt", "".join(f"{path}\n" for path in PICTURES).encode())
-    common = {"model": quick_clip, "max_failure_ratio": 1}
+    common: dict[str, Any] = {"model": quick_clip, "max_failure_ratio": 1}
     assert run_worker(manifest_uri=by_path, run_uri=tmp_path / "by-path", **common).exit_code == 0
     expected = read_chunk(tmp_path / "by-path").embeddings
     for chunks in (1, 7):
