@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from common.errors import ManifestError
-from worker.manifest.tar_members import BLOCK, is_tar_header
+from worker.manifest.tar_header import BLOCK, is_tar_header
 
 if TYPE_CHECKING:
     from worker.manifest.byte_source import ByteSource

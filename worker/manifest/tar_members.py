@@ -1,19 +1,28 @@
-"""The members of a tar, found by its headers alone: ustar, GNU, pax and the format of Version 7.
+"""The members of a tar, found by its headers alone.
 
-The standard library's TarFile reads a tar from front to back, without a limit on what a header may say, and its parser
-of one header takes three times as long as this one. The formats are those of POSIX (pax, "ustar Interchange Format")
-and of GNU tar's manual ("Basic Tar Format").
+The standard library's TarFile reads a tar from front to back, without a limit on what a header may say.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from worker.manifest.tar_header import (
+    BLOCK,
+    NAME,
+    SIZE,
+    SPARSE,
+    SPARSE_NAME,
+    BadHeader,
+    Header,
+    decimal,
+    is_tar_header,
+    parse_header,
+    pax_records,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-BLOCK = 512
-"""Size of a header in bytes. Everything in a tar begins at a multiple of it."""
 
 MAX_EXTENSION_BYTES = 1 << 20
 """Largest number of bytes of a long name or of a pax header. A longer one counts as damaged."""
@@ -25,7 +34,6 @@ MAX_ZERO_BYTES = 1 << 20
 """Number of bytes behind the end of a tar in which another tar is looked for. Writers add up to 10 KB of zeros."""
 
 _ZEROS = bytes(BLOCK)
-_OCTAL = b"01234567"
 
 _WITHOUT_BYTES = {
     b"1": "a hard link",
@@ -45,7 +53,6 @@ _NO_FILES = {
 """Members with bytes that are not those of a file. All other types are files, as POSIX says of unknown ones."""
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_OF_SOLARIS, _PAX_OF_ALL = b"L", b"K", b"x", b"X", b"g"
 _EXTENSIONS = {_LONG_NAME, _LONG_LINK, _PAX, _PAX_OF_SOLARIS, _PAX_OF_ALL}
-_NAME, _SIZE, _SPARSE, _SPARSE_NAME = b"path", b"size", b"GNU.sparse.", b"GNU.sparse.name"
 
 
 class Member(NamedTuple):
@@ -76,18 +83,6 @@ class Joined(NamedTuple):
     header: int
 
 
-class _Bad(Exception):
-    """A header that cannot be read."""
-
-
-class _Header(NamedTuple):
-    name: bytes
-    size: int
-    kind: bytes
-    is_extended: bool
-    """Whether blocks with a map of a sparse file follow."""
-
-
 class _Extension:
     """What headers before a member say of it."""
 
@@ -96,14 +91,14 @@ class _Extension:
         self.name: bytes | None = None
         self.header_count = 0
 
-    def name_of(self, header: _Header) -> str:
+    def name_of(self, header: Header) -> str:
         records = self.records
-        name = records.get(_SPARSE_NAME) or records.get(_NAME) or self.name or header.name
+        name = records.get(SPARSE_NAME) or records.get(NAME) or self.name or header.name
         return name.decode("utf-8", "surrogateescape")
 
-    def size_of(self, header: _Header) -> int:
-        text = self.records.get(_SIZE)
-        return header.size if text is None else _decimal(text)
+    def size_of(self, header: Header) -> int:
+        text = self.records.get(SIZE)
+        return header.size if text is None else decimal(text)
 
 
 class _Walk:
@@ -120,9 +115,9 @@ class _Walk:
         self._extension = _Extension({})
 
     def step(self, block: bytes) -> Member | None:
-        """Return the member whose header is `block`, None for a header that belongs to the next one. Raises _Bad."""
+        """Return the member whose header is `block`, None for a header that belongs to the next. Raises BadHeader."""
         self.name = ""
-        header = _parsed(block)
+        header = parse_header(block)
         extension = self._extension
         self.name = extension.name_of(header)
         first = self.at + BLOCK
@@ -134,24 +129,24 @@ class _Walk:
             first = _behind_sparse_map(self._read, first)
         member = _member(header, extension, self.name, self.at, first)
         if member.size > (left := max(0, self._size - first)):
-            raise _Bad(f"it has {member.size} bytes, and the tar has {left} more")
+            raise BadHeader(f"it has {member.size} bytes, and the tar has {left} more")
         self.at = first + _padded(member.size)
         self._extension = _Extension(self._of_all)
         return member
 
-    def _extend(self, header: _Header, first: int) -> None:
+    def _extend(self, header: Header, first: int) -> None:
         extension = self._extension
         extension.header_count += 1
         if extension.header_count > MAX_EXTENSIONS:
-            raise _Bad(f"it has more than {MAX_EXTENSIONS} headers")
+            raise BadHeader(f"it has more than {MAX_EXTENSIONS} headers")
         data = _extension_data(self._read, first, header.size)
         if header.kind == _LONG_NAME:
             extension.name = data.partition(b"\0")[0]
         elif header.kind == _PAX_OF_ALL:
-            self._of_all |= _records(data)
+            self._of_all |= pax_records(data)
             extension.records = self._of_all | extension.records
         elif header.kind != _LONG_LINK:
-            extension.records |= _records(data)
+            extension.records |= pax_records(data)
 
 
 def tar_members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member | Damaged | Joined]:
@@ -175,61 +170,18 @@ def tar_members(read: Callable[[int, int], bytes], size: int) -> Iterator[Member
             continue
         try:
             member = walk.step(block)
-        except _Bad as bad:
+        except BadHeader as bad:
             yield Damaged(walk.name, at, str(bad))
             return
         if member is not None:
             yield member
 
 
-def is_tar_header(block: bytes) -> bool:
-    """Return whether a block is the header of a member."""
-    try:
-        _parsed(block)
-    except _Bad:
-        return False
-    return True
-
-
-def _member(header: _Header, extension: _Extension, name: str, at: int, first: int) -> Member:
+def _member(header: Header, extension: _Extension, name: str, at: int, first: int) -> Member:
     if header.kind in _WITHOUT_BYTES or (header.kind == b"\0" and header.name.endswith(b"/")):
         return Member(name, at, first, 0, _WITHOUT_BYTES.get(header.kind, "a folder"))
-    problem = "a sparse file" if _SPARSE in extension.records else _NO_FILES.get(header.kind, "")
+    problem = "a sparse file" if SPARSE in extension.records else _NO_FILES.get(header.kind, "")
     return Member(name, at, first, extension.size_of(header), problem)
-
-
-def _parsed(block: bytes) -> _Header:
-    """Return what a header says. Raises _Bad."""
-    if len(block) < BLOCK:
-        raise _Bad("the tar ends within a header")
-    written = _number(block[148:156], "check sum")
-    # The sum counts its own field as spaces. Old programs summed signed bytes.
-    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-    if written != total and written != total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]):
-        raise _Bad("its header has a wrong check sum")
-    name = block[:100].partition(b"\0")[0]
-    is_gnu = block[257:265] == b"ustar  \0"
-    # GNU tar keeps other things where ustar has the first part of a long name.
-    if not is_gnu and block[257:262] == b"ustar" and (start := block[345:500].partition(b"\0")[0]):
-        name = start + b"/" + name
-    kind = block[156:157]
-    return _Header(name, _number(block[124:136], "size"), kind, is_extended=kind == b"S" and block[482] != 0)
-
-
-def _number(field: bytes, what: str) -> int:
-    """Return a number in octal digits, or in bytes behind a first one of 128 (GNU). Raises _Bad for any other field."""
-    if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
-    digits = field.partition(b"\0")[0].strip(b" ")
-    if digits.strip(_OCTAL):
-        raise _Bad(f"the {what} in its header is no number")
-    return int(digits or b"0", 8)
-
-
-def _decimal(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 20:
-        raise _Bad("the size in its pax header is no number")
-    return int(text)
 
 
 def _padded(size: int) -> int:
@@ -238,29 +190,11 @@ def _padded(size: int) -> int:
 
 def _extension_data(read: Callable[[int, int], bytes], first: int, size: int) -> bytes:
     if size > MAX_EXTENSION_BYTES:
-        raise _Bad(f"the header before it has {size} bytes, more than {MAX_EXTENSION_BYTES}")
+        raise BadHeader(f"the header before it has {size} bytes, more than {MAX_EXTENSION_BYTES}")
     data = read(first, size)
     if len(data) < size:
-        raise _Bad("the tar ends within a header")
+        raise BadHeader("the tar ends within a header")
     return data
-
-
-def _records(data: bytes) -> dict[bytes, bytes]:
-    """Return the records of a pax header that matter here. Each is written as `length key=value` and a line break."""
-    records: dict[bytes, bytes] = {}
-    at = 0
-    while at < len(data) and data[at]:
-        number, space, _ = data[at : at + 20].partition(b" ")
-        end = at + int(number) if space and number.isdigit() else 0
-        key, equals, value = data[at + len(number) + 1 : end - 1].partition(b"=")
-        if not equals or end > len(data) or data[end - 1 : end] != b"\n":
-            raise _Bad("its pax header is damaged")
-        if key in {_NAME, _SIZE, _SPARSE_NAME}:
-            records[key] = value
-        if key.startswith(_SPARSE):
-            records[_SPARSE] = b""
-        at = end
-    return records
 
 
 def _behind_sparse_map(read: Callable[[int, int], bytes], first: int) -> int:
@@ -271,7 +205,7 @@ def _behind_sparse_map(read: Callable[[int, int], bytes], first: int) -> int:
             break
         if not block[504]:
             return first + (number + 1) * BLOCK
-    raise _Bad("its map of a sparse file has no end")
+    raise BadHeader("its map of a sparse file has no end")
 
 
 def _next_tar(read: Callable[[int, int], bytes], at: int, size: int) -> int | None:

@@ -21,7 +21,8 @@ from tests.worker.manifest.tars import END, CountingSource, header, held_bytes, 
 from worker.manifest.http_source import HttpSource
 from worker.manifest.local_source import LocalSource
 from worker.manifest.raw_rows import RawRow, UnreadableRow
-from worker.manifest.tar_rows import READERS, TarRows
+from worker.manifest.tar_rows import TarRows
+from worker.manifest.tar_shard import READERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
