@@ -15,7 +15,7 @@ class Candidate(NamedTuple):
     """One source of one image."""
 
     source: str
-    """`mirror`, `thumbnail`, `original` or `url`."""
+    """`mirror`, `thumbnail`, `original`, `url` or `bytes`."""
     url: str
     """An empty text if the row has no URL for this source."""
 
@@ -26,8 +26,10 @@ def candidates(row: Row, sources: Sequence[str], *, mirror_url: str) -> list[Can
 
 
 def first_url(row: Row, sources: Sequence[str], *, mirror_url: str) -> str:
-    """Return the first of the row's URLs, an empty text if it has none."""
+    """Return the first of the row's URLs, an empty text if it has none or the manifest's own bytes come first."""
     for source in sources:
+        if source == "bytes":
+            return ""
         url = _url(row, source, mirror_url)
         if url:
             return url
@@ -37,7 +39,11 @@ def first_url(row: Row, sources: Sequence[str], *, mirror_url: str) -> str:
 def _url(row: Row, source: str, mirror_url: str) -> str:
     if source == "mirror":
         return _url_on_mirror(row, mirror_url)
-    return row.thumbnail if source == "thumbnail" else row.url
+    if source == "bytes":
+        return ""  # these are not at a URL
+    if source == "thumbnail":
+        return row.thumbnail
+    return "" if row.is_named else row.url
 
 
 def _url_on_mirror(row: Row, mirror_url: str) -> str:

@@ -162,19 +162,22 @@ class Clouds:
 
 
 class CloudSource:
-    """A file of such a service, at the version that was listed. Its head is read with the first read."""
+    """A file of such a service, at the version that was listed. Its head is read with the first read, and kept.
+
+    `keeps_head` is False for one of many files of which each is read once.
+    """
 
     is_direct = False
 
-    def __init__(self, files: CloudFiles, listed: ListedFile) -> None:
+    def __init__(self, files: CloudFiles, listed: ListedFile, *, keeps_head: bool = True) -> None:
         self.name = self.uri = listed.uri
         self.size = listed.size or 0
         self.identity = f"{self.size} bytes version {listed.version}"
         self._files, self._listed = files, listed
-        self._head = b""
+        self._keeps_head, self._head = keeps_head, b""
 
     def read(self, start: int, length: int) -> bytes:
-        if start < min(HEAD_BYTES, self.size) and not self._head:
+        if self._keeps_head and start < min(HEAD_BYTES, self.size) and not self._head:
             self._head = self._read(0, min(HEAD_BYTES, self.size))
         data = self._head[start : start + length]
         return data if len(data) == length else data + self._read(start + len(data), length - len(data))

@@ -32,6 +32,9 @@ class Columns:
     subset: str | None = None
     thumbnail: str | None = None
     rotation: str | None = None
+    image: str | None = None
+    """The column with the images themselves, `image.bytes` for a field of a struct. Where it is `url` too, there are no
+    URLs, and each row is named after its place."""
 
     @property
     def present(self) -> list[str]:
@@ -99,6 +102,8 @@ def resolve_sources(wanted: str, columns: Columns | None, *, name: str) -> tuple
     ManifestError when a column that a source needs is missing.
     """
     if wanted == "auto":
+        if columns is not None and columns.image is not None:
+            return ("bytes",) if columns.url == columns.image else ("bytes", "url")
         if columns is None or not columns.is_open_images:
             return ("url",)
         return ("mirror", "original") if columns.thumbnail is None else ("mirror", "thumbnail", "original")
@@ -112,4 +117,12 @@ def resolve_sources(wanted: str, columns: Columns | None, *, name: str) -> tuple
                     f"{name} has no column {titles[need]}, which the source {source} needs; leave {source} out of "
                     "EMBEDDER_SOURCES"
                 )
+    if "bytes" in sources and columns is not None and columns.image is None:
+        raise ManifestError(
+            f"{name} has no column with images, which the source bytes needs; name it in EMBEDDER_IMAGE_COLUMN, or "
+            "leave bytes out of EMBEDDER_SOURCES"
+        )
+    if columns is not None and columns.url == columns.image and sources != ("bytes",):
+        others = ", ".join(each for each in sources if each != "bytes")
+        raise ManifestError(f"{name} has no column with URLs, which {others} needs; set EMBEDDER_SOURCES to bytes")
     return sources

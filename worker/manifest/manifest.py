@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -10,17 +13,19 @@ from urllib.parse import urlsplit
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
 from worker.manifest.columns import resolve_sources
+from worker.manifest.held_ranges import read_ranges
 from worker.manifest.http_source import RETRY
 from worker.manifest.json_rows import JsonRows
 from worker.manifest.manifest_files import find_files
 from worker.manifest.manifest_format import check_content
 from worker.manifest.open_source import open_source
 from worker.manifest.picture_rows import PictureRows
+from worker.manifest.raw_rows import ImageReader, RawRow
 from worker.manifest.row_check import RowCheck
 from worker.manifest.text_rows import DelimitedRows, JsonLinesRows, TextRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from common.retry import RetryPolicy
@@ -28,8 +33,8 @@ if TYPE_CHECKING:
     from worker.manifest.columns import Columns
     from worker.manifest.manifest_files import ManifestFiles
     from worker.manifest.manifest_format import Format
-    from worker.manifest.raw_rows import RawRow, RowCount, RowReader, UnreadableRow
-    from worker.rows import Row
+    from worker.manifest.raw_rows import RowCount, RowReader, UnreadableRow
+    from worker.rows import ByteRange, HeldContents, ImageContent, ImageFailed, Row
     from worker.settings import HttpSettings, ManifestSettings
 
 
@@ -43,6 +48,8 @@ class ManifestChunk:
     rows: list[Row]
     failures: list[Failure]
     """The rows that cannot be used, for the ledger."""
+    held: HeldContents | None = None
+    """Reads the images that the manifest holds and no decoder reads by itself; None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +72,14 @@ class Manifest:
     """Whether the rows have ids."""
     sources: tuple[str, ...]
     """The names of the sources of an image, in the order in which they are tried: `mirror`, `thumbnail`, `original`,
-    `url`. `original` and `url` both mean the row's URL."""
+    `url`, `bytes`. `original` and `url` both mean the row's URL, `bytes` an image that the manifest itself holds."""
     folder: Path | None
     """The folder that relative paths in the rows start from; None for a manifest of which any file is remote, whose
     rows have no paths."""
     _reader: RowReader = field(repr=False)
     _check: RowCheck = field(repr=False)
+    _indirect: Mapping[str, ByteSource] = field(repr=False, default_factory=dict)
+    """The files that hold images and that no decoder may read by itself, by their URI."""
 
     def read_chunk(self, index: int, count: int) -> ManifestChunk:
         """Return chunk `index` of `count`.
@@ -97,13 +106,34 @@ class Manifest:
     def _checked(self, found: Iterable[RawRow | UnreadableRow]) -> ManifestChunk:
         rows: list[Row] = []
         failures: list[Failure] = []
+        positions, cells = array("q"), array("q")
+        ranges: list[ByteRange] = []
         for position, raw in enumerate(found):
             checked = self._check.check(raw, position)
             if isinstance(checked, Failure):
                 failures.append(checked)
-            else:
-                rows.append(checked)
-        return ManifestChunk(rows, failures)
+                continue
+            if checked.held is not None and checked.held.uri in self._indirect:
+                positions.append(position)
+                ranges.append(checked.held)
+                checked = checked._replace(held=None)
+            elif isinstance(raw, RawRow) and raw.cell is not None and "bytes" in self.sources:
+                positions.append(position)
+                cells.append(raw.cell)
+            rows.append(checked)
+        held = partial(self._held, positions, cells, ranges) if positions else None
+        return ManifestChunk(rows, failures, held)
+
+    def _held(
+        self, positions: Sequence[int], cells: Sequence[int], ranges: Sequence[ByteRange], max_bytes: int
+    ) -> Generator[tuple[int, ImageContent | ImageFailed]]:
+        """Yield the position and the image of each row whose image lies in a cell, or in a range of a file."""
+        if isinstance(self._reader, ImageReader):
+            images = self._reader.images(cells, max_bytes=max_bytes)
+        else:
+            images = read_ranges(self._indirect, ranges, max_bytes=max_bytes)
+        with closing(images):
+            yield from zip(positions, images, strict=True)
 
 
 def open_manifest(
@@ -117,7 +147,10 @@ def open_manifest(
     files = find_files(settings, http=http, http_retry=http_retry, run_uri=run_uri)
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
     reader = _open_reader(files, ids, settings)
-    sources = resolve_sources(settings.sources, reader.columns, name=files.name)
+    readers = [*files.sources, *(picture.source for picture in files.pictures if picture.source is not None)]
+    are_read_here = files.format == "images" and bool(readers)
+    wanted = "bytes" if are_read_here and settings.sources == "auto" else settings.sources
+    sources = resolve_sources(wanted, reader.columns, name=files.name)
     # A setting may choose other columns of the same content, so the identity names the columns.
     columns = reader.columns.present if reader.columns else []
     return Manifest(
@@ -132,6 +165,7 @@ def open_manifest(
         folder=files.folder,
         _reader=reader,
         _check=RowCheck(is_remote=files.folder is None, max_url_bytes=settings.max_url_bytes),
+        _indirect={each.uri: each for each in readers if not each.is_direct},
     )
 
 

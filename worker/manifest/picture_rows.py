@@ -36,8 +36,8 @@ class PictureRows:
             picture = self._pictures[number]
             file = picture.file
             # A path may look like a URL or have spaces at its ends, so a decoder is given the file itself.
-            is_local = scheme_of(file.uri) == "file" and file.size is not None
-            held = ByteRange(file.uri, 0, file.size or 0) if is_local else None
+            is_held = picture.source is not None or (scheme_of(file.uri) == "file" and file.size is not None)
+            held = ByteRange(file.uri, 0, file.size or 0) if is_held else None
             yield RawRow(
                 f"file {number} (the first is 0)", Fields(picture.url, PurePosixPath(picture.url).stem), held=held
             )
