@@ -13,6 +13,7 @@ from common.format.reasons import Reason
 from common.store import open_store
 from merger.merge import merge
 from merger.settings import MergerSettings
+from tests.cloud_doubles import cloud_double
 from tests.worker.worker_process import PHOTOS, object_keys, read_chunk, run_worker
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def folder_of_photos(folder: Path, count: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_photos_is_embedded_and_a_bad_one_is_a_row_of_the_ledger(tmp_path: Path) -> None:
     folder = folder_of_photos(tmp_path / "my photos", 3)
     (folder / "empty.jpg").touch()
@@ -68,6 +70,24 @@ def test_pods_that_see_different_files_end_with_78(tmp_path: Path) -> None:
     ended = run_worker(index=1, chunk_count=2, manifest_uri=folder, run_uri=run)
     assert ended.exit_code == ExitCode.CONFIG_ERROR, ended.log
     assert "manifest" in ended.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("root", ["gs://bucket", "hf://datasets/owner/name"])
+def test_photos_that_only_the_worker_can_read_reach_the_decoders(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = root.removeprefix("gs://").removeprefix("hf://datasets/")
+    with cloud_double() as double:
+        double.files = {f"{place}/p/{photo.name}": photo.read_bytes() for photo in PHOTOS[:5]}
+        double.files[f"{place}/p/empty.jpg"] = b""
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", double.url)
+        monkeypatch.setenv("HF_ENDPOINT", double.url)
+        ended = run_worker(manifest_uri=f"{root}/p/", run_uri=tmp_path / "run")
+    assert ended.exit_code == 0, ended.log
+    chunk = read_chunk(tmp_path / "run")
+    assert chunk.urls == sorted(f"{root}/p/{photo.name}" for photo in PHOTOS[:5])
+    assert chunk.failures == {f"{root}/p/empty.jpg": Reason.NOT_AN_IMAGE}
 
 
 @pytest.mark.slow
