@@ -9,7 +9,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from common.certificates import refusal
+from common.certificates import client_context, is_configured, refusal, trusted_file
 from common.errors import EmbedderError, ManifestError, SourceUnavailable, StoreAccessDenied
 from worker.manifest.byte_source import HEAD_BYTES, MANIFEST_SETTING, content_changed
 from worker.manifest.excerpts import excerpt
@@ -44,9 +44,13 @@ class GoogleFiles:
     """Objects of Google Cloud Storage. A version is a generation."""
 
     def __init__(self) -> None:
+        # Else gcsfs loads gRPC and asks for the kind of each bucket, which a public bucket does not tell.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         import fsspec  # noqa: PLC0415 - see the module
 
-        self._files: Any = fsspec.filesystem("gs", use_listings_cache=False, session_kwargs={"trust_env": True})
+        self._files: Any = fsspec.filesystem(
+            "gs", use_listings_cache=False, skip_instance_cache=True, session_kwargs=_connections()
+        )
 
     def look(self, uri: str) -> ListedFile | None:
         try:
@@ -67,6 +71,21 @@ class GoogleFiles:
         return bytes(self._files.cat_file(_path(file.uri), start, end, generation=file.version))
 
 
+def _connections() -> dict[str, Any]:
+    """Return what gcsfs makes its HTTP client with: the environment's proxies, and the authorities that are trusted."""
+    if not is_configured():
+        return {"trust_env": True}
+    from aiohttp import TCPConnector  # noqa: PLC0415 - the client of gcsfs
+    from fsspec.asyn import get_loop, sync  # noqa: PLC0415
+
+    async def connector() -> TCPConnector:
+        return TCPConnector(ssl=client_context())
+
+    # Google's own client, which fetches the tokens, reads its authorities from the environment alone.
+    os.environ.setdefault("REQUESTS_CA_BUNDLE", trusted_file())
+    return {"trust_env": True, "connector": sync(get_loop(), connector)}
+
+
 def _path(uri: str) -> str:
     return uri.partition("://")[2]
 
@@ -85,6 +104,9 @@ class HubFiles:
     def __init__(self, token: str) -> None:
         from huggingface_hub import HfApi, HfFileSystem  # noqa: PLC0415 - see the module
 
+        from worker.hub_client import hub_http_library  # noqa: PLC0415 - it loads the hub's client too
+
+        hub_http_library()
         endpoint = os.environ.get("HF_ENDPOINT") or None
         self._api = HfApi(endpoint=endpoint, token=token or None)
         self._files: Any = HfFileSystem(endpoint=endpoint, token=token or None)
@@ -162,20 +184,23 @@ class Clouds:
 
 
 class CloudSource:
-    """A file of such a service, at the version that was listed. Its head is read with the first read."""
+    """A file of such a service, at the version that was listed. Its head is read with the first read, and kept.
+
+    `keeps_head` is False for one of many files of which each is read once.
+    """
 
     is_direct = False
     tag = ""
 
-    def __init__(self, files: CloudFiles, listed: ListedFile) -> None:
+    def __init__(self, files: CloudFiles, listed: ListedFile, *, keeps_head: bool = True) -> None:
         self.name = self.uri = listed.uri
         self.size = listed.size or 0
         self.identity = f"{self.size} bytes version {listed.version}"
         self._files, self._listed = files, listed
-        self._head = b""
+        self._keeps_head, self._head = keeps_head, b""
 
     def read(self, start: int, length: int) -> bytes:
-        if start < min(HEAD_BYTES, self.size) and not self._head:
+        if self._keeps_head and start < min(HEAD_BYTES, self.size) and not self._head:
             self._head = self._read(0, min(HEAD_BYTES, self.size))
         data = self._head[start : start + length]
         return data if len(data) == length else data + self._read(start + len(data), length - len(data))

@@ -154,10 +154,13 @@ def open_manifest(
     files = find_files(settings, http=http, http_retry=http_retry, run_uri=run_uri)
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
     reader = _open_reader(files, ids, settings)
+    readers = [*files.sources, *(picture.source for picture in files.pictures if picture.source is not None)]
     if files.format == "tar":
         sources = resolve_sources_of_shards(settings.sources, name=files.name)
     else:
-        sources = resolve_sources(settings.sources, reader.columns, name=files.name)
+        are_read_here = files.format == "images" and bool(readers)
+        wanted = "bytes" if are_read_here and settings.sources == "auto" else settings.sources
+        sources = resolve_sources(wanted, reader.columns, name=files.name)
     # A setting may choose other columns of the same content, so the identity names the columns.
     columns = reader.columns.present if reader.columns else []
     return Manifest(
@@ -173,7 +176,7 @@ def open_manifest(
         shard_count=files.count if files.format == "tar" else None,
         _reader=reader,
         _check=RowCheck(is_remote=files.folder is None, max_url_bytes=settings.max_url_bytes),
-        _indirect={source.uri: source for source in files.sources if not source.is_direct},
+        _indirect={each.uri: each for each in readers if not each.is_direct},
     )
 
 

@@ -190,7 +190,9 @@ def _common_folder(found: Sequence[ByteSource | Listing]) -> Path | None:
 def _reader_here(file: ListedFile, named: dict[str, ByteSource], clouds: Clouds) -> ByteSource | None:
     """Return what reads a picture that no decoder can read by itself."""
     is_direct = named[file.uri].is_direct if file.uri in named else scheme_of(file.uri) not in SCHEMES
-    return None if is_direct else _source(file, file.uri, named, clouds)
+    if is_direct:
+        return None
+    return CloudSource(clouds.files(file.uri), file, keeps_head=False) if file.uri not in named else named[file.uri]
 
 
 def _name(file: ListedFile, folder: Path | None, *, is_row: bool) -> str:
