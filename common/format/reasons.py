@@ -40,8 +40,8 @@ REASON_HELP: dict[Reason, str] = {
     "not UTF-8, no URL, or a rotation that is not a multiple of 90",
     Reason.URL_TOO_LONG: "the URL is longer than EMBEDDER_MAX_URL_BYTES",
     Reason.INVALID_URL: "the text is not the URL of an image; the detail says what is wrong: no scheme or host, a "
-    "scheme other than http, https or s3, a Windows path, several URLs, control characters; or it names a local file, and "
-    "the manifest is not a local file itself",
+    "scheme other than http, https or s3, a Windows path, several URLs, control characters; or it names a local "
+    "file, and the manifest is not a local file itself",
     Reason.NO_SOURCE: "the row has no URL for any source in EMBEDDER_SOURCES",
     Reason.FORBIDDEN_HOST: "the host is a private, loopback or link-local address or resolves to one, or the port is "
     "not 80 or 443 (EMBEDDER_ALLOW_PRIVATE_HOSTS allows both)",
