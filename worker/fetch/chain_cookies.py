@@ -21,20 +21,14 @@ class ChainCookies:
     """The cookies that the answers of one chain have set. The library decides which of them a URL gets."""
 
     def __init__(self) -> None:
-        self._jar: CookieJar | None = None
+        self._jar = CookieJar(DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrict))
 
     def note(self, url: HttpUrl, lines: Sequence[str]) -> None:
         """Take over what the answer of `url` sets. `lines` are the values of its headers Set-Cookie."""
-        if not lines:
-            return
-        if self._jar is None:
-            self._jar = CookieJar(DefaultCookiePolicy(strict_ns_domain=DefaultCookiePolicy.DomainStrict))
         self._jar.extract_cookies(cast("HTTPResponse", _Answer(lines)), UrllibRequest(url.text))  # noqa: S310 - http, https
 
     def header(self, url: HttpUrl) -> str:
         """Return the header Cookie of a request for `url`, an empty text for none."""
-        if self._jar is None:
-            return ""
         request = UrllibRequest(url.text)  # noqa: S310 - as above
         self._jar.add_cookie_header(request)
         header = request.get_header("Cookie", "")

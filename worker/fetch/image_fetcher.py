@@ -328,17 +328,20 @@ class ImageFetcher(Generic[Image]):
         url = await sign(text) if is_signed else parse_http_url(text)
 
         send = partial(self._send, rotation=rotation)
-        cookies = ChainCookies()
+        cookies: ChainCookies | None = None  # few chains need any
         for _ in range(MAX_REDIRECTS + 1):
             if PLACEHOLDER in url.text and PLACEHOLDER in url.name:
                 raise ImageFailed(Reason.UNAVAILABLE_PLACEHOLDER, "the source says that the photo is gone")
             # The manifest's own server is trusted wherever it redirects to, as when its index was read.
             is_trusted = is_signed or held is not None
-            request = self._client.request(url, is_trusted=is_trusted, cookie=cookies.header(url), held=held)
+            cookie = cookies.header(url) if cookies else ""
+            request = self._client.request(url, is_trusted=is_trusted, cookie=cookie, held=held)
             answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)
             if not isinstance(answer, Redirect):
                 return answer
-            cookies.note(url, answer.cookies)
+            if answer.cookies:
+                cookies = cookies or ChainCookies()
+                cookies.note(url, answer.cookies)
             url, is_signed = join_redirect(url, answer.location), False
         raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
 

@@ -54,8 +54,14 @@ SPARE_CONNECTIONS = 32
 """Number of connections that are kept beyond one for each request in flight. By default libcurl keeps hundreds where a
 list has many hosts, and each takes a descriptor."""
 
-_FIRST_LETTERS = frozenset(b"CcEeLlRrSsTt\r\n")
+_FIRST_LETTERS = frozenset(b"CcLlRrTt\r\n")
 """First bytes of the headers that are read, and of the empty line after them."""
+
+_FIRST_LETTERS_OF_REDIRECT = _FIRST_LETTERS | frozenset(b"Ss")
+"""The same for a redirect, whose cookies count."""
+
+_FIRST_LETTERS_OF_PART = _FIRST_LETTERS | frozenset(b"Ee")
+"""The same for a part of a file, whose ETag counts."""
 
 _STATUS = re.compile(rb"\S+\s+([1-9][0-9]{2})")
 """The start of an answer's first line, up to its status."""
@@ -281,7 +287,9 @@ class _Transfer:
         self.curl.setopt(pycurl.HEADERFUNCTION, self._receive_header)
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         self._options: dict[int, object] = {}
+        self._first_letters = _FIRST_LETTERS
         self._is_watched = False
+        self._checks_certificate = True
         self.job = 0
         self.asked = ""
         """The host as messages name it."""
@@ -330,10 +338,12 @@ class _Transfer:
         self._set(pycurl.REQUEST_TARGET, _target(order) if "%" in order.url else None)
         self._set(pycurl.RANGE, f"{self._wanted.first}-{self._wanted.last}" if self._wanted else None)
         self._set(pycurl.PROXY, order.proxy)
-        self._set(pycurl.COOKIE, order.cookie.encode("latin-1") or None)
-        # libcurl shares no connection between requests that check the certificate and others.
-        self._set(pycurl.SSL_VERIFYPEER, int(order.checks_certificate))
-        self._set(pycurl.SSL_VERIFYHOST, 2 if order.checks_certificate else 0)
+        self._set(pycurl.COOKIE, order.cookie.encode("latin-1") if order.cookie else None)
+        if order.checks_certificate is not self._checks_certificate:
+            # libcurl shares no connection between requests that check the certificate and others.
+            self._checks_certificate = order.checks_certificate
+            self.curl.setopt(pycurl.SSL_VERIFYPEER, int(order.checks_certificate))
+            self.curl.setopt(pycurl.SSL_VERIFYHOST, 2 if order.checks_certificate else 0)
         # libcurl shares a connection only among requests that connect to the same name.
         place = f"{order.host.replace(':', '-')}.guarded.invalid" if order.is_guarded else name
         self._set(pycurl.CONNECT_TO, [f"::{place}:{order.port}"] if order.is_guarded else None)
@@ -429,8 +439,10 @@ class _Transfer:
             # The first line. A later one may look like it, but libcurl does not heed that one either.
             status = _STATUS.match(line)
             self._status = int(status[1]) if status else _UNREADABLE_STATUS
+            usual = _FIRST_LETTERS if self._wanted is None else _FIRST_LETTERS_OF_PART
+            self._first_letters = _FIRST_LETTERS_OF_REDIRECT if self._status in REDIRECTS else usual
             return None
-        if line[0] not in _FIRST_LETTERS:
+        if line[0] not in self._first_letters:
             return None
         if line in {b"\r\n", b"\n"}:
             return self._end_headers()
@@ -457,7 +469,7 @@ class _Transfer:
             self._is_part = whole is None or _number(whole[1]) + 1 != _number(whole[2])
         elif name == b"etag":
             self._tag = value.strip().decode("latin-1").removeprefix("W/").strip('"')
-        elif self._status in REDIRECTS:
+        else:
             cookies = (*self._cookies, value.strip().decode("latin-1"))
             if sum(map(len, cookies)) <= MAX_COOKIE_CHARS:
                 self._cookies = cookies

@@ -215,7 +215,8 @@ def test_a_body_is_inflated_the_same_whatever_its_pieces_and_its_grants(
     packed = body
     for _ in range(layers):
         packed = gzip.compress(packed)
-    pieces, start = [], 0
+    pieces: list[bytes] = []
+    start = 0
     while start < len(packed):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(packed[start : start + size])
