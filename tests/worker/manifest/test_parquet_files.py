@@ -40,8 +40,11 @@ class MemorySource:
         self.size = len(content)
         self.reads: list[tuple[int, int]] = []
         self._seconds = seconds
+        self.error: Exception | None = None
 
     def read(self, start: int, length: int) -> bytes:
+        if self.error is not None:
+            raise self.error
         assert 0 <= start <= start + length <= self.size
         time.sleep(self._seconds)
         self.reads.append((start, length))
