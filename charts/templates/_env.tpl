@@ -44,7 +44,7 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_CHUNK_INDEXES" "value" .chunks) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_URI" "value" $.Values.manifest.uri) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_FORMAT" "value" $.Values.manifest.format) }}
-{{- include "embedder.env.settings" (dict "values" $.Values.manifest "names" (list "idsUri" "urlColumn" "idColumn")) }}
+{{- include "embedder.env.settings" (dict "values" $.Values.manifest "names" (list "idsUri" "urlColumn" "idColumn" "imageColumn")) }}
 {{- $inImage := ternary "" $weights.path (eq $weights.source "hub") }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_MODEL" "value" ($worker.model | default $inImage)) }}
 {{- $device := ternary "cuda" "" (gt (int $.Values.gpu.count) 0) }}

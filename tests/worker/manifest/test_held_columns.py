@@ -291,12 +291,12 @@ def test_images_are_read_ahead_by_several_requests_at_the_same_time() -> None:
 # Files that lie
 
 
-@pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_any_changed_byte_of_the_footer_ends_in_images_or_in_a_sentence(compression: str) -> None:
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_changed_byte_of_the_footer_ends_in_images_or_in_a_sentence(step: int) -> None:
     pictures = [PICTURE] * 12
-    content = content_of(struct_table(pictures, ["a"] * 12), row_group_size=6, compression=compression)
+    content = content_of(struct_table(pictures, ["a"] * 12), row_group_size=6, compression="gzip")
     length = int.from_bytes(content[-8:-4], "little")
-    for place in range(len(content) - 8 - length, len(content) - 8):
+    for place in range(len(content) - 8 - length, len(content) - 8, step):
         changed = bytearray(content)
         changed[place] ^= 0x21
         try:
@@ -344,6 +344,6 @@ def test_a_file_with_encrypted_columns_is_refused(tmp_path: Path) -> None:
         properties = encryption.CryptoFactory(Keys).file_encryption_properties(encryption.KmsConnectionConfig(), config)
         path = tmp_path / "list.parquet"
         parquet.write_table(pa.table({"image": [PICTURE]}), path, encryption_properties=properties)
+        source = MemorySource(path.read_bytes())
         with pytest.raises(ManifestError, match=r"list\.parquet is "):
-            rows = reader(MemorySource(path.read_bytes()))
-            images_of(rows, [0])
+            images_of(reader(source), [0])
