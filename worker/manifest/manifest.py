@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
 from worker.manifest.columns import resolve_sources
+from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.http_source import RETRY
 from worker.manifest.json_rows import JsonRows
+from worker.manifest.jsonl_rows import JsonLinesRows
 from worker.manifest.local_source import local_path
 from worker.manifest.manifest_format import check_content, find_format
 from worker.manifest.open_source import is_remote, open_source
 from worker.manifest.row_check import RowCheck
-from worker.manifest.text_rows import DelimitedRows, JsonLinesRows, TextRows
+from worker.manifest.text_rows import TextRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,16 +12,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from common.errors import ManifestError
 from worker.manifest.byte_source import HEAD_BYTES, blocks
 from worker.manifest.raw_rows import RowCount, chunk_range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from worker.manifest.byte_source import ByteSource
 
 MAX_LINE_BYTES = 1 << 20
 """Size in bytes of the longest line that is kept in memory whole. A longer line is a row of the ledger."""
+
+TOO_LONG = f"the line has more than {MAX_LINE_BYTES} bytes"
+"""What the ledger says of a longer line."""
 
 KEPT_BYTES = 1000
 """Number of bytes that are kept of a longer line, for the excerpt in the ledger."""
@@ -51,6 +55,20 @@ class Line(NamedTuple):
     """False for a line of more than MAX_LINE_BYTES."""
     end: int
     """Offset of the byte after the line break."""
+
+    @property
+    def text(self) -> str:
+        """Return the line as text. Lone surrogates stand for bytes that are not UTF-8."""
+        return self.data.decode(errors="surrogateescape")
+
+    @property
+    def is_utf8(self) -> bool:
+        """Return whether the line is UTF-8 text."""
+        try:
+            self.data.decode()
+        except UnicodeDecodeError:
+            return False
+        return True
 
     @property
     def where(self) -> str:
@@ -135,3 +153,41 @@ def spread_lines(source: ByteSource, *, first: int, count: int) -> Iterator[Line
         line = next(read_lines(source, first=first, start=start, end=min(stop, start + HEAD_BYTES)), None)
         if line is not None:
             yield line
+
+
+def check_has_rows(source: ByteSource, first: int) -> None:
+    """Raise ManifestError when no line begins at byte `first` or later."""
+    # A text that is larger than its head counts as having rows, because the search for a row could read all of it.
+    if source.size > max(first, HEAD_BYTES):
+        return
+    if next(read_lines(source, first=first, start=first, end=source.size), None) is None:
+        raise ManifestError(f"{source.name} has no rows")
+
+
+class TextLines:
+    """The lines of a manifest without header lines."""
+
+    def __init__(self, sources: Sequence[ByteSource]) -> None:
+        self._source = sources[0]
+        self._first = text_start(sources[0])
+
+    def head(self) -> Iterator[Line]:
+        """Yield the lines at the beginning of the manifest."""
+        return head_lines(self._source)
+
+    def read(self, index: int, count: int) -> Iterator[Line]:
+        """Yield the lines of chunk `index` of `count`. The chunks divide all bytes of the manifest."""
+        share = chunk_range(self._source.size, index=index, count=count)
+        return read_lines(self._source, first=self._first, start=share.start, end=share.stop)
+
+    def count(self) -> RowCount:
+        """Return how many lines there are: counted in a small manifest, estimated else."""
+        return count_lines(self._source, first=self._first)
+
+    def spread(self, count: int) -> Iterator[Line]:
+        """Yield about `count` lines from all over the manifest, or all lines where there are fewer."""
+        return spread_lines(self._source, first=self._first, count=count)
+
+    def check_has_rows(self) -> None:
+        """Raise ManifestError when the manifest has no lines."""
+        check_has_rows(self._source, self._first)
