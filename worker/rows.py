@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    import os
+
     from common.format.reasons import Reason
 
 
@@ -15,6 +17,14 @@ class ByteRange(NamedTuple):
     """An absolute path, or an http, https or s3 URL of a server that serves ranges. The operator named it."""
     offset: int
     length: int
+    tag: str = ""
+    """The version of the file, as `file_tag` makes it for a local file and an ETag tells it for a remote one. Empty:
+    not known."""
+
+
+def file_tag(status: os.stat_result) -> str:
+    """Return a text that changes when a local file changes."""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class Row(NamedTuple):

@@ -15,7 +15,7 @@ class Candidate(NamedTuple):
     """One source of one image."""
 
     source: str
-    """`mirror`, `thumbnail`, `original` or `url`."""
+    """`mirror`, `thumbnail`, `original`, `url` or `bytes`."""
     url: str
     """An empty text if the row has no URL for this source."""
 
@@ -37,6 +37,8 @@ def first_url(row: Row, sources: Sequence[str], *, mirror_url: str) -> str:
 def _url(row: Row, source: str, mirror_url: str) -> str:
     if source == "mirror":
         return _url_on_mirror(row, mirror_url)
+    if source == "bytes":
+        return ""  # these are not at a URL
     return row.thumbnail if source == "thumbnail" else row.url
 
 

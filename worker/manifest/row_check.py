@@ -40,6 +40,8 @@ class RowCheck:
     def _row(self, raw: RawRow, position: int, url: str, identifier: str) -> Row:
         if not raw.is_utf8:
             raise ImageFailed(Reason.MALFORMED_ROW, "the line is not UTF-8")
+        if raw.held is not None:
+            return Row(position, url, identifier, held=raw.held)
         self._check_address(url)
         thumbnail = _text(raw.fields.thumbnail, "thumbnail URL")
         if self.is_remote and _is_file_url(thumbnail):
