@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from common.errors import ManifestError
 from worker.manifest.columns import find_columns
 from worker.manifest.excerpts import excerpt
+from worker.manifest.header import header_or_fault
 from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow, chunk_range
 from worker.manifest.text_lines import (
     MAX_LINE_BYTES,
@@ -50,13 +51,14 @@ class DelimitedRows:
                 f"{source.name} has no line break in its first {MAX_LINE_BYTES} bytes, expected a header"
             )
         try:
-            names = [name.strip() for name in self._fields(header.data.decode())]
+            fields = self._fields(header.data.decode())
         except (csv.Error, ValueError) as error:
             raise ManifestError(
                 f"{source.name} has no header that can be read as UTF-8 text ({error}): "
                 f"{excerpt(header.data.decode(errors='replace'))}"
             ) from error
-        self._first = header.end
+        names, is_row = header_or_fault(fields, settings, name=source.name)
+        self._first = header.offset if is_row else header.end
         self._width = len(names)
         self.columns = find_columns(names, settings, name=source.name)
         self.has_ids = self.columns.id is not None
