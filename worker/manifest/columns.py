@@ -10,7 +10,7 @@ from worker.manifest.column_names import ID_NAMES, find_name, find_url_name, fol
 from worker.manifest.excerpts import excerpt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from worker.settings import ManifestSettings
 
@@ -57,13 +57,17 @@ class Columns:
         return is_known and (self.url.lower(), (self.id or "").lower()) == ("originalurl", OPEN_IMAGES_ID)
 
 
-def find_columns(found: Iterable[str], settings: ManifestSettings, *, name: str) -> Columns:
+def find_columns(
+    found: Iterable[str], settings: ManifestSettings, *, name: str, examples: Sequence[Mapping[str, object]] = ()
+) -> Columns:
     """Return the columns to use among the columns `found` in the manifest `name`. See column_names for the names.
+
+    `examples` are some rows by the names of their columns, where they are to be had.
 
     Raises ManifestError when no column holds URLs, or when a column that a setting names is missing.
     """
     names = list(found)
-    columns = choose_columns(names, settings)
+    columns = choose_columns(names, settings, examples)
     if columns is None:
         missing = repr(settings.url_column) if settings.url_column else "with URLs"
         has_ids = not settings.url_column and find_name(names, (OPEN_IMAGES_ID,)) is not None
@@ -80,15 +84,19 @@ def find_columns(found: Iterable[str], settings: ManifestSettings, *, name: str)
     return columns
 
 
-def choose_columns(names: Sequence[str], settings: ManifestSettings) -> Columns | None:
+def choose_columns(
+    names: Sequence[str], settings: ManifestSettings, examples: Sequence[Mapping[str, object]] = ()
+) -> Columns | None:
     """Return the columns to use among `names`, None when none of them holds URLs or ids of Open Images."""
-    url, *others = choose_names(names, settings)
+    url, *others = choose_names(names, settings, examples)
     return None if url is None else Columns(url, *others)
 
 
-def choose_names(names: Sequence[str], settings: ManifestSettings) -> tuple[str | None, ...]:
+def choose_names(
+    names: Sequence[str], settings: ManifestSettings, examples: Sequence[Mapping[str, object]] = ()
+) -> tuple[str | None, ...]:
     """Return the name in `names` of each field of Columns in its order, None for a field that no name stands for."""
-    url = find_name(names, [settings.url_column]) if settings.url_column else find_url_name(names)
+    url = find_name(names, [settings.url_column]) if settings.url_column else find_url_name(names, examples)
     id_name = find_name(names, [settings.id_column] if settings.id_column else ID_NAMES)
     subset = find_name(names, SUBSET_NAMES)
     if url is None and not settings.url_column and (subset or settings.subset):

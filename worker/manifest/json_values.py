@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import astuple
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from worker.manifest.column_names import find_url_name
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 KEPT_CHOICES = 1000
 """Largest number of sets of keys for which the choice of columns is kept."""
 
-COLUMN_NAMES_OF = 1000
-"""Largest number of objects from whose keys the columns are found."""
+FIRST_VALUES = 1000
+"""Number of values from whose keys the columns are found."""
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -52,10 +53,14 @@ def parse_json(text: str) -> object:
         raise ValueError("the values are nested too deeply") from error
 
 
+def first_objects(values: Iterable[object]) -> list[dict[str, object]]:
+    """Return the objects among the first values."""
+    return [value for value in islice(values, FIRST_VALUES) if isinstance(value, dict)]
+
+
 def keys_of(values: Iterable[object]) -> list[str]:
     """Return the keys of the objects among the first values, each once, in their order."""
-    first = [value for value, _ in zip(values, range(COLUMN_NAMES_OF), strict=False)]
-    return list(dict.fromkeys(key for value in first if isinstance(value, dict) for key in value))
+    return list(dict.fromkeys(key for value in first_objects(values) for key in value))
 
 
 class ObjectFields:
