@@ -49,6 +49,9 @@ PATH_NAMES = (
     "imagename",
     "path",
     "file",
+    "filenames",
+    "filepaths",
+    "paths",
     *PICTURE_NAMES,
     "link",
     "href",
@@ -73,6 +76,9 @@ ID_NAMES = (
     "guid",
     "objectid",
     "identifier",
+    "imageids",
+    "ids",
+    "keys",
 )
 """Names of columns with an id of the image. `uid` comes late: in YFCC100M it is the photographer."""
 

@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from common.errors import ManifestError
 from worker.manifest.columns import find_columns
+from worker.manifest.parquet_values import values_of
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, UnreadableRow, chunk_range, spread_range
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class ParquetRows:
                 if low < high:
                     columns = dict(zip(batch.schema.names, batch.slice(low, high - low).columns, strict=True))
                     values = [
-                        [None] * (high - low) if name is None else _values(columns[name])
+                        [None] * (high - low) if name is None else values_of(columns[name])
                         for name in astuple(self.columns)
                     ]
                     yield from map(Fields, *values)
@@ -134,18 +135,6 @@ def _is_text(kind: pa.DataType) -> bool:
         kind = kind.value_type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return any(test(kind) for test in (*tests, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
-
-
-def _values(column: pa.Array) -> list[Any]:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    # A column of text may hold bytes that are not UTF-8. Read as bytes, they fail their own row and no other one.
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_binary())
-    elif pa.types.is_string_view(column.type):
-        column = column.cast(pa.binary_view())
-    values: list[Any] = column.to_pylist()
-    return values
 
 
 @contextmanager
