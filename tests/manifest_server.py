@@ -55,6 +55,10 @@ class ManifestServer:
         self.files[f"/{name}"] = content
         return f"{self.url}/{name}"
 
+    def etag_of(self, name: str) -> str:
+        """Return the ETag of `/name`, without quotes."""
+        return _etag(self.files[f"/{name}"])
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from urllib.parse import quote
 
 if TYPE_CHECKING:
+    import os
+
     from common.format.reasons import Reason
 
 
@@ -15,6 +18,14 @@ class ByteRange(NamedTuple):
     """An absolute path, or an http, https or s3 URL of a server that serves ranges. The operator named it."""
     offset: int
     length: int
+    tag: str = ""
+    """The version of the file, as `file_tag` makes it for a local file and an ETag tells it for a remote one. Empty:
+    not known."""
+
+
+def file_tag(status: os.stat_result) -> str:
+    """Return a text that changes when a local file changes."""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class Row(NamedTuple):
@@ -33,6 +44,14 @@ class Row(NamedTuple):
     """The degrees by which the picture must be turned counter-clockwise: 0, 90, 180 or 270."""
     held: ByteRange | None = None
     """Where the image's bytes lie in the manifest's own files, for a decoder that reads them there."""
+
+
+def url_on_mirror(mirror_url: str, *, subset: str, image_id: str) -> str:
+    """Return the URL of an image on the mirror of Open Images at `mirror_url`."""
+    base = mirror_url.rstrip("/")
+    if base.startswith("s3://"):
+        return f"{base}/{subset}/{image_id}.jpg"  # a key; it is percent-encoded when it is signed
+    return f"{base}/{quote(subset, safe='')}/{quote(image_id, safe='')}.jpg"
 
 
 class HeldImages(Protocol):

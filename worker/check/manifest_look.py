@@ -30,8 +30,8 @@ class OpenManifest(NamedTuple):
     facts: ManifestFacts
 
 
-def read_manifest(settings: ManifestSettings, http: HttpSettings) -> OpenManifest:
-    manifest = open_manifest(settings, http=http, http_retry=HTTP_RETRY)
+def read_manifest(settings: ManifestSettings, http: HttpSettings, *, mirror_url: str) -> OpenManifest:
+    manifest = open_manifest(settings, http=http, mirror_url=mirror_url, http_retry=HTTP_RETRY)
     count = manifest.count_rows()
     first = manifest.first_rows(FIRST_ROWS, of=count.rows)
     sample = manifest.sample(SAMPLE)

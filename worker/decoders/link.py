@@ -96,9 +96,10 @@ def largest_size(order: Order) -> int:
     if isinstance(order, Start):
         asked = order.order
         if isinstance(asked, ReadFile):
-            return 12 * len(asked.path) + 100  # in JSON a character takes at most 12 bytes
+            return 12 * (len(asked.path) + len(asked.tag)) + 150  # in JSON a character takes at most 12 bytes
         # URLs and hosts are ASCII, and an address takes at most 45 characters.
-        return len(asked.url) + len(asked.host) + len(asked.proxy) + 50 * len(asked.addresses) + 200
+        texts = len(asked.url) + len(asked.host) + len(asked.proxy) + 12 * len(asked.tag)
+        return texts + 50 * len(asked.addresses) + 250
     return 12 * len(order.slots) + 100 if isinstance(order, Slots) else 100
 
 

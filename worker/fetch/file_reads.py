@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from common.format.reasons import Reason
-from worker.fetch.local_image import image_size, read_image
+from worker.fetch.local_image import FileChanged, image_size, read_image, read_range
 from worker.fetch.transport import Broken, Verdict
 from worker.rows import ImageFailed
 
@@ -55,22 +55,26 @@ class FileReads:
         if granted is not None:
             granted.set()
 
-    def _size(self, path: Path) -> int:
-        size = image_size(path)
+    def _size(self, order: ReadFile) -> int:
+        size = order.length or image_size(Path(order.path))
         if size > self._max_bytes:
             raise ImageFailed(Reason.TOO_LARGE, f"{size} bytes, the limit is {self._max_bytes}")
         return size
 
     def _read(self, job: int, order: ReadFile) -> None:
         try:
-            size = self._size(Path(order.path))
+            size = self._size(order)
             if size > order.granted_bytes:
                 granted = self._grants[job] = threading.Event()
                 self._sink.need(job, size, is_first=True)
                 granted.wait()
-            data = read_image(Path(order.path), size)
+            path = Path(order.path)
+            data = read_range(path, order.first, size, tag=order.tag) if order.length else read_image(path, size)
         except ImageFailed as failed:
             self._sink.ended(job, Broken(Verdict.FINAL, failed.reason, failed.detail, 0))
+        except FileChanged:
+            detail = f"{order.path} changed while the run read it; a run needs files that do not change"
+            self._sink.ended(job, Broken(Verdict.CHANGED, Reason.CONNECTION_FAILED, detail, 0))
         except OSError as error:
             what = errno.errorcode.get(error.errno or 0, "an error")
             detail = f"the file system does not give the images: {what}"

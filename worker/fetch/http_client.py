@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from worker.fetch.relayed_proxies import RelayedProxies
     from worker.fetch.resolvers import Resolver
     from worker.fetch.transport import Transport
+    from worker.rows import ByteRange
 
 
 class HttpClient(Generic[Image]):
@@ -46,12 +47,15 @@ class HttpClient(Generic[Image]):
     async def close(self) -> None:
         await self._addresses.close()
 
-    def request(self, url: HttpUrl, *, is_trusted: bool) -> Request:
-        """Return the request for a URL. Raises NotAsked (forbidden_host) if the URL is not allowed."""
+    def request(self, url: HttpUrl, *, is_trusted: bool, held: ByteRange | None = None) -> Request:
+        """Return the request for a URL, or for the range `held` of its content.
+
+        Raises NotAsked (forbidden_host) if the URL is not allowed.
+        """
         is_trusted = is_trusted or self._guard.trusts(url)
         if not is_trusted:
             self._guard.check(url)
-        return Request(url, is_trusted, url.server)
+        return Request(url, is_trusted, url.server, held)
 
     async def get(self, request: Request, *, rotation: int, reservation: Reservation) -> Image | Answered:
         """Make the request, and return the image once all its bytes have arrived, or another answer.
@@ -91,4 +95,7 @@ class HttpClient(Generic[Image]):
         # By position, which takes half the time.
         granted_bytes = reservation.size if reservation else 0
         is_probe = reservation is None
-        return Get(url.text, url.host, url.port, addresses, is_guarded, proxy, is_probe, rotation, granted_bytes)
+        order = Get(url.text, url.host, url.port, addresses, is_guarded, proxy, is_probe, rotation, granted_bytes)
+        if (wanted := request.range) is None:
+            return order
+        return order._replace(first=wanted.offset, length=wanted.length, tag=wanted.tag)

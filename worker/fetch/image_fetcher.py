@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, Self
 
 from common.errors import SettingsError
@@ -24,7 +25,6 @@ from worker.stage_times import StageTimes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Sequence
-    from pathlib import Path
     from types import TracebackType
 
     from worker.fetch.image_url import HttpUrl
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from worker.fetch.request import Request
     from worker.fetch.resolvers import Resolver
     from worker.fetch.transport import Transport
+    from worker.rows import ByteRange
     from worker.settings import FetchSettings, HttpSettings
 
 MAX_REDIRECTS = 5
@@ -165,12 +166,15 @@ class ImageFetcher(Generic[Image]):
     def _signed_ahead(self, rows: Sequence[Row]) -> Iterator[Row]:
         for start in range(0, len(rows), SIGNED_AT_ONCE):
             block = rows[start : start + SIGNED_AT_ONCE]
-            self._objects.sign_ahead(first_url(row, self._sources, mirror_url=self._mirror_url) for row in block)
+            self._objects.sign_ahead(
+                first_url(row, self._sources, mirror_url=self._mirror_url) for row in block if row.held is None
+            )
             yield from block
 
     def _first_host(self, row: Row) -> str:
         """Return the host of the row's first request, or any other text if that is hard to tell."""
-        scheme, _, rest = first_url(row, self._sources, mirror_url=self._mirror_url).partition("://")
+        url = first_url(row, self._sources, mirror_url=self._mirror_url) if row.held is None else row.held.uri
+        scheme, _, rest = url.partition("://")
         if scheme not in {"http", "https", "s3"}:
             return FILES
         place = rest.partition("/")[0]
@@ -192,6 +196,11 @@ class ImageFetcher(Generic[Image]):
 
     async def _from_first_source(self, row: Row) -> Held[Image]:
         """Return the image from the first source that has it. Raises the last source's failure."""
+        if row.held is not None:
+            try:
+                return await self._from_range(row.held, rotation=row.rotation)
+            except ImageFailed as failed:
+                raise failed.with_detail(f"bytes: {failed.reason} {failed.detail}") from failed
         found = candidates(row, self._sources, mirror_url=self._mirror_url)
         failure: ImageFailed | None = None
         tried = []
@@ -218,10 +227,22 @@ class ImageFetcher(Generic[Image]):
             raise ImageFailed(Reason.INVALID_URL, "it is not an http, https or s3 URL")
         return self._from_file(local_path(url, self._folder), rotation=rotation)
 
-    async def _with_retries(self, url: str, *, rotation: int, is_last_resort: bool) -> Held[Image]:
+    def _from_range(self, held: ByteRange, *, rotation: int, is_last_resort: bool = True) -> Awaitable[Held[Image]]:
+        """Return the image whose bytes lie in a file or behind a URL that the operator named. Raises like `fetch`."""
+        if not held.length:
+            raise ImageFailed(Reason.NOT_AN_IMAGE, "it has no bytes")
+        if held.length > self._max_image_bytes:
+            raise ImageFailed(Reason.TOO_LARGE, f"{held.length} bytes, the limit is {self._max_image_bytes}")
+        if scheme_of(held.uri) in {"http", "https", "s3"}:
+            return self._with_retries(held.uri, held, rotation=rotation, is_last_resort=is_last_resort)
+        return self._from_file(Path(held.uri), held, rotation=rotation)
+
+    async def _with_retries(
+        self, url: str, held: ByteRange | None = None, *, rotation: int, is_last_resort: bool
+    ) -> Held[Image]:
         try:
             return await call_async(
-                lambda: self._follow_redirects(url, rotation=rotation, is_last_resort=is_last_resort),
+                lambda: self._follow_redirects(url, held, rotation=rotation, is_last_resort=is_last_resort),
                 self._retry_policy,
                 may_pass=_may_pass,
                 asked_seconds=_retry_after_seconds,
@@ -239,15 +260,19 @@ class ImageFetcher(Generic[Image]):
     def _count_retry(self, _: Pause) -> None:
         self.retries += 1
 
-    async def _follow_redirects(self, text: str, *, rotation: int, is_last_resort: bool) -> Held[Image]:
+    async def _follow_redirects(
+        self, text: str, held: ByteRange | None, *, rotation: int, is_last_resort: bool
+    ) -> Held[Image]:
         is_signed = scheme_of(text) == "s3"
-        url = await self._objects.sign(text) if is_signed else parse_http_url(text)
+        sign = self._objects.sign if held is None else self._objects.sign_file
+        url = await sign(text) if is_signed else parse_http_url(text)
 
         send = partial(self._send, rotation=rotation)
         for _ in range(MAX_REDIRECTS + 1):
             if PLACEHOLDER in url.text and PLACEHOLDER in url.name:
                 raise ImageFailed(Reason.UNAVAILABLE_PLACEHOLDER, "the source says that the photo is gone")
-            request = self._client.request(url, is_trusted=is_signed)
+            # The manifest's own server is trusted wherever it redirects to, as when its index was read.
+            request = self._client.request(url, is_trusted=is_signed or held is not None, held=held)
             answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)
             if not isinstance(answer, Redirect):
                 return answer
@@ -256,9 +281,10 @@ class ImageFetcher(Generic[Image]):
 
     async def _send(self, request: Request, *, rotation: int) -> Held[Image] | Redirect:
         reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
+        first_bytes = self._first_bytes if request.range is None else request.range.length
         try:
-            if not reservation.try_take(self._first_bytes):
-                await reservation.take(self._first_bytes)
+            if not reservation.try_take(first_bytes):
+                await reservation.take(first_bytes)
             answer = await self._client.get(request, rotation=rotation, reservation=reservation)
             if isinstance(answer, Answered):
                 reservation.release()
@@ -269,12 +295,14 @@ class ImageFetcher(Generic[Image]):
         reservation.settle(answer.length)
         return Held(answer, reservation)
 
-    async def _from_file(self, path: Path, *, rotation: int) -> Held[Image]:
+    async def _from_file(self, path: Path, held: ByteRange | None = None, *, rotation: int) -> Held[Image]:
+        first, length, tag = (held.offset, held.length, held.tag) if held else (0, 0, "")
         async with self._hosts.slot(FILES):
             reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
             try:
-                await reservation.take(self._first_bytes)
-                image = await self._transport.read(ReadFile(str(path), rotation, reservation.size), reservation)
+                await reservation.take(length or self._first_bytes)
+                order = ReadFile(str(path), rotation, reservation.size, first, length, tag)
+                image = await self._transport.read(order, reservation)
             except BaseException:
                 reservation.release()
                 raise

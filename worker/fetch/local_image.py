@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from common.format.reasons import Reason
-from worker.rows import ImageFailed
+from worker.rows import ImageFailed, file_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,26 @@ def read_image(path: Path, size: int) -> bytes:
     """Return the file's first `size` bytes, fewer if it has become shorter. Raises ImageFailed like `image_size`."""
     with _opened(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
         return file.read(size)
+
+
+class FileChanged(Exception):
+    """A file that holds images is not the one whose index was read."""
+
+
+def read_range(path: Path, first: int, length: int, *, tag: str) -> bytes:
+    """Return `length` bytes of the file from byte `first` on.
+
+    Raises ImageFailed like `image_size`, and FileChanged if the file is shorter or has another `tag`.
+    """
+    with _opened(path) as descriptor:
+        if tag and file_tag(os.fstat(descriptor)) != tag:
+            raise FileChanged
+        data = os.pread(descriptor, length, first)
+        while len(data) < length and (more := os.pread(descriptor, length - len(data), first + len(data))):
+            data += more
+    if len(data) < length:
+        raise FileChanged
+    return data
 
 
 @contextmanager

@@ -42,6 +42,8 @@ class ObjectUrls:
         self._servers: dict[str, HttpUrl] = {}
         """A URL on its server for each bucket of which a URL was signed."""
         self._ahead: dict[str, _Ahead] = {}
+        self._of_files: dict[str, _Ahead] = {}
+        """Signed URLs of the files that hold many images each."""
 
     def endpoints(self) -> list[HttpUrl]:
         """Return the endpoint of S3 that a person has set, an empty list if there is none."""
@@ -111,6 +113,14 @@ class ObjectUrls:
             signed = parse_http_url(await asyncio.to_thread(_sign, presigner, bucket, key))
             self._servers[bucket] = signed
             return signed
+
+    async def sign_file(self, text: str) -> HttpUrl:
+        """Return a signed URL of a file that holds many images: the same one for some minutes. Raises like `sign`."""
+        known = self._of_files.get(text)
+        if known is None or time.monotonic() - known.signed_at >= AHEAD_SECONDS:
+            now = time.monotonic()
+            known = self._of_files[text] = _Ahead(await self.sign(text), now)
+        return known.url
 
     async def _load_presigner(self) -> Presigner:
         async with self._lock:

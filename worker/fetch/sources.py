@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote
+
+from worker.rows import url_on_mirror
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,7 @@ class Candidate(NamedTuple):
     """One source of one image."""
 
     source: str
-    """`mirror`, `thumbnail`, `original` or `url`."""
+    """`mirror`, `thumbnail`, `original`, `url` or `bytes`."""
     url: str
     """An empty text if the row has no URL for this source."""
 
@@ -37,13 +38,12 @@ def first_url(row: Row, sources: Sequence[str], *, mirror_url: str) -> str:
 def _url(row: Row, source: str, mirror_url: str) -> str:
     if source == "mirror":
         return _url_on_mirror(row, mirror_url)
+    if source == "bytes":
+        return ""  # these are not at a URL
     return row.thumbnail if source == "thumbnail" else row.url
 
 
 def _url_on_mirror(row: Row, mirror_url: str) -> str:
     if not row.id or not row.subset:
         return ""
-    base = mirror_url.rstrip("/")
-    if base.startswith("s3://"):
-        return f"{base}/{row.subset}/{row.id}.jpg"  # a key; it is percent-encoded when it is signed
-    return f"{base}/{quote(row.subset, safe='')}/{quote(row.id, safe='')}.jpg"
+    return url_on_mirror(mirror_url, subset=row.subset, image_id=row.id)

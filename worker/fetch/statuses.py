@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.errors import ResourceExhausted
+from common.errors import ResourceExhausted, SourceUnavailable
 from common.format.reasons import Reason
 from common.retry import retry_after_seconds
 from worker.fetch.failures import NotAsked, Unanswered
@@ -40,8 +40,8 @@ def check_status(answer: Answered) -> None:
     raise Unanswered(reason, str(status), may_pass=True, retry_after_seconds=wait)
 
 
-def failure_of(broken: Broken) -> ImageFailed | ResourceExhausted:
-    """Return what a broken request means: for the image, or for the chunk if this machine is at its limits."""
+def failure_of(broken: Broken) -> ImageFailed | ResourceExhausted | SourceUnavailable:
+    """Return what a broken request means: for the image, or for the chunk if no image is to blame."""
     match broken.verdict:
         case Verdict.FINAL:
             return ImageFailed(broken.reason, broken.detail)
@@ -49,5 +49,7 @@ def failure_of(broken: Broken) -> ImageFailed | ResourceExhausted:
             return NotAsked(broken.reason, broken.detail)
         case Verdict.MAY_PASS | Verdict.WILL_NOT_PASS:
             return Unanswered(broken.reason, broken.detail, may_pass=broken.verdict is Verdict.MAY_PASS)
+        case Verdict.CHANGED:
+            return SourceUnavailable(broken.detail)
         case Verdict.MACHINE:
             return ResourceExhausted(broken.detail)

@@ -48,7 +48,7 @@ SPARE_CONNECTIONS = 32
 """Number of connections that are kept beyond one for each request in flight. By default libcurl keeps hundreds where a
 list has many hosts, and each takes a descriptor."""
 
-_FIRST_LETTERS = frozenset(b"CcLlRrTt\r\n")
+_FIRST_LETTERS = frozenset(b"CcEeLlRrTt\r\n")
 """First bytes of the headers that are read, and of the empty line after them."""
 
 _SUPPRESS_CONNECT_HEADERS = 265
@@ -269,7 +269,7 @@ class _Transfer:
         self._status = 0
         self._length: int | None = None
         self._is_chunked = False
-        self._location = self._retry_after = ""
+        self._location = self._retry_after = self._content_range = self._tag = ""
         self._has_all_headers = False
 
     def begin(self, job: int, order: Get) -> None:
@@ -278,6 +278,7 @@ class _Transfer:
         self.asked = f"{order.host} through the proxy" if order.proxy else order.host
         self._granted = order.granted_bytes
         self._is_probe = order.is_probe
+        self._first, self._wanted_bytes, self._wanted_tag = order.first, order.length, order.tag
         self._is_guarded = order.is_guarded
         if self._is_watched:
             self._is_watched = False
@@ -286,6 +287,7 @@ class _Transfer:
         name = f"[{order.host}]" if ":" in order.host else order.host
         # libcurl changes the letters of percent-encoded bytes, but the request must be as it is written.
         self._set(pycurl.REQUEST_TARGET, _target(order) if "%" in order.url else None)
+        self._set(pycurl.RANGE, f"{order.first}-{order.first + order.length - 1}" if order.length else None)
         self._set(pycurl.PROXY, order.proxy)
         # libcurl shares a connection only among requests that connect to the same name.
         place = f"{order.host.replace(':', '-')}.guarded.invalid" if order.is_guarded else name
@@ -357,6 +359,9 @@ class _Transfer:
             return Answered(self._status, self._location, self._retry_after, self._received)
         if broken is not None:
             return broken._replace(received_bytes=self._received)
+        if self._wanted_bytes and self._received != self._wanted_bytes:
+            detail = f"{self.asked}: the answer has {self._received} bytes, and {self._wanted_bytes} were asked for"
+            return Broken(Verdict.MAY_PASS, Reason.CONNECTION_FAILED, detail, self._received)
         return self._pieces.copy()
 
     # Called by libcurl
@@ -374,6 +379,8 @@ class _Transfer:
         if line in {b"\r\n", b"\n"}:
             return self._end_headers()
         name, _, value = line.partition(b":")
+        if self._wanted_bytes:
+            self._note_range(name.lower(), value)
         match name.lower():
             case b"content-length":
                 self._length = _number(value) if value.strip().isdigit() else None
@@ -385,12 +392,21 @@ class _Transfer:
                 self._retry_after = value.strip().decode("latin-1")[:200]
         return None
 
+    def _note_range(self, name: bytes, value: bytes) -> None:
+        text = value.strip().decode("latin-1")
+        if name == b"content-range":
+            self._content_range = text
+        elif name == b"etag":
+            self._tag = text.removeprefix("W/").strip('"')
+
     def _end_headers(self) -> int | None:
         if self._status < 200 and self._status != 101:
             self._forget_answer()  # an interim one, which another follows; after 101 nothing in HTTP does
             return None
         self._has_all_headers = True
         if self._is_probe:
+            return -1
+        if self._wanted_bytes and not self._take_range():
             return -1
         if self._status == 200 and self._length is not None:
             if self._length > self._limits.max_bytes:
@@ -402,6 +418,24 @@ class _Transfer:
             self._drain_until = self._heard + DRAIN_SECONDS
         self._transfers.to_watch.append(self)
         return int(pycurl.WRITEFUNC_PAUSE)
+
+    def _take_range(self) -> bool:
+        """Go on as with the status 200 if the answer is the range that was asked for. Return False if it is refused."""
+        if self._status == 416 or (self._status in {200, 206} and self._tag != self._wanted_tag and self._wanted_tag):
+            detail = f"{self.asked}: the file that holds the images changed; a run needs files that do not change"
+            self._own_end = Broken(Verdict.CHANGED, Reason.CONNECTION_FAILED, detail, 0)
+            return False
+        if self._status not in {200, 206}:
+            return True
+        first, length = self._first, self._wanted_bytes
+        is_right = self._content_range.startswith(f"bytes {first}-{first + length - 1}/")
+        if self._status == 206 and is_right and self._length in {None, length}:
+            self._status, self._length = 200, length
+            return True
+        sent = "the whole file" if self._status == 200 else f"{self._length} bytes of another range"
+        detail = f"{self.asked} sent {sent} instead of bytes {first} to {first + length - 1}"
+        self._own_end = Broken(Verdict.FINAL, Reason.HTTP_ERROR, detail, 0)
+        return False
 
     def _receive(self, piece: bytes) -> int | None:
         if self._drain_until is not None:

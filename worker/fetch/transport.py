@@ -37,14 +37,26 @@ class Get(NamedTuple):
     """Degrees counter-clockwise by which the image is turned: 0, 90, 180 or 270."""
     granted_bytes: int
     """Number of bytes that the body may have before the transport asks for more."""
+    first: int = 0
+    """Offset of the first byte of the range that is wanted."""
+    length: int = 0
+    """Length of this range in bytes. 0: the whole content is wanted."""
+    tag: str = ""
+    """The ETag that the content of the range must have, without quotes. Empty: any."""
 
 
 class ReadFile(NamedTuple):
-    """A read of one local file."""
+    """A read of one local file, or of a range of it."""
 
     path: str
     rotation: int
     granted_bytes: int
+    first: int = 0
+    """Offset of the first byte of the range that is wanted."""
+    length: int = 0
+    """Length of this range in bytes. 0: the whole file is wanted."""
+    tag: str = ""
+    """What `worker.rows.file_tag` must say of the file. Empty: anything."""
 
 
 class Answered(NamedTuple):
@@ -70,6 +82,8 @@ class Verdict(StrEnum):
     """The same request may succeed later."""
     WILL_NOT_PASS = "will_not_pass"  # noqa: S105 - no password
     """The host gave no useful answer and will not."""
+    CHANGED = "changed"
+    """The file that holds images is not the one that the manifest's index was read from. No image is to blame."""
     MACHINE = "machine"
     """This machine is at its limits. No image and no host is to blame."""
 

@@ -11,6 +11,7 @@ from common.errors import ManifestError
 from worker.manifest.columns import Columns, find_columns
 from worker.manifest.dialect import SEPARATORS, Dialect
 from worker.manifest.excerpts import excerpt
+from worker.manifest.header import header_or_fault
 from worker.manifest.records import Ahead, next_record
 from worker.manifest.text_lines import MAX_LINE_BYTES, head_lines
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 COMPARED_ROWS = 50
 """Number of rows by which separators are compared."""
 
+_UNKNOWN_LIKENESS = 0.5
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 
 
@@ -85,35 +87,34 @@ def _best_header(lines: list[Line], separators: list[str], settings: ManifestSet
     found: list[tuple[tuple[bool, float], _Header]] = []
     errors: list[tuple[float, ManifestError]] = []
     for separator in separators:
-        dialect = Dialect(separator=separator)
-        record = next_record(Ahead(lines), dialect)
-        rows = [line for line in lines if line.offset >= record.end]
-        dialect = replace(dialect, width=len(record.fields))
-        likeness = _likeness(rows, dialect)
+        record = next_record(Ahead(lines), Dialect(separator=separator))
+        dialect = Dialect(separator=separator, width=len(record.fields))
+        likeness = _likeness([line for line in lines if line.offset >= record.end], dialect)
+        # A file of one column looks like that whatever the separator.
+        has_columns = len(record.fields) > 1 and likeness >= _UNKNOWN_LIKENESS
         try:
-            header = _header(record, dialect, settings, name=name)
+            found.append(((has_columns, likeness), _header(record, dialect, settings, name=name)))
         except ManifestError as error:
-            # One column is what any separator gives, so it tells nothing.
-            errors.append((likeness if len(record.fields) > 1 else 0.0, error))
-        else:
-            found.append(((settings.manifest_columns == "", likeness), header))
+            errors.append((likeness * has_columns, error))
     if found:
         return max(found, key=lambda each: each[0])[1]
     raise max(errors, key=lambda each: each[0])[1]
 
 
 def _header(record: Record, dialect: Dialect, settings: ManifestSettings, *, name: str) -> _Header:
-    problem = record.problem or ("" if record.first.is_utf8 else "it is not UTF-8")
+    problem = record.problem or ("" if record.is_utf8 else "it is not UTF-8")
     if problem:
         raise ManifestError(f"{name} has no header that can be read as UTF-8 text ({problem}): {excerpt(record.text)}")
-    names = [each.strip().strip('"').strip() for each in record.fields]
-    return _Header(dialect, names, find_columns(names, settings, name=name), record.end)
+    fields = [each.strip().strip('"').strip() for each in record.fields]
+    names, is_row = header_or_fault(fields, settings, name=name)
+    first = record.first.offset if is_row else record.end
+    return _Header(dialect, names, find_columns(names, settings, name=name), first)
 
 
 def _likeness(rows: list[Line], dialect: Dialect) -> float:
     """Return the share of the first rows that have the dialect's number of columns."""
     found = [not record.problem for record in islice(_records(rows, dialect), COMPARED_ROWS)]
-    return sum(found) / len(found) if found else 0.5
+    return sum(found) / len(found) if found else _UNKNOWN_LIKENESS
 
 
 def _with_habits(dialect: Dialect, rows: list[Line]) -> Dialect:

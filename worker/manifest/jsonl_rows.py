@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from worker.manifest.columns import Columns, field_names, find_columns
-from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow
+from worker.manifest.columns import Columns, find_columns
+from worker.manifest.json_values import ObjectFields, keys_of, parse_json
+from worker.manifest.raw_rows import RawRow, UnreadableRow
 from worker.manifest.text_files import TextLines
 from worker.manifest.text_lines import TOO_LONG
 
@@ -24,12 +24,11 @@ class JsonLinesRows:
 
     def __init__(self, sources: Sequence[ByteSource], settings: ManifestSettings) -> None:
         self._lines = TextLines(sources)
-        self._names = [[name.lower() for name in names] for names in field_names(settings)]
         self.columns: Columns | None = None
         values = [_json(line.text) for line in self._lines.head() if line.is_whole]
-        keys = dict.fromkeys(key for value in values if isinstance(value, dict) for key in value)
-        if keys and not any(isinstance(value, str) for value in values):
+        if (keys := keys_of(values)) and not any(isinstance(value, str) for value in values):
             self.columns = find_columns(keys, settings, name=sources[0].name)
+        self._fields = ObjectFields(settings, self.columns)
         self.has_ids = self.columns is not None and self.columns.id is not None
         self._lines.check_has_rows()
 
@@ -43,25 +42,14 @@ class JsonLinesRows:
         return map(self._parse, self._lines.spread(count))
 
     def _parse(self, line: Line) -> RawRow | UnreadableRow:
-        text, is_utf8 = line.text, line.is_utf8
         if not line.is_whole:
-            return UnreadableRow(line.where, TOO_LONG, text)
-        if not is_utf8:
-            return UnreadableRow(line.where, "the line is not UTF-8", text)
-        value = _json(text)
-        if isinstance(value, str):
-            return RawRow(line.where, Fields(value), text)
-        if not isinstance(value, dict):
-            return UnreadableRow(line.where, "expected a JSON object or string", text)
-        folded = {key.lower(): each for key, each in value.items()}
-        found = [next((folded[name] for name in names if name in folded), None) for names in self._names]
-        return RawRow(line.where, Fields(*found), text)
+            return UnreadableRow(line.where, TOO_LONG, line.text)
+        return self._fields.row(_json(line.text), line.where, line.text, is_utf8=line.is_utf8)
 
 
 def _json(text: str) -> object:
     """Return the JSON value, None when the text is not JSON."""
     try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
-    return value

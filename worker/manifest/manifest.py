@@ -11,13 +11,18 @@ from common.format.chunk_file import Failure
 from worker.manifest.columns import resolve_sources
 from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.http_source import RETRY
+from worker.manifest.image_ids import log_repeated_ids, public_url
+from worker.manifest.json_layout import json_format
 from worker.manifest.json_rows import JsonRows
 from worker.manifest.jsonl_rows import JsonLinesRows
+from worker.manifest.left_out import LeftOut
 from worker.manifest.local_source import local_path
 from worker.manifest.manifest_format import check_content, find_format
 from worker.manifest.open_source import is_remote, open_source
+from worker.manifest.openimages import published_list
 from worker.manifest.row_check import RowCheck
 from worker.manifest.text_rows import TextRows
+from worker.settings import PUBLIC_MIRROR_URL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,7 +81,12 @@ class Manifest:
         """
         if not 0 <= index < count:
             raise ValueError(f"chunk {index} of {count}")
-        return self._checked(self._reader.read(index, count))
+        left_out = LeftOut()
+        chunk = self._checked(self._reader.read(index, count), left_out)
+        left_out.log(self.name)
+        if self._check.mirror_url:
+            log_repeated_ids(row.id for row in chunk.rows)
+        return chunk
 
     def count_rows(self) -> RowCount:
         """Return how many rows there are: exactly where that is quick, else an estimate. Raises as `read_chunk`."""
@@ -90,11 +100,12 @@ class Manifest:
         """Return about `count` rows from all over the manifest, as if they were a chunk. Raises as `read_chunk`."""
         return self._checked(self._reader.spread(count))
 
-    def _checked(self, found: Iterable[RawRow | UnreadableRow]) -> ManifestChunk:
+    def _checked(self, found: Iterable[RawRow | UnreadableRow], left_out: LeftOut | None = None) -> ManifestChunk:
+        left_out = left_out or LeftOut()
         rows: list[Row] = []
         failures: list[Failure] = []
         for position, raw in enumerate(found):
-            checked = self._check.check(raw, position)
+            checked = self._check.check(raw, position, left_out)
             if isinstance(checked, Failure):
                 failures.append(checked)
             else:
@@ -102,16 +113,25 @@ class Manifest:
         return ManifestChunk(rows, failures)
 
 
-def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry: RetryPolicy = RETRY) -> Manifest:
-    """Return the manifest that the settings name. Only its head is read.
+def open_manifest(
+    settings: ManifestSettings,
+    *,
+    http: HttpSettings,
+    mirror_url: str = PUBLIC_MIRROR_URL,
+    http_retry: RetryPolicy = RETRY,
+) -> Manifest:
+    """Return the manifest that the settings name. Only its head is read, except of JSON that is no array.
+
+    `mirror_url` is the mirror of Open Images, whose URLs the rows of a list of ids have.
 
     Raises ManifestError when there is no such manifest or it cannot be used, StoreAccessDenied when it may not be
     read, and SourceUnavailable when its server does not answer.
     """
-    uri = settings.manifest_uri
+    uri = published_list(settings.manifest_uri, settings.openimages_url)
     source = open_source(uri, http, http_retry=http_retry)
     kind = find_format(uri, settings.manifest_format, name=source.name)
     check_content(source, kind)
+    kind = json_format(source, kind)
     ids = None
     if settings.ids_uri:
         if kind != "json":
@@ -121,12 +141,22 @@ def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry:
         ids = open_source(settings.ids_uri, http, http_retry=http_retry, setting="EMBEDDER_IDS_URI")
         check_content(ids, kind)
     reader = _open_reader([source], ids, kind, settings)
-    sources = resolve_sources(settings.sources, reader.columns, name=source.name)
-    # A setting may choose other columns of the same content, so the identity names the columns.
-    columns = reader.columns.present if reader.columns else []
+    are_ids = _are_image_ids(reader)
+    sources = resolve_sources(
+        settings.sources, reader.columns, name=source.name, are_ids=are_ids, subset=settings.subset
+    )
+    # Settings may choose other columns and other rows of the same content, so the identity names them.
+    chosen = reader.columns.present if reader.columns else []
+    if settings.manifest_columns:
+        chosen = [*chosen, f"columns={settings.manifest_columns}"]
+    if settings.subset:
+        chosen = [*chosen, f"subset={settings.subset}"]
+    mirror_url = public_url(mirror_url) if are_ids else ""
+    if mirror_url:
+        chosen = [*chosen, f"mirror={mirror_url}"]
     return Manifest(
         name=source.name,
-        identity=" ".join([kind, *columns, *(each.identity for each in (source, ids) if each)]),
+        identity=" ".join([kind, *chosen, *(each.identity for each in (source, ids) if each)]),
         format=kind,
         size=source.size,
         columns=reader.columns,
@@ -134,8 +164,20 @@ def open_manifest(settings: ManifestSettings, *, http: HttpSettings, http_retry:
         sources=sources,
         folder=None if is_remote(uri) else local_path(uri).parent,
         _reader=reader,
-        _check=RowCheck(is_remote=is_remote(uri), max_url_bytes=settings.max_url_bytes),
+        _check=RowCheck(
+            is_remote=is_remote(uri),
+            max_url_bytes=settings.max_url_bytes,
+            subset=settings.subset,
+            mirror_url=mirror_url,
+        ),
     )
+
+
+def _are_image_ids(reader: RowReader) -> bool:
+    """Return whether the rows are ids of Open Images, without URLs."""
+    if isinstance(reader, TextRows):
+        return reader.are_image_ids
+    return reader.columns is not None and reader.columns.are_ids
 
 
 def _open_reader(
@@ -147,7 +189,7 @@ def _open_reader(
 
         return ParquetRows(sources, settings)
     if kind == "json":
-        return JsonRows(sources[0], ids)
+        return JsonRows(sources, ids, settings)
     if kind == "jsonl":
         return JsonLinesRows(sources, settings)
     if kind == "txt":

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from worker.manifest.columns import Columns
+    from worker.rows import ByteRange
 
 
 class Fields(NamedTuple):
@@ -30,6 +31,8 @@ class RawRow(NamedTuple):
     """The line of a text format; an empty text for other formats."""
     is_utf8: bool = True
     """False for a line with bytes that are not UTF-8. Lone surrogates stand for them in `text` and `fields`."""
+    held: ByteRange | None = None
+    """Where the image's bytes lie in the manifest's own files. Then the URL is only a name."""
 
 
 class UnreadableRow(NamedTuple):

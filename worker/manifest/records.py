@@ -73,7 +73,12 @@ class Ahead:
 
     def first(self) -> Line | None:
         """Return the next line, None after the last one."""
-        return next(self.all(), None)
+        if not self._seen:
+            line = next(self._lines, None)
+            if line is None:
+                return None
+            self._seen.append(line)
+        return self._seen[0]
 
     def all(self) -> Iterator[Line]:
         """Yield the next line and all that follow. They remain."""

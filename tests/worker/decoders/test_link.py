@@ -64,11 +64,14 @@ gets = st.builds(
     is_probe=st.booleans(),
     rotation=rotations,
     granted_bytes=numbers,
+    first=numbers,
+    length=numbers,
+    tag=any_texts,
 )
 orders = st.one_of(
     st.builds(Room, numbers, numbers),
     st.builds(Slots, st.lists(st.integers(0, 100_000), max_size=8)),
-    st.builds(Start, numbers, gets | st.builds(ReadFile, any_texts, rotations, numbers)),
+    st.builds(Start, numbers, gets | st.builds(ReadFile, any_texts, rotations, numbers, numbers, numbers, any_texts)),
     st.builds(Grant, numbers, numbers),
     st.builds(DecodeLarge, numbers),
 )
@@ -144,8 +147,11 @@ def longest_orders() -> list[Start]:
         is_probe=False,
         rotation=270,
         granted_bytes=2**40,
+        first=2**40,
+        length=2**40,
+        tag="\xff" * 200,
     )
-    path = ReadFile("/" + "\N{GRINNING FACE}" * (MAX_PATH_CHARS - 1), 270, 2**40)
+    path = ReadFile("/" + "\N{GRINNING FACE}" * (MAX_PATH_CHARS - 1), 270, 2**40, 2**40, 2**40, f"{2**40} {2**63}")
     return [
         Start(2**40, get),
         Start(2**40, get._replace(url="https://images.example/".ljust(MAX_URL_CHARS, "a"))),
