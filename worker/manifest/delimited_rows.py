@@ -1,97 +1,104 @@
-"""Rows of CSV and TSV.
-
-A chunk is found by bytes alone, without reading the chunks before it. So a quoted field cannot hold a line break: the
-lines of such a field are malformed rows, and they are the same rows whatever the number of chunks.
-"""
+"""Rows of CSV and TSV."""
 
 from __future__ import annotations
 
-import csv
-from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
-from worker.manifest.columns import find_columns
+from worker.manifest.delimited_file import open_delimited
 from worker.manifest.excerpts import excerpt
-from worker.manifest.header import header_or_fault
-from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow, chunk_range
-from worker.manifest.text_lines import (
-    MAX_LINE_BYTES,
-    TOO_LONG,
-    Line,
-    check_has_rows,
-    count_lines,
-    head_lines,
-    read_lines,
-    spread_lines,
-)
+from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow
+from worker.manifest.records import read_records
+from worker.manifest.text_files import TextFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from worker.manifest.byte_source import ByteSource
+    from worker.manifest.columns import Columns
+    from worker.manifest.delimited_file import DelimitedFile
     from worker.manifest.raw_rows import RowCount
+    from worker.manifest.records import Record
+    from worker.manifest.text_files import Part
     from worker.settings import ManifestSettings
-
-# A field may be as long as a line.
-csv.field_size_limit(MAX_LINE_BYTES)
 
 
 class DelimitedRows:
-    """CSV and TSV: a header line, and rows with the same number of fields."""
+    """CSV and TSV: files with a header line each, and rows with the same number of fields.
+
+    The files may have different separators, encodings and orders of columns, and other columns beside those that are
+    used. A file may have no rows.
+    """
 
     def __init__(self, sources: Sequence[ByteSource], settings: ManifestSettings, *, delimiter: str) -> None:
-        source = self._source = sources[0]
+        """Raises ManifestError when there is no row, or when the header of the first file cannot be used."""
+        self._files = TextFiles(sources)
+        self._settings = settings
         self._delimiter = delimiter
-        header = next(head_lines(source), None)
-        if header is None:
-            raise ManifestError(f"{source.name} has no rows")
-        if not header.is_whole:
-            raise ManifestError(
-                f"{source.name} has no line break in its first {MAX_LINE_BYTES} bytes, expected a header"
-            )
-        try:
-            fields = self._fields(header.data.decode())
-        except (csv.Error, ValueError) as error:
-            raise ManifestError(
-                f"{source.name} has no header that can be read as UTF-8 text ({error}): "
-                f"{excerpt(header.data.decode(errors='replace'))}"
-            ) from error
-        names, is_row = header_or_fault(fields, settings, name=source.name)
-        self._first = header.offset if is_row else header.end
-        self._width = len(names)
-        self.columns = find_columns(names, settings, name=source.name)
+        self._first: DelimitedFile | None = None
+        self._opened: DelimitedFile | None = None
+        # The first file with a header decides which columns are used.
+        self._first = next((file for source in sources if source.size and (file := self._open(source))), None)
+        if self._first is None:
+            raise ManifestError(f"{self._files.name} has no rows")
+        self.columns = self._first.columns
         self.has_ids = self.columns.id is not None
-        self._places = [None if name is None else names.index(name) for name in astuple(self.columns)]
-        check_has_rows(source, self._first)
+        self._files.check_has_rows(self._rows)
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
-        return map(self._parse, self._lines(index, count))
-
-    def _lines(self, index: int, count: int) -> Iterator[Line]:
-        share = chunk_range(self._source.size, index=index, count=count)
-        return read_lines(self._source, first=self._first, start=share.start, end=share.stop)
+        return self._files.read(index, count, self._rows)
 
     def count_rows(self) -> RowCount:
-        return count_lines(self._source, first=self._first)
+        return self._files.count(self._rows, rows_per_line=self._first.rows_per_line if self._first else 1.0)
 
     def spread(self, count: int) -> Iterator[RawRow | UnreadableRow]:
-        return map(self._parse, spread_lines(self._source, first=self._first, count=count))
+        return self._files.spread(count, self._rows)
 
-    def _parse(self, line: Line) -> RawRow | UnreadableRow:
-        text, is_utf8 = line.text, line.is_utf8
-        if not line.is_whole:
-            return UnreadableRow(line.where, TOO_LONG, text)
+    def _rows(self, part: Part) -> Iterator[RawRow | UnreadableRow]:
+        file = self._open(part.source)
+        if file is not None:
+            for record in read_records(file.text, file.dialect, first=file.first, start=part.start, end=part.end):
+                yield _row(record, file.places)
+
+    def _open(self, source: ByteSource) -> DelimitedFile | None:
+        """Return the file, None when it is blank. Raises ManifestError when its columns are not those of the first."""
+        for known in (self._opened, self._first):
+            if known is not None and known.text.source is source:
+                return known
+        text = self._files.open(source)
         try:
-            fields = self._fields(text)
-        except (csv.Error, ValueError) as error:
-            return UnreadableRow(line.where, str(error), text)
-        if len(fields) != self._width:
-            return UnreadableRow(line.where, f"expected {self._width} columns, found {len(fields)}", text)
-        values = [None if place is None else fields[place] for place in self._places]
-        return RawRow(line.where, Fields(*values), text, is_utf8)
+            file = open_delimited(text, self._settings, preferred=self._delimiter)
+        except ManifestError as error:
+            if self._first is None:
+                raise
+            raise ManifestError(
+                f"{error}; {self._first.text.source.name} has {_listed(self._first.columns)}, and all files of a "
+                "manifest need the same columns"
+            ) from error
+        if file is not None and self._first is not None:
+            _check_same(file, self._first)
+        self._opened = file
+        return file
 
-    def _fields(self, text: str) -> list[str]:
-        if "\0" in text:
-            raise ValueError("a NUL character")
-        return next(csv.reader([text], delimiter=self._delimiter, strict=True))
+
+def _check_same(file: DelimitedFile, first: DelimitedFile) -> None:
+    """Raise ManifestError when the file and the first one do not have the same columns among those that are used."""
+    here, there = ({name.lower() for name in each.columns.present} for each in (file, first))
+    if here != there:
+        raise ManifestError(
+            f"{file.text.source.name} has {_listed(file.columns)}, and {first.text.source.name} has "
+            f"{_listed(first.columns)}; all files of a manifest need the same columns"
+        )
+
+
+def _listed(columns: Columns) -> str:
+    names = columns.present
+    return f"the column{'s' * (len(names) > 1)} {', '.join(excerpt(name) for name in names)}"
+
+
+def _row(record: Record, places: list[int | None]) -> RawRow | UnreadableRow:
+    if record.problem:
+        return UnreadableRow(record.first.where, record.problem, record.text)
+    fields = record.fields
+    values = [None if place is None else fields[place] for place in places]
+    return RawRow(record.first.where, Fields(*values), record.text, record.is_utf8)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from worker.manifest.columns import Columns, find_columns
 from worker.manifest.json_values import ObjectFields, first_objects, keys_of, parse_json
 from worker.manifest.raw_rows import RawRow, UnreadableRow
-from worker.manifest.text_lines import TOO_LONG, Line, TextLines
+from worker.manifest.text_files import TextLines
+from worker.manifest.text_lines import TOO_LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from worker.manifest.byte_source import ByteSource
     from worker.manifest.raw_rows import RowCount
+    from worker.manifest.text_lines import Line
     from worker.settings import ManifestSettings
 
 

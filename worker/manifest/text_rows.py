@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from common.format.reasons import Reason
 from worker.manifest.image_ids import are_image_ids
 from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow
-from worker.manifest.text_lines import TOO_LONG, Line, TextLines
+from worker.manifest.text_files import TextLines
+from worker.manifest.text_lines import TOO_LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from worker.manifest.byte_source import ByteSource
     from worker.manifest.raw_rows import RowCount
+    from worker.manifest.text_lines import Line
 
 
 class TextRows:

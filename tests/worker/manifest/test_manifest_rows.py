@@ -195,13 +195,6 @@ def test_a_line_that_is_not_utf8_keeps_its_url(tmp_path: Path) -> None:
     assert failure.detail == r"line at byte 11: the line is not UTF-8, in https://h/1.jpg,M\udcfcller"
 
 
-def test_a_line_break_within_quotes_makes_the_same_malformed_rows_in_any_chunk(tmp_path: Path) -> None:
-    manifest = opened(written(tmp_path / "list.csv", b'url,title\nhttps://h/1.jpg,"two\nlines"\nhttps://h/2.jpg,x\n'))
-    for chunks in range(1, 30):
-        found = everything(manifest, chunks=chunks)
-        assert [len(each) for each in found] == [4, 4, 5]
-
-
 def test_the_detail_shows_200_characters_of_a_long_line(tmp_path: Path) -> None:
     (failure,) = failures_of(opened(written(tmp_path / "list.csv", b"id,url\n" + b"\x07" + b"x" * 5000 + b"\n")))
     assert failure.detail == r"line at byte 7: expected 2 columns, found 1, in \x07" + "x" * 196 + "…"
