@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from worker.manifest.column_names import find_url_name
 from worker.manifest.columns import choose_names
-from worker.manifest.excerpts import Repeated, kind_in_words
+from worker.manifest.excerpts import Repeated
 from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ class ObjectFields:
         if isinstance(value, str):
             return RawRow(where, Fields(value), text, is_utf8)
         if not isinstance(value, dict):
-            found = "" if text else f", found {kind_in_words(value)}"
-            return UnreadableRow(where, f"expected a JSON object or string{found}", text)
+            if text:
+                return UnreadableRow(where, "expected a JSON object or string", text)
+            return RawRow(where, Fields(_only_url(value)))
         url, *others = (None if key is None else value[key] for key in self._keys(tuple(value)))
         return RawRow(where, Fields(_only_url(url), *others), text, is_utf8)
 

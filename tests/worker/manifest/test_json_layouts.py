@@ -109,7 +109,7 @@ def test_objects_without_a_url_are_refused_with_their_keys(tmp_path: Path) -> No
 
 
 def test_what_is_no_row_in_an_array_is_in_the_ledger(tmp_path: Path) -> None:
-    values = ['{"url": "https://h/1.jpg"}', "7", "null", '["https://h/2.jpg"]', '"https://h/3.jpg"', '{"id": 4}']
+    values = ['{"url": "https://h/1.jpg"}', "7", "null", '["https://h/2.jpg", 2]', '"https://h/3.jpg"', '{"id": 4}']
     values += ['{"url": "https://h/5.jpg", "url": "https://h/6.jpg"}']
     path = tmp_path / "list.json"
     path.write_bytes(f"[{', '.join(values)}, ".encode() + b'{"url": "https://h/7.jpg", "by": "\xfc"}, {"url": "\xfc"}]')
@@ -120,9 +120,9 @@ def test_what_is_no_row_in_an_array_is_in_the_ledger(tmp_path: Path) -> None:
         (7, "https://h/7.jpg"),
     ]
     assert [failure.detail.partition(": ")[2] for failure in chunk.failures] == [
-        "expected a JSON object or string, found a number",
-        "expected a JSON object or string, found null",
-        "expected a JSON object or string, found a list",
+        "the URL is a number, expected text",
+        "the row has no URL",
+        "the URL is a list, expected text",
         "the row has no URL",
         "the URL is given more than once, expected text",
         r"the URL is not Unicode text: \udcfc",
