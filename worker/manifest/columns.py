@@ -35,6 +35,9 @@ class Columns:
     subset: str | None = None
     thumbnail: str | None = None
     rotation: str | None = None
+    image: str | None = None
+    """The column with the images themselves, `image.bytes` for a field of a struct. Where it is `url` too, there are no
+    URLs, and each row is named after its place."""
 
     @property
     def present(self) -> list[str]:
@@ -92,10 +95,14 @@ def choose_columns(
     return None if url is None else Columns(url, *others)
 
 
+CHOSEN = ("url", "id", "subset", "thumbnail", "rotation")
+"""The fields of Columns that `choose_names` chooses, in its order."""
+
+
 def choose_names(
     names: Sequence[str], settings: ManifestSettings, examples: Sequence[Mapping[str, object]] = ()
 ) -> tuple[str | None, ...]:
-    """Return the name in `names` of each field of Columns in its order, None for a field that no name stands for."""
+    """Return the name in `names` of each of CHOSEN, None for a field that no name stands for."""
     url = find_name(names, [settings.url_column]) if settings.url_column else find_url_name(names, examples)
     id_name = find_name(names, [settings.id_column] if settings.id_column else ID_NAMES)
     subset = find_name(names, SUBSET_NAMES)
@@ -112,35 +119,47 @@ def _listed(names: list[str]) -> str:
     return first if len(names) <= LISTED_COLUMNS else f"{first} and {len(names) - LISTED_COLUMNS} more"
 
 
-def resolve_sources(
-    wanted: str, columns: Columns | None, *, name: str, are_ids: bool = False, subset: str = ""
-) -> tuple[str, ...]:
+def sources_of_ids(wanted: str, *, name: str) -> tuple[str, ...]:
+    """Return the sources of the images of the manifest `name`, whose rows are ids of Open Images without URLs.
+
+    `wanted` is a comma-separated list of sources, or `auto`. Raises ManifestError when the mirror is not among them.
+    """
+    sources = ("mirror",) if wanted == "auto" else tuple(wanted.split(","))
+    if "mirror" not in sources:
+        raise ManifestError(
+            f"{name} holds ids of Open Images and no URLs, and EMBEDDER_SOURCES is {wanted}; add mirror to it"
+        )
+    return sources
+
+
+def resolve_sources(wanted: str, columns: Columns | None, *, name: str, subset: str = "") -> tuple[str, ...]:
     """Return the sources of the images of the manifest `name`, in the order in which they are tried.
 
-    `wanted` is a comma-separated list of sources, or `auto` for all sources that the columns allow. `are_ids`: the rows
-    are ids of Open Images. `subset` is the subset of all rows, or empty. Raises ManifestError when a column that a
-    source needs is missing.
+    `wanted` is a comma-separated list of sources, or `auto` for all sources that the columns allow. `subset` is Open
+    Images' subset of all rows, or empty. Raises ManifestError when a column that a source needs is missing.
     """
     if wanted == "auto":
-        if are_ids:
-            return ("mirror",)
+        if columns is not None and columns.image is not None:
+            return ("bytes",) if columns.url == columns.image else ("bytes", "url")
         if columns is None or not columns.is_open_images(subset=subset):
             return ("url",)
         return ("mirror", "original") if columns.thumbnail is None else ("mirror", "thumbnail", "original")
     sources = tuple(wanted.split(","))
-    if are_ids and "mirror" not in sources:
-        raise ManifestError(
-            f"{name} holds ids of Open Images and no URLs, and EMBEDDER_SOURCES is {wanted}; add mirror to it"
-        )
-    needs = {"mirror": () if are_ids else ("id", "subset"), "thumbnail": ("thumbnail",)}
+    needs = {"mirror": ("id",) if subset else ("id", "subset"), "thumbnail": ("thumbnail",)}
     titles = {"id": "ImageID", "subset": "Subset", "thumbnail": "Thumbnail300KURL"}
     for source in sources:
         for need in needs.get(source, ()):
-            if need == "subset" and subset:
-                continue
             if columns is None or getattr(columns, need) is None:
                 raise ManifestError(
                     f"{name} has no column {titles[need]}, which the source {source} needs; leave {source} out of "
                     "EMBEDDER_SOURCES"
                 )
+    if "bytes" in sources and columns is not None and columns.image is None:
+        raise ManifestError(
+            f"{name} has no column with images, which the source bytes needs; name it in EMBEDDER_IMAGE_COLUMN, or "
+            "leave bytes out of EMBEDDER_SOURCES"
+        )
+    if columns is not None and columns.url == columns.image and sources != ("bytes",):
+        others = ", ".join(each for each in sources if each != "bytes")
+        raise ManifestError(f"{name} has no column with URLs, which {others} needs; set EMBEDDER_SOURCES to bytes")
     return sources

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from worker.manifest.column_names import find_url_name
-from worker.manifest.columns import choose_names
+from worker.manifest.columns import CHOSEN, choose_names
 from worker.manifest.excerpts import Repeated
 from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow
 
@@ -68,7 +67,7 @@ class ObjectFields:
 
     def __init__(self, settings: ManifestSettings, columns: Columns | None) -> None:
         self._settings = settings
-        self._columns: tuple[str | None, ...] = astuple(columns) if columns else ()
+        self._columns = tuple(getattr(columns, name) for name in CHOSEN) if columns else ()
         self._chosen: dict[tuple[str, ...], tuple[str | None, ...]] = {}
 
     def row(self, value: object, where: str, text: str = "", *, is_utf8: bool = True) -> RawRow | UnreadableRow:

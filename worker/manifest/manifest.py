@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
-from worker.manifest.columns import resolve_sources
+from worker.manifest.columns import resolve_sources, sources_of_ids
 from worker.manifest.delimited_rows import DelimitedRows
+from worker.manifest.held_ranges import read_ranges
 from worker.manifest.http_source import RETRY
 from worker.manifest.image_ids import log_repeated_ids, public_url
 from worker.manifest.json_layout import json_format
@@ -21,12 +25,13 @@ from worker.manifest.manifest_files import find_files
 from worker.manifest.manifest_format import check_content
 from worker.manifest.open_source import open_source
 from worker.manifest.picture_rows import PictureRows
+from worker.manifest.raw_rows import ImageReader, RawRow
 from worker.manifest.row_check import RowCheck
 from worker.manifest.text_rows import TextRows
 from worker.settings import PUBLIC_MIRROR_URL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from common.retry import RetryPolicy
@@ -34,8 +39,8 @@ if TYPE_CHECKING:
     from worker.manifest.columns import Columns
     from worker.manifest.manifest_files import ManifestFiles
     from worker.manifest.manifest_format import Format
-    from worker.manifest.raw_rows import RawRow, RowCount, RowReader, UnreadableRow
-    from worker.rows import Row
+    from worker.manifest.raw_rows import RowCount, RowReader, UnreadableRow
+    from worker.rows import ByteRange, HeldContents, ImageContent, ImageFailed, Row
     from worker.settings import HttpSettings, ManifestSettings
 
 
@@ -49,6 +54,8 @@ class ManifestChunk:
     rows: list[Row]
     failures: list[Failure]
     """The rows that cannot be used, for the ledger."""
+    held: HeldContents | None = None
+    """Reads the images that the manifest holds and no decoder reads by itself; None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +78,14 @@ class Manifest:
     """Whether the rows have ids."""
     sources: tuple[str, ...]
     """The names of the sources of an image, in the order in which they are tried: `mirror`, `thumbnail`, `original`,
-    `url`. `original` and `url` both mean the row's URL."""
+    `url`, `bytes`. `original` and `url` both mean the row's URL, `bytes` an image that the manifest itself holds."""
     folder: Path | None
     """The folder that relative paths in the rows start from; None for a manifest of which any file is remote, whose
     rows have no paths."""
     _reader: RowReader = field(repr=False)
     _check: RowCheck = field(repr=False)
+    _indirect: Mapping[str, ByteSource] = field(repr=False, default_factory=dict)
+    """The files that hold images and that no decoder may read by itself, by their URI."""
 
     def read_chunk(self, index: int, count: int) -> ManifestChunk:
         """Return chunk `index` of `count`.
@@ -109,13 +118,34 @@ class Manifest:
         left_out = left_out or LeftOut()
         rows: list[Row] = []
         failures: list[Failure] = []
+        positions, cells = array("q"), array("q")
+        ranges: list[ByteRange] = []
         for position, raw in enumerate(found):
             checked = self._check.check(raw, position, left_out)
             if isinstance(checked, Failure):
                 failures.append(checked)
-            else:
-                rows.append(checked)
-        return ManifestChunk(rows, failures)
+                continue
+            if checked.held is not None and checked.held.uri in self._indirect:
+                positions.append(position)
+                ranges.append(checked.held)
+                checked = checked._replace(held=None)
+            elif isinstance(raw, RawRow) and raw.cell is not None and "bytes" in self.sources:
+                positions.append(position)
+                cells.append(raw.cell)
+            rows.append(checked)
+        held = partial(self._held, positions, cells, ranges) if positions else None
+        return ManifestChunk(rows, failures, held)
+
+    def _held(
+        self, positions: Sequence[int], cells: Sequence[int], ranges: Sequence[ByteRange], max_bytes: int
+    ) -> Generator[tuple[int, ImageContent | ImageFailed]]:
+        """Yield the position and the image of each row whose image lies in a cell, or in a range of a file."""
+        if isinstance(self._reader, ImageReader):
+            images = self._reader.images(cells, max_bytes=max_bytes)
+        else:
+            images = read_ranges(self._indirect, ranges, max_bytes=max_bytes)
+        with closing(images):
+            yield from zip(positions, images, strict=True)
 
 
 def open_manifest(
@@ -141,9 +171,10 @@ def open_manifest(
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
     reader = _open_reader(files, ids, settings)
     are_ids = _are_image_ids(reader)
-    sources = resolve_sources(
-        settings.sources, reader.columns, name=files.name, are_ids=are_ids, subset=settings.subset
-    )
+    if are_ids:
+        sources = sources_of_ids(settings.sources, name=files.name)
+    else:
+        sources = resolve_sources(settings.sources, reader.columns, name=files.name, subset=settings.subset)
     mirror_url = public_url(mirror_url) if are_ids else ""
     # Settings may choose other columns and other rows of the same content, so the identity names them.
     columns = reader.columns.present if reader.columns else []
@@ -166,6 +197,7 @@ def open_manifest(
             subset=settings.subset,
             mirror_url=mirror_url,
         ),
+        _indirect={source.uri: source for source in files.sources if not source.is_direct},
     )
 
 
