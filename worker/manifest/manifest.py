@@ -22,6 +22,7 @@ from worker.manifest.open_source import is_remote, open_source
 from worker.manifest.openimages import published_list
 from worker.manifest.row_check import RowCheck
 from worker.manifest.text_rows import TextRows
+from worker.manifest.txt_layout import open_txt
 from worker.settings import PUBLIC_MIRROR_URL
 
 if TYPE_CHECKING:
@@ -193,5 +194,5 @@ def _open_reader(
     if kind == "jsonl":
         return JsonLinesRows(sources, settings)
     if kind == "txt":
-        return TextRows(sources)
+        return open_txt(sources, settings)
     return DelimitedRows(sources, settings, delimiter="\t" if kind == "tsv" else ",")

@@ -99,19 +99,21 @@ class Ahead:
 
 
 def read_records(
-    file: TextFile, dialect: Dialect, *, first: int, start: int, end: int, max_record_bytes: int = MAX_RECORD_BYTES
+    file: TextFile, dialect: Dialect, *, first: int, start: int, end: int, max_record_bytes: int | None = None
 ) -> Iterator[Record]:
     """Yield the records whose first byte lies in [start, end). The file's first record begins at byte `first`.
 
     Raises ManifestError for a record of several lines and more than `max_record_bytes`, because another chunk may begin
-    in it and cannot know that.
+    in it and cannot know that. None: MAX_RECORD_BYTES, or more in a small file.
     """
     start = max(start, first)
     if start >= end:
         return
     size = file.source.size
-    if size <= WHOLE_BYTES or (start == first and end >= size):
+    if start == first and end >= size:
         max_record_bytes = MAX_LINE_BYTES
+    elif max_record_bytes is None:
+        max_record_bytes = MAX_RECORD_BYTES if size > WHOLE_BYTES else MAX_LINE_BYTES
     ahead = Ahead(lines_from(file, start, end=end))
     if start > first:
         _find_beginning(ahead, file, dialect, first=first, start=start, max_record_bytes=max_record_bytes)
