@@ -6,11 +6,11 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import ManifestError
+from tests.worker.manifest.memory_source import MemorySource
 from worker.manifest.delimited_file import open_delimited
 from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.raw_rows import RawRow
@@ -28,31 +28,17 @@ SETTINGS = ManifestSettings(manifest_uri="list.csv")
 CHUNKS = range(1, 10)
 
 
-class Text:
-    """A manifest in memory."""
-
-    is_direct = True
-
-    def __init__(self, content: bytes, name: str = "list.csv") -> None:
-        self.name = self.uri = name
-        self.size = len(content)
-        self.identity = name
-        self._content = content
-
-    def read(self, start: int, length: int) -> bytes:
-        assert 0 <= start <= start + length <= self.size
-        return self._content[start : start + length]
-
-
 def rows_of(contents: Sequence[bytes], *, chunks: int, delimiter: str = ",") -> list[RawRow | UnreadableRow]:
     reader = DelimitedRows(
-        [Text(content, f"part-{number}.csv") for number, content in enumerate(contents)], SETTINGS, delimiter=delimiter
+        [MemorySource(content, f"part-{number}.csv") for number, content in enumerate(contents)],
+        SETTINGS,
+        delimiter=delimiter,
     )
     return [row for index in range(chunks) for row in reader.read(index, chunks)]
 
 
 def records_of(content: bytes, *, chunks: int, max_record_bytes: int, delimiter: str = ",") -> list[Record]:
-    file = open_delimited(TextFile(Text(content)), SETTINGS, preferred=delimiter)
+    file = open_delimited(TextFile(MemorySource(content)), SETTINGS, preferred=delimiter)
     assert file is not None
     size = len(content)
     return [
@@ -78,7 +64,7 @@ tangles = st.lists(pieces, max_size=60).map("".join)
 @given(text=tangles, delimiter=st.sampled_from(",\t;|"))
 @example(text='"abc,x\n1,y\n2,z\n', delimiter=",")
 @example(text='a,"b\n","\n",c\n"\n,"\n', delimiter=",")
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 def test_any_quotes_give_the_same_rows_for_any_number_of_chunks(text: str, delimiter: str) -> None:
     content = f"id{delimiter}url\n{text.replace(',', delimiter)}\n1{delimiter}x".encode()
     whole = rows_of([content], chunks=1, delimiter=delimiter)
@@ -88,7 +74,7 @@ def test_any_quotes_give_the_same_rows_for_any_number_of_chunks(text: str, delim
 
 
 @given(texts=st.lists(tangles, min_size=2, max_size=4), end=st.sampled_from(["", "\n"]))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 def test_a_quote_that_one_file_leaves_open_does_not_reach_into_the_next(texts: list[str], end: str) -> None:
     contents = [f"id,url\n{text}\n1,x{end}".encode() for text in texts]
     apart = [row.text for content in contents for row in rows_of([content], chunks=1)]
@@ -97,7 +83,7 @@ def test_a_quote_that_one_file_leaves_open_does_not_reach_into_the_next(texts: l
 
 
 @given(text=tangles, limit=st.integers(2, 60))
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=150)
 def test_a_record_longer_than_a_chunk_looks_ahead_ends_the_run_or_is_read_right(text: str, limit: int) -> None:
     content = f"id,url\n{text}\n1,x".encode()
     whole = records_of(content, chunks=1, max_record_bytes=limit)
@@ -122,7 +108,7 @@ values = st.lists(st.sampled_from([*'ab, ";|\t\n\\é漢😀', "\r\n", '\\"', '",
     line_end=st.sampled_from(["\n", "\r\n"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 def test_what_the_csv_module_writes_is_read_as_the_csv_module_reads_it(
     rows: list[tuple[str, str, str]], delimiter: str, quoting: int, line_end: str, encoding: str
 ) -> None:
