@@ -71,12 +71,12 @@ class Dialect:
         return self.raw_fields(text) if self.is_raw and not self.opens_quote(text) else None
 
     def raw_fields(self, text: str) -> list[str] | None:
-        """Return what lies between the separators of a line, None where the number of fields is not right.
+        """Return what lies between the separators of a line, None where there are not exactly as many as columns.
 
         Fields that are wholly in quotes are unquoted.
         """
         fields = text.split(self.separator)
-        return [unquoted(field) for field in fields] if self.fits(fields) else None
+        return [unquoted(field) for field in fields] if self.width in {None, len(fields)} else None
 
     def opens_quote(self, text: str) -> bool:
         """Return whether a field of the line begins with a quote that does not end it."""
@@ -87,7 +87,7 @@ class Dialect:
     def has_stray_quote(self, text: str) -> bool:
         """Return whether the line is one of raw fields, and one of them has a quote that quotes nothing."""
         fields = text.split(self.separator) if self.is_raw else []
-        return self.fits(fields) and any('"' in field and not _QUOTED.fullmatch(field) for field in fields)
+        return len(fields) == self.width and any('"' in field and not _QUOTED.fullmatch(field) for field in fields)
 
     def parse(self, lines: Iterable[str], *, escape: str | None) -> list[str]:
         """Return the fields of the record at the beginning of `lines`. Only its lines are taken from the iterator.

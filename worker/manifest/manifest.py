@@ -28,6 +28,7 @@ from worker.manifest.picture_rows import PictureRows
 from worker.manifest.raw_rows import ImageReader, RawRow
 from worker.manifest.row_check import RowCheck
 from worker.manifest.text_rows import TextRows
+from worker.manifest.txt_layout import open_txt
 from worker.settings import PUBLIC_MIRROR_URL
 
 if TYPE_CHECKING:
@@ -239,5 +240,5 @@ def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: Manifes
     if kind == "jsonl":
         return JsonLinesRows(sources, settings)
     if kind == "txt":
-        return TextRows(sources)
+        return open_txt(sources, settings)
     return DelimitedRows(sources, settings, delimiter="\t" if kind == "tsv" else ",")

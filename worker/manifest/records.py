@@ -45,8 +45,13 @@ WHOLE_BYTES = 256 << 10
 """Size in bytes of the largest file whose records may be as long as the file, up to MAX_LINE_BYTES, however it is
 divided."""
 
-LOOK_BACK_BYTES = (64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)
+LOOK_BACK_BYTES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
 """How far a chunk looks back for the beginning of a record, in bytes, one distance after another."""
+
+MAX_COMPARED_BYTES = 64 << 20
+"""Largest number of bytes that are read as the inside of a field, all lines together, while a chunk looks back."""
+
+_UNCERTAIN = "its quotes do not show where a row begins near byte {}"
 
 
 class Record(NamedTuple):
@@ -99,19 +104,21 @@ class Ahead:
 
 
 def read_records(
-    file: TextFile, dialect: Dialect, *, first: int, start: int, end: int, max_record_bytes: int = MAX_RECORD_BYTES
+    file: TextFile, dialect: Dialect, *, first: int, start: int, end: int, max_record_bytes: int | None = None
 ) -> Iterator[Record]:
     """Yield the records whose first byte lies in [start, end). The file's first record begins at byte `first`.
 
     Raises ManifestError for a record of several lines and more than `max_record_bytes`, because another chunk may begin
-    in it and cannot know that.
+    in it and cannot know that. None: MAX_RECORD_BYTES, or more in a small file.
     """
     start = max(start, first)
     if start >= end:
         return
     size = file.source.size
-    if size <= WHOLE_BYTES or (start == first and end >= size):
+    if start == first and end >= size:
         max_record_bytes = MAX_LINE_BYTES
+    elif max_record_bytes is None:
+        max_record_bytes = MAX_RECORD_BYTES if size > WHOLE_BYTES else MAX_LINE_BYTES
     ahead = Ahead(lines_from(file, start, end=end))
     if start > first:
         _find_beginning(ahead, file, dialect, first=first, start=start, max_record_bytes=max_record_bytes)
@@ -207,28 +214,31 @@ def _find_beginning(
 ) -> None:
     """Put before the lines those that precede them, from one that certainly begins a record."""
     own = ahead.first()
-    if own is None or not _may_be_inside(ahead, dialect, max_record_bytes):
+    if own is None or not _bytes_inside(ahead, dialect, max_record_bytes):
         return
+    compared_bytes = 0
     for distance in LOOK_BACK_BYTES:
         begin = max(first, start - distance)
         lines = lines_from(file, begin, end=start)
         ahead.put_before(takewhile(lambda line: line.offset < own.offset, lines))
         while (line := next(ahead.all())).offset < own.offset:
-            if line.offset == first or not _may_be_inside(ahead, dialect, max_record_bytes):
+            inside_bytes = _bytes_inside(ahead, dialect, max_record_bytes)
+            if line.offset == first or not inside_bytes:
                 return
+            compared_bytes += inside_bytes
+            if compared_bytes > MAX_COMPARED_BYTES:
+                raise _not_divisible(file, _UNCERTAIN.format(start))
             ahead.drop(1)
-    raise _not_divisible(
-        file, f"it is not certain where a row begins near byte {start}, because of the quotes before it"
-    )
+    raise _not_divisible(file, _UNCERTAIN.format(start))
 
 
-def _may_be_inside(ahead: Ahead, dialect: Dialect, max_record_bytes: int) -> bool:
-    """Return whether the next line can lie within a quoted field."""
+def _bytes_inside(ahead: Ahead, dialect: Dialect, max_record_bytes: int) -> int:
+    """Return the size of the rest of the record if the next line lies within a quoted field; 0 where it cannot."""
     for escape in (None, "\\"):
         rest = _quoted_record(ahead, dialect, escape, opening='"', max_bytes=max_record_bytes)
         if rest is not None and dialect.ends_record(rest.fields):
-            return True
-    return False
+            return rest.end - rest.first.offset
+    return 0
 
 
 def _not_divisible(file: TextFile, problem: str) -> ManifestError:
