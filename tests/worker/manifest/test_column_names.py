@@ -80,8 +80,9 @@ def test_the_metadata_of_a_folder_of_images_names_its_files(tmp_path: Path, endi
 
 def test_values_decide_between_a_page_and_an_image_where_names_cannot(tmp_path: Path) -> None:
     pages = [{"url": f"https://shop.example/p/{n}", "image": f"https://cdn.example/{n}.JPG?w=1"} for n in range(3)]
-    assert opened(written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, pages)).encode())).columns is not None
-    for name, content in {"a.jsonl": "\n".join(map(json.dumps, pages)), "a.json": json.dumps(pages)}.items():
+    table = "\n".join(["url,image", *(",".join(page.values()) for page in pages)])
+    lines = "\n".join(map(json.dumps, pages))
+    for name, content in {"a.jsonl": lines, "a.json": json.dumps(pages), "a.csv": table}.items():
         found = rows_of(opened(written(tmp_path / name, content.encode())))
         assert [row.url for row in found] == [page["image"] for page in pages]
     files = [{"url": f"https://cdn.example/{n}", "image": f"{n}.jpg"} for n in range(3)]
