@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import astuple
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from common.errors import ManifestError
 from common.format.reasons import Reason
 from worker.manifest.parquet_columns import check_like, find_parquet_columns
 from worker.manifest.parquet_file import OpenParquet, column_of, read_footers
+from worker.manifest.parquet_values import values_of
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, UnreadableRow, chunk_range, spread_range
 from worker.manifest.read_ahead import ReadAhead, pieces
 from worker.manifest.row_name import file_name
@@ -66,16 +67,16 @@ class ParquetRows:
         self._starts = [0, *accumulate(footer.rows for footer in self._footers)]
         """The number of each file's first row among all rows, and the number of all rows."""
         filled = [footer for footer in self._footers if footer.rows]
+        if not filled:
+            others = f" and {len(sources) - 1} more files" if len(sources) > 1 else ""
+            raise ManifestError(f"{sources[0].name}{others} ha{'ve' if others else 's'} no rows")
         # A file without rows has no types in it that mean anything, for example where pandas wrote it.
-        first = (filled or self._footers)[0]
+        first = filled[0]
         self.columns = find_parquet_columns(first, settings, first_values=lambda column: _first_values(first, column))
         for footer in filled:
             if footer is not first:
                 check_like(footer, first, self.columns)
         self.has_ids = self.columns.id is not None
-        if not filled:
-            others = f" and {len(sources) - 1} more files" if len(sources) > 1 else ""
-            raise ManifestError(f"{sources[0].name}{others} ha{'ve' if others else 's'} no rows")
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
         for group in self._groups(chunk_range(self._starts[-1], index=index, count=count)):
@@ -150,15 +151,13 @@ class ParquetRows:
             yield from (Fields(None) for _ in group.rows)
             return
         file = OpenParquet(group.footer)
-        for column in dict.fromkeys(wanted):
-            file.span(group.number, column)
         for first, batch in file.batches(group.number, wanted, batch_rows=BATCH_ROWS, stop=stop):
             low, high = max(start - first, 0), min(stop - first, batch.num_rows)
             if low < high:
                 part = batch.slice(low, high - low)
                 yield from map(
                     Fields,
-                    *([None] * (high - low) if name is None else _values(column_of(part, name)) for name in names),
+                    *([None] * (high - low) if name is None else values_of(column_of(part, name)) for name in names),
                 )
 
 
@@ -210,7 +209,6 @@ def _first_values(footer: Footer, column: str) -> list[bytes]:
     if group is None:
         return []
     file = OpenParquet(footer)
-    file.span(group, column)
     batches = file.batches(group, [column], batch_rows=FIRST_VALUES, stop=1)
     return [
         bytes(content)
@@ -218,15 +216,3 @@ def _first_values(footer: Footer, column: str) -> list[bytes]:
         for cell in column_of(batch, column)
         if (content := _content(cell)) is not None
     ]
-
-
-def _values(column: pa.Array) -> list[Any]:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    # A column of text may hold bytes that are not UTF-8. Read as bytes, they fail their own row and no other one.
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_binary())
-    elif pa.types.is_string_view(column.type):
-        column = column.cast(pa.binary_view())
-    values: list[Any] = column.to_pylist()
-    return values
