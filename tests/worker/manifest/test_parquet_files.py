@@ -34,6 +34,7 @@ class MemorySource:
 
     is_direct = True
     identity = "in memory"
+    tag = ""
 
     def __init__(self, content: bytes, name: str = "list.parquet", *, seconds: float = 0) -> None:
         self.content, self.name, self.uri = content, name, f"s3://bucket/{name}"
