@@ -69,6 +69,7 @@ class CloudSource:
     """
 
     is_direct = False
+    tag = ""
 
     def __init__(self, files: CloudFiles, listed: ListedFile, *, keeps_head: bool = True) -> None:
         self.name = self.uri = listed.uri

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
-from worker.manifest.columns import resolve_sources
+from common.logs import log
+from worker.manifest.columns import resolve_sources, resolve_sources_of_shards
 from worker.manifest.held_ranges import read_ranges
 from worker.manifest.http_source import RETRY
 from worker.manifest.json_rows import JsonRows
@@ -22,6 +23,7 @@ from worker.manifest.open_source import open_source
 from worker.manifest.picture_rows import PictureRows
 from worker.manifest.raw_rows import ImageReader, RawRow
 from worker.manifest.row_check import RowCheck
+from worker.manifest.tar_rows import TarRows, more_chunks_than_shards
 from worker.manifest.text_rows import DelimitedRows, JsonLinesRows, TextRows
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ class Manifest:
     folder: Path | None
     """The folder that relative paths in the rows start from; None for a manifest of which any file is remote, whose
     rows have no paths."""
+    shard_count: int | None
+    """Number of files that are not divided among chunks; None where chunks divide the content."""
     _reader: RowReader = field(repr=False)
     _check: RowCheck = field(repr=False)
     _indirect: Mapping[str, ByteSource] = field(repr=False, default_factory=dict)
@@ -89,6 +93,8 @@ class Manifest:
         """
         if not 0 <= index < count:
             raise ValueError(f"chunk {index} of {count}")
+        if self.shard_count is not None and self.shard_count < count:
+            log.warning("more_chunks_than_shards", message=more_chunks_than_shards(self.shard_count, count))
         return self._checked(self._reader.read(index, count))
 
     def count_rows(self) -> RowCount:
@@ -97,7 +103,8 @@ class Manifest:
 
     def first_rows(self, count: int, *, of: int) -> ManifestChunk:
         """Return the first `count` rows. `of` is about the number of all rows. Raises as `read_chunk`."""
-        return self._checked(islice(self._reader.read(0, max(1, of // (4 * count))), count))
+        found = list(islice(self._reader.read(0, max(1, of // (4 * count))), count))
+        return self._checked(found or islice(self._reader.read(0, 1), count))
 
     def sample(self, count: int) -> ManifestChunk:
         """Return about `count` rows from all over the manifest, as if they were a chunk. Raises as `read_chunk`."""
@@ -148,9 +155,12 @@ def open_manifest(
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
     reader = _open_reader(files, ids, settings)
     readers = [*files.sources, *(picture.source for picture in files.pictures if picture.source is not None)]
-    are_read_here = files.format == "images" and bool(readers)
-    wanted = "bytes" if are_read_here and settings.sources == "auto" else settings.sources
-    sources = resolve_sources(wanted, reader.columns, name=files.name)
+    if files.format == "tar":
+        sources = resolve_sources_of_shards(settings.sources, name=files.name)
+    else:
+        are_read_here = files.format == "images" and bool(readers)
+        wanted = "bytes" if are_read_here and settings.sources == "auto" else settings.sources
+        sources = resolve_sources(wanted, reader.columns, name=files.name)
     # A setting may choose other columns of the same content, so the identity names the columns.
     columns = reader.columns.present if reader.columns else []
     return Manifest(
@@ -163,6 +173,7 @@ def open_manifest(
         has_ids=reader.has_ids,
         sources=sources,
         folder=files.folder,
+        shard_count=files.count if files.format == "tar" else None,
         _reader=reader,
         _check=RowCheck(is_remote=files.folder is None, max_url_bytes=settings.max_url_bytes),
         _indirect={each.uri: each for each in readers if not each.is_direct},
@@ -184,7 +195,7 @@ def _open_ids(
     return ids
 
 
-def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: ManifestSettings) -> RowReader:
+def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: ManifestSettings) -> RowReader:  # noqa: PLR0911 - one return for each format
     kind, sources = files.format, files.sources
     if kind == "images":
         return PictureRows(files.pictures)
@@ -194,7 +205,7 @@ def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: Manifes
 
         return ParquetRows(sources, settings)
     if kind == "tar":
-        raise ManifestError(f"{files.name}: this program has no reader of tar shards")
+        return TarRows(sources)
     if kind == "json":
         if files.count > 1:
             raise ManifestError(

@@ -11,6 +11,7 @@ from common.format.reasons import Reason
 from worker.manifest.excerpts import excerpt, kind_in_words
 from worker.manifest.raw_rows import RawRow, UnreadableRow
 from worker.rows import ImageFailed, Row
+from worker.url_forms import odd_form
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
@@ -26,7 +27,8 @@ class RowCheck:
     def check(self, raw: RawRow | UnreadableRow, position: int) -> Row | Failure:
         """Return the row at `position` of its chunk, or the failure that takes its place."""
         if isinstance(raw, UnreadableRow):
-            return Failure(position, "", raw.reason, f"{raw.where}: {raw.problem}{_quote(raw.text)}")
+            url, identifier = (each if self._fits(each) else "" for each in (raw.url, raw.id))
+            return Failure(position, url, raw.reason, f"{raw.where}: {raw.problem}{_quote(raw.text)}", identifier)
         url = identifier = ""
         try:
             url, is_named = self._url_or_name(raw)
@@ -50,6 +52,9 @@ class RowCheck:
             raise _file_elsewhere(thumbnail)
         subset = _text(raw.fields.subset, "subset")
         return Row(position, url, identifier, subset, thumbnail, _rotation(raw.fields.rotation))
+
+    def _fits(self, text: str) -> bool:
+        return len(text.encode()) <= self.max_url_bytes
 
     def _url_or_name(self, raw: RawRow) -> tuple[str, bool]:
         """Return the URL, or the row's name and True where it has a name and no URL that a result can hold."""
@@ -75,10 +80,14 @@ class RowCheck:
         if _CONTROL.search(url):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has control characters in it: {excerpt(url)}")
         if not self.is_remote:
-            return
-        if _is_file_url(url):
+            return  # a file may have any name
+        form = odd_form(url)
+        if form is not None and form.problem:
+            raise ImageFailed(Reason.INVALID_URL, f"{form.problem}: {excerpt(url)}")
+        meant = url if form is None else form.text
+        if _is_file_url(meant):
             raise _file_elsewhere(url)
-        if not _SCHEME.match(url):
+        if not _SCHEME.match(meant):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
 
     def _id(self, value: object) -> str:
