@@ -49,9 +49,8 @@ class TextFiles:
         self.sources = sources
         self.size = sum(source.size for source in sources)
         """Size of all files together in bytes."""
-        self.name = (
-            sources[0].name if len(sources) == 1 else f"{sources[0].name} and the other {len(sources) - 1} files"
-        )
+        others = len(sources) - 1
+        self.name = f"{sources[0].name} with {others} more file{'s' * (others > 1)}" if others else sources[0].name
         """What errors call the manifest."""
         self._ends = list(accumulate(source.size for source in sources))
 

@@ -1,4 +1,4 @@
-"""What a file named .txt holds: a URL on each line, or columns, as in Excel's "Unicode text" and many published lists."""
+"""What a .txt file holds: a URL on each line, or columns, as in Excel's "Unicode text" and many published lists."""
 
 from __future__ import annotations
 
