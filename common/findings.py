@@ -76,6 +76,8 @@ class ManifestFacts(_Frozen):
     columns: dict[str, Text]
     """Name of the column by what it holds: url, id, subset, thumbnail, rotation."""
     sources: tuple[str, ...]
+    files: int = 1
+    """Number of files that together are the manifest."""
     first_rows: tuple[FirstRow, ...] = ()
     mean_url_bytes: float = 0
 

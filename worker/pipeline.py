@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from worker.encode.batches import Batch, Batches
     from worker.encode.encoder import Encoder
     from worker.fetch.relayed_proxies import RelayedProxies
-    from worker.rows import ImageFailed, Row
+    from worker.rows import HeldImages, ImageFailed, Row
     from worker.settings import FetchSettings, HttpSettings
     from worker.stage_times import StageTimes
 
@@ -62,6 +62,7 @@ class Pipeline:
     """Fetches, decodes and encodes the rows of one chunk into a collector.
 
     `sources` are tried in their order. `folder` is where relative paths start, None for a manifest from the network.
+    `held` gives the images that the worker itself reads from the manifest, None if there are none.
     `batches` and `encoder` are futures, because the model loads while the first images are fetched.
     """
 
@@ -72,6 +73,7 @@ class Pipeline:
         *,
         sources: tuple[str, ...],
         folder: Path | None,
+        held: HeldImages | None = None,
         decoders: Decoders,
         proxies: RelayedProxies,
         batches: Future[Batches],
@@ -85,7 +87,7 @@ class Pipeline:
     ) -> None:
         self._collector = collector
         self._rows = rows
-        self._sources, self._folder = sources, folder
+        self._sources, self._folder, self._held = sources, folder, held
         self._decoders = decoders
         self._proxies = proxies
         self._batches = batches
@@ -187,6 +189,7 @@ class Pipeline:
             sources=self._sources,
             folder=self._folder,
             proxies=self._proxies,
+            held=self._held,
             times=self.times,
         )
         self.times.watch_loop()

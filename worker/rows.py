@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from urllib.parse import quote
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Generator
 
     from common.format.reasons import Reason
+
+ImageContent: TypeAlias = bytes | bytearray | memoryview
+"""The bytes of an image's file."""
 
 
 class ByteRange(NamedTuple):
@@ -44,6 +48,8 @@ class Row(NamedTuple):
     """The degrees by which the picture must be turned counter-clockwise: 0, 90, 180 or 270."""
     held: ByteRange | None = None
     """Where the image's bytes lie in the manifest's own files, for a decoder that reads them there."""
+    is_named: bool = False
+    """Whether `url` is only a name that the worker gave to an image without a URL: nothing can be fetched from it."""
 
 
 def url_on_mirror(mirror_url: str, *, subset: str, image_id: str) -> str:
@@ -60,7 +66,8 @@ class HeldImages(Protocol):
     async def get(self, position: int) -> ByteRange:
         """Return where the bytes of the row at `position` lie now: in a temporary file of this machine.
 
-        Raises ImageFailed when the row has no bytes, and SourceUnavailable when they cannot be read.
+        They stay there until `release`. Raises ImageFailed when the row has no bytes, SourceUnavailable and
+        ManifestError when they cannot be read, and ResourceExhausted when the disk is full.
         """
 
     def release(self, position: int) -> None:
@@ -78,6 +85,11 @@ class ImageFailed(Exception):
     def with_detail(self, detail: str) -> ImageFailed:
         """Return the same failure with another detail."""
         return ImageFailed(self.reason, detail)
+
+
+HeldContents: TypeAlias = "Callable[[int], Generator[tuple[int, ImageContent | ImageFailed]]]"
+"""Reads the images that a manifest holds. It is called with the size in bytes of the largest image that is wanted, and
+yields the position of each row with its image or with the reason why there is none, by ascending positions."""
 
 
 class LargeImage(Exception):

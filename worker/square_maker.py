@@ -92,16 +92,17 @@ class SquareMaker:
 
     def _put(self, row: Row, slot: int) -> None:
         self._put_square(row.position, slot)
-        self._note_settled()
+        self._note_settled(row)
 
     def _settle_without_square(self, row: Row, error: ImageFailed | Lost) -> None:
         if isinstance(error, Lost):
             self._settle_later(row, self._slot_after(error, row))
         else:
             self._fail(row.position, error)
-            self._note_settled()
+            self._note_settled(row)
 
-    def _note_settled(self) -> None:
+    def _note_settled(self, row: Row) -> None:
+        self._fetcher.forget(row)
         self._ahead.note_settled()
         self._unsettled -= 1
         if not self._unsettled:

@@ -44,7 +44,16 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_CHUNK_INDEXES" "value" .chunks) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_URI" "value" $.Values.manifest.uri) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_FORMAT" "value" $.Values.manifest.format) }}
-{{- include "embedder.env.settings" (dict "values" $.Values.manifest "names" (list "idsUri" "urlColumn" "idColumn")) }}
+{{- include "embedder.env.settings" (dict "values" $.Values.manifest "names" (list
+  "maxListedFiles" "openimagesUrl" "idsUri" "urlColumn" "idColumn" "subset")) }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_COLUMNS" "value" $.Values.manifest.columns) }}
+{{- with $.Values.manifest.token.secret }}
+- name: EMBEDDER_MANIFEST_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "embedder.text" . }}
+      key: {{ include "embedder.text" $.Values.manifest.token.key }}
+{{- end }}
 {{- $inImage := ternary "" $weights.path (eq $weights.source "hub") }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_MODEL" "value" ($worker.model | default $inImage)) }}
 {{- $device := ternary "cuda" "" (gt (int $.Values.gpu.count) 0) }}
@@ -64,7 +73,7 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
       fieldPath: metadata.annotations['batch.kubernetes.io/job-index-ignored-failure-count']
 - name: HF_HOME
   value: /tmp/huggingface
-{{- if ne $weights.source "hub" }}
+{{- if not (or (eq $weights.source "hub") (contains "hf://" $.Values.manifest.uri)) }}
 - name: HF_HUB_OFFLINE
   value: "1"
 {{- end }}

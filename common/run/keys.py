@@ -20,3 +20,8 @@ def chunk_index(key: str) -> int | None:
     """Return the index of a chunk's key, None for any other key."""
     match = _CHUNK_KEY.fullmatch(key)
     return int(match[1]) if match else None
+
+
+def is_key(path: str) -> bool:
+    """Return whether a run makes an object with this name."""
+    return path.startswith((CHUNKS_PREFIX, "Images_Embedded.", "report")) or path in {FAILURES_KEY, SUMMARY_KEY}

@@ -13,6 +13,7 @@ from embedder.local.settings import LocalRunSettings, environment_of
 
 EXAMPLES = (
     "embedder run photos.csv out",
+    "embedder run my-photos/ out",
     "embedder run photos.csv out --model untrained",
     "embedder run image_urls.json out --ids image_ids.json --chunks 20",
     "embedder run list.parquet s3://bucket/run --set fetch_concurrency=128",

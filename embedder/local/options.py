@@ -35,8 +35,8 @@ ManifestUri = Annotated[
     str | None,
     typer.Argument(
         metavar="MANIFEST",
-        help="The list of images: CSV, TSV, Parquet, JSONL, JSON, or TXT with one URL a line; a path, an http(s):// "
-        "URL or an s3:// URL.\n\n[dim]EMBEDDER_MANIFEST_URI[/dim]",
+        help="What to embed: a folder of pictures; a list of images in CSV, TSV, Parquet, JSONL, JSON, or TXT with one "
+        "URL a line; or files that hold the images. A path or a URL; in quotes, a pattern such as 'part-*.parquet'.\n\n[dim]EMBEDDER_MANIFEST_URI[/dim]",
         show_default=False,
     ),
 ]

@@ -175,6 +175,16 @@ def test_only_weights_source_hub_uses_the_hub(
     assert ("HF_HUB_OFFLINE" in variables) == offline
 
 
+def test_a_manifest_on_the_hub_is_not_hindered_by_weights_that_need_no_hub() -> None:
+    assert "HF_HUB_OFFLINE" not in workers_environment(render("manifest.uri=hf://datasets/owner/name/"))
+
+
+def test_the_token_of_the_manifest_comes_from_its_secret() -> None:
+    assert "EMBEDDER_MANIFEST_TOKEN" not in workers_environment(render())
+    variables = workers_environment(render("manifest.token.secret=hub", "manifest.token.key=bearer"))
+    assert variables["EMBEDDER_MANIFEST_TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "bearer"}}
+
+
 @pytest.mark.parametrize(
     ("assignments", "source"),
     [

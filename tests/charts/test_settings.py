@@ -28,6 +28,10 @@ ELSEWHERE = {
     "manifest_uri": "manifest.uri",
     "ids_uri": "manifest.idsUri",
     "manifest_format": "manifest.format",
+    "max_listed_files": "manifest.maxListedFiles",
+    "openimages_url": "manifest.openimagesUrl",
+    "manifest_columns": "manifest.columns",
+    "subset": "manifest.subset",
     "url_column": "manifest.urlColumn",
     "id_column": "manifest.idColumn",
     "s3_addressing": "s3.addressing",
@@ -43,6 +47,7 @@ NO_VALUE = {
     "uncounted_failures",  # Kubernetes counts them, in an annotation of the pod
     "on_missing_chunks",  # merge.onFailedChunks sets it
     "metrics_port",  # metrics.enabled and metrics.port set it
+    "manifest_token",  # manifest.token names a Secret with it
     "ca_bundle",  # tls.caBundle sets it
 }
 """Settings without a value of their own."""

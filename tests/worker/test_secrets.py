@@ -97,6 +97,7 @@ def test_nothing_but_the_urls_themselves_holds_a_secret_of_the_list_the_settings
             "AWS_SECRET_ACCESS_KEY": plant(),
             "AWS_SESSION_TOKEN": plant(),
             "HF_TOKEN": plant(),
+            "EMBEDDER_MANIFEST_TOKEN": plant(),
             "HTTPS_PROXY": f"http://ann:{plant()}@127.0.0.1:9",
         }
         said = ""
@@ -140,7 +141,11 @@ def test_no_child_process_has_a_key_or_a_token_in_its_memory(
         environment = worker_environment(
             manifest_uri=write_manifest(tmp_path, urls), run_uri=f"s3://{bucket}/run", model=quick_clip
         )
-        secrets = {"HF_TOKEN": "hf_planted", "AWS_SECRET_ACCESS_KEY": s3_environment["AWS_SECRET_ACCESS_KEY"]}
+        secrets = {
+            "HF_TOKEN": "hf_planted",
+            "EMBEDDER_MANIFEST_TOKEN": "bearer_planted",
+            "AWS_SECRET_ACCESS_KEY": s3_environment["AWS_SECRET_ACCESS_KEY"],
+        }
         with start_worker(environment | s3_environment | secrets) as worker:
             wait_until(lambda: server.count("/late.jpg") > 0)
             for secret in secrets.values():

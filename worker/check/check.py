@@ -157,7 +157,8 @@ class Check:
             return None
         fetch = self._sections.get(FetchSettings)
         mirror_url = fetch.mirror_url if fetch else PUBLIC_MIRROR_URL
-        return Step("manifest", lambda: read_manifest(manifest, http, mirror_url=mirror_url))
+        run_uri = self._run_uri()
+        return Step("manifest", lambda: read_manifest(manifest, http, mirror_url=mirror_url, run_uri=run_uri))
 
     def _end_manifest(self, step: Step[OpenManifest] | None) -> None:
         if step is None:

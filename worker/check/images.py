@@ -21,6 +21,7 @@ from worker.fetch.transport import ReadFile
 from worker.manifest.excerpts import excerpt
 from worker.pipeline import UNANSWERED
 from worker.rows import ImageFailed
+from worker.spool import opened_spool
 from worker.square_maker import SquareMaker
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from worker.fetch.image_fetcher import Held
     from worker.fetch.relayed_proxies import RelayedProxies
     from worker.manifest.manifest import ManifestChunk
-    from worker.rows import Row
+    from worker.rows import HeldImages, Row
     from worker.settings import FetchSettings, HttpSettings
     from worker.stage_times import StageTimes
 
@@ -117,6 +118,7 @@ class ImageCheck:
         self._sample, self._sources, self._folder = sample, sources, folder
         self._decoders, self._proxies, self._times = decoders, proxies, times
         self._inflight_bytes = inflight_bytes
+        self._held: HeldImages | None = None
         self._fetch = fetch.model_copy(
             update={
                 "fetch_attempts": min(fetch.fetch_attempts, ATTEMPTS),
@@ -139,7 +141,8 @@ class ImageCheck:
 
     def run(self, *, max_failure_ratio: float) -> Finding:
         """Try the images, and return what came of them. Raises the errors that would end a chunk for any image."""
-        asyncio.run(self._try_sources())
+        with opened_spool(self._sample.held, self._fetch.max_image_bytes) as self._held:
+            asyncio.run(self._try_sources())
         return self._finding(max_failure_ratio)
 
     async def _try_sources(self) -> None:
@@ -182,6 +185,7 @@ class ImageCheck:
             sources=(source,),
             folder=self._folder,
             proxies=self._proxies,
+            held=self._held if source == "bytes" else None,
             times=self._times,
         )
         squares: set[int] = set()

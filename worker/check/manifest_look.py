@@ -30,8 +30,9 @@ class OpenManifest(NamedTuple):
     facts: ManifestFacts
 
 
-def read_manifest(settings: ManifestSettings, http: HttpSettings, *, mirror_url: str) -> OpenManifest:
-    manifest = open_manifest(settings, http=http, mirror_url=mirror_url, http_retry=HTTP_RETRY)
+def read_manifest(settings: ManifestSettings, http: HttpSettings, *, mirror_url: str, run_uri: str) -> OpenManifest:
+    """Return the manifest without what the run `run_uri` has written, and a sample. Raises as `open_manifest`."""
+    manifest = open_manifest(settings, http=http, mirror_url=mirror_url, http_retry=HTTP_RETRY, run_uri=run_uri)
     count = manifest.count_rows()
     first = manifest.first_rows(FIRST_ROWS, of=count.rows)
     sample = manifest.sample(SAMPLE)
@@ -48,6 +49,7 @@ def read_manifest(settings: ManifestSettings, http: HttpSettings, *, mirror_url:
         is_exact=count.is_exact,
         columns={what: excerpt(name) for what, name in columns.items() if name is not None},
         sources=manifest.sources,
+        files=manifest.file_count,
         first_rows=tuple(row for _, row in sorted(shown, key=lambda pair: pair[0])),
         mean_url_bytes=statistics.fmean(len(row.url.encode()) for row in sample.rows) if sample.rows else 0,
     )
@@ -57,8 +59,9 @@ def read_manifest(settings: ManifestSettings, http: HttpSettings, *, mirror_url:
 def manifest_finding(opened: OpenManifest, *, max_failure_ratio: float) -> Finding:
     """Return what the manifest holds. It is a fault where no sampled row can be used, and a chunk may not lose all."""
     facts, unusable = opened.facts, opened.sample.failures
+    files = f"{facts.files:,} files, " if facts.files > 1 else ""
     message = (
-        f"{opened.manifest.name}: {facts.format}, {facts.bytes:,} bytes, "
+        f"{opened.manifest.name}: {facts.format}, {files}{facts.bytes:,} bytes, "
         f"{'' if facts.is_exact else 'about '}{facts.rows:,} rows; sources {', '.join(facts.sources)}"
     )
     all_bad = bool(facts.first_rows) and all(row.problem for row in facts.first_rows)

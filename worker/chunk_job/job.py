@@ -24,13 +24,15 @@ from worker.fetch.relayed_proxies import RelayedProxies
 from worker.manifest.manifest import open_manifest
 from worker.metrics import serve_chunk_metrics
 from worker.pipeline import Pipeline
+from worker.spool import opened_spool
 from worker.stage_times import ADVICE, StageTimes
 from worker.vector_file import VectorFile
 
 if TYPE_CHECKING:
     from common.store.contract import Store
     from worker.chunk_job.outcome import Outcome
-    from worker.manifest.manifest import Manifest
+    from worker.manifest.manifest import Manifest, ManifestChunk
+    from worker.rows import HeldImages
     from worker.settings import DecodeSettings, FetchSettings, HttpSettings, WorkerSettings
     from worker.stage_times import Snapshot
 
@@ -65,7 +67,10 @@ class _ChunkJob:
         store: Store = open_store(settings.chunk.run_uri)
         store.check_access()
         self._manifest: Manifest = open_manifest(
-            settings.manifest, http=settings.http, mirror_url=settings.fetch.mirror_url
+            settings.manifest,
+            http=settings.http,
+            mirror_url=settings.fetch.mirror_url,
+            run_uri=settings.chunk.run_uri,
         )
         self._place = ChunkInStore(store, self._index, self._provenance)
 
@@ -77,15 +82,24 @@ class _ChunkJob:
         except ChunkInvalid as error:
             log.warning("damaged_chunk", message=f"{error}; it is computed again")
             is_damaged = True
-        with VectorFile() as vectors:
-            return self._compute(vectors, overwrite=is_damaged)
+        chunk = self._manifest.read_chunk(self._index, self._settings.chunk.chunk_count)
+        with VectorFile() as vectors, opened_spool(chunk.held, self._settings.fetch.max_image_bytes) as held:
+            return self._compute(chunk, held, vectors, overwrite=is_damaged)
 
-    def _compute(self, vectors: VectorFile, *, overwrite: bool) -> Outcome:
+    def _compute(
+        self, chunk: ManifestChunk, held: HeldImages | None, vectors: VectorFile, *, overwrite: bool
+    ) -> Outcome:
         chunk_count = self._settings.chunk.chunk_count
-        chunk = self._manifest.read_chunk(self._index, chunk_count)
         collector = Collector(chunk, vectors)
         columns = {} if self._manifest.columns is None else {"columns": self._manifest.columns}
-        log.info(CHUNK_STARTED, of=chunk_count, rows=collector.requested, manifest=self._manifest.name, **columns)
+        log.info(
+            CHUNK_STARTED,
+            of=chunk_count,
+            rows=collector.requested,
+            manifest=self._manifest.name,
+            files=self._manifest.file_count,
+            **columns,
+        )
         if not plain_jpeg.is_available():
             log.info(
                 "no_compiled_decoder",
@@ -101,6 +115,7 @@ class _ChunkJob:
             chunk.rows,
             sources=self._manifest.sources,
             folder=self._manifest.folder,
+            held=held,
             decoders=self._decoders,
             proxies=self._proxies,
             batches=self._model.batches,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from worker.fetch.request import Request
     from worker.fetch.resolvers import Resolver
     from worker.fetch.transport import Transport
-    from worker.rows import ByteRange
+    from worker.rows import ByteRange, HeldImages
     from worker.settings import FetchSettings, HttpSettings
 
 MAX_REDIRECTS = 5
@@ -83,8 +83,9 @@ class ImageFetcher(Generic[Image]):
     """Fetches the images of one chunk by `transport`; use it as an async context manager, from one event loop.
 
     `sources` are tried in their order. Relative paths of a local manifest start in `folder`. It is None for a manifest
-    from the network, and then no local file is read. `inflight_bytes` limits the bytes of images in memory. `resolver`
-    replaces the system's resolver. `times` measures the requests.
+    from the network, and then no local file is read. `inflight_bytes` limits the bytes of images in memory. `held`
+    gives the images that the worker itself reads, for the source `bytes`. `resolver` replaces the system's resolver.
+    `times` measures the requests.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class ImageFetcher(Generic[Image]):
         sources: tuple[str, ...],
         folder: Path | None,
         proxies: RelayedProxies,
+        held: HeldImages | None = None,
         resolver: Resolver | None = None,
         times: StageTimes | None = None,
     ) -> None:
@@ -105,7 +107,8 @@ class ImageFetcher(Generic[Image]):
         self._max_image_bytes = settings.max_image_bytes
         self._sources = sources
         self._folder = folder
-        times = times or StageTimes(decode_threads=1)
+        self._held = held
+        self._times = times = times or StageTimes(decode_threads=1)
         self._budget = ByteBudget(inflight_bytes, times)
         # Half of the budget for the requests in flight, half for the images that wait for a decoder.
         self._first_bytes = min(MAX_FIRST_BYTES, inflight_bytes // (2 * settings.fetch_concurrency))
@@ -205,17 +208,36 @@ class ImageFetcher(Generic[Image]):
         failure: ImageFailed | None = None
         tried = []
         for number, (source, url) in enumerate(found, start=1):
-            if not url:
+            if not url and not self._holds(source):
                 tried.append(f"{source}: no URL")
                 continue
-            is_last_resort = number == len(found) or not any(later.url for later in found[number:])
+            is_last_resort = not any(later.url or self._holds(later.source) for later in found[number:])
             try:
+                if self._holds(source):
+                    return await self._from_manifest(row)
                 return await self._from_url(url, rotation=row.rotation, is_last_resort=is_last_resort)
             except ImageFailed as failed:
                 failure = failed
                 tried.append(f"{source}: {failed.reason} {failed.detail}")
         detail = "; ".join(tried)
         raise failure.with_detail(detail) if failure else ImageFailed(Reason.NO_SOURCE, detail)
+
+    def _holds(self, source: str) -> bool:
+        """Return whether the worker itself reads the images of the source."""
+        return source == "bytes" and self._held is not None
+
+    async def _from_manifest(self, row: Row) -> Held[Image]:
+        """Return an image that the worker reads. It waits without a slot and without bytes of the budget."""
+        if self._held is None:
+            raise TypeError("the manifest holds no images")
+        with self._times.measure("fetch_worked"):
+            place = await self._held.get(row.position)
+        return await self._from_range(place, rotation=row.rotation)
+
+    def forget(self, row: Row) -> None:
+        """Let go of what is kept for a row, because the row is settled."""
+        if self._held is not None:
+            self._held.release(row.position)
 
     def _from_url(self, url: str, *, rotation: int, is_last_resort: bool) -> Awaitable[Held[Image]]:
         # A function that returns a coroutine: one coroutine less has to be resumed for each event of each image.

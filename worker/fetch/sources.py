@@ -27,8 +27,10 @@ def candidates(row: Row, sources: Sequence[str], *, mirror_url: str) -> list[Can
 
 
 def first_url(row: Row, sources: Sequence[str], *, mirror_url: str) -> str:
-    """Return the first of the row's URLs, an empty text if it has none."""
+    """Return the first of the row's URLs, an empty text if it has none or the manifest's own bytes come first."""
     for source in sources:
+        if source == "bytes":
+            return ""
         url = _url(row, source, mirror_url)
         if url:
             return url
@@ -40,7 +42,9 @@ def _url(row: Row, source: str, mirror_url: str) -> str:
         return _url_on_mirror(row, mirror_url)
     if source == "bytes":
         return ""  # these are not at a URL
-    return row.thumbnail if source == "thumbnail" else row.url
+    if source == "thumbnail":
+        return row.thumbnail
+    return "" if row.is_named else row.url
 
 
 def _url_on_mirror(row: Row, mirror_url: str) -> str:

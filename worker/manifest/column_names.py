@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 IMAGE_URL_NAMES = (
     "originalurl",  # Open Images
@@ -33,8 +33,11 @@ IMAGE_URL_NAMES = (
 """Names of columns with the URL of an image, the preferred name first. A column of this kind wins over `url`, which may
 be the page that shows the image."""
 
-URL_NAMES = ("url", "uri", "urls", "imageurls", "flickrurl", "src", "link", "href")
+URL_NAMES = ("url", "uri", "urls", "imageurls", "flickrurl", "src")
 """Names of columns with a URL, of an image as far as the name tells."""
+
+PICTURE_NAMES = ("image", "img", "images", "picture")
+"""Names of columns with a URL or a path of an image."""
 
 PATH_NAMES = (
     "filename",  # Hugging Face's folders of images, COCO
@@ -43,12 +46,17 @@ PATH_NAMES = (
     "imgpath",
     "imagefile",
     "imagefilename",
+    "imagename",
     "path",
     "file",
-    "image",
-    "img",
+    "filenames",
+    "filepaths",
+    "paths",
+    *PICTURE_NAMES,
+    "link",
+    "href",
 )
-"""Names of columns with a path or a URL."""
+"""Names of columns with a path, then those of columns with a URL of no one knows what."""
 
 THUMBNAIL_URL_NAMES = ("thumbnailurl", "thumburl", "thumbnail", "thumb", "previewurl")
 """Names of columns with the URL of a small picture, which is taken where there is no other one."""
@@ -68,12 +76,16 @@ ID_NAMES = (
     "guid",
     "objectid",
     "identifier",
+    "imageids",
+    "ids",
+    "keys",
 )
 """Names of columns with an id of the image. `uid` comes late: in YFCC100M it is the photographer."""
 
 _IMAGE_URL = re.compile(
     r".*(?:image|img|photo|picture|jpe?g).*(?:url|uri|link|href|src)s?|(?:url|uri|link)s?(?:of|to)?(?:image|img|photo)"
 )
+_URL_OF_IMAGE = re.compile(r"\s*https?://[^?#]*\.(?:jpe?g|png|gif|webp|bmp|tiff?|avif)\s*(?:[?#]|$)", re.IGNORECASE)
 _NOT_THE_IMAGE = re.compile(
     r"page|landing|listing|profile|author|user|owner|photographer|avatar|host|licen[cs]e|thumb|small|preview|icon|logo|"
     r"source|brand|credit"
@@ -93,12 +105,23 @@ def find_name(names: Sequence[str], wanted: Iterable[str]) -> str | None:
     return next((by_name[key] for each in wanted for key in (each, each.lower(), folded(each)) if key in by_name), None)
 
 
-def find_url_name(names: Sequence[str]) -> str | None:
-    """Return the name in `names` that most likely holds the URL of the image, None where no name says so."""
-    found = find_name(names, IMAGE_URL_NAMES)
+def find_url_name(names: Sequence[str], examples: Sequence[Mapping[str, object]] = ()) -> str | None:
+    """Return the name in `names` that most likely holds the URL of the image, None where no name says so.
+
+    `examples` are some rows by the names of their columns. They decide where `url` may be the page of an `image`.
+    """
+    found = find_name(names, IMAGE_URL_NAMES) or next((name for name in names if _is_image_url(folded(name))), None)
     if found is None:
-        found = next((name for name in names if _is_image_url(folded(name))), None)
-    return found or find_name(names, (*URL_NAMES, *PATH_NAMES, *THUMBNAIL_URL_NAMES))
+        found, picture = find_name(names, URL_NAMES), find_name(names, PICTURE_NAMES)
+        if found and picture and _are_images(picture, examples) and not _are_images(found, examples):
+            return picture
+    return found or find_name(names, (*PATH_NAMES, *THUMBNAIL_URL_NAMES))
+
+
+def _are_images(name: str, examples: Sequence[Mapping[str, object]]) -> bool:
+    """Return whether the column has only URLs that end as the names of images do."""
+    values = [value for row in examples if (value := row.get(name))]
+    return bool(values) and all(isinstance(value, str) and _URL_OF_IMAGE.match(value) for value in values)
 
 
 def _is_image_url(name: str) -> bool:

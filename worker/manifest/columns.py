@@ -10,7 +10,7 @@ from worker.manifest.column_names import ID_NAMES, find_name, find_url_name, fol
 from worker.manifest.excerpts import excerpt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from worker.settings import ManifestSettings
 
@@ -35,6 +35,9 @@ class Columns:
     subset: str | None = None
     thumbnail: str | None = None
     rotation: str | None = None
+    image: str | None = None
+    """The column with the images themselves, `image.bytes` for a field of a struct. Where it is `url` too, there are no
+    URLs, and each row is named after its place."""
 
     @property
     def present(self) -> list[str]:
@@ -57,13 +60,17 @@ class Columns:
         return is_known and (self.url.lower(), (self.id or "").lower()) == ("originalurl", OPEN_IMAGES_ID)
 
 
-def find_columns(found: Iterable[str], settings: ManifestSettings, *, name: str) -> Columns:
+def find_columns(
+    found: Iterable[str], settings: ManifestSettings, *, name: str, examples: Sequence[Mapping[str, object]] = ()
+) -> Columns:
     """Return the columns to use among the columns `found` in the manifest `name`. See column_names for the names.
+
+    `examples` are some rows by the names of their columns, where they are to be had.
 
     Raises ManifestError when no column holds URLs, or when a column that a setting names is missing.
     """
     names = list(found)
-    columns = choose_columns(names, settings)
+    columns = choose_columns(names, settings, examples)
     if columns is None:
         missing = repr(settings.url_column) if settings.url_column else "with URLs"
         has_ids = not settings.url_column and find_name(names, (OPEN_IMAGES_ID,)) is not None
@@ -80,15 +87,23 @@ def find_columns(found: Iterable[str], settings: ManifestSettings, *, name: str)
     return columns
 
 
-def choose_columns(names: Sequence[str], settings: ManifestSettings) -> Columns | None:
+def choose_columns(
+    names: Sequence[str], settings: ManifestSettings, examples: Sequence[Mapping[str, object]] = ()
+) -> Columns | None:
     """Return the columns to use among `names`, None when none of them holds URLs or ids of Open Images."""
-    url, *others = choose_names(names, settings)
+    url, *others = choose_names(names, settings, examples)
     return None if url is None else Columns(url, *others)
 
 
-def choose_names(names: Sequence[str], settings: ManifestSettings) -> tuple[str | None, ...]:
-    """Return the name in `names` of each field of Columns in its order, None for a field that no name stands for."""
-    url = find_name(names, [settings.url_column]) if settings.url_column else find_url_name(names)
+CHOSEN = ("url", "id", "subset", "thumbnail", "rotation")
+"""The fields of Columns that `choose_names` chooses, in its order."""
+
+
+def choose_names(
+    names: Sequence[str], settings: ManifestSettings, examples: Sequence[Mapping[str, object]] = ()
+) -> tuple[str | None, ...]:
+    """Return the name in `names` of each of CHOSEN, None for a field that no name stands for."""
+    url = find_name(names, [settings.url_column]) if settings.url_column else find_url_name(names, examples)
     id_name = find_name(names, [settings.id_column] if settings.id_column else ID_NAMES)
     subset = find_name(names, SUBSET_NAMES)
     if url is None and not settings.url_column and (subset or settings.subset):
@@ -104,35 +119,47 @@ def _listed(names: list[str]) -> str:
     return first if len(names) <= LISTED_COLUMNS else f"{first} and {len(names) - LISTED_COLUMNS} more"
 
 
-def resolve_sources(
-    wanted: str, columns: Columns | None, *, name: str, are_ids: bool = False, subset: str = ""
-) -> tuple[str, ...]:
+def sources_of_ids(wanted: str, *, name: str) -> tuple[str, ...]:
+    """Return the sources of the images of the manifest `name`, whose rows are ids of Open Images without URLs.
+
+    `wanted` is a comma-separated list of sources, or `auto`. Raises ManifestError when the mirror is not among them.
+    """
+    sources = ("mirror",) if wanted == "auto" else tuple(wanted.split(","))
+    if "mirror" not in sources:
+        raise ManifestError(
+            f"{name} holds ids of Open Images and no URLs, and EMBEDDER_SOURCES is {wanted}; add mirror to it"
+        )
+    return sources
+
+
+def resolve_sources(wanted: str, columns: Columns | None, *, name: str, subset: str = "") -> tuple[str, ...]:
     """Return the sources of the images of the manifest `name`, in the order in which they are tried.
 
-    `wanted` is a comma-separated list of sources, or `auto` for all sources that the columns allow. `are_ids`: the rows
-    are ids of Open Images. `subset` is the subset of all rows, or empty. Raises ManifestError when a column that a
-    source needs is missing.
+    `wanted` is a comma-separated list of sources, or `auto` for all sources that the columns allow. `subset` is Open
+    Images' subset of all rows, or empty. Raises ManifestError when a column that a source needs is missing.
     """
     if wanted == "auto":
-        if are_ids:
-            return ("mirror",)
+        if columns is not None and columns.image is not None:
+            return ("bytes",) if columns.url == columns.image else ("bytes", "url")
         if columns is None or not columns.is_open_images(subset=subset):
             return ("url",)
         return ("mirror", "original") if columns.thumbnail is None else ("mirror", "thumbnail", "original")
     sources = tuple(wanted.split(","))
-    if are_ids and "mirror" not in sources:
-        raise ManifestError(
-            f"{name} holds ids of Open Images and no URLs, and EMBEDDER_SOURCES is {wanted}; add mirror to it"
-        )
-    needs = {"mirror": () if are_ids else ("id", "subset"), "thumbnail": ("thumbnail",)}
+    needs = {"mirror": ("id",) if subset else ("id", "subset"), "thumbnail": ("thumbnail",)}
     titles = {"id": "ImageID", "subset": "Subset", "thumbnail": "Thumbnail300KURL"}
     for source in sources:
         for need in needs.get(source, ()):
-            if need == "subset" and subset:
-                continue
             if columns is None or getattr(columns, need) is None:
                 raise ManifestError(
                     f"{name} has no column {titles[need]}, which the source {source} needs; leave {source} out of "
                     "EMBEDDER_SOURCES"
                 )
+    if "bytes" in sources and columns is not None and columns.image is None:
+        raise ManifestError(
+            f"{name} has no column with images, which the source bytes needs; name it in EMBEDDER_IMAGE_COLUMN, or "
+            "leave bytes out of EMBEDDER_SOURCES"
+        )
+    if columns is not None and columns.url == columns.image and sources != ("bytes",):
+        others = ", ".join(each for each in sources if each != "bytes")
+        raise ManifestError(f"{name} has no column with URLs, which {others} needs; set EMBEDDER_SOURCES to bytes")
     return sources

@@ -89,11 +89,12 @@ def _best_header(lines: list[Line], separators: list[str], settings: ManifestSet
     for separator in separators:
         record = next_record(Ahead(lines), Dialect(separator=separator))
         dialect = Dialect(separator=separator, width=len(record.fields))
-        likeness = _likeness([line for line in lines if line.offset >= record.end], dialect)
+        rows = [line for line in lines if line.offset >= record.end]
+        likeness = _likeness(rows, dialect)
         # A file of one column looks like that whatever the separator.
         has_columns = len(record.fields) > 1 and likeness >= _UNKNOWN_LIKENESS
         try:
-            found.append(((has_columns, likeness), _header(record, dialect, settings, name=name)))
+            found.append(((has_columns, likeness), _header(record, rows, dialect, settings, name=name)))
         except ManifestError as error:
             errors.append((likeness * has_columns, error))
     if found:
@@ -101,14 +102,16 @@ def _best_header(lines: list[Line], separators: list[str], settings: ManifestSet
     raise max(errors, key=lambda each: each[0])[1]
 
 
-def _header(record: Record, dialect: Dialect, settings: ManifestSettings, *, name: str) -> _Header:
+def _header(record: Record, rows: list[Line], dialect: Dialect, settings: ManifestSettings, *, name: str) -> _Header:
     problem = record.problem or ("" if record.is_utf8 else "it is not UTF-8")
     if problem:
         raise ManifestError(f"{name} has no header that can be read as UTF-8 text ({problem}): {excerpt(record.text)}")
     fields = [each.strip().strip('"').strip() for each in record.fields]
     names, is_row = header_or_fault(fields, settings, name=name)
     first = record.first.offset if is_row else record.end
-    return _Header(dialect, names, find_columns(names, settings, name=name), first)
+    found = (each.fields for each in islice(_records(rows, dialect), COMPARED_ROWS) if not each.problem)
+    examples = [dict(zip(names, fields, strict=True)) for fields in found]
+    return _Header(dialect, names, find_columns(names, settings, name=name, examples=examples), first)
 
 
 def _likeness(rows: list[Line], dialect: Dialect) -> float:

@@ -14,8 +14,13 @@ class Repeated(tuple[object, ...]):
     __slots__ = ()
 
 
+class Unreadable:
+    """A value of Parquet that Python cannot have: times in nanoseconds, or a number that the file has rounded."""
+
+
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (Repeated, "given more than once"),
+    (Unreadable, "a value that cannot be read exactly"),
     (dict, "an object"),
     ((list, tuple), "a list"),
     (bool, "true or false"),

@@ -35,12 +35,15 @@ RETRY = RetryPolicy(first_pause_seconds=FIRST_PAUSE_SECONDS, longest_pause_secon
 the pod is waited for. The Job's retries cover a longer fault: a worker that cannot read its list has done no work that
 would be lost."""
 
+SMALL_HEAD_BYTES = 4096
+"""Size in bytes of the head of a source beside many others. Each of them may be looked at for its size alone."""
+
 Answer = TypeVar("Answer")
 
 
 class _Head(NamedTuple):
     data: bytes
-    """The first HEAD_BYTES of the content, or all of it if it is smaller."""
+    """The first bytes of the content, or all of it if it is smaller."""
     size: int
     """Size of the whole content in bytes."""
     tag: str
@@ -48,15 +51,32 @@ class _Head(NamedTuple):
 
 
 class HttpSource:
-    def __init__(self, uri: str, settings: HttpSettings, *, retry: RetryPolicy = RETRY) -> None:
-        self._client = RangeClient(uri, settings)
+    """`token` is a bearer token for the URL's server.
+
+    `is_one_of_many` is for a source beside many others: its head is smaller, and no connection stays open after it.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        settings: HttpSettings,
+        *,
+        token: str = "",
+        retry: RetryPolicy = RETRY,
+        is_one_of_many: bool = False,
+    ) -> None:
+        self._client = RangeClient(uri, settings, token=token)
+        self._head_bytes = SMALL_HEAD_BYTES if is_one_of_many else HEAD_BYTES
         self.name, self.uri = self._client.name, uri
         self._retry = retry
         self._whole: HttpAnswer | None = None  # the open answer of a server without range requests
         self._identity: str | None = None
         self._head = self._retried(self._receive_head)
         self.size = self._head.size
-        self.is_direct = self._whole is None
+        self.is_direct = self._whole is None and not token
+        if is_one_of_many:
+            self._close_whole()
+            self._client.close()
 
     @property
     def identity(self) -> str:
@@ -83,20 +103,20 @@ class HttpSource:
             raise SourceUnavailable(f"{self.name}: {given_up.error} ({given_up.attempts} attempts)") from given_up.error
 
     def _receive_head(self) -> _Head:
-        answer = self._client.get(0, HEAD_BYTES)
+        answer = self._client.get(0, self._head_bytes)
         data = bytearray()
-        while len(data) < HEAD_BYTES and (block := answer.read(HEAD_BYTES - len(data))):
+        while len(data) < self._head_bytes and (block := answer.read(self._head_bytes - len(data))):
             data += block
         size = answer.size
         if size is None:
             answer.skip_to_end()
             size = answer.position
-        expected = min(HEAD_BYTES, size)
+        expected = min(self._head_bytes, size)
         if len(data) != expected:
             raise HttpFault(f"the answer broke off after {len(data)} bytes of {expected}")
         if answer.is_whole:
             self._whole = answer
-            if size > HEAD_BYTES:
+            if size > self._head_bytes:
                 self._warn_of_no_ranges()
         return _Head(bytes(data), size, answer.tag)
 

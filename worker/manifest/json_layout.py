@@ -119,7 +119,9 @@ def _named_list(value: dict[str, object], settings: ManifestSettings) -> list[ob
     """Return the list of images in an object that has other values too, such as COCO's `{"info": …, "images": […]}`."""
     lists = {key: each for key, each in value.items() if isinstance(each, list) and each}
     found = {key: each for key, each in lists.items() if choose_names(keys_of(each), settings)[0] is not None} or {
-        key: each for key, each in lists.items() if all(isinstance(url, str) for url in each[:SEEN])
+        key: each
+        for key, each in lists.items()
+        if all(isinstance(url, str) and _PLACE.match(url) for url in each[:SEEN])
     }
     key = next(iter(found)) if len(found) == 1 else find_name(list(found), LIST_KEYS)
     return None if key is None else found[key]

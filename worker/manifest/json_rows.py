@@ -14,7 +14,7 @@ from worker.manifest.byte_source import HEAD_BYTES
 from worker.manifest.columns import find_columns
 from worker.manifest.excerpts import kind_in_words
 from worker.manifest.json_layout import EXPECTED, first_elements, rows_in
-from worker.manifest.json_values import ObjectFields, keys_of, parse_json
+from worker.manifest.json_values import ObjectFields, first_objects, keys_of, parse_json
 from worker.manifest.raw_rows import RawRow, RowCount, UnreadableRow, chunk_range, spread_range
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class JsonRows:
         keys = keys_of(values)
         if not keys or any(isinstance(value, str) for value in values):
             return None
-        return find_columns(keys, self._settings, name=source.name)
+        return find_columns(keys, self._settings, name=source.name, examples=first_objects(values))
 
     def _count(self) -> int:
         """Return the number of all rows. Every file is read for it, the first time."""

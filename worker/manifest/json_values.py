@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from worker.manifest.column_names import find_url_name
-from worker.manifest.columns import choose_names
-from worker.manifest.excerpts import Repeated, kind_in_words
+from worker.manifest.columns import CHOSEN, choose_names
+from worker.manifest.excerpts import Repeated
 from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 KEPT_CHOICES = 1000
 """Largest number of sets of keys for which the choice of columns is kept."""
 
-COLUMN_NAMES_OF = 1000
-"""Largest number of objects from whose keys the columns are found."""
+FIRST_VALUES = 1000
+"""Number of values from whose keys the columns are found."""
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -52,10 +52,14 @@ def parse_json(text: str) -> object:
         raise ValueError("the values are nested too deeply") from error
 
 
+def first_objects(values: Iterable[object]) -> list[dict[str, object]]:
+    """Return the objects among the first values."""
+    return [value for value in islice(values, FIRST_VALUES) if isinstance(value, dict)]
+
+
 def keys_of(values: Iterable[object]) -> list[str]:
     """Return the keys of the objects among the first values, each once, in their order."""
-    first = [value for value, _ in zip(values, range(COLUMN_NAMES_OF), strict=False)]
-    return list(dict.fromkeys(key for value in first if isinstance(value, dict) for key in value))
+    return list(dict.fromkeys(key for value in first_objects(values) for key in value))
 
 
 class ObjectFields:
@@ -63,7 +67,7 @@ class ObjectFields:
 
     def __init__(self, settings: ManifestSettings, columns: Columns | None) -> None:
         self._settings = settings
-        self._columns: tuple[str | None, ...] = astuple(columns) if columns else ()
+        self._columns = tuple(getattr(columns, name) for name in CHOSEN) if columns else ()
         self._chosen: dict[tuple[str, ...], tuple[str | None, ...]] = {}
 
     def row(self, value: object, where: str, text: str = "", *, is_utf8: bool = True) -> RawRow | UnreadableRow:
@@ -74,8 +78,9 @@ class ObjectFields:
         if isinstance(value, str):
             return RawRow(where, Fields(value), text, is_utf8)
         if not isinstance(value, dict):
-            found = "" if text else f", found {kind_in_words(value)}"
-            return UnreadableRow(where, f"expected a JSON object or string{found}", text)
+            if text:
+                return UnreadableRow(where, "expected a JSON object or string", text)
+            return RawRow(where, Fields(_only_url(value)))
         url, *others = (None if key is None else value[key] for key in self._keys(tuple(value)))
         return RawRow(where, Fields(_only_url(url), *others), text, is_utf8)
 

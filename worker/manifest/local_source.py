@@ -29,7 +29,7 @@ def local_path(uri: str) -> Path:
     return Path(url2pathname(parts.path))
 
 
-class _FileVersion(NamedTuple):
+class FileVersion(NamedTuple):
     size: int
     modified_ns: int
 
@@ -40,16 +40,25 @@ class _FileVersion(NamedTuple):
 class LocalSource:
     """A file. Every read opens it again, because the cache of a network file system can hide a change until then."""
 
-    def __init__(self, path: Path, *, setting: str = MANIFEST_SETTING) -> None:
-        self.name = self.uri = str(path)
+    def __init__(
+        self, path: Path, *, setting: str = MANIFEST_SETTING, name: str = "", listed: FileVersion | None = None
+    ) -> None:
+        """Open the file, or take what a list of its folder says. `name` is used for the path in errors and rows."""
+        self.uri = str(path)
+        self.name = name or self.uri
         self.is_direct = True
         self._path = path
+        self._identity: str | None = None
+        self.version = listed or self._look(path, setting)
+        self.size = self.version.size
+
+    def _look(self, path: Path, setting: str) -> FileVersion:
         try:
             if not path.is_file():
                 path.stat()  # is_file() returns False for some errors, stat() raises them
                 raise ManifestError(f"{path} is not a file; {setting} takes one file")
             with path.open("rb") as file:
-                self._version = _version(file.fileno())
+                return _version(file.fileno())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ManifestError(f"{path} does not exist; is {setting} right, and is the volume mounted?") from error
         except PermissionError as error:
@@ -58,8 +67,6 @@ class LocalSource:
             ) from error
         except OSError as error:
             raise SourceUnavailable(f"{path}: {error.strerror}") from error
-        self.size = self._version.size
-        self._identity: str | None = None
 
     @property
     def identity(self) -> str:
@@ -77,13 +84,13 @@ class LocalSource:
                     data += block
         except OSError as error:
             raise SourceUnavailable(f"{self.name}: {error.strerror}") from error
-        if version != self._version:
-            raise content_changed(self.name, version, self._version)
+        if version != self.version:
+            raise content_changed(self.name, version, self.version)
         if len(data) < length:
-            raise content_changed(self.name, f"{start + len(data)} bytes", self._version)
+            raise content_changed(self.name, f"{start + len(data)} bytes", self.version)
         return bytes(data)
 
 
-def _version(descriptor: int) -> _FileVersion:
+def _version(descriptor: int) -> FileVersion:
     status = os.fstat(descriptor)
-    return _FileVersion(status.st_size, status.st_mtime_ns)
+    return FileVersion(status.st_size, status.st_mtime_ns)

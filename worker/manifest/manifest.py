@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from array import array
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
-from worker.manifest.columns import resolve_sources
+from worker.manifest.columns import resolve_sources, sources_of_ids
 from worker.manifest.delimited_rows import DelimitedRows
+from worker.manifest.held_ranges import read_ranges
 from worker.manifest.http_source import RETRY
 from worker.manifest.image_ids import log_repeated_ids, public_url
 from worker.manifest.json_layout import json_format
 from worker.manifest.json_rows import JsonRows
 from worker.manifest.jsonl_rows import JsonLinesRows
 from worker.manifest.left_out import LeftOut
-from worker.manifest.local_source import local_path
-from worker.manifest.manifest_format import check_content, find_format
-from worker.manifest.open_source import is_remote, open_source
-from worker.manifest.openimages import published_list
+from worker.manifest.manifest_files import find_files
+from worker.manifest.manifest_format import check_content
+from worker.manifest.open_source import open_source
+from worker.manifest.picture_rows import PictureRows
+from worker.manifest.raw_rows import ImageReader, RawRow
 from worker.manifest.row_check import RowCheck
 from worker.manifest.text_rows import TextRows
 from worker.manifest.txt_layout import open_txt
 from worker.settings import PUBLIC_MIRROR_URL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from common.retry import RetryPolicy
     from worker.manifest.byte_source import ByteSource
     from worker.manifest.columns import Columns
+    from worker.manifest.manifest_files import ManifestFiles
     from worker.manifest.manifest_format import Format
-    from worker.manifest.raw_rows import RawRow, RowCount, RowReader, UnreadableRow
-    from worker.rows import Row
+    from worker.manifest.raw_rows import RowCount, RowReader, UnreadableRow
+    from worker.rows import ByteRange, HeldContents, ImageContent, ImageFailed, Row
     from worker.settings import HttpSettings, ManifestSettings
 
 
@@ -48,6 +55,8 @@ class ManifestChunk:
     rows: list[Row]
     failures: list[Failure]
     """The rows that cannot be used, for the ledger."""
+    held: HeldContents | None = None
+    """Reads the images that the manifest holds and no decoder reads by itself; None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +70,23 @@ class Manifest:
     with its ETag, date or hash. It is part of the run's fingerprint."""
     format: Format
     size: int
-    """Size in bytes, without that of a second file with ids."""
+    """Size of all files in bytes, without that of a second file with ids."""
+    file_count: int
+    """Number of files, without a second file with ids."""
     columns: Columns | None
     """The columns that are used; None for a format without columns."""
     has_ids: bool
     """Whether the rows have ids."""
     sources: tuple[str, ...]
     """The names of the sources of an image, in the order in which they are tried: `mirror`, `thumbnail`, `original`,
-    `url`. `original` and `url` both mean the row's URL."""
+    `url`, `bytes`. `original` and `url` both mean the row's URL, `bytes` an image that the manifest itself holds."""
     folder: Path | None
-    """The folder that relative paths in the rows start from; None for a remote manifest, whose rows have no paths."""
+    """The folder that relative paths in the rows start from; None for a manifest of which any file is remote, whose
+    rows have no paths."""
     _reader: RowReader = field(repr=False)
     _check: RowCheck = field(repr=False)
+    _indirect: Mapping[str, ByteSource] = field(repr=False, default_factory=dict)
+    """The files that hold images and that no decoder may read by itself, by their URI."""
 
     def read_chunk(self, index: int, count: int) -> ManifestChunk:
         """Return chunk `index` of `count`.
@@ -105,13 +119,34 @@ class Manifest:
         left_out = left_out or LeftOut()
         rows: list[Row] = []
         failures: list[Failure] = []
+        positions, cells = array("q"), array("q")
+        ranges: list[ByteRange] = []
         for position, raw in enumerate(found):
             checked = self._check.check(raw, position, left_out)
             if isinstance(checked, Failure):
                 failures.append(checked)
-            else:
-                rows.append(checked)
-        return ManifestChunk(rows, failures)
+                continue
+            if checked.held is not None and checked.held.uri in self._indirect:
+                positions.append(position)
+                ranges.append(checked.held)
+                checked = checked._replace(held=None)
+            elif isinstance(raw, RawRow) and raw.cell is not None and "bytes" in self.sources:
+                positions.append(position)
+                cells.append(raw.cell)
+            rows.append(checked)
+        held = partial(self._held, positions, cells, ranges) if positions else None
+        return ManifestChunk(rows, failures, held)
+
+    def _held(
+        self, positions: Sequence[int], cells: Sequence[int], ranges: Sequence[ByteRange], max_bytes: int
+    ) -> Generator[tuple[int, ImageContent | ImageFailed]]:
+        """Yield the position and the image of each row whose image lies in a cell, or in a range of a file."""
+        if isinstance(self._reader, ImageReader):
+            images = self._reader.images(cells, max_bytes=max_bytes)
+        else:
+            images = read_ranges(self._indirect, ranges, max_bytes=max_bytes)
+        with closing(images):
+            yield from zip(positions, images, strict=True)
 
 
 def open_manifest(
@@ -120,57 +155,50 @@ def open_manifest(
     http: HttpSettings,
     mirror_url: str = PUBLIC_MIRROR_URL,
     http_retry: RetryPolicy = RETRY,
+    run_uri: str = "",
 ) -> Manifest:
     """Return the manifest that the settings name. Only its head is read, except of JSON that is no array.
 
-    `mirror_url` is the mirror of Open Images, whose URLs the rows of a list of ids have.
+    `mirror_url` is the mirror of Open Images, whose URLs the rows of a list of ids have. Files of the run `run_uri` are
+    no part of the manifest.
 
     Raises ManifestError when there is no such manifest or it cannot be used, StoreAccessDenied when it may not be
     read, and SourceUnavailable when its server does not answer.
     """
-    uri = published_list(settings.manifest_uri, settings.openimages_url)
-    source = open_source(uri, http, http_retry=http_retry)
-    kind = find_format(uri, settings.manifest_format, name=source.name)
-    check_content(source, kind)
-    kind = json_format(source, kind)
-    ids = None
-    if settings.ids_uri:
-        if kind != "json":
-            raise ManifestError(
-                f"EMBEDDER_IDS_URI goes with a JSON array of URLs, but the manifest is {kind}; unset it"
-            )
-        ids = open_source(settings.ids_uri, http, http_retry=http_retry, setting="EMBEDDER_IDS_URI")
-        check_content(ids, kind)
-    reader = _open_reader([source], ids, kind, settings)
+    files = find_files(settings, http=http, http_retry=http_retry, run_uri=run_uri)
+    first = next((source for source in files.sources if source.size), None)
+    if first is not None:
+        files = replace(files, format=json_format(first, files.format))
+    ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
+    reader = _open_reader(files, ids, settings)
     are_ids = _are_image_ids(reader)
-    sources = resolve_sources(
-        settings.sources, reader.columns, name=source.name, are_ids=are_ids, subset=settings.subset
-    )
-    # Settings may choose other columns and other rows of the same content, so the identity names them.
-    chosen = reader.columns.present if reader.columns else []
-    if settings.manifest_columns:
-        chosen = [*chosen, f"columns={settings.manifest_columns}"]
-    if settings.subset:
-        chosen = [*chosen, f"subset={settings.subset}"]
+    if are_ids:
+        sources = sources_of_ids(settings.sources, name=files.name)
+    else:
+        sources = resolve_sources(settings.sources, reader.columns, name=files.name, subset=settings.subset)
     mirror_url = public_url(mirror_url) if are_ids else ""
-    if mirror_url:
-        chosen = [*chosen, f"mirror={mirror_url}"]
+    # Settings may choose other columns and other rows of the same content, so the identity names them.
+    columns = reader.columns.present if reader.columns else []
+    chosen = {"columns": settings.manifest_columns, "subset": settings.subset, "mirror": mirror_url}
+    settled = [f"{name}={value}" for name, value in chosen.items() if value]
     return Manifest(
-        name=source.name,
-        identity=" ".join([kind, *chosen, *(each.identity for each in (source, ids) if each)]),
-        format=kind,
-        size=source.size,
+        name=files.name,
+        identity=" ".join([files.format, *columns, *settled, files.identity, *([ids.identity] if ids else [])]),
+        format=files.format,
+        size=files.size,
+        file_count=files.count,
         columns=reader.columns,
         has_ids=reader.has_ids,
         sources=sources,
-        folder=None if is_remote(uri) else local_path(uri).parent,
+        folder=files.folder,
         _reader=reader,
         _check=RowCheck(
-            is_remote=is_remote(uri),
+            is_remote=files.folder is None,
             max_url_bytes=settings.max_url_bytes,
             subset=settings.subset,
             mirror_url=mirror_url,
         ),
+        _indirect={source.uri: source for source in files.sources if not source.is_direct},
     )
 
 
@@ -181,14 +209,32 @@ def _are_image_ids(reader: RowReader) -> bool:
     return reader.columns is not None and reader.columns.are_ids
 
 
-def _open_reader(
-    sources: Sequence[ByteSource], ids: ByteSource | None, kind: Format, settings: ManifestSettings
-) -> RowReader:
+def _open_ids(
+    settings: ManifestSettings, files: ManifestFiles, *, http: HttpSettings, http_retry: RetryPolicy
+) -> ByteSource:
+    if files.format != "json" or files.count > 1:
+        found = f"{files.count} files" if files.count > 1 else files.format
+        raise ManifestError(
+            f"EMBEDDER_IDS_URI goes with a JSON array of URLs in one file, but the manifest is {found}; unset it"
+        )
+    is_same_server = urlsplit(settings.ids_uri)[:2] == urlsplit(files.sources[0].uri)[:2]
+    token = settings.manifest_token.get_secret_value() if is_same_server else ""
+    ids = open_source(settings.ids_uri, http, http_retry=http_retry, token=token, setting="EMBEDDER_IDS_URI")
+    check_content(ids, files.format)
+    return ids
+
+
+def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: ManifestSettings) -> RowReader:
+    kind, sources = files.format, files.sources
+    if kind == "images":
+        return PictureRows(files.pictures)
     if kind == "parquet":
         # pyarrow takes 30 MB of memory, which no other format needs.
         from worker.manifest.parquet_rows import ParquetRows  # noqa: PLC0415
 
         return ParquetRows(sources, settings)
+    if kind == "tar":
+        raise ManifestError(f"{files.name}: this program has no reader of tar shards")
     if kind == "json":
         return JsonRows(sources, ids, settings)
     if kind == "jsonl":

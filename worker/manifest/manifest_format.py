@@ -1,7 +1,8 @@
-"""The format of a manifest: from its name, checked against its first bytes."""
+"""The format of a manifest: from the names of its files, checked against their first bytes."""
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
@@ -11,7 +12,7 @@ from common.errors import ManifestError
 if TYPE_CHECKING:
     from worker.manifest.byte_source import ByteSource
 
-Format = Literal["csv", "tsv", "parquet", "jsonl", "txt", "json"]
+Format = Literal["csv", "tsv", "parquet", "jsonl", "txt", "json", "tar", "images"]
 
 FORMATS: dict[str, Format] = {
     ".csv": "csv",
@@ -23,10 +24,21 @@ FORMATS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".txt": "txt",
     ".json": "json",
+    ".tar": "tar",
 }
 """The formats by the ending of the manifest's name."""
 
-_COMPRESSED_ENDINGS = {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".7z", ".br", ".lzma", ".tgz", ".tar", ".z"}
+PICTURE_ENDINGS = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+        *(".jp2", ".j2k", ".jpx", ".heic", ".heif", ".jxl"),
+    }
+)
+"""The endings of files that are pictures."""
+
+COMPRESSED_ENDINGS = frozenset(
+    {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".7z", ".br", ".lzma", ".tgz", ".z", ".snappy"}
+)
 _COMPRESSED_STARTS = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -39,25 +51,41 @@ _COMPRESSED_STARTS = {
 _PARQUET_START = b"PAR1"
 _UTF_32_STARTS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF_16_STARTS = (b"\xff\xfe", b"\xfe\xff")
+_NUMBERED = re.compile(r"\.[a-z]+(?=[0-9]+\Z)")
+
+
+def ending_of(name: str) -> str:
+    """Return the ending of a file's path or URL in lower case, with its dot; an empty text if it has none.
+
+    The number of a part is left out of an ending that is a format's: Unsplash calls its lists `photos.tsv000`.
+    """
+    path = unquote(urlsplit(name).path) if name.lower().startswith(("http://", "https://")) else name
+    ending = PurePosixPath(path).suffix.lower()
+    numbered = _NUMBERED.match(ending)
+    return numbered[0] if numbered and numbered[0] in FORMATS else ending
+
+
+def format_of(name: str) -> Format | None:
+    """Return the format of a file by its ending, None for an unknown one."""
+    ending = ending_of(name)
+    return "images" if ending in PICTURE_ENDINGS else FORMATS.get(ending)
 
 
 def find_format(uri: str, wanted: Format | Literal["auto"], *, name: str) -> Format:
-    """Return the format of the manifest at `uri`: the one that is `wanted`, or for `auto` that of the name's ending.
+    """Return the format of the file at `uri`: the one that is `wanted`, or for `auto` that of the name's ending.
 
     Raises ManifestError for the ending of a compressed file, and for an unknown ending.
     """
-    path = unquote(urlsplit(uri).path) if uri.lower().startswith(("http://", "https://")) else uri
-    ending = PurePosixPath(path).suffix.lower()
-    if ending in _COMPRESSED_ENDINGS:
-        raise _compressed(name, ending)
-    if wanted != "auto":
-        return wanted
-    if ending not in FORMATS:
+    ending = ending_of(uri)
+    if ending in COMPRESSED_ENDINGS:
+        raise compressed(name, ending)
+    found = format_of(uri) if wanted == "auto" else wanted
+    if found is None:
         raise ManifestError(
-            f"{name} does not end in {', '.join(FORMATS)}, so its format is unknown; name it in "
-            "EMBEDDER_MANIFEST_FORMAT (csv, tsv, parquet, jsonl, txt or json)"
+            f"{name} does not end in {', '.join(FORMATS)} or as a picture does, so its format is unknown; name it in "
+            "EMBEDDER_MANIFEST_FORMAT (csv, tsv, parquet, jsonl, txt, json, tar or images)"
         )
-    return FORMATS[ending]
+    return found
 
 
 def check_content(source: ByteSource, expected: Format) -> None:
@@ -67,7 +95,7 @@ def check_content(source: ByteSource, expected: Format) -> None:
         raise ManifestError(f"{source.name} is empty")
     for magic, compression in _COMPRESSED_STARTS.items():
         if start.startswith(magic):
-            raise _compressed(source.name, compression)
+            raise compressed(source.name, compression)
     if expected == "parquet":
         return
     if start.startswith(_PARQUET_START):
@@ -77,7 +105,8 @@ def check_content(source: ByteSource, expected: Format) -> None:
         raise ManifestError(f"{source.name} is text in {encoding}; store it as UTF-8")
 
 
-def _compressed(name: str, how: str) -> ManifestError:
+def compressed(name: str, how: str) -> ManifestError:
+    """Return the error for a file that is compressed as a whole."""
     return ManifestError(
         f"{name} is compressed ({how}), so a pod cannot read its own rows without reading all rows before them; store "
         "it uncompressed, or as Parquet, which is compressed inside: `embedder list LIST list.parquet` writes the "

@@ -9,6 +9,7 @@ from common.logs import redact_url
 from worker.manifest.byte_source import MANIFEST_SETTING
 from worker.manifest.http_source import RETRY, HttpSource
 from worker.manifest.local_source import LocalSource, local_path
+from worker.manifest.uri_list import scheme_of
 
 if TYPE_CHECKING:
     from common.retry import RetryPolicy
@@ -17,14 +18,22 @@ if TYPE_CHECKING:
 
 
 def open_source(
-    uri: str, http: HttpSettings, *, http_retry: RetryPolicy = RETRY, setting: str = MANIFEST_SETTING
+    uri: str,
+    http: HttpSettings,
+    *,
+    http_retry: RetryPolicy = RETRY,
+    token: str = "",
+    is_one_of_many: bool = False,
+    setting: str = MANIFEST_SETTING,
 ) -> ByteSource:
     """Return the source at `uri`: a path, or a file://, http://, https:// or s3:// URL. Errors name `setting`.
+
+    `token` and `is_one_of_many` are for http:// and https://, see HttpSource.
 
     Raises ManifestError when there is no such source, StoreAccessDenied when it may not be read, and
     SourceUnavailable when its server does not answer.
     """
-    scheme = uri.partition("://")[0].lower() if "://" in uri else "file"
+    scheme = scheme_of(uri)
     if scheme == "file":
         return LocalSource(local_path(uri), setting=setting)
     if scheme == "s3":
@@ -33,10 +42,8 @@ def open_source(
 
         return S3Source(uri, setting=setting)
     if scheme in {"http", "https"}:
-        return HttpSource(uri, http, retry=http_retry)
-    raise ManifestError(f"{redact_url(uri)}: {scheme}:// is not supported; use a path, http://, https:// or s3://")
-
-
-def is_remote(uri: str) -> bool:
-    """Return whether `uri` names no file of this machine."""
-    return "://" in uri and not uri.lower().startswith("file://")
+        return HttpSource(uri, http, token=token, retry=http_retry, is_one_of_many=is_one_of_many)
+    raise ManifestError(
+        f"{redact_url(uri)}: {scheme}:// is not supported; use a path, http://, https://, s3://, gs:// or "
+        "hf://datasets/"
+    )

@@ -1,161 +1,221 @@
-"""Rows of a Parquet file. A chunk reads only the columns that are used, in the row groups that overlap the chunk."""
+"""Rows of Parquet files, which are one list in their order.
+
+A chunk reads only the columns that are used, in the row groups that overlap the chunk. Images that lie in the files
+are read apart from the rows, while they are embedded.
+"""
 
 from __future__ import annotations
 
-import io
-import os
-from contextlib import contextmanager
+from bisect import bisect_right
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
-from pyarrow import parquet
 
 from common.errors import ManifestError
-from worker.manifest.columns import find_columns
+from common.format.reasons import Reason
+from worker.manifest.parquet_columns import check_like, find_parquet_columns
+from worker.manifest.parquet_file import OpenParquet, column_of, read_footers
+from worker.manifest.parquet_values import values_of
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, UnreadableRow, chunk_range, spread_range
+from worker.manifest.read_ahead import ReadAhead, pieces
+from worker.manifest.row_name import file_name
+from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from worker.manifest.byte_source import ByteSource
+    from worker.manifest.parquet_file import Footer
+    from worker.manifest.read_ahead import Piece
+    from worker.rows import ImageContent
     from worker.settings import ManifestSettings
 
 BATCH_ROWS = 8192
 """Number of rows that are decoded at a time."""
 
+IMAGE_BATCH_ROWS = 256
+"""Largest number of images that are decoded at a time."""
+
+IMAGE_BATCH_BYTES = 4 << 20
+"""Number of bytes of the images that are decoded at a time, if they are of equal size."""
+
 SPREAD_GROUPS = 5
 """Largest number of row groups from which `spread` takes rows: of each, a piece of every column is read."""
 
-PIECE_BYTES = 4 << 20
-"""Number of bytes of one column in one request, so that memory does not grow with the size of a row group."""
+FIRST_VALUES = 16
+"""Number of values of a column that tell what it holds."""
 
-# pyarrow's own pool does not return memory: on large row groups it would hold 35 MB while the chunk is computed.
-pa.set_memory_pool(pa.system_memory_pool())
+
+class _Group(NamedTuple):
+    """The rows of a row group that are wanted."""
+
+    footer: Footer
+    number: int
+    first: int
+    """The number of the row group's first row among all rows."""
+    first_of_file: int
+    """The number of the file's first row among all rows."""
+    rows: Sequence[int]
+    """The numbers of the rows within the row group, ascending."""
 
 
 class ParquetRows:
     def __init__(self, sources: Sequence[ByteSource], settings: ManifestSettings) -> None:
-        source = self._source = sources[0]
-        with _parquet_errors(source):
-            file = self._open()
-            self._metadata = file.metadata
-            schema = file.schema_arrow
-        self.columns = find_columns(schema.names, settings, name=source.name)
+        self._footers = read_footers(sources)
+        self._starts = [0, *accumulate(footer.rows for footer in self._footers)]
+        """The number of each file's first row among all rows, and the number of all rows."""
+        filled = [footer for footer in self._footers if footer.rows]
+        # A file without rows has no types in it that mean anything, for example where pandas wrote it.
+        first = (filled or self._footers)[0]
+        self.columns = find_parquet_columns(first, settings, first_values=lambda column: _first_values(first, column))
+        for footer in filled:
+            if footer is not first:
+                check_like(footer, first, self.columns)
         self.has_ids = self.columns.id is not None
-        for name in self.columns.present:
-            if schema.names.count(name) > 1:
-                raise ManifestError(f"{source.name} has {schema.names.count(name)} columns {name}; rename all but one")
-        url_type = schema.field(self.columns.url).type
-        if not _is_text(url_type):
-            raise ManifestError(
-                f"{source.name}: the column {self.columns.url} is {url_type}, expected text; name the column with "
-                "the URLs in EMBEDDER_URL_COLUMN"
-            )
-        if not self._metadata.num_rows:
-            raise ManifestError(f"{source.name} has no rows")
+        if not filled:
+            others = f" and {len(sources) - 1} more files" if len(sources) > 1 else ""
+            raise ManifestError(f"{sources[0].name}{others} ha{'ve' if others else 's'} no rows")
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
-        share = chunk_range(self._metadata.num_rows, index=index, count=count)
-        first = 0
-        for group in range(self._metadata.num_row_groups):
-            rows = self._metadata.row_group(group).num_rows
-            start, stop = max(share.start, first), min(share.stop, first + rows)
-            if start < stop:
-                for row, values in enumerate(self._read_group(group, start - first, stop - first), start):
-                    yield RawRow(f"row {row} (the first is 0)", values)
-            first += rows
+        for group in self._groups(chunk_range(self._starts[-1], index=index, count=count)):
+            yield from self._rows(group)
 
     def count_rows(self) -> RowCount:
-        return RowCount(self._metadata.num_rows, is_exact=True)
+        return RowCount(self._starts[-1], is_exact=True)
 
     def spread(self, count: int) -> Iterator[RawRow]:
-        """Yield rows from the first batch of some row groups: a later row costs reading those before it."""
-        sizes = [self._metadata.row_group(group).num_rows for group in range(self._metadata.num_row_groups)]
-        groups = [number for number, size in enumerate(sizes) if size]
+        """Yield rows from the start of some row groups: a later row costs reading those before it."""
+        groups = [
+            _Group(footer, number, first, start, range(rows))
+            for footer, start in zip(self._footers, self._starts, strict=False)
+            for number, (rows, first) in enumerate(
+                zip(footer.group_rows, accumulate(footer.group_rows, initial=start), strict=False)
+            )
+            if rows
+        ]
         chosen = [groups[place] for place in spread_range(len(groups), min(count, SPREAD_GROUPS))]
         for place, group in enumerate(chosen):
             share = len(chunk_range(count, index=place, count=len(chosen)))
-            rows = list(self._read_group(group, 0, min(sizes[group], BATCH_ROWS)))
-            for row in spread_range(len(rows), share):
-                yield RawRow(f"row {sum(sizes[:group]) + row} (the first is 0)", rows[row])
+            within = min(len(group.rows), BATCH_ROWS if self.columns.image is None else share)
+            rows = list(self._rows(group._replace(rows=range(within))))
+            yield from (rows[row] for row in spread_range(len(rows), share))
 
-    def _read_group(self, group: int, start: int, stop: int) -> Iterator[Fields]:
-        """Yield the fields of rows [start, stop) of a row group."""
-        names = self.columns.present
-        with _parquet_errors(self._source):
-            file = self._open(metadata=self._metadata)
-            first = 0
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names, use_threads=False):
-                low, high = max(start - first, 0), min(stop - first, batch.num_rows)
-                if low < high:
-                    columns = dict(zip(batch.schema.names, batch.slice(low, high - low).columns, strict=True))
-                    values = [
-                        [None] * (high - low) if name is None else _values(columns[name])
-                        for name in astuple(self.columns)
-                    ]
-                    yield from map(Fields, *values)
-                first += batch.num_rows
-                if first >= stop:
-                    return
+    def images(self, cells: Sequence[int], *, max_bytes: int) -> Generator[ImageContent | ImageFailed]:
+        """Yield the image of each of `cells`; see ImageReader."""
+        column = self.columns.image
+        if column is None:
+            raise TypeError("the files hold no images")
+        groups = list(self._groups(cells))
+        with ReadAhead(_pieces(groups, column)) as ahead:
+            for group in groups:
+                yield from _images(group, column, ahead=ahead, max_bytes=max_bytes)
 
-    def _open(self, **options: Any) -> parquet.ParquetFile:  # noqa: ANN401 - pyarrow's own options
-        # With pre_buffer, pyarrow would hold a whole row group and fetch it from its own threads.
-        file = pa.PythonFile(_SourceFile(self._source), mode="r")
-        return parquet.ParquetFile(file, pre_buffer=False, buffer_size=PIECE_BYTES, **options)
+    def _groups(self, rows: Sequence[int]) -> Iterator[_Group]:
+        """Yield the row groups that hold `rows`, which ascend."""
+        place = 0
+        while place < len(rows):
+            file = bisect_right(self._starts, rows[place]) - 1
+            footer = self._footers[file]
+            bounds = list(accumulate(footer.group_rows, initial=self._starts[file]))
+            while place < len(rows) and rows[place] < bounds[-1]:
+                number = bisect_right(bounds, rows[place]) - 1
+                first, after = bounds[number], bisect_right(rows, bounds[number + 1] - 1, lo=place)
+                yield _Group(footer, number, first, bounds[0], _less(rows, place, after, first))
+                place = after
 
+    def _rows(self, group: _Group) -> Iterator[RawRow]:
+        """Yield consecutive rows of a row group."""
+        names = [None if name == self.columns.image else name for name in astuple(self.columns)]
+        wanted = [name for name in names if name is not None]
+        footer, stop = group.footer, group.rows[-1] + 1
+        number = group.first + group.rows[0]
+        in_file = number - group.first_of_file
+        place = f" of {footer.source.name}" if len(self._footers) > 1 else ""
+        holds_image = self.columns.image is not None
+        for fields in self._fields(group, names, wanted, stop=stop):
+            yield RawRow(
+                f"row {in_file}{place} (the first is 0)",
+                fields,
+                cell=number if holds_image else None,
+                name=f"{file_name(footer.source)}#{in_file}" if holds_image else "",
+            )
+            number += 1
+            in_file += 1
 
-class _SourceFile(io.RawIOBase):
-    """A byte source as a file, with the methods that pyarrow calls."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}[whence]
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        rest = max(0, self._source.size - self._position)
-        data = self._source.read(self._position, rest if size < 0 else min(size, rest))
-        self._position += len(data)
-        return data
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(test(kind) for test in (*tests, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
-
-
-def _values(column: pa.Array) -> list[Any]:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    # A column of text may hold bytes that are not UTF-8. Read as bytes, they fail their own row and no other one.
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_binary())
-    elif pa.types.is_string_view(column.type):
-        column = column.cast(pa.binary_view())
-    values: list[Any] = column.to_pylist()
-    return values
+    @staticmethod
+    def _fields(group: _Group, names: Sequence[str | None], wanted: Sequence[str], *, stop: int) -> Iterator[Fields]:
+        start = group.rows[0]
+        if not wanted:
+            yield from (Fields(None) for _ in group.rows)
+            return
+        file = OpenParquet(group.footer)
+        for column in dict.fromkeys(wanted):
+            file.span(group.number, column)
+        for first, batch in file.batches(group.number, wanted, batch_rows=BATCH_ROWS, stop=stop):
+            low, high = max(start - first, 0), min(stop - first, batch.num_rows)
+            if low < high:
+                part = batch.slice(low, high - low)
+                yield from map(
+                    Fields,
+                    *([None] * (high - low) if name is None else values_of(column_of(part, name)) for name in names),
+                )
 
 
-@contextmanager
-def _parquet_errors(source: ByteSource) -> Iterator[None]:
-    """Turn the errors of a file that pyarrow cannot read into ManifestError."""
-    try:
-        yield
-    except MemoryError:  # pyarrow's own MemoryError is an ArrowException too
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ManifestError(
-            f"{source.name} is not a Parquet file, or is damaged: {' '.join(str(error).split())}"
-        ) from error
+def _less(rows: Sequence[int], start: int, stop: int, by: int) -> Sequence[int]:
+    if isinstance(rows, range):
+        return range(rows[start] - by, rows[stop - 1] - by + 1)
+    return [row - by for row in islice(rows, start, stop)]
+
+
+def _pieces(groups: Iterable[_Group], column: str) -> Iterator[Piece]:
+    for group in groups:
+        span = OpenParquet(group.footer).span(group.number, column)
+        yield from pieces(group.footer.source, span.start, span.end)
+
+
+def _images(group: _Group, column: str, *, ahead: ReadAhead, max_bytes: int) -> Iterator[ImageContent | ImageFailed]:
+    file = OpenParquet(group.footer, ahead=ahead)
+    span = file.span(group.number, column)
+    mean_bytes = max(1, span.raw_bytes // max(1, group.footer.group_rows[group.number]))
+    batch_rows = max(1, min(IMAGE_BATCH_ROWS, IMAGE_BATCH_BYTES // mean_bytes))
+    place = 0
+    for first, batch in file.batches(group.number, [column], batch_rows=batch_rows, stop=group.rows[-1] + 1, span=span):
+        cells = column_of(batch, column)
+        while place < len(group.rows) and group.rows[place] < first + batch.num_rows:
+            content = _content(cells[group.rows[place] - first])
+            place += 1
+            if not content:
+                yield ImageFailed(Reason.NO_SOURCE, "the row has no bytes")
+            elif len(content) > max_bytes:
+                yield ImageFailed(Reason.TOO_LARGE, f"{len(content)} bytes, the limit is {max_bytes}")
+            else:
+                yield content
+
+
+def _content(cell: pa.Scalar) -> memoryview | bytes | None:
+    """Return the bytes of a cell, without a copy where that is possible."""
+    if isinstance(cell, pa.DictionaryScalar):
+        cell = cell.value
+    if not cell.is_valid:
+        return None
+    if isinstance(cell, pa.ListScalar | pa.LargeListScalar):
+        return bytes(cell.values.fill_null(0).to_numpy())
+    return memoryview(cell.as_buffer())
+
+
+def _first_values(footer: Footer, column: str) -> list[bytes]:
+    """Return some of the first values of a column of bytes."""
+    group = next((number for number, rows in enumerate(footer.group_rows) if rows), None)
+    if group is None:
+        return []
+    file = OpenParquet(footer)
+    file.span(group, column)
+    batches = file.batches(group, [column], batch_rows=FIRST_VALUES, stop=1)
+    return [
+        bytes(content)
+        for _, batch in batches
+        for cell in column_of(batch, column)
+        if (content := _content(cell)) is not None
+    ]

@@ -43,12 +43,17 @@ _REDIRECTS_ONLY = urllib3.Retry(
 
 
 class RangeClient:
-    """Sends requests for ranges of one URL, each once. User and password in the URL are sent as a header."""
+    """Sends requests for ranges of one URL, each once. User and password in the URL are sent as a header.
 
-    def __init__(self, uri: str, settings: HttpSettings) -> None:
+    `token` is sent as a bearer token in their place. A redirect to another server goes there without it.
+    """
+
+    def __init__(self, uri: str, settings: HttpSettings, *, token: str = "") -> None:
         self.name = redact_url(uri)
         self._retry_after_limit_seconds = settings.retry_after_limit_seconds
         self._url, headers = _split_credentials(uri)
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         headers["User-Agent"] = settings.user_agent_header
         # A range of a compressed transfer would not be a range of the content.
         headers["Accept-Encoding"] = "identity"
@@ -70,6 +75,10 @@ class RangeClient:
             return HttpAnswer(response, start=start)
         response.close()
         raise self._refusal(response)
+
+    def close(self) -> None:
+        """Close the connections that wait for the next request, which opens another one."""
+        self._pool.clear()
 
     def _request(self, start: int, length: int) -> BaseHTTPResponse:
         try:

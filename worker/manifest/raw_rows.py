@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from common.format.reasons import Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
     from worker.manifest.columns import Columns
-    from worker.rows import ByteRange
+    from worker.rows import ByteRange, ImageContent, ImageFailed
 
 
 class Fields(NamedTuple):
@@ -21,6 +21,8 @@ class Fields(NamedTuple):
     subset: object = None
     thumbnail: object = None
     rotation: object = None
+    image: object = None
+    """Always None, because images are read apart from the rows."""
 
 
 class RawRow(NamedTuple):
@@ -33,6 +35,10 @@ class RawRow(NamedTuple):
     """False for a line with bytes that are not UTF-8. Lone surrogates stand for them in `text` and `fields`."""
     held: ByteRange | None = None
     """Where the image's bytes lie in the manifest's own files. Then the URL is only a name."""
+    cell: int | None = None
+    """The number of the row among all rows, for `ImageReader.images`; None for a row without an image of its own."""
+    name: str = ""
+    """What the row is called where its URL is empty or cannot be used, for a row whose image the manifest holds."""
 
 
 class UnreadableRow(NamedTuple):
@@ -71,6 +77,18 @@ class RowReader(Protocol):
 
     def spread(self, count: int) -> Iterator[RawRow | UnreadableRow]:
         """Yield about `count` rows from all over the manifest, or all rows where there are fewer. Little is read."""
+
+
+@runtime_checkable
+class ImageReader(Protocol):
+    """A reader of a manifest that holds images which only the worker can read."""
+
+    def images(self, cells: Sequence[int], *, max_bytes: int) -> Generator[ImageContent | ImageFailed]:
+        """Yield the image of each of `cells`, which ascend, or the reason why there is none.
+
+        An image of more than `max_bytes` is too large. Raises ManifestError when the manifest is damaged, and
+        SourceUnavailable when it cannot be read.
+        """
 
 
 def spread_range(total: int, count: int) -> list[int]:

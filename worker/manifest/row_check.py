@@ -49,9 +49,10 @@ class RowCheck:
             if self.mirror_url:
                 identifier = self._id(raw, left_out)
                 return self._row_of_id(raw, position, left_out)
-            url = self._url(raw.fields.url)
+            url, is_named = self._url_or_name(raw)
             identifier = self._id(raw, left_out)
-            return self._row(raw, position, url, identifier, left_out)
+            row = self._row(raw, position, url, identifier, left_out)
+            return row._replace(is_named=True) if is_named else row
         except ImageFailed as failed:
             # The detail of an invalid URL shows the URL. For other problems it shows the row.
             quote = _quote(raw.text) if failed.reason is Reason.MALFORMED_ROW else ""
@@ -62,7 +63,8 @@ class RowCheck:
             raise ImageFailed(Reason.MALFORMED_ROW, "the line is not UTF-8")
         if raw.held is not None:
             return Row(position, url, identifier, held=raw.held)
-        self._check_address(url)
+        if not raw.name:
+            self._check_address(url)
         thumbnail = self._thumbnail(raw, left_out)
         subset = _optional(raw, raw.fields.subset, "subset", left_out) or self.subset
         return Row(position, url, identifier, subset, thumbnail, _rotation(raw.fields.rotation))
@@ -91,6 +93,16 @@ class RowCheck:
         if self.is_remote and _is_file_url(thumbnail):
             raise _file_elsewhere(thumbnail)
         return thumbnail
+
+    def _url_or_name(self, raw: RawRow) -> tuple[str, bool]:
+        """Return the URL, or the row's name and True where it has a name and no URL that a result can hold."""
+        if not raw.name:
+            return self._url(raw.fields.url), False
+        try:
+            url = self._url(raw.fields.url)
+        except ImageFailed:
+            return self._url(raw.name), True
+        return (self._url(raw.name), True) if _CONTROL.search(url) else (url, False)
 
     def _url(self, value: object) -> str:
         url = _text(value, "URL")

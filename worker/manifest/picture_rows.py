@@ -1,0 +1,43 @@
+"""Rows of a manifest of pictures: each file is a row, in the order of the paths."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from worker.manifest.raw_rows import Fields, RawRow, RowCount, chunk_range, spread_range
+from worker.manifest.uri_list import scheme_of
+from worker.rows import ByteRange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from worker.manifest.manifest_files import Picture
+
+
+class PictureRows:
+    columns = None
+    has_ids = True
+
+    def __init__(self, pictures: Sequence[Picture]) -> None:
+        self._pictures = pictures
+
+    def read(self, index: int, count: int) -> Iterator[RawRow]:
+        return self._rows(chunk_range(len(self._pictures), index=index, count=count))
+
+    def count_rows(self) -> RowCount:
+        return RowCount(len(self._pictures), is_exact=True)
+
+    def spread(self, count: int) -> Iterator[RawRow]:
+        return self._rows(spread_range(len(self._pictures), count))
+
+    def _rows(self, numbers: Iterable[int]) -> Iterator[RawRow]:
+        for number in numbers:
+            picture = self._pictures[number]
+            file = picture.file
+            # A path may look like a URL or have spaces at its ends, so a decoder is given the file itself.
+            is_local = scheme_of(file.uri) == "file" and file.size is not None
+            held = ByteRange(file.uri, 0, file.size or 0) if is_local else None
+            yield RawRow(
+                f"file {number} (the first is 0)", Fields(picture.url, PurePosixPath(picture.url).stem), held=held
+            )

@@ -1,0 +1,43 @@
+"""The objects of a bucket that a pattern means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.errors import SourceUnavailable, StoreUnavailable
+from common.store.s3.listing import list_objects
+from common.store.s3.location import parse_s3_uri
+from common.store.s3.prefix import S3Prefix
+from worker.manifest.listed_file import ListedFile, Listing, refuse_more
+
+if TYPE_CHECKING:
+    from worker.manifest.glob_pattern import GlobPattern
+
+
+def list_bucket(pattern: GlobPattern, *, most: int) -> Listing:
+    """Return the objects that the pattern means, else those below the prefixes that it means.
+
+    Raises ManifestError when more than `most` keys begin as the pattern does, StoreAccessDenied when the bucket may
+    not be listed, and SourceUnavailable when the store does not answer.
+    """
+    location = parse_s3_uri(pattern.folder)
+    bucket = f"s3://{location.bucket}"
+    start = location.key + pattern.start
+    direct: list[ListedFile] = []
+    below: list[ListedFile] = []
+    try:
+        for number, listed in enumerate(list_objects(S3Prefix(bucket), start), start=1):
+            if number > most:
+                raise refuse_more(f"{bucket}/{start}", most)
+            key = listed.stat.key
+            if not key.startswith(start) or key.endswith("/"):  # an object that stands for a folder
+                continue
+            path = key.removeprefix(location.key)
+            file = ListedFile(f"{bucket}/{key}", path, listed.stat.size, listed.stat.version)
+            if pattern.matches(path):
+                direct.append(file)
+            elif pattern.has_above(path):
+                below.append(file)
+    except StoreUnavailable as error:
+        raise SourceUnavailable(str(error)) from error
+    return Listing(pattern.folder, direct or below)
