@@ -106,7 +106,7 @@ class TextFiles:
         first, *others = self.sources
         for source in [first, *sorted(others, key=lambda each: -each.size)]:
             # A text that is larger than its head counts as having rows, because the search could read all of it.
-            if source.size > HEAD_BYTES or any(True for _ in read(Part(source, 0, source.size))):
+            if source.size > HEAD_BYTES or (source.size and any(True for _ in read(Part(source, 0, source.size)))):
                 return
         raise ManifestError(f"{self.name} has no rows")
 

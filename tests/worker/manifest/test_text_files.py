@@ -127,6 +127,13 @@ def test_a_file_of_other_columns_ends_in_a_sentence_that_names_both(second: byte
         all_of(reader, chunks=1)
 
 
+def test_the_column_of_urls_is_the_same_in_each_file() -> None:
+    pages = b"image_id,url,link\n1,http://h/a.jpg,http://h/page\n"
+    turned = b"image_id,url,link\n2,http://h/page,http://h/b.jpg\n"
+    reader = reader_of(files(pages, turned, b"image_id,url,link\n3,http://h/c.jpg,x,,,\n"), "csv")
+    assert urls_of(all_of(reader, chunks=3)) == ["http://h/a.jpg", "http://h/page", "http://h/c.jpg"]
+
+
 def test_parts_without_headers_are_read_with_the_setting() -> None:
     sources = files(b"1,http://h/a.jpg\n2,http://h/b.jpg", b"", b"3,http://h/c.jpg\n")
     with pytest.raises(ManifestError, match="looks as if it had no header line"):
