@@ -59,6 +59,8 @@ class TextFiles:
 
     def parts(self, start: int, end: int) -> Iterator[Part]:
         """Yield the parts of the files that lie in the bytes [start, end) of all files together."""
+        if start >= end:
+            return
         for number in range(bisect_right(self._ends, start), len(self.sources)):
             source = self.sources[number]
             base = self._ends[number] - source.size
