@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     import os
@@ -54,6 +55,14 @@ class Row(NamedTuple):
     """Where the image's bytes lie in the manifest's own files, for a decoder that reads them there."""
     is_named: bool = False
     """Whether `url` is only a name that the worker gave to an image without a URL: nothing can be fetched from it."""
+
+
+def url_on_mirror(mirror_url: str, *, subset: str, image_id: str) -> str:
+    """Return the URL of an image on the mirror of Open Images at `mirror_url`."""
+    base = mirror_url.rstrip("/")
+    if base.startswith("s3://"):
+        return f"{base}/{subset}/{image_id}.jpg"  # a key; it is percent-encoded when it is signed
+    return f"{base}/{quote(subset, safe='')}/{quote(image_id, safe='')}.jpg"
 
 
 class HeldImages(Protocol):

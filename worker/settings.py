@@ -19,6 +19,9 @@ SPARE_DECODERS = 1
 """Number of decoders beyond one for each core. It works while another decoder waits for its next image or for room in a
 batch. Measured on two cores: 2 to 9 % more images a second, at the same CPU for each image."""
 
+PUBLIC_MIRROR_URL = "https://open-images-dataset.s3.amazonaws.com"
+"""The public bucket with the images of Open Images."""
+
 SOURCES = ("mirror", "thumbnail", "original", "url", "bytes")
 """The sources that EMBEDDER_SOURCES may name."""
 
@@ -113,11 +116,12 @@ class ManifestSettings(Section):
     line is then a row."""
 
     url_column: str = ""
-    """Name of the column with the URLs. Empty: the first of `OriginalURL`, `url`, `image_url` and similar names that
-    exists."""
+    """Name of the column with the URLs. Empty: the first of `OriginalURL`, `image_url`, `url`, `file_name` and similar
+    names that exists. Case, spaces and punctuation do not matter."""
 
     id_column: str = ""
-    """Name of the column with the ids. Empty: the first of `ImageID`, `image_id`, `id` and `key` that exists."""
+    """Name of the column with the ids. Empty: the first of `ImageID`, `photo_id`, `id`, `key`, `uid` and similar names
+    that exists."""
 
     image_column: str = ""
     """Name of the column of a Parquet file that holds the images themselves: bytes, or a struct of `bytes` and `path`
@@ -183,7 +187,7 @@ class HttpSettings(Section):
 class FetchSettings(Section):
     """From a row to an image's bytes."""
 
-    mirror_url: str = "https://open-images-dataset.s3.amazonaws.com"
+    mirror_url: str = PUBLIC_MIRROR_URL
     """URL of the mirror, which holds `<subset>/<id>.jpg`: the public bucket, or a copy of it (http, https or s3)."""
 
     fetch_concurrency: int = Field(default=64, ge=1, le=4096)

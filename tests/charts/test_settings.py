@@ -30,6 +30,8 @@ ELSEWHERE = {
     "manifest_format": "manifest.format",
     "max_listed_files": "manifest.maxListedFiles",
     "openimages_url": "manifest.openimagesUrl",
+    "manifest_columns": "manifest.columns",
+    "subset": "manifest.subset",
     "url_column": "manifest.urlColumn",
     "id_column": "manifest.idColumn",
     "s3_addressing": "s3.addressing",

@@ -22,6 +22,7 @@ from worker.encode.model import UNTRAINED
 from worker.encode.model_loading import ModelLoading
 from worker.fetch.relayed_proxies import RelayedProxies
 from worker.settings import (
+    PUBLIC_MIRROR_URL,
     ChunkSettings,
     DecodeSettings,
     EncodeSettings,
@@ -154,7 +155,10 @@ class Check:
         if Subject.MANIFEST in self._skip or manifest is None or http is None:
             self._note(skipped(Subject.MANIFEST, LEFT_OUT if Subject.MANIFEST in self._skip else WRONG_SETTING))
             return None
-        return Step("manifest", lambda: read_manifest(manifest, http, run_uri=self._run_uri()))
+        fetch = self._sections.get(FetchSettings)
+        mirror_url = fetch.mirror_url if fetch else PUBLIC_MIRROR_URL
+        run_uri = self._run_uri()
+        return Step("manifest", lambda: read_manifest(manifest, http, mirror_url=mirror_url, run_uri=run_uri))
 
     def _end_manifest(self, step: Step[OpenManifest] | None) -> None:
         if step is None:

@@ -30,9 +30,9 @@ class OpenManifest(NamedTuple):
     facts: ManifestFacts
 
 
-def read_manifest(settings: ManifestSettings, http: HttpSettings, *, run_uri: str) -> OpenManifest:
+def read_manifest(settings: ManifestSettings, http: HttpSettings, *, mirror_url: str, run_uri: str) -> OpenManifest:
     """Return the manifest without what the run `run_uri` has written, and a sample. Raises as `open_manifest`."""
-    manifest = open_manifest(settings, http=http, http_retry=HTTP_RETRY, run_uri=run_uri)
+    manifest = open_manifest(settings, http=http, mirror_url=mirror_url, http_retry=HTTP_RETRY, run_uri=run_uri)
     count = manifest.count_rows()
     first = manifest.first_rows(FIRST_ROWS, of=count.rows)
     sample = manifest.sample(SAMPLE)

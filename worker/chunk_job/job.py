@@ -66,7 +66,12 @@ class _ChunkJob:
         self._model.start()
         store: Store = open_store(settings.chunk.run_uri)
         store.check_access()
-        self._manifest: Manifest = open_manifest(settings.manifest, http=settings.http, run_uri=settings.chunk.run_uri)
+        self._manifest: Manifest = open_manifest(
+            settings.manifest,
+            http=settings.http,
+            mirror_url=settings.fetch.mirror_url,
+            run_uri=settings.chunk.run_uri,
+        )
         self._place = ChunkInStore(store, self._index, self._provenance)
 
     def run(self) -> Outcome:
@@ -86,12 +91,14 @@ class _ChunkJob:
     ) -> Outcome:
         chunk_count = self._settings.chunk.chunk_count
         collector = Collector(chunk, vectors)
+        columns = {} if self._manifest.columns is None else {"columns": self._manifest.columns}
         log.info(
             CHUNK_STARTED,
             of=chunk_count,
             rows=collector.requested,
             manifest=self._manifest.name,
             files=self._manifest.file_count,
+            **columns,
         )
         if not plain_jpeg.is_available():
             log.info(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote
+
+from worker.rows import url_on_mirror
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,4 @@ def _url(row: Row, source: str, mirror_url: str) -> str:
 def _url_on_mirror(row: Row, mirror_url: str) -> str:
     if not row.id or not row.subset:
         return ""
-    base = mirror_url.rstrip("/")
-    if base.startswith("s3://"):
-        return f"{base}/{row.subset}/{row.id}.jpg"  # a key; it is percent-encoded when it is signed
-    return f"{base}/{quote(row.subset, safe='')}/{quote(row.id, safe='')}.jpg"
+    return url_on_mirror(mirror_url, subset=row.subset, image_id=row.id)

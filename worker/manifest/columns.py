@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
+from worker.manifest.column_names import ID_NAMES, find_name, find_url_name, folded
 from worker.manifest.excerpts import excerpt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from worker.settings import ManifestSettings
 
-URL_NAMES = ("originalurl", "url", "image_url", "imageurl", "uri", "link")
-ID_NAMES = ("imageid", "image_id", "id", "key")
 SUBSET_NAMES = ("subset",)
 THUMBNAIL_NAMES = ("thumbnail300kurl",)
 ROTATION_NAMES = ("rotation",)
+
+OPEN_IMAGES_ID = "imageid"
+"""The name of Open Images' column of ids, folded."""
 
 LISTED_COLUMNS = 20
 """Largest number of columns in an error's list."""
@@ -28,6 +30,7 @@ class Columns:
     """The names of the columns that are used, as the manifest writes them; None for a column that it does not have."""
 
     url: str
+    """The column with the URLs. In a list of Open Images' ids, which has no URLs, it is the column with the ids."""
     id: str | None = None
     subset: str | None = None
     thumbnail: str | None = None
@@ -41,53 +44,74 @@ class Columns:
         """Return the names of the columns that the manifest has, each once."""
         return list(dict.fromkeys(name for name in astuple(self) if name is not None))
 
+    def __str__(self) -> str:
+        """Return which column is used for what, for the log: `url=photo_image_url, id=photo_id`."""
+        used = asdict(self).items()
+        return ", ".join(f"{what}={excerpt(name)}" for what, name in used if name is not None)
+
     @property
-    def is_open_images(self) -> bool:
-        """Return whether these are the columns of a list that Open Images publishes."""
-        return (self.url.lower(), (self.id or "").lower(), self.subset is not None) == ("originalurl", "imageid", True)
+    def are_ids(self) -> bool:
+        """Return whether the rows are ids of Open Images, without URLs."""
+        return self.url == self.id and folded(self.url) == OPEN_IMAGES_ID
+
+    def is_open_images(self, *, subset: str) -> bool:
+        """Return whether these are the columns of a list that Open Images publishes. `subset` is that of all rows."""
+        is_known = self.subset is not None or bool(subset)
+        return is_known and (self.url.lower(), (self.id or "").lower()) == ("originalurl", OPEN_IMAGES_ID)
 
 
-def find_columns(found: Iterable[str], settings: ManifestSettings, *, name: str) -> Columns:
-    """Return the columns to use among the columns `found` in the manifest `name`. Case does not matter.
+def find_columns(
+    found: Iterable[str], settings: ManifestSettings, *, name: str, examples: Sequence[Mapping[str, object]] = ()
+) -> Columns:
+    """Return the columns to use among the columns `found` in the manifest `name`. See column_names for the names.
+
+    `examples` are some rows by the names of their columns, where they are to be had.
 
     Raises ManifestError when no column holds URLs, or when a column that a setting names is missing.
     """
     names = list(found)
-    url, *others = (_find(names, wanted) for wanted in field_names(settings))
-    if url is None:
+    columns = choose_columns(names, settings, examples)
+    if columns is None:
         missing = repr(settings.url_column) if settings.url_column else "with URLs"
+        has_ids = not settings.url_column and find_name(names, (OPEN_IMAGES_ID,)) is not None
         raise ManifestError(
             f"{name} has no column {missing}, its columns are {_listed(names)}; name the column with the URLs in "
             "EMBEDDER_URL_COLUMN"
+            + (", or, for ids of Open Images, their subset in EMBEDDER_SUBSET (train, validation or test)" * has_ids)
         )
-    if others[0] is None and settings.id_column:
+    if columns.id is None and settings.id_column:
         raise ManifestError(
             f"{name} has no column {settings.id_column!r}, its columns are {_listed(names)}; name the column with the "
             "ids in EMBEDDER_ID_COLUMN, or unset it"
         )
-    return Columns(url, *others)
+    return columns
 
 
-def field_names(settings: ManifestSettings) -> list[tuple[str, ...]]:
-    """Return the names that a column may have, for each field of Columns in its order, the preferred name first."""
-    return [
-        (settings.url_column,) if settings.url_column else URL_NAMES,
-        (settings.id_column,) if settings.id_column else ID_NAMES,
-        SUBSET_NAMES,
-        THUMBNAIL_NAMES,
-        # A user whose column of this name holds something else turns the rotation off.
-        ROTATION_NAMES if settings.rotate else (),
-    ]
+def choose_columns(
+    names: Sequence[str], settings: ManifestSettings, examples: Sequence[Mapping[str, object]] = ()
+) -> Columns | None:
+    """Return the columns to use among `names`, None when none of them holds URLs or ids of Open Images."""
+    url, *others = choose_names(names, settings, examples)
+    return None if url is None else Columns(url, *others)
 
 
-def _find(names: list[str], wanted: Iterable[str]) -> str | None:
-    folded = {each.lower(): each for each in reversed(names)}
-    for each in wanted:
-        if each in names:
-            return each
-        if each.lower() in folded:
-            return folded[each.lower()]
-    return None
+CHOSEN = ("url", "id", "subset", "thumbnail", "rotation")
+"""The fields of Columns that `choose_names` chooses, in its order."""
+
+
+def choose_names(
+    names: Sequence[str], settings: ManifestSettings, examples: Sequence[Mapping[str, object]] = ()
+) -> tuple[str | None, ...]:
+    """Return the name in `names` of each of CHOSEN, None for a field that no name stands for."""
+    url = find_name(names, [settings.url_column]) if settings.url_column else find_url_name(names, examples)
+    id_name = find_name(names, [settings.id_column] if settings.id_column else ID_NAMES)
+    subset = find_name(names, SUBSET_NAMES)
+    if url is None and not settings.url_column and (subset or settings.subset):
+        url = find_name(names, (OPEN_IMAGES_ID,))
+        id_name = url or id_name
+    # A user whose column of this name holds something else turns the rotation off.
+    rotation = find_name(names, ROTATION_NAMES) if settings.rotate else None
+    return url, id_name, subset, find_name(names, THUMBNAIL_NAMES), rotation
 
 
 def _listed(names: list[str]) -> str:
@@ -95,20 +119,33 @@ def _listed(names: list[str]) -> str:
     return first if len(names) <= LISTED_COLUMNS else f"{first} and {len(names) - LISTED_COLUMNS} more"
 
 
-def resolve_sources(wanted: str, columns: Columns | None, *, name: str) -> tuple[str, ...]:
+def sources_of_ids(wanted: str, *, name: str) -> tuple[str, ...]:
+    """Return the sources of the images of the manifest `name`, whose rows are ids of Open Images without URLs.
+
+    `wanted` is a comma-separated list of sources, or `auto`. Raises ManifestError when the mirror is not among them.
+    """
+    sources = ("mirror",) if wanted == "auto" else tuple(wanted.split(","))
+    if "mirror" not in sources:
+        raise ManifestError(
+            f"{name} holds ids of Open Images and no URLs, and EMBEDDER_SOURCES is {wanted}; add mirror to it"
+        )
+    return sources
+
+
+def resolve_sources(wanted: str, columns: Columns | None, *, name: str, subset: str = "") -> tuple[str, ...]:
     """Return the sources of the images of the manifest `name`, in the order in which they are tried.
 
-    `wanted` is a comma-separated list of sources, or `auto` for all sources that the columns allow. Raises
-    ManifestError when a column that a source needs is missing.
+    `wanted` is a comma-separated list of sources, or `auto` for all sources that the columns allow. `subset` is Open
+    Images' subset of all rows, or empty. Raises ManifestError when a column that a source needs is missing.
     """
     if wanted == "auto":
         if columns is not None and columns.image is not None:
             return ("bytes",) if columns.url == columns.image else ("bytes", "url")
-        if columns is None or not columns.is_open_images:
+        if columns is None or not columns.is_open_images(subset=subset):
             return ("url",)
         return ("mirror", "original") if columns.thumbnail is None else ("mirror", "thumbnail", "original")
     sources = tuple(wanted.split(","))
-    needs = {"mirror": ("id", "subset"), "thumbnail": ("thumbnail",)}
+    needs = {"mirror": ("id",) if subset else ("id", "subset"), "thumbnail": ("thumbnail",)}
     titles = {"id": "ImageID", "subset": "Subset", "thumbnail": "Thumbnail300KURL"}
     for source in sources:
         for need in needs.get(source, ()):

@@ -7,7 +7,20 @@ from common.logs import redact_urls
 EXCERPT_LENGTH = 200
 """Largest number of characters in an excerpt."""
 
+
+class Repeated(tuple[object, ...]):
+    """The different values of a key that an object of JSON has more than once."""
+
+    __slots__ = ()
+
+
+class Unreadable:
+    """A value of Parquet that Python cannot have: times in nanoseconds, or a number that the file has rounded."""
+
+
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (Repeated, "given more than once"),
+    (Unreadable, "a value that cannot be read exactly"),
     (dict, "an object"),
     ((list, tuple), "a list"),
     (bool, "true or false"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,10 +13,15 @@ from urllib.parse import urlsplit
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
 from common.logs import log
-from worker.manifest.columns import resolve_sources, resolve_sources_of_shards
+from worker.manifest.columns import resolve_sources, resolve_sources_of_shards, sources_of_ids
+from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.held_ranges import read_ranges
 from worker.manifest.http_source import RETRY
+from worker.manifest.image_ids import log_repeated_ids, public_url
+from worker.manifest.json_layout import json_format
 from worker.manifest.json_rows import JsonRows
+from worker.manifest.jsonl_rows import JsonLinesRows
+from worker.manifest.left_out import LeftOut
 from worker.manifest.manifest_files import find_files
 from worker.manifest.manifest_format import check_content
 from worker.manifest.open_source import open_source
@@ -24,7 +29,9 @@ from worker.manifest.picture_rows import PictureRows
 from worker.manifest.raw_rows import ImageReader, RawRow
 from worker.manifest.row_check import RowCheck
 from worker.manifest.tar_rows import TarRows, more_chunks_than_shards
-from worker.manifest.text_rows import DelimitedRows, JsonLinesRows, TextRows
+from worker.manifest.text_rows import TextRows
+from worker.manifest.txt_layout import open_txt
+from worker.settings import PUBLIC_MIRROR_URL
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -95,7 +102,12 @@ class Manifest:
             raise ValueError(f"chunk {index} of {count}")
         if self.shard_count is not None and self.shard_count < count:
             log.warning("more_chunks_than_shards", message=more_chunks_than_shards(self.shard_count, count))
-        return self._checked(self._reader.read(index, count))
+        left_out = LeftOut()
+        chunk = self._checked(self._reader.read(index, count), left_out)
+        left_out.log(self.name)
+        if self._check.mirror_url:
+            log_repeated_ids(row.id for row in chunk.rows)
+        return chunk
 
     def count_rows(self) -> RowCount:
         """Return how many rows there are: exactly where that is quick, else an estimate. Raises as `read_chunk`."""
@@ -110,13 +122,14 @@ class Manifest:
         """Return about `count` rows from all over the manifest, as if they were a chunk. Raises as `read_chunk`."""
         return self._checked(self._reader.spread(count))
 
-    def _checked(self, found: Iterable[RawRow | UnreadableRow]) -> ManifestChunk:
+    def _checked(self, found: Iterable[RawRow | UnreadableRow], left_out: LeftOut | None = None) -> ManifestChunk:
+        left_out = left_out or LeftOut()
         rows: list[Row] = []
         failures: list[Failure] = []
         positions, cells = array("q"), array("q")
         ranges: list[ByteRange] = []
         for position, raw in enumerate(found):
-            checked = self._check.check(raw, position)
+            checked = self._check.check(raw, position, left_out)
             if isinstance(checked, Failure):
                 failures.append(checked)
                 continue
@@ -144,28 +157,38 @@ class Manifest:
 
 
 def open_manifest(
-    settings: ManifestSettings, *, http: HttpSettings, http_retry: RetryPolicy = RETRY, run_uri: str = ""
+    settings: ManifestSettings,
+    *,
+    http: HttpSettings,
+    mirror_url: str = PUBLIC_MIRROR_URL,
+    http_retry: RetryPolicy = RETRY,
+    run_uri: str = "",
 ) -> Manifest:
-    """Return the manifest that the settings name. Only its head is read. Files of the run `run_uri` are no part of it.
+    """Return the manifest that the settings name. Only its head is read, except of JSON that is no array.
+
+    `mirror_url` is the mirror of Open Images, whose URLs the rows of a list of ids have. Files of the run `run_uri` are
+    no part of the manifest.
 
     Raises ManifestError when there is no such manifest or it cannot be used, StoreAccessDenied when it may not be
     read, and SourceUnavailable when its server does not answer.
     """
     files = find_files(settings, http=http, http_retry=http_retry, run_uri=run_uri)
+    first = next((source for source in files.sources if source.size), None)
+    if first is not None:
+        files = replace(files, format=json_format(first, files.format))
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
     reader = _open_reader(files, ids, settings)
     readers = [*files.sources, *(picture.source for picture in files.pictures if picture.source is not None)]
-    if files.format == "tar":
-        sources = resolve_sources_of_shards(settings.sources, name=files.name)
-    else:
-        are_read_here = files.format == "images" and bool(readers)
-        wanted = "bytes" if are_read_here and settings.sources == "auto" else settings.sources
-        sources = resolve_sources(wanted, reader.columns, name=files.name)
-    # A setting may choose other columns of the same content, so the identity names the columns.
+    are_ids = _are_image_ids(reader)
+    sources = _sources(files, reader, settings, are_ids=are_ids, are_read_here=bool(readers))
+    mirror_url = public_url(mirror_url) if are_ids else ""
+    # Settings may choose other columns and other rows of the same content, so the identity names them.
     columns = reader.columns.present if reader.columns else []
+    chosen = {"columns": settings.manifest_columns, "subset": settings.subset, "mirror": mirror_url}
+    settled = [f"{name}={value}" for name, value in chosen.items() if value]
     return Manifest(
         name=files.name,
-        identity=" ".join([files.format, *columns, files.identity, *([ids.identity] if ids else [])]),
+        identity=" ".join([files.format, *columns, *settled, files.identity, *([ids.identity] if ids else [])]),
         format=files.format,
         size=files.size,
         file_count=files.count,
@@ -175,9 +198,35 @@ def open_manifest(
         folder=files.folder,
         shard_count=files.count if files.format == "tar" else None,
         _reader=reader,
-        _check=RowCheck(is_remote=files.folder is None, max_url_bytes=settings.max_url_bytes),
+        _check=RowCheck(
+            is_remote=files.folder is None,
+            max_url_bytes=settings.max_url_bytes,
+            subset=settings.subset,
+            mirror_url=mirror_url,
+        ),
         _indirect={each.uri: each for each in readers if not each.is_direct},
     )
+
+
+def _are_image_ids(reader: RowReader) -> bool:
+    """Return whether the rows are ids of Open Images, without URLs."""
+    if isinstance(reader, TextRows):
+        return reader.are_image_ids
+    return reader.columns is not None and reader.columns.are_ids
+
+
+def _sources(
+    files: ManifestFiles, reader: RowReader, settings: ManifestSettings, *, are_ids: bool, are_read_here: bool
+) -> tuple[str, ...]:
+    """Return the sources of the images. `are_read_here` tells whether the worker reads any file by itself."""
+    if files.format == "tar":
+        return resolve_sources_of_shards(settings.sources, name=files.name)
+    if are_ids:
+        return sources_of_ids(settings.sources, name=files.name)
+    wanted = settings.sources
+    if files.format == "images" and are_read_here and wanted == "auto":
+        wanted = "bytes"
+    return resolve_sources(wanted, reader.columns, name=files.name, subset=settings.subset)
 
 
 def _open_ids(
@@ -207,13 +256,9 @@ def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: Manifes
     if kind == "tar":
         return TarRows(sources)
     if kind == "json":
-        if files.count > 1:
-            raise ManifestError(
-                f"{files.name} is {files.count} JSON arrays, and each is read whole; store them as JSONL"
-            )
-        return JsonRows(sources[0], ids)
+        return JsonRows(sources, ids, settings)
     if kind == "jsonl":
         return JsonLinesRows(sources, settings)
     if kind == "txt":
-        return TextRows(sources)
+        return open_txt(sources, settings)
     return DelimitedRows(sources, settings, delimiter="\t" if kind == "tsv" else ",")

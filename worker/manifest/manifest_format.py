@@ -50,7 +50,6 @@ _COMPRESSED_STARTS = {
     b"7z\xbc\xaf\x27\x1c": "7-Zip",
 }
 _PARQUET_START = b"PAR1"
-_OTHER_ENCODINGS = {b"\xff\xfe": "UTF-16 or UTF-32", b"\xfe\xff": "UTF-16", b"\0\0\xfe\xff": "UTF-32"}
 _COMPRESSED_TAR = re.compile(r"\.tar\.[a-z0-9]+\Z|\.t(?:gz|bz2?|xz|zst)\Z")
 _UNPACKED_BY = {
     **dict.fromkeys((".gz", ".tgz", "gzip"), "gunzip unpacks it"),
@@ -58,6 +57,8 @@ _UNPACKED_BY = {
     **dict.fromkeys((".xz", "xz"), "unxz unpacks it"),
     **dict.fromkeys((".zst", "Zstandard"), "unzstd unpacks it"),
 }
+_UTF_32_STARTS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
+_UTF_16_STARTS = (b"\xff\xfe", b"\xfe\xff")
 _NUMBERED = re.compile(r"\.[a-z]+(?=[0-9]+\Z)")
 
 
@@ -116,9 +117,9 @@ def check_content(source: ByteSource, expected: Format) -> None:
         raise ManifestError(f"{source.name} is a tar, not {expected}; set EMBEDDER_MANIFEST_FORMAT to tar")
     if start.startswith(_PARQUET_START):
         raise ManifestError(f"{source.name} is a Parquet file, not {expected}; set EMBEDDER_MANIFEST_FORMAT to parquet")
-    for mark, encoding in _OTHER_ENCODINGS.items():
-        if start.startswith(mark):
-            raise ManifestError(f"{source.name} is text in {encoding}; store it as UTF-8")
+    if start.startswith(_UTF_32_STARTS) or (expected == "json" and start.startswith(_UTF_16_STARTS)):
+        encoding = "UTF-32" if start.startswith(_UTF_32_STARTS) else "UTF-16"
+        raise ManifestError(f"{source.name} is text in {encoding}; store it as UTF-8")
 
 
 def compression_of(start: bytes) -> str:
@@ -135,5 +136,6 @@ def compressed(name: str, how: str, *, is_tar: bool = False) -> ManifestError:
         )
     return ManifestError(
         f"{name} is compressed ({how}), so a pod cannot read its own rows without reading all rows before them; store "
-        "it uncompressed, or as Parquet, which is compressed inside"
+        "it uncompressed, or as Parquet, which is compressed inside: `embedder list LIST list.parquet` writes the "
+        "decompressed list so"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import astuple
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from common.errors import ManifestError
 from common.format.reasons import Reason
 from worker.manifest.parquet_columns import check_like, find_parquet_columns
 from worker.manifest.parquet_file import OpenParquet, column_of, read_footers
+from worker.manifest.parquet_values import values_of
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, UnreadableRow, chunk_range, spread_range
 from worker.manifest.read_ahead import ReadAhead, pieces
 from worker.manifest.row_name import file_name
@@ -158,7 +159,7 @@ class ParquetRows:
                 part = batch.slice(low, high - low)
                 yield from map(
                     Fields,
-                    *([None] * (high - low) if name is None else _values(column_of(part, name)) for name in names),
+                    *([None] * (high - low) if name is None else values_of(column_of(part, name)) for name in names),
                 )
 
 
@@ -218,15 +219,3 @@ def _first_values(footer: Footer, column: str) -> list[bytes]:
         for cell in column_of(batch, column)
         if (content := _content(cell)) is not None
     ]
-
-
-def _values(column: pa.Array) -> list[Any]:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    # A column of text may hold bytes that are not UTF-8. Read as bytes, they fail their own row and no other one.
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_binary())
-    elif pa.types.is_string_view(column.type):
-        column = column.cast(pa.binary_view())
-    values: list[Any] = column.to_pylist()
-    return values

@@ -444,7 +444,7 @@ def test_private_hosts_and_how_to_allow_them_are_named(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("list.txt", b"\xfe\xfd\n" * 40, "the URL is not Unicode text"),
-        ("list.json", b'[{"url": "https://photos.example/1.jpg"}]', "the URL is an object, expected text"),
+        ("list.json", b'[["a", "b"]]', "the URL is a list, expected text"),
     ],
 )
 def test_a_list_without_a_usable_row_is_a_fault_of_the_list(

@@ -30,7 +30,9 @@ def settings_for(uri: str | Path, **changes: Any) -> WorkerSettings:  # noqa: AN
 def opened(uri: str | Path, **changes: Any) -> Manifest:  # noqa: ANN401 - any setting
     """Return the manifest, opened with these settings and almost without pauses between attempts."""
     settings = settings_for(uri, **changes)
-    return open_manifest(settings.manifest, http=settings.http, http_retry=QUICK_RETRY)
+    return open_manifest(
+        settings.manifest, http=settings.http, mirror_url=settings.fetch.mirror_url, http_retry=QUICK_RETRY
+    )
 
 
 def written(path: Path, content: bytes) -> Path:

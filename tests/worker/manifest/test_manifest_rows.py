@@ -141,14 +141,17 @@ def test_jsonl_objects_may_leave_out_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written_as", "degrees"),
-    [("", 0), ("0", 0), ("90.0", 90), ("-90", 270), ("360", 0), ("450", 90), (" 180 ", 180), ("9e1", 90)],
+    [
+        *[("", 0), ("nan", 0), ("None", 0), ("0", 0), ("0.0", 0), ("360", 0)],
+        *[("90.0", 90), ("9e1", 90), ("450", 90), (" 180 ", 180), ("-90", 270)],
+    ],
 )
 def test_rotations_are_normalised(tmp_path: Path, written_as: str, degrees: int) -> None:
     path = written(tmp_path / "list.csv", f"url,Rotation\nhttps://h/1.jpg,{written_as}\n".encode())
     assert rows_of(opened(path))[0].rotation == degrees
 
 
-@pytest.mark.parametrize("written_as", ["45", "north", "nan", "inf", "1e400", "90.5", "0x5a"])
+@pytest.mark.parametrize("written_as", ["45", "north", "inf", "1e400", "90.5", "0x5a"])
 def test_a_rotation_that_is_not_a_multiple_of_90_is_malformed_unless_rotation_is_off(
     tmp_path: Path, written_as: str
 ) -> None:
@@ -190,13 +193,6 @@ def test_a_line_that_is_not_utf8_keeps_its_url(tmp_path: Path) -> None:
     (failure,) = failures_of(opened(written(tmp_path / "list.csv", b"url,author\nhttps://h/1.jpg,M\xfcller\n")))
     assert (failure.url, failure.reason) == ("https://h/1.jpg", Reason.MALFORMED_ROW)
     assert failure.detail == r"line at byte 11: the line is not UTF-8, in https://h/1.jpg,M\udcfcller"
-
-
-def test_a_line_break_within_quotes_makes_the_same_malformed_rows_in_any_chunk(tmp_path: Path) -> None:
-    manifest = opened(written(tmp_path / "list.csv", b'url,title\nhttps://h/1.jpg,"two\nlines"\nhttps://h/2.jpg,x\n'))
-    for chunks in range(1, 30):
-        found = everything(manifest, chunks=chunks)
-        assert [len(each) for each in found] == [4, 4, 5]
 
 
 def test_the_detail_shows_200_characters_of_a_long_line(tmp_path: Path) -> None:
@@ -241,11 +237,9 @@ def test_control_characters_in_a_url_make_it_invalid(tmp_path: Path, url: str) -
         ("[" * 100_000, "expected a JSON object or string"),
         ('{"id": 5}', "the row has no URL"),
         ('{"url": 5}', "the URL is a number, expected text"),
-        ('{"url": "https://h/", "id": [1]}', "the id is a list, expected text"),
         ('{"url": "https://h/", "rotation": true}', "the rotation is True, expected a multiple of 90"),
         (r'{"url": "https://h/\ud800"}', r"the URL is not Unicode text: https://h/\ud800"),
         (r'"https://h/\u0000"', r"the URL has a NUL character: https://h/\x00"),
-        ('{"url": "https://h/", "id": "' + "x" * 3000 + '"}', "the id has 3000 bytes, EMBEDDER_MAX_URL_BYTES is 2048"),
     ],
 )
 def test_a_jsonl_line_that_cannot_be_read_is_in_the_ledger(tmp_path: Path, line: str, problem: str) -> None:
