@@ -180,14 +180,7 @@ def open_manifest(
     reader = _open_reader(files, ids, settings)
     readers = [*files.sources, *(picture.source for picture in files.pictures if picture.source is not None)]
     are_ids = _are_image_ids(reader)
-    if files.format == "tar":
-        sources = resolve_sources_of_shards(settings.sources, name=files.name)
-    elif are_ids:
-        sources = sources_of_ids(settings.sources, name=files.name)
-    else:
-        are_read_here = files.format == "images" and bool(readers)
-        wanted = "bytes" if are_read_here and settings.sources == "auto" else settings.sources
-        sources = resolve_sources(wanted, reader.columns, name=files.name, subset=settings.subset)
+    sources = _sources(files, reader, settings, are_ids=are_ids, are_read_here=bool(readers))
     mirror_url = public_url(mirror_url) if are_ids else ""
     # Settings may choose other columns and other rows of the same content, so the identity names them.
     columns = reader.columns.present if reader.columns else []
@@ -220,6 +213,20 @@ def _are_image_ids(reader: RowReader) -> bool:
     if isinstance(reader, TextRows):
         return reader.are_image_ids
     return reader.columns is not None and reader.columns.are_ids
+
+
+def _sources(
+    files: ManifestFiles, reader: RowReader, settings: ManifestSettings, *, are_ids: bool, are_read_here: bool
+) -> tuple[str, ...]:
+    """Return the sources of the images. `are_read_here` tells whether the worker reads any file by itself."""
+    if files.format == "tar":
+        return resolve_sources_of_shards(settings.sources, name=files.name)
+    if are_ids:
+        return sources_of_ids(settings.sources, name=files.name)
+    wanted = settings.sources
+    if files.format == "images" and are_read_here and wanted == "auto":
+        wanted = "bytes"
+    return resolve_sources(wanted, reader.columns, name=files.name, subset=settings.subset)
 
 
 def _open_ids(

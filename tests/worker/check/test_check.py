@@ -197,6 +197,19 @@ def test_shards_are_looked_into_and_more_chunks_than_shards_are_a_warning(tmp_pa
     assert "3 of 5 chunks have no image; set EMBEDDER_CHUNK_COUNT to 2 at most" in checked[Subject.RUN].message
 
 
+def test_a_folder_of_photos_is_sampled_without_the_results_of_its_run(tmp_path: Path) -> None:
+    for photo in PHOTOS[:3]:
+        (tmp_path / photo.name).write_bytes(photo.read_bytes())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.png").write_bytes(b"a picture of the report")
+    checked = run_check(manifest_uri=tmp_path, run_uri=tmp_path / "out")
+    assert checked.exit_code == 0, checked.log
+    assert "images, 3 files" in checked[Subject.MANIFEST].message
+    images = checked[Subject.IMAGES].facts
+    assert isinstance(images, ImagesFacts)
+    assert (images.sampled, images.good) == (3, 3)
+
+
 def test_few_lost_images_are_a_warning_with_their_reasons(tmp_path: Path) -> None:
     with image_server() as server:
         urls = [server.on(f"/{number}.jpg", answer(JPEG)) for number in range(17)]
