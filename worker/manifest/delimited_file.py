@@ -110,7 +110,7 @@ def _header(record: Record, rows: list[Line], dialect: Dialect, settings: Manife
     names, is_row = header_or_fault(fields, settings, name=name)
     first = record.first.offset if is_row else record.end
     found = (each.fields for each in islice(_records(rows, dialect), COMPARED_ROWS) if not each.problem)
-    examples = [dict(zip(names, fields, strict=True)) for fields in found]
+    examples = [dict(zip(names, fields, strict=False)) for fields in found]
     return _Header(dialect, names, find_columns(names, settings, name=name, examples=examples), first)
 
 
