@@ -16,7 +16,7 @@ from worker.manifest.columns import resolve_sources, sources_of_ids
 from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.held_ranges import read_ranges
 from worker.manifest.http_source import RETRY
-from worker.manifest.image_ids import log_repeated_ids, public_url
+from worker.manifest.image_ids import are_image_ids, log_repeated_ids, public_url
 from worker.manifest.json_layout import json_format
 from worker.manifest.json_rows import JsonRows
 from worker.manifest.jsonl_rows import JsonLinesRows
@@ -171,7 +171,7 @@ def open_manifest(
         files = replace(files, format=json_format(first, files.format))
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
     reader = _open_reader(files, ids, settings)
-    are_ids = _are_image_ids(reader)
+    are_ids = _are_image_ids(reader, settings, name=files.name)
     if are_ids:
         sources = sources_of_ids(settings.sources, name=files.name)
     else:
@@ -188,7 +188,7 @@ def open_manifest(
         size=files.size,
         file_count=files.count,
         columns=reader.columns,
-        has_ids=reader.has_ids,
+        has_ids=reader.has_ids or are_ids,
         sources=sources,
         folder=files.folder,
         _reader=reader,
@@ -202,11 +202,12 @@ def open_manifest(
     )
 
 
-def _are_image_ids(reader: RowReader) -> bool:
-    """Return whether the rows are ids of Open Images, without URLs."""
-    if isinstance(reader, TextRows):
-        return reader.are_image_ids
-    return reader.columns is not None and reader.columns.are_ids
+def _are_image_ids(reader: RowReader, settings: ManifestSettings, *, name: str) -> bool:
+    """Return whether the rows are ids of Open Images, without URLs. Raises ManifestError if their subset is missing."""
+    if reader.columns is not None:
+        return reader.columns.are_ids
+    texts = reader.first_texts if isinstance(reader, TextRows | JsonLinesRows | JsonRows) else []
+    return are_image_ids(texts, subset=settings.subset, name=name)
 
 
 def _open_ids(
