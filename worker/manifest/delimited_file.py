@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ManifestError
+from worker.manifest.column_names import find_name
 from worker.manifest.columns import Columns, find_columns
 from worker.manifest.dialect import SEPARATORS, Dialect
 from worker.manifest.excerpts import excerpt
@@ -49,8 +50,12 @@ class _Header(NamedTuple):
     first: int
 
 
-def open_delimited(text: TextFile, settings: ManifestSettings, *, preferred: str) -> DelimitedFile | None:
+def open_delimited(
+    text: TextFile, settings: ManifestSettings, *, preferred: str, like: Columns | None = None
+) -> DelimitedFile | None:
     """Return the file, None when it has no line. `preferred` is the separator that the file's name stands for.
+
+    `like` are the columns of the manifest's first file; the column with its URLs is taken here too.
 
     Raises ManifestError when the header cannot be read, or does not name the columns that are needed.
     """
@@ -66,7 +71,7 @@ def open_delimited(text: TextFile, settings: ManifestSettings, *, preferred: str
         del lines[0]
     if not lines:
         return None
-    header = _best_header(lines, separators, settings, name=name)
+    header = _best_header(lines, separators, settings, name=name, like=like)
     rows = [line for line in lines if line.offset >= header.first]
     dialect = _with_habits(header.dialect, rows)
     return DelimitedFile(
@@ -79,22 +84,25 @@ def open_delimited(text: TextFile, settings: ManifestSettings, *, preferred: str
     )
 
 
-def _best_header(lines: list[Line], separators: list[str], settings: ManifestSettings, *, name: str) -> _Header:
+def _best_header(
+    lines: list[Line], separators: list[str], settings: ManifestSettings, *, name: str, like: Columns | None
+) -> _Header:
     """Return the header by the separator that gives a known column and rows of the same width.
 
-    Raises the first separator's ManifestError when no separator gives a known column.
+    Raises the likeliest separator's ManifestError when no separator gives a known column.
     """
     found: list[tuple[tuple[bool, float], _Header]] = []
     errors: list[tuple[float, ManifestError]] = []
     for separator in separators:
         record = next_record(Ahead(lines), Dialect(separator=separator))
         dialect = Dialect(separator=separator, width=len(record.fields))
-        rows = [line for line in lines if line.offset >= record.end]
-        likeness = _likeness(rows, dialect)
+        after = [line for line in lines if line.offset >= record.end]
+        rows = list(islice(_records(after, dialect), COMPARED_ROWS))
+        likeness = sum(not row.problem for row in rows) / len(rows) if rows else _UNKNOWN_LIKENESS
         # A file of one column looks like that whatever the separator.
         has_columns = len(record.fields) > 1 and likeness >= _UNKNOWN_LIKENESS
         try:
-            found.append(((has_columns, likeness), _header(record, rows, dialect, settings, name=name)))
+            found.append(((has_columns, likeness), _header(record, rows, dialect, settings, name=name, like=like)))
         except ManifestError as error:
             errors.append((likeness * has_columns, error))
     if found:
@@ -102,22 +110,27 @@ def _best_header(lines: list[Line], separators: list[str], settings: ManifestSet
     raise max(errors, key=lambda each: each[0])[1]
 
 
-def _header(record: Record, rows: list[Line], dialect: Dialect, settings: ManifestSettings, *, name: str) -> _Header:
+def _header(
+    record: Record,
+    rows: list[Record],
+    dialect: Dialect,
+    settings: ManifestSettings,
+    *,
+    name: str,
+    like: Columns | None,
+) -> _Header:
     problem = record.problem or ("" if record.is_utf8 else "it is not UTF-8")
     if problem:
         raise ManifestError(f"{name} has no header that can be read as UTF-8 text ({problem}): {excerpt(record.text)}")
     fields = [each.strip().strip('"').strip() for each in record.fields]
     names, is_row = header_or_fault(fields, settings, name=name)
     first = record.first.offset if is_row else record.end
-    found = (each.fields for each in islice(_records(rows, dialect), COMPARED_ROWS) if not each.problem)
-    examples = [dict(zip(names, fields, strict=False)) for fields in found]
-    return _Header(dialect, names, find_columns(names, settings, name=name, examples=examples), first)
-
-
-def _likeness(rows: list[Line], dialect: Dialect) -> float:
-    """Return the share of the first rows that have the dialect's number of columns."""
-    found = [not record.problem for record in islice(_records(rows, dialect), COMPARED_ROWS)]
-    return sum(found) / len(found) if found else _UNKNOWN_LIKENESS
+    # A row may have empty fields behind the last column.
+    examples = [dict(zip(names, row.fields, strict=False)) for row in rows if not row.problem]
+    columns = find_columns(names, settings, name=name, examples=examples)
+    if like is not None and (url := find_name(names, [like.url])) is not None:
+        columns = replace(columns, url=url)
+    return _Header(dialect, names, columns, first)
 
 
 def _with_habits(dialect: Dialect, rows: list[Line]) -> Dialect:

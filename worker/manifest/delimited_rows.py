@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
+from worker.manifest.column_names import folded
 from worker.manifest.delimited_file import open_delimited
 from worker.manifest.excerpts import excerpt
 from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow
@@ -67,7 +68,8 @@ class DelimitedRows:
                 return known
         text = self._files.open(source)
         try:
-            file = open_delimited(text, self._settings, preferred=self._delimiter)
+            like = self._first.columns if self._first else None
+            file = open_delimited(text, self._settings, preferred=self._delimiter, like=like)
         except ManifestError as error:
             if self._first is None:
                 raise
@@ -83,7 +85,7 @@ class DelimitedRows:
 
 def _check_same(file: DelimitedFile, first: DelimitedFile) -> None:
     """Raise ManifestError when the file and the first one do not have the same columns among those that are used."""
-    here, there = ({name.lower() for name in each.columns.present} for each in (file, first))
+    here, there = ({folded(name) for name in each.columns.present} for each in (file, first))
     if here != there:
         raise ManifestError(
             f"{file.text.source.name} has {_listed(file.columns)}, and {first.text.source.name} has "

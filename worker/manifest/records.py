@@ -22,7 +22,7 @@ docs/decisions/0009-a-chunk-may-begin-within-a-quoted-field.md.
 from __future__ import annotations
 
 from collections import deque
-from itertools import count, takewhile
+from itertools import count, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ManifestError
@@ -45,13 +45,8 @@ WHOLE_BYTES = 256 << 10
 """Size in bytes of the largest file whose records may be as long as the file, up to MAX_LINE_BYTES, however it is
 divided."""
 
-LOOK_BACK_BYTES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
+LOOK_BACK_BYTES = (OVERLAP_BYTES, 64 << 10, 512 << 10, 4 << 20)
 """How far a chunk looks back for the beginning of a record, in bytes, one distance after another."""
-
-MAX_COMPARED_BYTES = 64 << 20
-"""Largest number of bytes that are read as the inside of a field, all lines together, while a chunk looks back."""
-
-_UNCERTAIN = "its quotes do not show where a row begins near byte {}"
 
 
 class Record(NamedTuple):
@@ -214,30 +209,27 @@ def _find_beginning(
 ) -> None:
     """Put before the lines those that precede them, from one that certainly begins a record."""
     own = ahead.first()
-    if own is None or not _bytes_inside(ahead, dialect, max_record_bytes):
+    if own is None or not _lines_inside(ahead, dialect, max_record_bytes):
         return
-    compared_bytes = 0
     for distance in LOOK_BACK_BYTES:
         begin = max(first, start - distance)
         lines = lines_from(file, begin, end=start)
         ahead.put_before(takewhile(lambda line: line.offset < own.offset, lines))
         while (line := next(ahead.all())).offset < own.offset:
-            inside_bytes = _bytes_inside(ahead, dialect, max_record_bytes)
-            if line.offset == first or not inside_bytes:
+            if line.offset == first or not (inside := _lines_inside(ahead, dialect, max_record_bytes)):
                 return
-            compared_bytes += inside_bytes
-            if compared_bytes > MAX_COMPARED_BYTES:
-                raise _not_divisible(file, _UNCERTAIN.format(start))
-            ahead.drop(1)
-    raise _not_divisible(file, _UNCERTAIN.format(start))
+            # The lines of one field are all of them within it.
+            for _ in takewhile(lambda line: line.offset < own.offset, islice(ahead.all(), inside)):
+                ahead.drop(1)
+    raise _not_divisible(file, f"its quotes do not show where a row begins near byte {start}")
 
 
-def _bytes_inside(ahead: Ahead, dialect: Dialect, max_record_bytes: int) -> int:
-    """Return the size of the rest of the record if the next line lies within a quoted field; 0 where it cannot."""
+def _lines_inside(ahead: Ahead, dialect: Dialect, max_record_bytes: int) -> int:
+    """Return the number of lines up to the record's end if the next line lies within a quoted field; 0 if it cannot."""
     for escape in (None, "\\"):
         rest = _quoted_record(ahead, dialect, escape, opening='"', max_bytes=max_record_bytes)
         if rest is not None and dialect.ends_record(rest.fields):
-            return rest.end - rest.first.offset
+            return rest.line_count
     return 0
 
 

@@ -49,12 +49,14 @@ class TextFile:
         return offset + (self.start - offset) % self.encoding.unit
 
     def decode(self, data: bytes) -> tuple[str, bool]:
-        """Return the text, and whether the bytes are valid. Surrogates or U+FFFD stand for bytes that are not."""
+        """Return the text, and whether the bytes are valid. Lone surrogates stand for bytes that are not."""
         codec = self.encoding.codec
         try:
             return data.decode(codec), True
         except UnicodeDecodeError:
-            return data.decode(codec, "surrogateescape" if self.encoding.unit == 1 else "replace"), False
+            if self.encoding.unit == 1:
+                return data.decode(codec, "surrogateescape"), False
+            return data.decode(codec, "replace").replace("\ufffd", "\udcff"), False
 
     def _line_break(self) -> bytes:
         """Return the encoded line feed, or the carriage return of old Macs where the head has that and no line feed."""

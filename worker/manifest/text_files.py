@@ -49,9 +49,8 @@ class TextFiles:
         self.sources = sources
         self.size = sum(source.size for source in sources)
         """Size of all files together in bytes."""
-        self.name = (
-            sources[0].name if len(sources) == 1 else f"{sources[0].name} and the other {len(sources) - 1} files"
-        )
+        others = len(sources) - 1
+        self.name = f"{sources[0].name} with {others} more file{'s' * (others > 1)}" if others else sources[0].name
         """What errors call the manifest."""
         self._ends = list(accumulate(source.size for source in sources))
 
@@ -60,6 +59,8 @@ class TextFiles:
 
     def parts(self, start: int, end: int) -> Iterator[Part]:
         """Yield the parts of the files that lie in the bytes [start, end) of all files together."""
+        if start >= end:
+            return
         for number in range(bisect_right(self._ends, start), len(self.sources)):
             source = self.sources[number]
             base = self._ends[number] - source.size
@@ -107,7 +108,7 @@ class TextFiles:
         first, *others = self.sources
         for source in [first, *sorted(others, key=lambda each: -each.size)]:
             # A text that is larger than its head counts as having rows, because the search could read all of it.
-            if source.size > HEAD_BYTES or any(True for _ in read(Part(source, 0, source.size))):
+            if source.size > HEAD_BYTES or (source.size and any(True for _ in read(Part(source, 0, source.size)))):
                 return
         raise ManifestError(f"{self.name} has no rows")
 

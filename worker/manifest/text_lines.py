@@ -42,7 +42,7 @@ class Line(NamedTuple):
     end: int
     """Offset of the byte after the line break."""
     is_utf8: bool
-    """False for a line with bytes that are not text. Surrogates or U+FFFD stand for them in `text`."""
+    """False for a line with bytes that are not text. Lone surrogates stand for them in `text`."""
     is_whole: bool
     """False for a line of more than MAX_LINE_BYTES."""
     place: str
@@ -125,6 +125,7 @@ def _split(data: bytes, line_break: bytes) -> list[bytes]:
 def _line(file: TextFile, offset: int, data: bytes, dropped_bytes: int, end: int) -> Line:
     is_whole = len(data) + dropped_bytes <= MAX_LINE_BYTES
     text, is_utf8 = file.decode(data if is_whole else data[:KEPT_BYTES])
+    text = text.removeprefix("\ufeff")  # files with byte order marks are put together into one
     return Line(offset, text.rstrip("\r"), end, is_utf8, is_whole, file.place)
 
 

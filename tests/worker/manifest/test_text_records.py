@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +66,7 @@ tangles = st.lists(pieces, max_size=60).map("".join)
 @given(text=tangles, delimiter=st.sampled_from(",\t;|"))
 @example(text='"abc,x\n1,y\n2,z\n', delimiter=",")
 @example(text='a,"b\n","\n",c\n"\n,"\n', delimiter=",")
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 def test_any_quotes_give_the_same_rows_for_any_number_of_chunks(text: str, delimiter: str) -> None:
     content = f"id{delimiter}url\n{text.replace(',', delimiter)}\n1{delimiter}x".encode()
     whole = rows_of([content], chunks=1, delimiter=delimiter)
@@ -74,7 +76,7 @@ def test_any_quotes_give_the_same_rows_for_any_number_of_chunks(text: str, delim
 
 
 @given(texts=st.lists(tangles, min_size=2, max_size=4), end=st.sampled_from(["", "\n"]))
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=30)
 def test_a_quote_that_one_file_leaves_open_does_not_reach_into_the_next(texts: list[str], end: str) -> None:
     contents = [f"id,url\n{text}\n1,x{end}".encode() for text in texts]
     apart = [row.text for content in contents for row in rows_of([content], chunks=1)]
@@ -83,19 +85,14 @@ def test_a_quote_that_one_file_leaves_open_does_not_reach_into_the_next(texts: l
 
 
 @given(text=tangles, limit=st.integers(2, 60))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 def test_a_record_longer_than_a_chunk_looks_ahead_ends_the_run_or_is_read_right(text: str, limit: int) -> None:
     content = f"id,url\n{text}\n1,x".encode()
     whole = records_of(content, chunks=1, max_record_bytes=limit)
     has_long = any(record.line_count > 1 and record.end - record.first.offset > limit for record in whole)
     for chunks in CHUNKS[1:]:
-        try:
+        with pytest.raises(ManifestError, match="embedder list") if has_long else nullcontext():
             assert records_of(content, chunks=chunks, max_record_bytes=limit) == whole
-        except ManifestError as error:
-            assert has_long
-            assert "embedder list" in str(error)
-        else:
-            assert not has_long
 
 
 values = st.lists(st.sampled_from([*'ab, ";|\t\n\\é漢😀', "\r\n", '\\"', '",', '"\n']), max_size=8).map("".join)
