@@ -63,7 +63,8 @@ def refusal(error: BaseException, what: object, *, trust: str = TRUST) -> Certif
     for each in _causes(error):
         if isinstance(each, CertificateError):
             return _refused(what, "is for another host; use a name that the certificate holds")
-        if isinstance(each, ssl.SSLCertVerificationError):
+        # aiohttp wraps the error in one of this class that says nothing by itself.
+        if isinstance(each, ssl.SSLCertVerificationError) and hasattr(each, "reason"):
             return _refused(what, _why(each, trust))
     return None
 

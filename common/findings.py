@@ -80,6 +80,8 @@ class ManifestFacts(_Frozen):
     """Number of files that together are the manifest."""
     first_rows: tuple[FirstRow, ...] = ()
     mean_url_bytes: float = 0
+    shards: int | None = None
+    """Number of files that are not divided among chunks; None where chunks divide the content."""
 
 
 class SourceFacts(_Frozen):

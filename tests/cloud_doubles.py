@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
 COMMIT = "c0ffee" * 6 + "c0ff"
@@ -209,11 +210,14 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def cloud_double() -> Iterator[CloudDouble]:
-    """Run the double on a free port of 127.0.0.1 until the block ends."""
+def cloud_double(tls: ssl.SSLContext | None = None) -> Iterator[CloudDouble]:
+    """Run the double on a free port of 127.0.0.1 until the block ends, over TLS with a context for it."""
     double = CloudDouble()
     with _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"double": double})) as server:
         double.url = f"http://127.0.0.1:{server.server_port}"
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+            double.url = f"https://localhost:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:

@@ -292,7 +292,8 @@ class Pipeline:
         counts = self._collector.count_by_reason()
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
         failed, requested = self._collector.failed, self._collector.requested
-        if not (self._squares and self._squares.fetched) and counts.keys() <= UNANSWERED:
+        has_heard = (self._squares and self._squares.fetched) or (self._fetcher and self._fetcher.has_faulty_host)
+        if not has_heard and counts.keys() <= UNANSWERED:
             return SourceUnavailable(f"no source answered for any of {failed} images ({reasons})")
         return TooManyFailures(
             f"{failed} of {requested} images failed so far, the limit is {self._max_failure_ratio:.0%}: {reasons}"

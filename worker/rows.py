@@ -29,7 +29,12 @@ class ByteRange(NamedTuple):
 
 def file_tag(status: os.stat_result) -> str:
     """Return a text that changes when a local file changes."""
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return listed_file_tag(status.st_size, status.st_mtime_ns)
+
+
+def listed_file_tag(size: int, modified_ns: int) -> str:
+    """Return the same text for what a list says: the size in bytes, and the time of the last change."""
+    return f"{size} {modified_ns}"
 
 
 class Row(NamedTuple):

@@ -37,10 +37,11 @@ class Reason(StrEnum):
 
 REASON_HELP: dict[Reason, str] = {
     Reason.MALFORMED_ROW: "the row of the manifest cannot be read: wrong number of columns, broken quotes, "
-    "not UTF-8, no URL, or a rotation that is not a multiple of 90",
+    "not UTF-8, no URL, or a rotation that is not a multiple of 90; or a tar is damaged, or a picture in it is a link",
     Reason.URL_TOO_LONG: "the URL is longer than EMBEDDER_MAX_URL_BYTES",
-    Reason.INVALID_URL: "the URL has no host, has a scheme other than http, https or s3, or holds control characters; "
-    "or it names a local file, and the manifest is not a local file itself",
+    Reason.INVALID_URL: "the text is not the URL of an image; the detail says what is wrong: no scheme or host, a "
+    "scheme other than http, https or s3, a Windows path, several URLs, control characters; or it names a local "
+    "file, and the manifest is not a local file itself",
     Reason.NO_SOURCE: "the row has no URL for any source in EMBEDDER_SOURCES",
     Reason.FORBIDDEN_HOST: "the host is a private, loopback or link-local address or resolves to one, or the port is "
     "not 80 or 443 (EMBEDDER_ALLOW_PRIVATE_HOSTS allows both)",
@@ -48,15 +49,16 @@ REASON_HELP: dict[Reason, str] = {
     Reason.ACCESS_DENIED: "the source answered with status 401, 403 or 451",
     Reason.RATE_LIMITED: "the source answered with status 429 to the last attempt",
     Reason.SERVER_ERROR: "the source answered with a 5xx status to the last attempt",
-    Reason.HTTP_ERROR: "the source answered with another status that is not 200",
+    Reason.HTTP_ERROR: "the source answered with another status that has no picture, or with a part of it",
     Reason.TOO_MANY_REDIRECTS: "the source redirected more than 5 times, or without a target",
     Reason.TIMEOUT: "no attempt got a complete answer in time",
-    Reason.CONNECTION_FAILED: "no attempt got an answer: no such host, connection refused or reset, or TLS failed",
+    Reason.CONNECTION_FAILED: "no attempt got a usable answer: no such host, connection refused or reset, TLS or "
+    "its certificate failed, or the answer is not HTTP or broke off",
     Reason.UNAVAILABLE_PLACEHOLDER: "the source answered with its placeholder picture for a removed photo",
-    Reason.TOO_LARGE: "the image has more bytes than EMBEDDER_MAX_IMAGE_BYTES",
+    Reason.TOO_LARGE: "the image has more bytes than EMBEDDER_MAX_IMAGE_BYTES, as it is sent or once it is inflated",
     Reason.NOT_AN_IMAGE: "the bytes are not an image in a supported format",
     Reason.TRUNCATED: "the image file ends too early",
-    Reason.CORRUPT: "the data of the image cannot be decoded",
+    Reason.CORRUPT: "the data of the image cannot be decoded, or not inflated",
     Reason.TOO_MANY_PIXELS: "the header of the image announces more pixels than EMBEDDER_MAX_IMAGE_PIXELS",
     Reason.DECODE_TIMEOUT: "decoding took more than EMBEDDER_DECODE_TIMEOUT_SECONDS of CPU time",
     Reason.DECODER_DIED: "the decoder process crashed twice on this image, for example by a fault in a library",

@@ -144,7 +144,7 @@ def make_plan(
     per_core = CORE_IMAGES_PER_SECOND / max(1.0, (images.mean_bytes if images else 0) / USUAL_IMAGE_BYTES)
     cores = min(MAX_CORES, math.ceil(device_rate / per_core) + 1) if wants_gpu else CPU_WORKER_CORES
     rate = min(device_rate, per_core * cores)
-    suggested = _chunk_count(manifest.rows, on_gpu=wants_gpu)
+    suggested = _chunk_count(manifest, on_gpu=wants_gpu)
     kept = run.chunk_count if run is not None and run.is_there else chunk_count
     chunks = kept or suggested
     left = _chunks_left(chunks, run)
@@ -175,12 +175,13 @@ def make_plan(
         parallelism=parallelism,
         hours=math.ceil(left / (parallelism or 1)) * pod_seconds / 3600 if left else None,
         result_bytes=round(manifest.rows * (4 * (model.dimensions if model else 512) + manifest.mean_url_bytes)),
-        here=None if model is None else _here(manifest.rows, model, kept=kept, run=run),
+        here=None if model is None else _here(manifest, model, kept=kept, run=run),
     )
 
 
-def _chunk_count(rows: int, *, on_gpu: bool) -> int:
-    return min(MAX_CHUNKS, math.ceil(rows / (GPU_CHUNK_IMAGES if on_gpu else CPU_CHUNK_IMAGES)))
+def _chunk_count(manifest: ManifestFacts, *, on_gpu: bool) -> int:
+    chunks = math.ceil(manifest.rows / (GPU_CHUNK_IMAGES if on_gpu else CPU_CHUNK_IMAGES))
+    return min(MAX_CHUNKS, chunks, manifest.shards or MAX_CHUNKS)
 
 
 def _chunks_left(chunks: int, run: RunFacts | None) -> int:
@@ -189,11 +190,11 @@ def _chunks_left(chunks: int, run: RunFacts | None) -> int:
     return 0 if run.is_finished else max(0, chunks - run.in_store)
 
 
-def _here(rows: int, model: ModelFacts, *, kept: int | None, run: RunFacts | None) -> Here:
+def _here(manifest: ManifestFacts, model: ModelFacts, *, kept: int | None, run: RunFacts | None) -> Here:
     rate = model.images_per_second
-    chunks = kept or _chunk_count(rows, on_gpu=model.is_on_gpu)
+    chunks = kept or _chunk_count(manifest, on_gpu=model.is_on_gpu)
     left = _chunks_left(chunks, run)
-    hours = left * (HERE_START_SECONDS + rows / chunks / rate) / 3600
+    hours = left * (HERE_START_SECONDS + manifest.rows / chunks / rate) / 3600
     return Here(chunks, rate, hours if left else None)
 
 

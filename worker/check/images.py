@@ -136,6 +136,7 @@ class ImageCheck:
         self._good: dict[int, _Fetched] = {}
         self._failed: dict[int, ImageFailed] = {}
         self._unanswered: EmbedderError | None = None
+        self._has_faulty_host = False
         self._by_source: list[tuple[str, Sequence[Row], dict[int, ImageFailed]]] = []
         """Each source with the rows that it was asked for, and those that failed."""
 
@@ -218,6 +219,7 @@ class ImageCheck:
                     failures.setdefault(row.position, ImageFailed(Reason.CONNECTION_FAILED, str(error)))
         elif (broken := None if settling.cancelled() else settling.exception()) is not None:
             raise broken
+        self._has_faulty_host |= fetcher.has_faulty_host
         self._good |= {position: fetcher.fetched[position] for position in squares}
         self._failed |= failures
         self._by_source.append((source, rows, failures))
@@ -229,7 +231,8 @@ class ImageCheck:
         reasons.update(failure.reason for failure in unusable)
         sampled = len(self._sample.rows) + len(unusable)
         good, lost = len(self._good), reasons.total()
-        is_unanswered = not good and bool(reasons) and reasons.keys() <= UNANSWERED
+        has_heard = good or self._has_faulty_host
+        is_unanswered = not has_heard and bool(reasons) and reasons.keys() <= UNANSWERED
         said = self._unanswered if is_unanswered else None
         facts = ImagesFacts(
             sampled=sampled,

@@ -52,6 +52,7 @@ def read_manifest(settings: ManifestSettings, http: HttpSettings, *, mirror_url:
         files=manifest.file_count,
         first_rows=tuple(row for _, row in sorted(shown, key=lambda pair: pair[0])),
         mean_url_bytes=statistics.fmean(len(row.url.encode()) for row in sample.rows) if sample.rows else 0,
+        shards=manifest.shard_count,
     )
     return OpenManifest(manifest, sample, facts)
 

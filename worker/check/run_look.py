@@ -11,6 +11,7 @@ from common.run.keys import CHUNKS_PREFIX, chunk_index
 from common.run.state import find_finished
 from worker.chunk_job.chunk_in_store import ChunkInStore
 from worker.chunk_job.job import MAX_CHUNK_ROWS
+from worker.manifest.tar_rows import more_chunks_than_shards
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +71,8 @@ def look_at_run(
     warnings = []
     if rows < count:
         warnings.append(f"{count:,} chunks are more than {rows:,} rows: lower EMBEDDER_CHUNK_COUNT")
+    if facts.shards is not None and facts.shards < count:
+        warnings.append(more_chunks_than_shards(facts.shards, count))
     needed = FILES_OF_A_ROW * rows * (ROW_BYTES + facts.mean_url_bytes) - sum(there)
     if free_bytes is not None and needed > free_bytes:
         warnings.append(

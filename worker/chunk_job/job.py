@@ -105,6 +105,12 @@ class _ChunkJob:
                 "no_compiled_decoder",
                 message="the libraries decode all JPEGs, which takes 1.5 times as long; install with a C compiler",
             )
+        if not self._settings.fetch.verify_image_certificates:
+            log.warning(
+                "certificates_not_checked",
+                message="images are fetched from hosts whose certificate is not valid too, because of "
+                "EMBEDDER_VERIFY_IMAGE_CERTIFICATES; whoever sits between can send other pictures",
+            )
         if collector.requested > MAX_CHUNK_ROWS:
             raise SettingsError(
                 f"chunk {self._index} has {collector.requested} rows, a chunk holds {MAX_CHUNK_ROWS} at most; raise "

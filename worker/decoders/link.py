@@ -97,8 +97,8 @@ def largest_size(order: Order) -> int:
         asked = order.order
         if isinstance(asked, ReadFile):
             return 12 * (len(asked.path) + len(asked.tag)) + 150  # in JSON a character takes at most 12 bytes
-        # URLs and hosts are ASCII, and an address takes at most 45 characters.
-        texts = len(asked.url) + len(asked.host) + len(asked.proxy) + 12 * len(asked.tag)
+        # URLs and hosts are ASCII, cookies and ETags Latin-1, and an address takes at most 45 characters.
+        texts = len(asked.url) + len(asked.host) + len(asked.proxy) + 6 * len(asked.cookie) + 12 * len(asked.tag)
         return texts + 50 * len(asked.addresses) + 250
     return 12 * len(order.slots) + 100 if isinstance(order, Slots) else 100
 
@@ -250,10 +250,10 @@ def _frequent_report(message: Any) -> Fetched | Decoded | None:  # noqa: ANN401 
 
 def _report(message: Any) -> Report:  # noqa: ANN401, PLR0911 - from JSON; one return for each type
     match message:
-        case ["Ended", int(job), "Answered", int(status), str(location), str(retry_after), int(received)]:
-            return Ended(job, Answered(status, location, retry_after, received))
-        case ["Ended", int(job), "Broken", str(verdict), str(reason), str(detail), int(received)]:
-            return Ended(job, Broken(Verdict(verdict), Reason(reason), detail, received))
+        case ["Ended", int(job), "Answered", int(status), str(location), str(retry_after), int(received), [*cookies]]:
+            return Ended(job, Answered(status, location, retry_after, received, tuple(map(str, cookies))))
+        case ["Ended", int(job), "Broken", str(verdict), str(reason), str(detail), int(received), bool(is_hosts)]:
+            return Ended(job, Broken(Verdict(verdict), Reason(reason), detail, received, is_hosts))
         case ["Undecodable", int(job), str(reason), str(detail), float(worked)]:
             return Undecodable(job, Reason(reason), detail, worked)
         case ["Need", int(job), int(size), bool(is_first)]:

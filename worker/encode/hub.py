@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import socket
-from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import HfApi, constants, get_session, set_client_factory, snapshot_download
+from huggingface_hub import HfApi, constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -19,10 +16,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # documented, but not declared
 
-from common.certificates import client_context, is_configured, refusal
+from common.certificates import refusal
 from common.errors import ModelError, SourceUnavailable
-from common.proxies import EnvironmentProxies
 from common.retry import GivenUp, RetryPolicy, call
+from worker.hub_client import hub_http_library
 
 PROBE_SECONDS = 10
 """Time in seconds that the hub has to answer a probe. Without a probe, the hub's client retries for half a minute."""
@@ -34,64 +31,12 @@ may come seconds after it. The hub's own client repeats a request as long, also 
 REACH = RetryPolicy(first_pause_seconds=0.5, longest_pause_seconds=4, patience_seconds=REACH_SECONDS)
 
 
-class _Transport:
-    """Sends each request of the hub's client directly or through a proxy, as all connections of this program go.
-
-    The hub redirects to other hosts, so the decision is made for each request. `http` is the HTTP library of the hub's
-    client, whose transports have these methods.
-    """
-
-    def __init__(self, http: Any) -> None:  # noqa: ANN401 - a module that changes with the client's major releases
-        self._http = http
-        self._context = client_context()
-        self._proxies = EnvironmentProxies()
-        self._transports: dict[object, Any] = {}
-
-    def handle_request(self, request: Any) -> Any:  # noqa: ANN401 - as above
-        proxy = self._proxies.proxy_for_url(str(request.url))
-        if proxy not in self._transports:
-            through = None
-            if proxy is not None:
-                login = (proxy.user, proxy.password) if proxy.authorization else None
-                context = self._context if proxy.scheme == "https" else None
-                through = self._http.Proxy(proxy.address, auth=login, ssl_context=context)
-            self._transports[proxy] = self._http.HTTPTransport(verify=self._context, trust_env=False, proxy=through)
-        return self._transports[proxy].handle_request(request)
-
-    def close(self) -> None:
-        for transport in self._transports.values():
-            transport.close()
-
-    def __enter__(self) -> _Transport:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@cache
-def _http_library() -> Any:  # noqa: ANN401 - as above
-    """Return the HTTP library of the hub's client, which makes its connections as this program does from then on."""
-    client = get_session()
-    http = import_module(type(client).__module__.partition(".")[0])
-    if is_configured() or not EnvironmentProxies().is_direct:
-        hooks, timeout = client.event_hooks, client.timeout
-        set_client_factory(
-            lambda: http.Client(
-                transport=_Transport(http), trust_env=False, follow_redirects=True, event_hooks=hooks, timeout=timeout
-            )
-        )
-        # The other protocol of the hub has a client of its own, which cannot be given certificates.
-        constants.HF_HUB_DISABLE_XET = True
-    return http
-
-
 def _reach() -> Exception | None:
     """Wait until the hub answers. Return why it does not, None if it does or if the client is set to be offline.
 
     Raises CertificateRefused.
     """
-    http = _http_library()
+    http = hub_http_library()
 
     def ask() -> None:
         try:
@@ -112,7 +57,7 @@ def _reach() -> Exception | None:
 
 def probe(model: str, *, revision: str) -> None:
     """Ask the hub for a model's description. Raises SourceUnavailable if the hub does not give it."""
-    http = _http_library()
+    http = hub_http_library()
     try:
         HfApi().model_info(model, revision=revision, timeout=PROBE_SECONDS)
     except Exception as error:  # also those of the client's HTTP library, which changes with each major release
@@ -131,7 +76,7 @@ def fetch_model(name: str, *, revision: str, configuration: tuple[str, ...], wei
     """
     disable_progress_bars()
     what = f"model {name!r} at revision {revision!r}"
-    http = _http_library()
+    http = hub_http_library()
     unreachable = _reach()
     try:
         for pattern in weights:

@@ -118,12 +118,19 @@ class Admission:
         """Note a failure that may pass.
 
         It counts against the network only if the image has no source left (`is_last_resort`): a mirror that is down
-        must not stop the images that another source has.
+        must not stop the images that another source has. A failure that is the host's own shows that the network is
+        well.
         """
         now = self._clock()
         self.circuits.note_failure(host, failure, now)
-        if is_last_resort:
+        if failure.is_hosts_fault:
+            self.network.note_answer(now)
+        elif is_last_resort:
             self.network.note_failure(host, failure, now)
+
+    def note_contact(self) -> None:
+        """Note that a host has sent something, however useless."""
+        self.network.note_answer(self._clock())
 
     def note_end(self, host: str) -> None:
         """Note that a request is over, with an answer, a failure or neither."""

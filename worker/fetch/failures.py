@@ -6,7 +6,8 @@ ImageFailed      The failure is final: a server's answer (404, a body that is to
 └── Unanswered   No useful answer came. The request is repeated if `may_pass` (429, 5xx, a timeout, a reset), and not
                  repeated if not (no such host, a certificate that is not valid). When all sources have failed, the
                  reason may be the image, its host or the network. `Hosts.is_network_up` decides: either the image
-                 fails, or it is fetched again.
+                 fails, or it is fetched again. What the host itself has sent (no HTTP, half an answer, a certificate
+                 that is not valid) is its own fault, and shows that the network is well.
 
 Two errors end the chunk instead, because no image is to blame: SourceUnavailable when all hosts fail for too long, and
 ResourceExhausted when this machine cannot open another connection.
@@ -30,10 +31,20 @@ class NotAsked(ImageFailed):
 class Unanswered(ImageFailed):
     """A server was asked, and no useful answer came."""
 
-    def __init__(self, reason: Reason, detail: str, *, may_pass: bool, retry_after_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        may_pass: bool,
+        retry_after_seconds: float = 0.0,
+        is_hosts_fault: bool = False,
+    ) -> None:
         super().__init__(reason, detail)
         self.may_pass = may_pass
         """Whether the same request may succeed later."""
+        self.is_hosts_fault = is_hosts_fault
+        """Whether the host itself has sent what cannot be used. Then the network is well."""
         self.retry_after_seconds = retry_after_seconds
         """The pause that the host asked for."""
         self.host = ""
@@ -45,6 +56,12 @@ class Unanswered(ImageFailed):
 
     def with_detail(self, detail: str) -> Unanswered:
         """Return the same failure with another detail."""
-        other = Unanswered(self.reason, detail, may_pass=self.may_pass, retry_after_seconds=self.retry_after_seconds)
+        other = Unanswered(
+            self.reason,
+            detail,
+            may_pass=self.may_pass,
+            retry_after_seconds=self.retry_after_seconds,
+            is_hosts_fault=self.is_hosts_fault,
+        )
         other.host, other.asked_at, other.was_probe = self.host, self.asked_at, self.was_probe
         return other

@@ -49,6 +49,8 @@ class Hosts:
         self._admission = Admission(patience_seconds=settings.source_patience_seconds)
         self._client = client
         self._network_check = asyncio.Lock()
+        self.has_faulty_host = False
+        """Whether a host has sent what cannot be used."""
 
     @property
     def in_flight(self) -> int:
@@ -82,8 +84,12 @@ class Hosts:
                 answer = await send(request)
         except Unanswered as failure:
             failure.host, failure.asked_at, failure.was_probe = request.host, asked_at, admitted.is_probe
+            if failure.is_hosts_fault:
+                self.has_faulty_host = True
             if failure.may_pass:
                 self._note_failure(request.host, failure, is_last_resort=is_last_resort)
+            elif failure.is_hosts_fault:
+                self._admission.note_contact()
             raise
         except NotAsked:
             raise
@@ -105,7 +111,7 @@ class Hosts:
                 return known
             began = time.monotonic()
             for known_good_url in self._admission.most_promising_urls(KNOWN_GOOD_URLS_ASKED):
-                if await self._answers(known_good_url):
+                if await self._answers(known_good_url) or self._admission.network.has_answered_since(began):
                     return True
             self._admission.network.note_silence(began=began)
             return False

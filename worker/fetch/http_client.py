@@ -31,6 +31,7 @@ class HttpClient(Generic[Image]):
         transport: Transport[Image],
         *,
         allow_private_hosts: bool,
+        verify_certificates: bool,
         connect_timeout_seconds: float,
         trusted: list[HttpUrl],
         proxies: RelayedProxies,
@@ -38,6 +39,7 @@ class HttpClient(Generic[Image]):
     ) -> None:
         self._transport = transport
         self._guard = HostGuard(allow_private=allow_private_hosts, trusted=trusted)
+        self._verify_certificates = verify_certificates
         self._proxies = proxies
         self._addresses = Addresses(resolver or ThreadedResolver(), timeout_seconds=connect_timeout_seconds)
         self.requests = 0
@@ -47,15 +49,17 @@ class HttpClient(Generic[Image]):
     async def close(self) -> None:
         await self._addresses.close()
 
-    def request(self, url: HttpUrl, *, is_trusted: bool, held: ByteRange | None = None) -> Request:
+    def request(self, url: HttpUrl, *, is_trusted: bool, cookie: str = "", held: ByteRange | None = None) -> Request:
         """Return the request for a URL, or for the range `held` of its content.
 
         Raises NotAsked (forbidden_host) if the URL is not allowed.
+        `is_trusted`: it is the operator's own store or manifest, whose certificate is always checked.
         """
+        checks_certificate = is_trusted or self._verify_certificates
         is_trusted = is_trusted or self._guard.trusts(url)
         if not is_trusted:
             self._guard.check(url)
-        return Request(url, is_trusted, url.server, held)
+        return Request(url, is_trusted, url.server, cookie, checks_certificate, held)
 
     async def get(self, request: Request, *, rotation: int, reservation: Reservation) -> Image | Answered:
         """Make the request, and return the image once all its bytes have arrived, or another answer.
@@ -95,7 +99,11 @@ class HttpClient(Generic[Image]):
         # By position, which takes half the time.
         granted_bytes = reservation.size if reservation else 0
         is_probe = reservation is None
-        order = Get(url.text, url.host, url.port, addresses, is_guarded, proxy, is_probe, rotation, granted_bytes)
+        cookie = "" if is_probe else request.cookie  # a probe is of no chain of redirects
+        order = Get(
+            *(url.text, url.host, url.port, addresses, is_guarded, proxy, is_probe, rotation, granted_bytes),
+            *(cookie, request.checks_certificate),
+        )
         if (wanted := request.range) is None:
             return order
         return order._replace(first=wanted.offset, length=wanted.length, tag=wanted.tag)

@@ -10,6 +10,7 @@ from common.errors import SettingsError
 from common.format.reasons import Reason
 from common.retry import GivenUp, Pause, RetryPolicy, call_async
 from worker.fetch.byte_budget import ByteBudget, Reservation
+from worker.fetch.chain_cookies import ChainCookies
 from worker.fetch.failures import Unanswered
 from worker.fetch.hosts import Hosts
 from worker.fetch.http_client import HttpClient
@@ -22,6 +23,7 @@ from worker.fetch.statuses import REDIRECTS, check_status, failure_of
 from worker.fetch.transport import Answered, Broken, Image, ReadFile
 from worker.rows import ImageFailed, Row
 from worker.stage_times import StageTimes
+from worker.url_forms import odd_form
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Sequence
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from worker.fetch.transport import Transport
     from worker.rows import ByteRange, HeldImages
     from worker.settings import FetchSettings, HttpSettings
+    from worker.url_forms import UrlForm
+
+REQUESTED_SCHEMES = {"http", "https", "s3"}
+"""The schemes of URLs that servers are asked for."""
 
 MAX_REDIRECTS = 5
 """The largest number of redirects that are followed for one image."""
@@ -63,6 +69,8 @@ class Redirect(NamedTuple):
     """An answer that names another URL."""
 
     location: str
+    cookies: tuple[str, ...]
+    """What it sets, the values of its headers Set-Cookie."""
 
 
 class Held(Generic[Image]):
@@ -116,6 +124,7 @@ class ImageFetcher(Generic[Image]):
         self._client = HttpClient(
             transport,
             allow_private_hosts=settings.allow_private_hosts,
+            verify_certificates=settings.verify_image_certificates,
             connect_timeout_seconds=http.connect_timeout_seconds,
             trusted=[*_mirror_origin(settings.mirror_url), *self._objects.endpoints()],
             proxies=proxies,
@@ -137,6 +146,11 @@ class ImageFetcher(Generic[Image]):
     def in_flight(self) -> int:
         """The number of requests in flight."""
         return self._hosts.in_flight
+
+    @property
+    def has_faulty_host(self) -> bool:
+        """Whether a host has sent what cannot be used. Then the network is well."""
+        return self._hosts.has_faulty_host
 
     @property
     def requests(self) -> int:
@@ -178,7 +192,7 @@ class ImageFetcher(Generic[Image]):
         """Return the host of the row's first request, or any other text if that is hard to tell."""
         url = first_url(row, self._sources, mirror_url=self._mirror_url) if row.held is None else row.held.uri
         scheme, _, rest = url.partition("://")
-        if scheme not in {"http", "https", "s3"}:
+        if scheme not in REQUESTED_SCHEMES:
             return FILES
         place = rest.partition("/")[0]
         return self._objects.host_of(place) if scheme == "s3" else place.partition(":")[0]
@@ -241,13 +255,37 @@ class ImageFetcher(Generic[Image]):
 
     def _from_url(self, url: str, *, rotation: int, is_last_resort: bool) -> Awaitable[Held[Image]]:
         # A function that returns a coroutine: one coroutine less has to be resumed for each event of each image.
-        url = check_characters(url)
-        scheme = scheme_of(url)
-        if scheme in {"http", "https", "s3"}:
+        if (form := odd_form(url)) is not None:
+            return self._from_odd_text(url, form, rotation=rotation, is_last_resort=is_last_resort)
+        if scheme_of(url) in REQUESTED_SCHEMES:
             return self._with_retries(url, rotation=rotation, is_last_resort=is_last_resort)
-        if self._folder is None or (scheme != "file" and url[len(scheme) :].startswith("://")):
+        return self._from_path(url, rotation=rotation)
+
+    async def _from_odd_text(self, text: str, form: UrlForm, *, rotation: int, is_last_resort: bool) -> Held[Image]:
+        """Return the image of a text that is no ordinary URL or path. A file of exactly this name is always meant."""
+        if not form.problem and scheme_of(form.text) in REQUESTED_SCHEMES:
+            try:
+                return await self._with_retries(form.text, rotation=rotation, is_last_resort=is_last_resort)
+            except ImageFailed as failed:
+                if form.doubt and failed.reason is Reason.NOT_FOUND:
+                    raise ImageFailed(Reason.INVALID_URL, f"{form.doubt} ({failed.detail})") from failed
+                raise
+        failure = ImageFailed(Reason.INVALID_URL, form.problem)
+        for path in dict.fromkeys((text, form.text)) if self._folder else ():
+            try:
+                return await self._from_path(path, rotation=rotation)
+            except ImageFailed as failed:
+                if failed.reason not in {Reason.NOT_FOUND, Reason.INVALID_URL}:
+                    raise
+                failure = failure if form.problem else failed
+        raise failure
+
+    def _from_path(self, path: str, *, rotation: int) -> Awaitable[Held[Image]]:
+        """Return the image of a path of a local list. Raises ImageFailed (invalid_url) if the list is not local."""
+        path = check_characters(path)
+        if self._folder is None:
             raise ImageFailed(Reason.INVALID_URL, "it is not an http, https or s3 URL")
-        return self._from_file(local_path(url, self._folder), rotation=rotation)
+        return self._from_file(local_path(path, self._folder), rotation=rotation)
 
     def _from_range(self, held: ByteRange, *, rotation: int, is_last_resort: bool = True) -> Awaitable[Held[Image]]:
         """Return the image whose bytes lie in a file or behind a URL that the operator named. Raises like `fetch`."""
@@ -255,7 +293,7 @@ class ImageFetcher(Generic[Image]):
             raise ImageFailed(Reason.NOT_AN_IMAGE, "it has no bytes")
         if held.length > self._max_image_bytes:
             raise ImageFailed(Reason.TOO_LARGE, f"{held.length} bytes, the limit is {self._max_image_bytes}")
-        if scheme_of(held.uri) in {"http", "https", "s3"}:
+        if scheme_of(held.uri) in REQUESTED_SCHEMES:
             return self._with_retries(held.uri, held, rotation=rotation, is_last_resort=is_last_resort)
         return self._from_file(Path(held.uri), held, rotation=rotation)
 
@@ -290,14 +328,20 @@ class ImageFetcher(Generic[Image]):
         url = await sign(text) if is_signed else parse_http_url(text)
 
         send = partial(self._send, rotation=rotation)
+        cookies: ChainCookies | None = None  # few chains need any
         for _ in range(MAX_REDIRECTS + 1):
             if PLACEHOLDER in url.text and PLACEHOLDER in url.name:
                 raise ImageFailed(Reason.UNAVAILABLE_PLACEHOLDER, "the source says that the photo is gone")
             # The manifest's own server is trusted wherever it redirects to, as when its index was read.
-            request = self._client.request(url, is_trusted=is_signed or held is not None, held=held)
+            is_trusted = is_signed or held is not None
+            cookie = cookies.header(url) if cookies else ""
+            request = self._client.request(url, is_trusted=is_trusted, cookie=cookie, held=held)
             answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)
             if not isinstance(answer, Redirect):
                 return answer
+            if answer.cookies:
+                cookies = cookies or ChainCookies()
+                cookies.note(url, answer.cookies)
             url, is_signed = join_redirect(url, answer.location), False
         raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
 
@@ -339,7 +383,7 @@ class ImageFetcher(Generic[Image]):
 def _redirect(answer: Answered) -> Redirect:
     """Return where an answer without an image leads. Raises its failure if it leads nowhere."""
     if answer.status in REDIRECTS:
-        return Redirect(answer.location)
+        return Redirect(answer.location, answer.cookies)
     check_status(answer)
     raise TypeError("the transport answered with status 200 and without an image")
 

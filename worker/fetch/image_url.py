@@ -6,7 +6,7 @@ import ipaddress
 import re
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from yarl import URL
 
@@ -93,7 +93,7 @@ def parse_http_url(text: str) -> HttpUrl:
     """Return an http or https URL that is requested exactly as it is written.
 
     Nothing is decoded. Only characters that a request line cannot contain are percent-encoded, as UTF-8. A host that is
-    not ASCII is replaced by its IDNA form. Raises ImageFailed (invalid_url).
+    not ASCII is replaced by its IDNA form, a host that is percent-encoded is decoded. Raises ImageFailed (invalid_url).
     """
     return _checked(_parse_plain(text) or _parse_any(check_characters(text)))
 
@@ -169,6 +169,8 @@ def _host(host: str, *, is_literal: bool) -> str:
         if "%" in host:
             raise ValueError("a scoped address")
         return f"[{ipaddress.IPv6Address(host).compressed}]"
+    if "%" in host:  # browsers decode it; what it then holds is checked like any other host
+        host = unquote(host, errors="strict").lower()
     if not host.isascii():
         host = URL.build(scheme="http", host=host).raw_host or ""
     if not _HOST.fullmatch(host):

@@ -17,5 +17,9 @@ class Request(NamedTuple):
     """Whether the URL's addresses need no check."""
     host: str
     """The host, with its port unless it is the scheme's default: another port is another server."""
+    cookie: str = ""
+    """The header Cookie, an empty text for none."""
+    checks_certificate: bool = True
+    """Whether the host must show a valid certificate."""
     range: ByteRange | None = None
     """The bytes that are wanted, None for the whole content."""

@@ -27,6 +27,8 @@ _REASONS = {
     429: Reason.RATE_LIMITED,
 }
 
+_DETAILS = {206: "206, a part of the image that was not asked for"}
+
 
 def check_status(answer: Answered) -> None:
     """Raise ImageFailed, or Unanswered if the status may pass, unless the answer's status is 200."""
@@ -35,7 +37,7 @@ def check_status(answer: Answered) -> None:
         return
     reason = _REASONS.get(status) or (Reason.SERVER_ERROR if status >= 500 else Reason.HTTP_ERROR)
     if status not in MAY_PASS:
-        raise ImageFailed(reason, str(status))
+        raise ImageFailed(reason, _DETAILS.get(status, str(status)))
     wait = retry_after_seconds(answer.retry_after)
     raise Unanswered(reason, str(status), may_pass=True, retry_after_seconds=wait)
 
@@ -48,7 +50,8 @@ def failure_of(broken: Broken) -> ImageFailed | ResourceExhausted | SourceUnavai
         case Verdict.NOT_ASKED:
             return NotAsked(broken.reason, broken.detail)
         case Verdict.MAY_PASS | Verdict.WILL_NOT_PASS:
-            return Unanswered(broken.reason, broken.detail, may_pass=broken.verdict is Verdict.MAY_PASS)
+            may_pass = broken.verdict is Verdict.MAY_PASS
+            return Unanswered(broken.reason, broken.detail, may_pass=may_pass, is_hosts_fault=broken.is_hosts_fault)
         case Verdict.CHANGED:
             return SourceUnavailable(broken.detail)
         case Verdict.MACHINE:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 import select
 import socket
 import time
@@ -17,9 +18,14 @@ import pycurl
 
 from common.certificates import trusted_file
 from common.format.reasons import Reason
+from worker.fetch.chain_cookies import MAX_COOKIE_CHARS
 from worker.fetch.curl_errors import broken_by
+from worker.fetch.inflation import MAX_CODINGS, Inflation, codings_of
 from worker.fetch.public_address import is_public_address
+from worker.fetch.statuses import REDIRECTS
 from worker.fetch.transport import Answered, Broken, Verdict
+from worker.fetch.wanted_range import AnswerHead, WantedRange
+from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +54,25 @@ SPARE_CONNECTIONS = 32
 """Number of connections that are kept beyond one for each request in flight. By default libcurl keeps hundreds where a
 list has many hosts, and each takes a descriptor."""
 
-_FIRST_LETTERS = frozenset(b"CcEeLlRrTt\r\n")
+_FIRST_LETTERS = frozenset(b"CcLlRrTt\r\n")
 """First bytes of the headers that are read, and of the empty line after them."""
+
+_FIRST_LETTERS_OF_REDIRECT = _FIRST_LETTERS | frozenset(b"Ss")
+"""The same for a redirect, whose cookies count."""
+
+_FIRST_LETTERS_OF_PART = _FIRST_LETTERS | frozenset(b"Ee")
+"""The same for a part of a file, whose ETag counts."""
+
+_STATUS = re.compile(rb"\S+\s+([1-9][0-9]{2})")
+"""The start of an answer's first line, up to its status."""
+
+_UNREADABLE_STATUS = 999
+
+_WITHOUT_PICTURE = {204, 205}
+"""The statuses of success that have no body."""
+
+_WHOLE = re.compile(rb"\s*bytes\s+0-(\d+)/(\d+)\s*")
+"""The header Content-Range of a part that begins with the first byte."""
 
 _SUPPRESS_CONNECT_HEADERS = 265
 """libcurl's CURLOPT_SUPPRESS_CONNECT_HEADERS, which pycurl does not name."""
@@ -104,6 +127,7 @@ class Transfers:
         self._most_active = 0
         self._idle: list[_Transfer] = []
         self._by_handle: dict[pycurl.Curl, _Transfer] = {}
+        self._inflations: dict[int, Inflation] = {}
 
     def watch(self, descriptor: int, on_readable: Callable[[], object]) -> None:
         """Let `run_once` call `on_readable` when the descriptor can be read."""
@@ -127,6 +151,9 @@ class Transfers:
 
     def grant(self, job: int, size: int) -> None:
         """Let a body grow to `size` bytes in all."""
+        if (inflation := self._inflations.pop(job, None)) is not None:
+            self._inflate(job, inflation, size)
+            return
         transfer = self._active.get(job)
         if transfer is not None and transfer.note_grant(size):
             self._go_on(transfer)
@@ -201,13 +228,29 @@ class Transfers:
         self._multi.remove_handle(transfer.curl)
         del self._active[transfer.job], self._by_handle[transfer.curl]
         job, outcome = transfer.job, transfer.outcome(broken)
+        codings, granted = transfer.codings, transfer.granted
         transfer.forget()
         if len(self._idle) < KEPT_HANDLES:
             self._idle.append(transfer)
-        if isinstance(outcome, list):
-            self.sink.fetched(job, outcome)
-        else:
+        if not isinstance(outcome, list):
             self.sink.ended(job, outcome)
+        elif codings:
+            self._inflate(job, Inflation(outcome, codings, max_bytes=self.limits.max_bytes), granted)
+        else:
+            self.sink.fetched(job, outcome)
+
+    def _inflate(self, job: int, inflation: Inflation, granted: int) -> None:
+        """Go on to inflate a body that has arrived, until it is whole or needs more bytes than were granted."""
+        try:
+            needed = inflation.advance(granted)
+        except ImageFailed as failed:
+            self.sink.ended(job, Broken(Verdict.FINAL, failed.reason, failed.detail, 0))
+            return
+        if needed:
+            self._inflations[job] = inflation
+            self.sink.need(job, needed, is_first=False)
+        else:
+            self.sink.fetched(job, inflation.pieces)
 
     def _note_socket(self, event: int, descriptor: int, *_: object) -> None:
         if event == pycurl.POLL_REMOVE:
@@ -244,7 +287,9 @@ class _Transfer:
         self.curl.setopt(pycurl.HEADERFUNCTION, self._receive_header)
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         self._options: dict[int, object] = {}
+        self._first_letters = _FIRST_LETTERS
         self._is_watched = False
+        self._checks_certificate = True
         self.job = 0
         self.asked = ""
         """The host as messages name it."""
@@ -258,7 +303,7 @@ class _Transfer:
         self._opened.clear()
         self._pieces.clear()
         self._received = 0
-        self._granted = 0
+        self.granted = 0
         self._own_end: Broken | None = None
         self._is_forbidden = False
         self._paused_at: float | None = None
@@ -270,15 +315,19 @@ class _Transfer:
         self._length: int | None = None
         self._is_chunked = False
         self._location = self._retry_after = self._content_range = self._tag = ""
+        self._cookies: tuple[str, ...] = ()
+        self.codings: tuple[str, ...] = ()
+        """How the body is compressed."""
+        self._is_part = False
         self._has_all_headers = False
 
     def begin(self, job: int, order: Get) -> None:
         """Prepare the handle for a request. Raises pycurl.error for a URL that libcurl does not take."""
         self.job = job
         self.asked = f"{order.host} through the proxy" if order.proxy else order.host
-        self._granted = order.granted_bytes
+        self.granted = order.granted_bytes
         self._is_probe = order.is_probe
-        self._first, self._wanted_bytes, self._wanted_tag = order.first, order.length, order.tag
+        self._wanted = WantedRange(order.first, order.length, order.tag) if order.length else None
         self._is_guarded = order.is_guarded
         if self._is_watched:
             self._is_watched = False
@@ -287,8 +336,14 @@ class _Transfer:
         name = f"[{order.host}]" if ":" in order.host else order.host
         # libcurl changes the letters of percent-encoded bytes, but the request must be as it is written.
         self._set(pycurl.REQUEST_TARGET, _target(order) if "%" in order.url else None)
-        self._set(pycurl.RANGE, f"{order.first}-{order.first + order.length - 1}" if order.length else None)
+        self._set(pycurl.RANGE, f"{self._wanted.first}-{self._wanted.last}" if self._wanted else None)
         self._set(pycurl.PROXY, order.proxy)
+        self._set(pycurl.COOKIE, order.cookie.encode("latin-1") if order.cookie else None)
+        if order.checks_certificate is not self._checks_certificate:
+            # libcurl shares no connection between requests that check the certificate and others.
+            self._checks_certificate = order.checks_certificate
+            self.curl.setopt(pycurl.SSL_VERIFYPEER, int(order.checks_certificate))
+            self.curl.setopt(pycurl.SSL_VERIFYHOST, 2 if order.checks_certificate else 0)
         # libcurl shares a connection only among requests that connect to the same name.
         place = f"{order.host.replace(':', '-')}.guarded.invalid" if order.is_guarded else name
         self._set(pycurl.CONNECT_TO, [f"::{place}:{order.port}"] if order.is_guarded else None)
@@ -315,7 +370,7 @@ class _Transfer:
 
     def note_grant(self, size: int) -> bool:
         """Let the body grow to `size` bytes. Return whether the request has paused."""
-        self._granted = size
+        self.granted = size
         if self._paused_at is None:
             return False
         waited = time.monotonic() - self._paused_at
@@ -356,13 +411,23 @@ class _Transfer:
             detail = f"{self.asked} has an address that is not public"
             return Broken(Verdict.NOT_ASKED, Reason.FORBIDDEN_HOST, detail, self._received)
         if self._has_all_headers and (self._status != 200 or self._is_probe):
-            return Answered(self._status, self._location, self._retry_after, self._received)
+            return Answered(self._status, self._location, self._retry_after, self._received, self._cookies)
         if broken is not None:
             return broken._replace(received_bytes=self._received)
-        if self._wanted_bytes and self._received != self._wanted_bytes:
-            detail = f"{self.asked}: the answer has {self._received} bytes, and {self._wanted_bytes} were asked for"
-            return Broken(Verdict.MAY_PASS, Reason.CONNECTION_FAILED, detail, self._received)
-        return self._pieces.copy()
+        if not self._has_all_headers:  # libcurl takes headers without an end for an empty answer
+            detail = f"{self.asked}: the answer broke off"
+            return Broken(Verdict.MAY_PASS, Reason.CONNECTION_FAILED, detail, self._received, is_hosts_fault=True)
+        return self._incomplete() or self._pieces.copy()
+
+    def _incomplete(self) -> Broken | None:
+        """Return what is missing of an answer that succeeded for libcurl, None if nothing is."""
+        if not self._has_all_headers:  # libcurl takes headers without an end for an empty answer
+            detail = f"{self.asked}: the answer broke off"
+            return Broken(Verdict.MAY_PASS, Reason.CONNECTION_FAILED, detail, self._received, is_hosts_fault=True)
+        if self._wanted is not None and self._received != self._wanted.length:
+            detail = f"{self.asked}: the answer has {self._received} bytes, and {self._wanted.length} were asked for"
+            return Broken(Verdict.MAY_PASS, Reason.CONNECTION_FAILED, detail, self._received, is_hosts_fault=True)
+        return None
 
     # Called by libcurl
 
@@ -372,15 +437,16 @@ class _Transfer:
         self._heard = time.monotonic()
         if not self._status:
             # The first line. A later one may look like it, but libcurl does not heed that one either.
-            self._status = _number(line.split(None, 2)[1])
+            status = _STATUS.match(line)
+            self._status = int(status[1]) if status else _UNREADABLE_STATUS
+            usual = _FIRST_LETTERS if self._wanted is None else _FIRST_LETTERS_OF_PART
+            self._first_letters = _FIRST_LETTERS_OF_REDIRECT if self._status in REDIRECTS else usual
             return None
-        if line[0] not in _FIRST_LETTERS:
+        if line[0] not in self._first_letters:
             return None
         if line in {b"\r\n", b"\n"}:
             return self._end_headers()
         name, _, value = line.partition(b":")
-        if self._wanted_bytes:
-            self._note_range(name.lower(), value)
         match name.lower():
             case b"content-length":
                 self._length = _number(value) if value.strip().isdigit() else None
@@ -390,52 +456,52 @@ class _Transfer:
                 self._location = value.strip().decode("utf-8", "surrogateescape")
             case b"retry-after":
                 self._retry_after = value.strip().decode("latin-1")[:200]
+            case b"set-cookie" | b"content-encoding" | b"content-range" | b"etag" as rare:
+                self._note_rare_header(rare, value)
         return None
 
-    def _note_range(self, name: bytes, value: bytes) -> None:
-        text = value.strip().decode("latin-1")
-        if name == b"content-range":
-            self._content_range = text
+    def _note_rare_header(self, name: bytes, value: bytes) -> None:
+        if name == b"content-encoding":
+            self.codings = (codings_of(value.decode("latin-1")) + self.codings)[:MAX_CODINGS]
+        elif name == b"content-range":
+            self._content_range = value.strip().decode("latin-1")
+            whole = _WHOLE.fullmatch(value)
+            self._is_part = whole is None or _number(whole[1]) + 1 != _number(whole[2])
         elif name == b"etag":
-            self._tag = text.removeprefix("W/").strip('"')
+            self._tag = value.strip().decode("latin-1").removeprefix("W/").strip('"')
+        else:
+            cookies = (*self._cookies, value.strip().decode("latin-1"))
+            if sum(map(len, cookies)) <= MAX_COOKIE_CHARS:
+                self._cookies = cookies
 
     def _end_headers(self) -> int | None:
         if self._status < 200 and self._status != 101:
             self._forget_answer()  # an interim one, which another follows; after 101 nothing in HTTP does
             return None
         self._has_all_headers = True
-        if self._is_probe:
-            return -1
-        if self._wanted_bytes and not self._take_range():
+        is_success = 200 < self._status < 300 and self._status not in _WITHOUT_PICTURE and not self._is_part
+        if is_success and self._wanted is None:
+            self._status = 200  # browsers show a picture whatever the success is called
+        if self._is_probe or (self._wanted is not None and not self._take_range(self._wanted)):
             return -1
         if self._status == 200 and self._length is not None:
             if self._length > self._limits.max_bytes:
                 self._refuse(f"{self._length} bytes announced")
                 return -1
-            if self._length <= self._granted and not self._is_chunked:
+            if self._length <= self.granted and not self._is_chunked:
                 return None
         if self._status != 200:
             self._drain_until = self._heard + DRAIN_SECONDS
         self._transfers.to_watch.append(self)
         return int(pycurl.WRITEFUNC_PAUSE)
 
-    def _take_range(self) -> bool:
-        """Go on as with the status 200 if the answer is the range that was asked for. Return False if it is refused."""
-        if self._status == 416 or (self._status in {200, 206} and self._tag != self._wanted_tag and self._wanted_tag):
-            detail = f"{self.asked}: the file that holds the images changed; a run needs files that do not change"
-            self._own_end = Broken(Verdict.CHANGED, Reason.CONNECTION_FAILED, detail, 0)
-            return False
-        if self._status not in {200, 206}:
-            return True
-        first, length = self._first, self._wanted_bytes
-        is_right = self._content_range.startswith(f"bytes {first}-{first + length - 1}/")
-        if self._status == 206 and is_right and self._length in {None, length}:
-            self._status, self._length = 200, length
-            return True
-        sent = "the whole file" if self._status == 200 else f"{self._length} bytes of another range"
-        detail = f"{self.asked} sent {sent} instead of bytes {first} to {first + length - 1}"
-        self._own_end = Broken(Verdict.FINAL, Reason.HTTP_ERROR, detail, 0)
-        return False
+    def _take_range(self, wanted: WantedRange) -> bool:
+        """Go on as with the whole content if the answer is the range. Return False if it is refused."""
+        head = AnswerHead(self._status, self._length, self._content_range, self._tag, bool(self.codings))
+        self._own_end = wanted.refusal(head, asked=self.asked)
+        if self._own_end is None and self._status == 206:
+            self._status, self._length = 200, wanted.length
+        return self._own_end is None
 
     def _receive(self, piece: bytes) -> int | None:
         if self._drain_until is not None:
@@ -448,7 +514,7 @@ class _Transfer:
             return 0
         if self._length is None and not self._received:
             size = max(size, min(UNANNOUNCED_BYTES, self._limits.max_bytes))
-        if size > self._granted:
+        if size > self.granted:
             # Nothing of the body is kept yet, or it has outgrown its bytes.
             self._paused_at = time.monotonic()
             self._transfers.sink.need(self.job, size, is_first=not self._received)

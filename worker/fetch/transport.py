@@ -37,6 +37,10 @@ class Get(NamedTuple):
     """Degrees counter-clockwise by which the image is turned: 0, 90, 180 or 270."""
     granted_bytes: int
     """Number of bytes that the body may have before the transport asks for more."""
+    cookie: str = ""
+    """The header Cookie in Latin-1, an empty text for none."""
+    checks_certificate: bool = True
+    """Whether an https server must show a valid certificate."""
     first: int = 0
     """Offset of the first byte of the range that is wanted."""
     length: int = 0
@@ -69,6 +73,8 @@ class Answered(NamedTuple):
     """The header Retry-After, an empty text if there is none."""
     received_bytes: int
     """Number of bytes of the body that arrived."""
+    cookies: tuple[str, ...] = ()
+    """The values of the headers Set-Cookie of a redirect."""
 
 
 class Verdict(StrEnum):
@@ -96,6 +102,8 @@ class Broken(NamedTuple):
     detail: str
     """What happened, without any text of the server."""
     received_bytes: int
+    is_hosts_fault: bool = False
+    """Whether the host itself has sent what cannot be used: no HTTP, half an answer, an invalid certificate."""
 
 
 class FetchedImage(Protocol):

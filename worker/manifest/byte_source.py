@@ -45,6 +45,11 @@ class ByteSource(Protocol):
     without a secret. False for what only a library or a token of the worker can read."""
 
     @property
+    def tag(self) -> str:
+        """Return what tells a decoder that it reads the same content: an ETag without quotes, for a local file what
+        `worker.rows.file_tag` says. Empty: nothing does."""
+
+    @property
     def identity(self) -> str:
         """Return a text that changes when the content changes: the size, and an ETag, a date or a hash."""
 

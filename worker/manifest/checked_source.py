@@ -20,6 +20,10 @@ class CheckedSource:
         self._is_checked = False
 
     @property
+    def tag(self) -> str:
+        return self._source.tag
+
+    @property
     def identity(self) -> str:
         return self._source.identity
 

@@ -163,3 +163,13 @@ def resolve_sources(wanted: str, columns: Columns | None, *, name: str, subset: 
         others = ", ".join(each for each in sources if each != "bytes")
         raise ManifestError(f"{name} has no column with URLs, which {others} needs; set EMBEDDER_SOURCES to bytes")
     return sources
+
+
+def resolve_sources_of_shards(wanted: str, *, name: str) -> tuple[str, ...]:
+    """Return the sources of the images in the shard `name`. Raises ManifestError when others are `wanted`."""
+    if wanted not in {"auto", "bytes"}:
+        raise ManifestError(
+            f"{name} holds the images themselves, so EMBEDDER_SOURCES={wanted} cannot be used; leave it out, or set "
+            "it to bytes"
+        )
+    return ("bytes",)

@@ -35,7 +35,7 @@ class _Concatenation:
     """The bytes of files one after the other."""
 
     is_direct = False
-    identity = name = uri = ""
+    identity = name = uri = tag = ""
 
     def __init__(self, files: Sequence[ListedFile]) -> None:
         self._files = [file for file in files if file.size]

@@ -30,6 +30,9 @@ ATTEMPTS = 12
 FIRST_PAUSE_SECONDS = 0.5
 """Pause in seconds before the second request, doubled for each further one."""
 
+MAX_TAG_CHARS = 200
+"""Length of the longest ETag that a decoder is told. Those of all known servers are shorter."""
+
 RETRY = RetryPolicy(first_pause_seconds=FIRST_PAUSE_SECONDS, longest_pause_seconds=8, attempts=ATTEMPTS)
 """The retries of one range. The eleven pauses take 32 to 64 s together, so a network or a name server that comes after
 the pod is waited for. The Job's retries cover a longer fault: a worker that cannot read its list has done no work that
@@ -73,10 +76,21 @@ class HttpSource:
         self._identity: str | None = None
         self._head = self._retried(self._receive_head)
         self.size = self._head.size
-        self.is_direct = self._whole is None and not token
+        self.has_ranges = self._whole is None
+        """Whether the server sends parts of the content."""
+        self.is_direct = self.has_ranges and not self._client.has_credentials
         if is_one_of_many:
-            self._close_whole()
-            self._client.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close all connections. A later read opens another one."""
+        self._close_whole()
+        self._client.close()
+
+    @property
+    def tag(self) -> str:
+        kind, _, etag = self._head.tag.partition(" ")
+        return etag if kind == "etag" and len(etag) <= MAX_TAG_CHARS else ""
 
     @property
     def identity(self) -> str:

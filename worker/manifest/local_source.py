@@ -69,6 +69,10 @@ class LocalSource:
             raise SourceUnavailable(f"{path}: {error.strerror}") from error
 
     @property
+    def tag(self) -> str:
+        return f"{self.version.size} {self.version.modified_ns}"
+
+    @property
     def identity(self) -> str:
         # Without the modification time, because each pod may have its own copy of the file.
         if self._identity is None:

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
-from worker.manifest.columns import resolve_sources, sources_of_ids
+from common.logs import log
+from worker.manifest.columns import resolve_sources, resolve_sources_of_shards, sources_of_ids
 from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.held_ranges import read_ranges
 from worker.manifest.http_source import RETRY
@@ -27,6 +28,7 @@ from worker.manifest.open_source import open_source
 from worker.manifest.picture_rows import PictureRows
 from worker.manifest.raw_rows import ImageReader, RawRow
 from worker.manifest.row_check import RowCheck
+from worker.manifest.tar_rows import TarRows, more_chunks_than_shards
 from worker.manifest.text_rows import TextRows
 from worker.manifest.txt_layout import open_txt
 from worker.settings import PUBLIC_MIRROR_URL
@@ -83,6 +85,8 @@ class Manifest:
     folder: Path | None
     """The folder that relative paths in the rows start from; None for a manifest of which any file is remote, whose
     rows have no paths."""
+    shard_count: int | None
+    """Number of files that are not divided among chunks; None where chunks divide the content."""
     _reader: RowReader = field(repr=False)
     _check: RowCheck = field(repr=False)
     _indirect: Mapping[str, ByteSource] = field(repr=False, default_factory=dict)
@@ -96,6 +100,8 @@ class Manifest:
         """
         if not 0 <= index < count:
             raise ValueError(f"chunk {index} of {count}")
+        if self.shard_count is not None and self.shard_count < count:
+            log.warning("more_chunks_than_shards", message=more_chunks_than_shards(self.shard_count, count))
         left_out = LeftOut()
         chunk = self._checked(self._reader.read(index, count), left_out)
         left_out.log(self.name)
@@ -109,7 +115,8 @@ class Manifest:
 
     def first_rows(self, count: int, *, of: int) -> ManifestChunk:
         """Return the first `count` rows. `of` is about the number of all rows. Raises as `read_chunk`."""
-        return self._checked(islice(self._reader.read(0, max(1, of // (4 * count))), count))
+        found = list(islice(self._reader.read(0, max(1, of // (4 * count))), count))
+        return self._checked(found or islice(self._reader.read(0, 1), count))
 
     def sample(self, count: int) -> ManifestChunk:
         """Return about `count` rows from all over the manifest, as if they were a chunk. Raises as `read_chunk`."""
@@ -171,11 +178,9 @@ def open_manifest(
         files = replace(files, format=json_format(first, files.format))
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
     reader = _open_reader(files, ids, settings)
+    readers = [*files.sources, *(picture.source for picture in files.pictures if picture.source is not None)]
     are_ids = _are_image_ids(reader, settings, name=files.name)
-    if are_ids:
-        sources = sources_of_ids(settings.sources, name=files.name)
-    else:
-        sources = resolve_sources(settings.sources, reader.columns, name=files.name, subset=settings.subset)
+    sources = _sources(files, reader, settings, are_ids=are_ids, are_read_here=bool(readers))
     mirror_url = public_url(mirror_url) if are_ids else ""
     # Settings may choose other columns and other rows of the same content, so the identity names them.
     columns = reader.columns.present if reader.columns else []
@@ -191,6 +196,7 @@ def open_manifest(
         has_ids=reader.has_ids or are_ids,
         sources=sources,
         folder=files.folder,
+        shard_count=files.count if files.format == "tar" else None,
         _reader=reader,
         _check=RowCheck(
             is_remote=files.folder is None,
@@ -198,7 +204,7 @@ def open_manifest(
             subset=settings.subset,
             mirror_url=mirror_url,
         ),
-        _indirect={source.uri: source for source in files.sources if not source.is_direct},
+        _indirect={each.uri: each for each in readers if not each.is_direct},
     )
 
 
@@ -208,6 +214,20 @@ def _are_image_ids(reader: RowReader, settings: ManifestSettings, *, name: str) 
         return reader.columns.are_ids
     texts = reader.first_texts if isinstance(reader, TextRows | JsonLinesRows | JsonRows) else []
     return are_image_ids(texts, subset=settings.subset, name=name)
+
+
+def _sources(
+    files: ManifestFiles, reader: RowReader, settings: ManifestSettings, *, are_ids: bool, are_read_here: bool
+) -> tuple[str, ...]:
+    """Return the sources of the images. `are_read_here` tells whether the worker reads any file by itself."""
+    if files.format == "tar":
+        return resolve_sources_of_shards(settings.sources, name=files.name)
+    if are_ids:
+        return sources_of_ids(settings.sources, name=files.name)
+    wanted = settings.sources
+    if files.format == "images" and are_read_here and wanted == "auto":
+        wanted = "bytes"
+    return resolve_sources(wanted, reader.columns, name=files.name, subset=settings.subset)
 
 
 def _open_ids(
@@ -225,7 +245,7 @@ def _open_ids(
     return ids
 
 
-def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: ManifestSettings) -> RowReader:
+def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: ManifestSettings) -> RowReader:  # noqa: PLR0911 - one return for each format
     kind, sources = files.format, files.sources
     if kind == "images":
         return PictureRows(files.pictures)
@@ -235,7 +255,7 @@ def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: Manifes
 
         return ParquetRows(sources, settings)
     if kind == "tar":
-        raise ManifestError(f"{files.name}: this program has no reader of tar shards")
+        return TarRows(sources)
     if kind == "json":
         return JsonRows(sources, ids, settings)
     if kind == "jsonl":

@@ -23,6 +23,7 @@ from worker.manifest.manifest_format import check_content, find_format
 from worker.manifest.openimages import published_list
 from worker.manifest.part_choice import choose_parts, in_words
 from worker.manifest.place_files import PlaceFiles, named_places
+from worker.manifest.tar_rows import check_shards
 from worker.manifest.uri_list import redact_places, scheme_of
 
 if TYPE_CHECKING:
@@ -135,8 +136,11 @@ def _several(
     if parts.format == "images":
         pictures = [Picture(url, file, _reader_here(file, named, clouds)) for url, file in pairs]
     else:
-        sources = [CheckedSource(_source(file, each, named, clouds), parts.format) for each, file in pairs]
-    if sources:
+        sources = [_source(file, each, named, clouds) for each, file in pairs]
+    if parts.format == "tar":
+        check_shards(sources)
+    elif sources:
+        sources = [CheckedSource(source, parts.format) for source in sources]
         sources[0].read(0, min(8, sources[0].size))
     return ManifestFiles(
         name=name,
@@ -186,7 +190,9 @@ def _common_folder(found: Sequence[ByteSource | Listing]) -> Path | None:
 def _reader_here(file: ListedFile, named: dict[str, ByteSource], clouds: Clouds) -> ByteSource | None:
     """Return what reads a picture that no decoder can read by itself."""
     is_direct = named[file.uri].is_direct if file.uri in named else scheme_of(file.uri) not in SCHEMES
-    return None if is_direct else _source(file, file.uri, named, clouds)
+    if is_direct:
+        return None
+    return CloudSource(clouds.files(file.uri), file, keeps_head=False) if file.uri not in named else named[file.uri]
 
 
 def _name(file: ListedFile, folder: Path | None, *, is_row: bool) -> str:

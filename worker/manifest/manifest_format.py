@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from common.errors import ManifestError
+from worker.manifest.tar_header import BLOCK, is_tar_header
 
 if TYPE_CHECKING:
     from worker.manifest.byte_source import ByteSource
@@ -49,6 +50,13 @@ _COMPRESSED_STARTS = {
     b"7z\xbc\xaf\x27\x1c": "7-Zip",
 }
 _PARQUET_START = b"PAR1"
+_COMPRESSED_TAR = re.compile(r"\.tar\.[a-z0-9]+\Z|\.t(?:gz|bz2?|xz|zst)\Z")
+_UNPACKED_BY = {
+    **dict.fromkeys((".gz", ".tgz", "gzip"), "gunzip unpacks it"),
+    **dict.fromkeys((".bz2", "bzip2"), "bunzip2 unpacks it"),
+    **dict.fromkeys((".xz", "xz"), "unxz unpacks it"),
+    **dict.fromkeys((".zst", "Zstandard"), "unzstd unpacks it"),
+}
 _UTF_32_STARTS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF_16_STARTS = (b"\xff\xfe", b"\xfe\xff")
 _NUMBERED = re.compile(r"\.[a-z]+(?=[0-9]+\Z)")
@@ -90,14 +98,23 @@ def find_format(uri: str, wanted: Format | Literal["auto"], *, name: str) -> For
 
 def check_content(source: ByteSource, expected: Format) -> None:
     """Raise ManifestError when the first bytes show that the content does not have the expected format."""
-    start = source.read(0, min(8, source.size))
+    start = source.read(0, min(BLOCK, source.size))
     if not start:
         raise ManifestError(f"{source.name} is empty")
-    for magic, compression in _COMPRESSED_STARTS.items():
-        if start.startswith(magic):
-            raise compressed(source.name, compression)
+    is_tar = is_tar_header(start)
+    if expected == "tar" and (is_tar or start == bytes(BLOCK)):
+        return
+    if compression := compression_of(start):
+        raise compressed(source.name, compression, is_tar=expected == "tar")
     if expected == "parquet":
         return
+    if expected == "tar":
+        raise ManifestError(
+            f"{source.name} is not a tar: its first {BLOCK} bytes are no header; name its format in "
+            "EMBEDDER_MANIFEST_FORMAT if it is another one"
+        )
+    if is_tar:
+        raise ManifestError(f"{source.name} is a tar, not {expected}; set EMBEDDER_MANIFEST_FORMAT to tar")
     if start.startswith(_PARQUET_START):
         raise ManifestError(f"{source.name} is a Parquet file, not {expected}; set EMBEDDER_MANIFEST_FORMAT to parquet")
     if start.startswith(_UTF_32_STARTS) or (expected == "json" and start.startswith(_UTF_16_STARTS)):
@@ -105,8 +122,18 @@ def check_content(source: ByteSource, expected: Format) -> None:
         raise ManifestError(f"{source.name} is text in {encoding}; store it as UTF-8")
 
 
-def compressed(name: str, how: str) -> ManifestError:
+def compression_of(start: bytes) -> str:
+    """Return how content with these first bytes is compressed, an empty text if it is not."""
+    return next((how for magic, how in _COMPRESSED_STARTS.items() if start.startswith(magic)), "")
+
+
+def compressed(name: str, how: str, *, is_tar: bool = False) -> ManifestError:
     """Return the error for a file that is compressed as a whole."""
+    if is_tar or _COMPRESSED_TAR.search(name.lower()):
+        return ManifestError(
+            f"{name} is compressed ({how}), so a picture in it cannot be read without all bytes before it; store the "
+            f"plain tar: {_UNPACKED_BY.get(how, 'unpack it first')}"
+        )
     return ManifestError(
         f"{name} is compressed ({how}), so a pod cannot read its own rows without reading all rows before them; store "
         "it uncompressed, or as Parquet, which is compressed inside: `embedder list LIST list.parquet` writes the "

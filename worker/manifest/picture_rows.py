@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, chunk_range, spread_range
 from worker.manifest.uri_list import scheme_of
-from worker.rows import ByteRange
+from worker.rows import ByteRange, listed_file_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -36,8 +36,11 @@ class PictureRows:
             picture = self._pictures[number]
             file = picture.file
             # A path may look like a URL or have spaces at its ends, so a decoder is given the file itself.
-            is_local = scheme_of(file.uri) == "file" and file.size is not None
-            held = ByteRange(file.uri, 0, file.size or 0) if is_local else None
+            held = None
+            if scheme_of(file.uri) == "file" and file.size is not None:
+                held = ByteRange(file.uri, 0, file.size, listed_file_tag(file.size, file.modified_ns))
+            elif picture.source is not None:
+                held = ByteRange(file.uri, 0, file.size or 0)
             yield RawRow(
                 f"file {number} (the first is 0)", Fields(picture.url, PurePosixPath(picture.url).stem), held=held
             )

@@ -80,12 +80,15 @@ class PlaceFiles:
 
     def _in_bucket(self, place: str) -> ByteSource | Listing:
         # boto3 takes 90 ms and 10 MB, which no other place needs.
-        from worker.manifest.s3_listing import list_bucket  # noqa: PLC0415
+        from worker.manifest.s3_listing import list_bucket, look_up  # noqa: PLC0415
 
         def listed(pattern: GlobPattern) -> Listing:
             return list_bucket(pattern, most=self._most)
 
-        return _file_or_folder(place, look=lambda: self._open(place), listed=listed, is_bucket="/" not in place[5:])
+        def look() -> ByteSource:
+            return look_up(place) if self._are_many else self._open(place)
+
+        return _file_or_folder(place, look=look, listed=listed, is_bucket="/" not in place[len("s3://") :])
 
     def _in_cloud(self, place: str) -> ByteSource | Listing:
         def look() -> ByteSource:

@@ -52,6 +52,8 @@ class RangeClient:
         self.name = redact_url(uri)
         self._retry_after_limit_seconds = settings.retry_after_limit_seconds
         self._url, headers = _split_credentials(uri)
+        self.has_credentials = bool(headers or token)
+        """Whether requests need a secret that is not in the URL itself."""
         if token:
             headers["Authorization"] = f"Bearer {token}"
         headers["User-Agent"] = settings.user_agent_header

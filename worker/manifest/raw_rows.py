@@ -54,6 +54,9 @@ class UnreadableRow(NamedTuple):
     text: str
     """The line."""
     reason: Reason = Reason.MALFORMED_ROW
+    url: str = ""
+    """The row's URL, where that much is known."""
+    id: str = ""
 
 
 class RowCount(NamedTuple):

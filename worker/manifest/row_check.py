@@ -14,6 +14,7 @@ from worker.manifest.ids import id_text
 from worker.manifest.image_ids import SUBSETS, parse_image_id
 from worker.manifest.raw_rows import RawRow, UnreadableRow
 from worker.rows import ImageFailed, Row, url_on_mirror
+from worker.url_forms import odd_form
 
 if TYPE_CHECKING:
     from worker.manifest.left_out import LeftOut
@@ -43,7 +44,8 @@ class RowCheck:
         A row goes without an id, a subset or a thumbnail that cannot be used, which is noted in `left_out`.
         """
         if isinstance(raw, UnreadableRow):
-            return Failure(position, "", raw.reason, f"{raw.where}: {raw.problem}{_quote(raw.text)}")
+            url, identifier = (each if self._fits(each) else "" for each in (raw.url, raw.id))
+            return Failure(position, url, raw.reason, f"{raw.where}: {raw.problem}{_quote(raw.text)}", identifier)
         url = identifier = ""
         try:
             if self.mirror_url:
@@ -94,6 +96,9 @@ class RowCheck:
             raise _file_elsewhere(thumbnail)
         return thumbnail
 
+    def _fits(self, text: str) -> bool:
+        return len(text.encode()) <= self.max_url_bytes
+
     def _url_or_name(self, raw: RawRow) -> tuple[str, bool]:
         """Return the URL, or the row's name and True where it has a name and no URL that a result can hold."""
         if not raw.name:
@@ -118,10 +123,14 @@ class RowCheck:
         if _CONTROL.search(url):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has control characters in it: {excerpt(url)}")
         if not self.is_remote:
-            return
-        if _is_file_url(url):
+            return  # a file may have any name
+        form = odd_form(url)
+        if form is not None and form.problem:
+            raise ImageFailed(Reason.INVALID_URL, f"{form.problem}: {excerpt(url)}")
+        meant = url if form is None else form.text
+        if _is_file_url(meant):
             raise _file_elsewhere(url)
-        if not _SCHEME.match(url):
+        if not _SCHEME.match(meant):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
 
     def _id(self, raw: RawRow, left_out: LeftOut) -> str:

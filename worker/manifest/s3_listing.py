@@ -1,17 +1,31 @@
-"""The objects of a bucket that a pattern means."""
+"""Objects of a bucket that are named one by one, or that a pattern means."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.errors import SourceUnavailable, StoreUnavailable
+from common.errors import ManifestError, SourceUnavailable, StoreUnavailable
 from common.store.s3.listing import list_objects
 from common.store.s3.location import parse_s3_uri
 from common.store.s3.prefix import S3Prefix
+from worker.manifest.byte_source import MANIFEST_SETTING
 from worker.manifest.listed_file import ListedFile, Listing, refuse_more
+from worker.manifest.s3_source import S3Source
 
 if TYPE_CHECKING:
     from worker.manifest.glob_pattern import GlobPattern
+
+
+def look_up(uri: str) -> S3Source:
+    """Return the object without reading its head, for one of many. Raises ManifestError if there is no such object."""
+    location = parse_s3_uri(uri)
+    try:
+        stat = S3Prefix(f"s3://{location.bucket}").stat(location.key)
+    except StoreUnavailable as error:
+        raise SourceUnavailable(str(error)) from error
+    if stat is None:
+        raise ManifestError(f"{location} does not exist; is {MANIFEST_SETTING} right?")
+    return S3Source(uri, listed=(stat.size, stat.version))
 
 
 def list_bucket(pattern: GlobPattern, *, most: int) -> Listing:

@@ -27,6 +27,10 @@ class S3Source:
         self._head, self.size, self._etag = head.data, head.size, head.etag
 
     @property
+    def tag(self) -> str:
+        return self._etag
+
+    @property
     def identity(self) -> str:
         return f"{self.size} bytes etag {self._etag}"
 

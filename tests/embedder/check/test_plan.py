@@ -30,10 +30,9 @@ def finding(facts: Any) -> Finding:  # noqa: ANN401 - any of the facts
     return Finding(subject=Subject.STORE, verdict=Verdict.OK, message="", facts=facts)
 
 
-def manifest(rows: int) -> Finding:
-    return finding(
-        ManifestFacts(format="csv", bytes=1, rows=rows, is_exact=False, columns={}, sources=("url",), mean_url_bytes=70)
-    )
+def manifest(rows: int, **facts: Any) -> Finding:  # noqa: ANN401 - the fields' own types
+    given = {"format": "csv", "bytes": 1, "is_exact": False, "columns": {}, "sources": ("url",), "mean_url_bytes": 70}
+    return finding(ManifestFacts(rows=rows, **(given | facts)))
 
 
 def model(device: str, rate: float, *, batch_size: int = 320) -> Finding:
@@ -206,3 +205,12 @@ def test_the_assignments_are_values_that_the_chart_accepts() -> None:
     for each in (made, plan(manifest(9_000_000), gpus(4, 3))):
         worker = named(render(*each.assignments), "Job", "embedder-worker")
         assert worker["spec"]["completions"] == each.chunks
+
+
+def test_no_more_chunks_than_shards_are_suggested() -> None:
+    divided = make_plan([manifest(10_000_000)], wants_gpu=True, max_image_pixels=PIXELS)
+    whole = make_plan([manifest(10_000_000, shards=12)], wants_gpu=True, max_image_pixels=PIXELS)
+    assert divided is not None
+    assert whole is not None
+    assert divided.suggested_chunks > 12
+    assert (whole.suggested_chunks, whole.chunks) == (12, 12)

@@ -18,6 +18,7 @@ from tests.resources.small_disk import small_disk
 from tests.worker.check.checking import run_check
 from tests.worker.decoders.conftest import run_at_start_of_python
 from tests.worker.decoders.faults import FORK_THAT_FAILS
+from tests.worker.manifest.tars import tar_of
 from tests.worker.worker_process import PHOTOS, worker_environment, write_manifest
 from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.encode.model import find_model
@@ -177,6 +178,23 @@ def test_sources_that_do_not_answer_are_75(tmp_path: Path) -> None:
     )
     assert (checked.exit_code, checked.faults) == (75, {Subject.IMAGES: 75})
     assert "connection_failed 3" in checked[Subject.IMAGES].message
+
+
+def test_shards_are_looked_into_and_more_chunks_than_shards_are_a_warning(tmp_path: Path) -> None:
+    (folder := tmp_path / "shards").mkdir()
+    for number in range(2):
+        pictures = [(f"{path.stem}-{number}{path.suffix}", path.read_bytes()) for path in PHOTOS[:3]]
+        (folder / f"{number:05}.tar").write_bytes(tar_of([*pictures, ("a.txt", b"a caption")]))
+    checked = run_check(manifest_uri=f"{folder}/", run_uri=tmp_path / "run", chunk_count=5)
+    assert checked.exit_code == 0, checked.log
+    facts = checked[Subject.MANIFEST].facts
+    assert isinstance(facts, ManifestFacts)
+    assert (facts.format, facts.rows, facts.is_exact, facts.shards, facts.sources) == ("tar", 6, True, 2, ("bytes",))
+    images = checked[Subject.IMAGES].facts
+    assert isinstance(images, ImagesFacts)
+    assert (images.sampled, images.good) == (6, 6)
+    assert checked[Subject.RUN].verdict is Verdict.WARNING
+    assert "3 of 5 chunks have no image; set EMBEDDER_CHUNK_COUNT to 2 at most" in checked[Subject.RUN].message
 
 
 def test_few_lost_images_are_a_warning_with_their_reasons(tmp_path: Path) -> None:

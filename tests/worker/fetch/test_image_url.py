@@ -101,3 +101,17 @@ def test_redirects_do_not_make_a_url_longer_and_longer() -> None:
     url = join_redirect(url, "\N{GRINNING FACE}" * 10_000 + "/")
     with pytest.raises(ImageFailed, match=r"too_many_redirects.*200000 characters"):
         join_redirect(url, "\N{GRINNING FACE}" * 10_000 + "/")
+
+
+@pytest.mark.parametrize(
+    ("written", "requested"),
+    [
+        ("http://ex%61mple.com/%61.jpg", "http://example.com/%61.jpg"),
+        ("http://EX%41MPLE%2ecom:8080", "http://example.com:8080/"),
+        ("http://b%C3%BCcher.example/", "http://xn--bcher-kva.example/"),
+        ("HTTPS://Photos.Example./A.jpg#part", "https://photos.example./A.jpg"),
+        ("http://b\u00fccher.example/", "http://xn--bcher-kva.example/"),
+    ],
+)
+def test_a_host_is_read_as_browsers_read_it(written: str, requested: str) -> None:
+    assert parse_http_url(written).text == requested

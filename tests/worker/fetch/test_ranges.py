@@ -108,6 +108,13 @@ def test_another_range_is_never_taken_for_the_image(headers: str) -> None:
     assert "of another range instead of bytes 512 to 1511" in failed.detail
 
 
+def test_a_compressed_range_is_not_inflated() -> None:
+    headers = {"Content-Range": "bytes 512-1511/3000000", "Content-Encoding": "gzip"}
+    with image_server() as server:
+        failed = failure(row(server.on("/a.tar", answer(bytes(1000), status=206, headers=headers))))
+    assert "sent a compressed range instead of bytes 512 to 1511" in failed.detail
+
+
 def test_a_range_that_breaks_off_is_asked_for_again(server: ManifestServer) -> None:
     uri = server.publish("a.tar", CONTENT)
     server.breaks, server.chunked = [10, 20, -1], True

@@ -374,7 +374,8 @@ def test_a_certificate_that_is_not_valid_is_named_and_its_host_is_not_asked_agai
     with scripted_server(tls=tls) as server:
         failed = failure(f"https://localhost:{server.port}/a.jpg", fetch_attempts=4)
         assert failed.reason == Reason.CONNECTION_FAILED
-        assert failed.detail.endswith(f"the certificate of localhost: {why}")
+        assert f"the certificate of localhost: {why}" in failed.detail
+        assert failed.detail.endswith("; EMBEDDER_VERIFY_IMAGE_CERTIFICATES=false fetches images without this check")
         assert server.connection_count == 1
         assert server.requests == []
 
@@ -389,6 +390,43 @@ def test_trusted_certificates_that_cannot_be_read_are_this_machines_fault(
     assert isinstance(outcome, Broken)
     assert outcome.verdict is Verdict.MACHINE
     assert "SSL_CERT_FILE" in outcome.detail
+
+
+def test_a_host_may_be_written_with_a_dot_at_its_end(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+    with scripted_server(tls=certificates.server()) as server:
+        server.on("/a.jpg", FOUR)
+        order = request(f"https://localhost.:{server.port}/a.jpg", addresses=("127.0.0.1",))
+        assert ask(order, order) == [b"four"] * 2
+
+
+def test_a_certificate_that_is_not_valid_is_accepted_only_by_requests_that_do_not_check_it(
+    certificates: Certificates,
+) -> None:
+    with scripted_server(tls=certificates.server(host="other.example", days=-1)) as server:
+        server.on("/a.jpg", FOUR)
+        checked = request(f"https://localhost:{server.port}/a.jpg", addresses=("127.0.0.1",))
+        unchecked = checked._replace(checks_certificate=False)
+        outcomes = ask(unchecked, unchecked, checked, unchecked, checked)
+        assert outcomes[:2] == [b"four"] * 2
+        assert outcomes[3] == b"four"
+        for outcome in (outcomes[2], outcomes[4]):  # although a connection to the server is open
+            assert kind(outcome) == (Verdict.WILL_NOT_PASS, Reason.CONNECTION_FAILED)
+        assert len(server.requests) == 3
+
+
+def test_the_setting_leaves_out_the_check_for_images_and_not_for_objects_of_the_store(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scripted_server(tls=certificates.server()) as server:
+        server.on("/a.jpg", FOUR)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"https://localhost:{server.port}")
+        url, other = f"https://localhost:{server.port}/a.jpg", "s3://bucket/a.jpg"
+        found = fetch(url, other, url, verify_image_certificates=False)
+        assert found == [b"four", Reason.CONNECTION_FAILED, b"four"]
+        assert fetch(url) == [Reason.CONNECTION_FAILED]
 
 
 # Time limits

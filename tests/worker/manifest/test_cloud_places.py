@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from common.errors import ManifestError, SourceUnavailable, StoreAccessDenied
+from tests.certificates import Certificates
 from tests.cloud_doubles import COMMIT, CloudDouble, cloud_double
 from tests.worker.manifest.manifests import everything, opened, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 LIST = b"url\nhttps://h/1.jpg\n"
 
@@ -115,6 +119,27 @@ def test_a_service_that_refuses_is_told_from_one_that_fails(double: CloudDouble)
     double.status = 403
     with pytest.raises(StoreAccessDenied, match="may not be read"):
         opened("gs://bucket/list.csv")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_a_service_with_a_private_authority_is_trusted_only_if_it_is_named(
+    root: str, is_trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Certificates(tmp_path)
+    program = "import sys; from tests.worker.manifest.manifests import *; print(len(rows_of(opened(sys.argv[1]))))"
+    with cloud_double(tls=authority.server()) as double:
+        put(double, root, list_dot_csv=LIST)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", double.url)
+        monkeypatch.setenv("HF_ENDPOINT", double.url)
+        if is_trusted:
+            monkeypatch.setenv("EMBEDDER_CA_BUNDLE", str(authority.authority))
+        # The hub's client takes its connections once for each process.
+        ended = subprocess.run(
+            [sys.executable, "-c", program, f"{root}/list.csv"], capture_output=True, text=True, check=False, timeout=50
+        )
+    assert (ended.stdout.strip() == "1") == is_trusted, ended.stderr
+    assert ("CertificateRefused" in ended.stderr) != is_trusted, ended.stderr
 
 
 @pytest.mark.parametrize("uri", ["hf://owner/name/list.csv", "hf://datasets/", "hf://datasets/owner", "hf://x"])

@@ -82,6 +82,16 @@ def test_a_bucket_is_listed_without_a_request_for_each_file(s3: S3Server, s3_api
     assert len(operations) <= 3
 
 
+def test_many_named_objects_are_looked_at_and_not_read(s3: S3Server, s3_api: S3Client, bucket: str) -> None:
+    put(s3_api, bucket, [f"list/part-{number:05}.csv" for number in range(20)], b"url\nhttps://h/1.jpg\n" * 9_000)
+    with listing_changed(s3, lambda body: body) as proxy:
+        manifest = opened(f"s3://{bucket}/list/part-{{00000..00019}}.csv")
+        operations = [request.operation for request in proxy.requests]
+    assert manifest.file_count == 20
+    assert operations.count("HeadObject") == 20
+    assert operations.count("GetObject") <= 2
+
+
 def test_a_pattern_and_a_literal_name_are_told_apart(s3_api: S3Client, bucket: str) -> None:
     put(s3_api, bucket, ["l/c[1].csv", "l/c1.csv", "l/d,e.csv"], b"url\nhttps://h/1.jpg\n")
     assert opened(f"s3://{bucket}/l/c[1].csv").file_count == 2
