@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from pyarrow import parquet
 from common.errors import EmbedderError, ManifestError, SourceUnavailable
 from common.format.reasons import Reason
 from tests.worker.held_pictures import jpeg, struct_table
-from tests.worker.manifest.manifests import opened
+from tests.worker.manifest.manifests import everything, opened
 from tests.worker.manifest.test_parquet_files import MemorySource, content_of, reader
 from worker.manifest.columns import Columns, resolve_sources
 from worker.rows import ImageFailed
@@ -126,6 +125,23 @@ def test_a_setting_names_the_column_with_the_images() -> None:
         columns_of(table, image_column="label")
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"x": [b"no picture"], "label": [1]}),
+        pa.table({"images": [[{"bytes": PICTURE, "path": "a"}]], "label": [1]}),
+    ],
+)
+def test_a_list_without_urls_and_known_images_says_how_to_name_either(table: pa.Table) -> None:
+    said = (
+        r"name the column with the URLs in EMBEDDER_URL_COLUMN, or the column with the images in EMBEDDER_IMAGE_COLUMN$"
+    )
+    with pytest.raises(ManifestError, match=said):
+        columns_of(table)
+    with pytest.raises(ManifestError, match=r"EMBEDDER_URL_COLUMN$"):
+        columns_of(pa.table({"label": [1]}))
+
+
 def test_sources_that_a_setting_names_must_be_there() -> None:
     held, plain = Columns("png", image="png"), Columns("url")
     assert resolve_sources("bytes", held, name="list") == ("bytes",)
@@ -154,6 +170,31 @@ def test_rows_are_named_by_url_or_path_and_else_by_file_and_number(tmp_path: Pat
         ("https://a.example/b.jpg", False),
     ]
     assert next(row.url for row in manifest.read_chunk(1, 2).rows) == "held.parquet#3"
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.parquet"])
+def test_a_folder_of_parts_is_one_list_whose_rows_are_named_by_their_parts(tmp_path: Path, pattern: str) -> None:
+    for split in ("test", "train"):
+        (tmp_path / split).mkdir()
+        for part in range(2):
+            table = struct_table([PICTURE] * 3, [None, f"{split}-{part}.jpg", ""])
+            (tmp_path / split / f"part-{part}.parquet").write_bytes(content_of(table, row_group_size=2))
+        (tmp_path / split / "_SUCCESS").touch()
+    manifest = opened(f"{tmp_path}/{pattern}")
+    whole = everything(manifest, chunks=1)
+    assert [found[0] for found in whole] == [
+        name
+        for split in ("test", "train")
+        for part in range(2)
+        for name in (f"{split}/part-{part}.parquet#0", f"{split}-{part}.jpg", f"{split}/part-{part}.parquet#2")
+    ]
+    assert everything(manifest, chunks=7) == whole
+    images = []
+    for index in range(7):
+        chunk = manifest.read_chunk(index, 7)
+        if chunk.held is not None:
+            images += [bytes(image) for _, image in chunk.held(1 << 20) if not isinstance(image, ImageFailed)]
+    assert images == [PICTURE] * 12
 
 
 def test_a_bad_id_or_rotation_is_a_row_of_the_ledger_and_its_image_is_not_read(tmp_path: Path) -> None:
@@ -233,7 +274,7 @@ def test_rows_are_read_without_their_images_and_images_only_of_the_chunks_own_ro
     assert cells == list(range(20, 30))
     assert source.bytes_read < 10_000
     source.reads.clear()
-    assert images_of(rows, cells) == pictures[20:30]  # type: ignore[arg-type]
+    assert images_of(rows, cells) == pictures[20:30]
     start, end = image_groups(source)[2]
     assert sum(length for _, length in source.reads) == end - start
     assert all(start <= first and first + length <= end for first, length in source.reads)
@@ -267,25 +308,10 @@ def test_a_row_group_is_not_held_in_memory() -> None:
 
 
 def test_images_are_read_ahead_by_several_requests_at_the_same_time() -> None:
-    busy, most, lock = 0, 0, threading.Lock()
-
-    class Slow(MemorySource):
-        def read(self, start: int, length: int) -> bytes:
-            nonlocal busy, most
-            with lock:
-                busy += 1
-                most = max(most, busy)
-            try:
-                return super().read(start, length)
-            finally:
-                with lock:
-                    busy -= 1
-
     pictures = random_pictures(200, 100_000)
-    source = Slow(content_of(pa.table({"image": pictures}), row_group_size=20), seconds=0.02)
-    rows = reader(source)
-    assert images_of(rows, range(200)) == pictures
-    assert most > 1
+    source = MemorySource(content_of(pa.table({"image": pictures}), row_group_size=20), seconds=0.02)
+    assert images_of(reader(source), range(200)) == pictures
+    assert source.most_at_once > 1
 
 
 # Files that lie

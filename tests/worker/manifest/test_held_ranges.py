@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,6 +61,27 @@ def test_large_images_are_read_in_pieces_and_too_large_ones_not_at_all() -> None
     assert found == [source.content[10 : large.length + 10], Reason.TOO_LARGE, source.content[-10:]]
     assert max(length for _, length in source.reads) <= BLOCK_BYTES
     assert source.bytes_read <= large.length + BLOCK_BYTES
+
+
+def test_many_small_files_are_read_at_the_same_time() -> None:
+    sources = [MemorySource(os.urandom(1000), str(number), seconds=0.05) for number in range(200)]
+    for source in sources:
+        source.is_direct = False
+    began = time.monotonic()
+    assert images_of(sources, [ByteRange(source.uri, 0, 1000) for source in sources]) == [
+        source.content for source in sources
+    ]
+    assert time.monotonic() - began < 5  # one after the other takes 10 s
+
+
+def test_a_source_that_only_the_worker_reads_gives_one_piece_after_the_other() -> None:
+    source = MemorySource(os.urandom(5 * BLOCK_BYTES), seconds=0.02)
+    source.is_direct = False
+    size = BLOCK_BYTES // 3
+    ranges = [ByteRange(source.uri, start, size) for start in range(0, source.size - size, size)]
+    assert images_of([source], ranges) == [source.content[each.offset : each.offset + size] for each in ranges]
+    assert source.reads == sorted(source.reads)
+    assert source.most_at_once == 1
 
 
 def test_a_source_that_is_gone_is_told() -> None:
