@@ -4,7 +4,7 @@
 {{- $_ := required "manifest.uri is not set; it is the list of images, for example --set manifest.uri=s3://bucket/list.csv" $values.manifest.uri }}
 {{- $_ := required "run.uri is not set; it is where the chunks and the result are written, for example --set run.uri=s3://bucket/run" $values.run.uri }}
 {{- $_ := required "chunks.count is not set; it is the number of chunks that the manifest is divided into, for example --set chunks.count=900" $values.chunks.count }}
-{{- if not (regexMatch "^(s3://[^/]+|gs://[^/]+|hf://datasets/[^/]+/|https?://[^/]+/|/|openimages:[a-z]+$).*$" $values.manifest.uri) }}
+{{- if not (regexMatch "^(s3://[^/]+|gs://[^/]+|hf://datasets/[^/]+/|https?://[^/]+/|/|openimages:[a-z]+).*$" $values.manifest.uri) }}
 {{- fail (printf "manifest.uri is %s; it must be an s3://, gs://, hf://datasets/, https:// or http:// URL, an absolute path, or a name such as openimages:train" $values.manifest.uri) }}
 {{- end }}
 {{- if not (regexMatch "^(s3://[^/]+|/).*$" $values.run.uri) }}

@@ -45,7 +45,7 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_URI" "value" $.Values.manifest.uri) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_FORMAT" "value" $.Values.manifest.format) }}
 {{- include "embedder.env.settings" (dict "values" $.Values.manifest "names" (list
-  "maxListedFiles" "openimagesUrl" "idsUri" "urlColumn" "idColumn" "subset")) }}
+  "maxListedFiles" "openimagesUrl" "idsUri" "urlColumn" "idColumn" "imageColumn" "subset")) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_MANIFEST_COLUMNS" "value" $.Values.manifest.columns) }}
 {{- with $.Values.manifest.token.secret }}
 - name: EMBEDDER_MANIFEST_TOKEN

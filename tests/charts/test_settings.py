@@ -34,6 +34,7 @@ ELSEWHERE = {
     "subset": "manifest.subset",
     "url_column": "manifest.urlColumn",
     "id_column": "manifest.idColumn",
+    "image_column": "manifest.imageColumn",
     "s3_addressing": "s3.addressing",
     "s3_encryption": "s3.encryption",
     "s3_kms_key_id": "s3.kmsKeyId",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from worker.encode.encoder import Encoder
+    from worker.rows import HeldImages
     from worker.stage_times import Snapshot
 
 PROVENANCE = Provenance(
@@ -89,14 +90,15 @@ def run_pipeline(
     decode_cpu_seconds: float = 30,
     encoder: ColourEncoder | None = None,
     folder: Path | None = None,
+    held: HeldImages | None = None,
     metrics_port: int = 0,
     while_running: Callable[[Pipeline], object] = lambda _: None,
     **settings: Any,  # noqa: ANN401 - the settings' own types
 ) -> Outcome:
     """Embed the images of a list. Raises what ends a chunk.
 
-    `settings` are those of a worker, by their Python names. `while_running` is called with the pipeline once it runs.
-    The metrics are served at `metrics_port`, if it is not 0.
+    `held` gives the images that the manifest holds. `settings` are those of a worker, by their Python names.
+    `while_running` is called with the pipeline once it runs. The metrics are served at `metrics_port`, if it is not 0.
     """
     worker = read_settings(
         WorkerSettings,
@@ -132,8 +134,9 @@ def run_pipeline(
         pipeline = Pipeline(
             collector,
             rows,
-            sources=("url",),
+            sources=("url",) if held is None else ("bytes", "url"),
             folder=folder,
+            held=held,
             proxies=proxies,
             decoders=pool,
             batches=_done(batches),

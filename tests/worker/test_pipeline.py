@@ -15,7 +15,8 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from common.errors import DeviceUnavailable, ResourceExhausted
+from common.errors import DeviceUnavailable, ResourceExhausted, SourceUnavailable
+from common.format.reasons import Reason
 from tests.image_server import ImageServer, answer, chunked, held, image_server, redirect
 from tests.worker.decoders.conftest import *  # noqa: F403
 from tests.worker.decoders.faults import CRASH, CRASH_ONCE, HANG, KILLER, KILLER_ONCE
@@ -24,9 +25,11 @@ from tests.worker.images import encoded, noise, photo
 from tests.worker.pipelines import ColourEncoder, Outcome, run_pipeline
 from tests.worker.processes import wait_until
 from worker.decode.preprocess import LARGE_PIXELS
+from worker.rows import ImageFailed
+from worker.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -307,6 +310,49 @@ def test_all_decoders_together_decode_one_large_image_at_a_time(server: ImageSer
     assert len(spans) == 6
     assert len({process for _, _, process in spans}) > 1
     assert all(one[1] <= next_one[0] for one, next_one in pairwise(spans))
+
+
+# Images that the manifest holds
+
+
+@pytest.mark.usefixtures("faulty_libraries")
+def test_images_of_the_manifest_come_to_an_end_whatever_they_are_and_however_little_room_they_have(
+    server: ImageServer,
+) -> None:
+    large = encoded(Image.new("L", (8000, LARGE_PIXELS // 8000 + 1), 80), "PNG")
+    gone = ImageFailed(Reason.NO_SOURCE, "the row has no bytes")
+    special: dict[str, tuple[bytes | ImageFailed, str]] = {
+        "crash": (image_of(CRASH), "decoder_died"),
+        "once": (image_of(CRASH_ONCE), ""),
+        "hang": (image_of(HANG), "decode_timeout"),
+        "text": (b"no picture", "not_an_image"),
+        "large": (large, ""),
+        "large too": (large, ""),
+        "no URL": (gone, "invalid_url"),
+        server.on("/slow.png", slowly(answer(coloured(7)))): (gone, ""),
+    }
+    contents: list[bytes | ImageFailed] = [coloured(number) for number in range(100)]
+    urls = [str(number) for number in range(100)]
+    for place, (url, (content, _)) in enumerate(special.items()):
+        contents.insert(place * 13, content)
+        urls.insert(place * 13, url)
+    with Spool((each for each in enumerate(contents)), most_bytes=2000) as spool:
+        outcome = run_pipeline(urls, held=spool, decode_cpu_seconds=0.5)
+    assert outcome.reasons == {url: reason for url, (_, reason) in special.items() if reason}
+    good = [found for found, url in zip(outcome.colours, urls, strict=True) if url not in special]
+    assert good == [colour(number) for number in range(100)]
+
+
+def test_an_error_of_the_manifests_source_ends_the_chunk() -> None:
+    def images() -> Generator[tuple[int, bytes | ImageFailed]]:
+        yield from ((number, coloured(number)) for number in range(20))
+        raise SourceUnavailable("the manifest's server is gone")
+
+    with (
+        Spool(images()) as spool,
+        pytest.raises(SourceUnavailable, match="the manifest's server is gone"),
+    ):
+        run_pipeline([str(number) for number in range(40)], held=spool)
 
 
 # The device

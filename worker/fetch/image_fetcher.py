@@ -12,6 +12,7 @@ from common.retry import GivenUp, Pause, RetryPolicy, call_async
 from worker.fetch.byte_budget import ByteBudget, Reservation
 from worker.fetch.chain_cookies import ChainCookies
 from worker.fetch.failures import Unanswered
+from worker.fetch.file_places import FilePlaces
 from worker.fetch.hosts import Hosts
 from worker.fetch.http_client import HttpClient
 from worker.fetch.image_url import check_characters, join_redirect, parse_http_url, scheme_of
@@ -121,6 +122,7 @@ class ImageFetcher(Generic[Image]):
         # Half of the budget for the requests in flight, half for the images that wait for a decoder.
         self._first_bytes = min(MAX_FIRST_BYTES, inflight_bytes // (2 * settings.fetch_concurrency))
         self._objects = ObjectUrls()
+        self._places = FilePlaces()
         self._client = HttpClient(
             transport,
             allow_private_hosts=settings.allow_private_hosts,
@@ -324,9 +326,23 @@ class ImageFetcher(Generic[Image]):
         self, text: str, held: ByteRange | None, *, rotation: int, is_last_resort: bool
     ) -> Held[Image]:
         is_signed = scheme_of(text) == "s3"
-        sign = self._objects.sign if held is None else self._objects.sign_file
-        url = await sign(text) if is_signed else parse_http_url(text)
+        if held is None:
+            url = await self._objects.sign(text) if is_signed else parse_http_url(text)
+            return await self._follow(url, is_signed=is_signed, rotation=rotation, is_last_resort=is_last_resort)
+        follow = partial(self._follow, is_signed=is_signed, held=held, rotation=rotation, is_last_resort=is_last_resort)
+        if (place := self._places.of(text)) is not None:
+            try:
+                return await follow(place)
+            except ImageFailed as failed:
+                self._places.forget(text)  # what it led to may be good for some time only
+                if isinstance(failed, Unanswered):
+                    raise
+        return await follow(await self._objects.sign_file(text) if is_signed else parse_http_url(text))
 
+    async def _follow(
+        self, url: HttpUrl, *, is_signed: bool, held: ByteRange | None = None, rotation: int, is_last_resort: bool
+    ) -> Held[Image]:
+        start = url
         send = partial(self._send, rotation=rotation)
         cookies: ChainCookies | None = None  # few chains need any
         for _ in range(MAX_REDIRECTS + 1):
@@ -338,6 +354,8 @@ class ImageFetcher(Generic[Image]):
             request = self._client.request(url, is_trusted=is_trusted, cookie=cookie, held=held)
             answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)
             if not isinstance(answer, Redirect):
+                if held is not None and url is not start and cookies is None:
+                    self._places.note(held.uri, url)
                 return answer
             if answer.cookies:
                 cookies = cookies or ChainCookies()

@@ -7,10 +7,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from common.errors import ManifestError
 from common.logs import log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 SUBSETS = ("train", "validation", "test", "challenge2018")
 """The subsets of Open Images: the folders of the mirror."""
@@ -27,10 +28,20 @@ def parse_image_id(text: str) -> tuple[str, str] | None:
     return None if match is None else ((match["subset"] or "").lower(), match["id"].lower())
 
 
-def are_image_ids(lines: Iterable[str]) -> bool:
-    """Return whether most of the lines are of the form `subset/id`, as Open Images' own downloader takes them."""
-    found = [parse_image_id(line.strip()) for line in lines]
-    return 2 * sum(each is not None and each[0] != "" for each in found) > len(found)
+def are_image_ids(texts: Sequence[str], *, subset: str, name: str) -> bool:
+    """Return whether most of the first texts of the manifest `name` are ids, as Open Images' own downloader takes them.
+
+    Raises ManifestError when most of them name no subset, and there is no `subset` of all rows.
+    """
+    found = [parsed for text in texts if (parsed := parse_image_id(text.strip())) is not None]
+    if 2 * len(found) <= len(texts):
+        return False
+    if not subset and 2 * sum(own == "" for own, _ in found) > len(found):
+        raise ManifestError(
+            f"{name} holds ids of Open Images without a subset, such as {found[0][1]}; name the subset of all of them "
+            "in EMBEDDER_SUBSET (train, validation or test), or write train/ before the id"
+        )
+    return True
 
 
 def log_repeated_ids(ids: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from worker.manifest.byte_source import HEAD_BYTES
 from worker.manifest.columns import find_columns
 from worker.manifest.excerpts import kind_in_words
 from worker.manifest.json_layout import EXPECTED, first_elements, rows_in
-from worker.manifest.json_values import ObjectFields, first_objects, keys_of, parse_json
+from worker.manifest.json_values import ObjectFields, first_objects, first_texts, keys_of, parse_json
 from worker.manifest.raw_rows import RawRow, RowCount, UnreadableRow, chunk_range, spread_range
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class JsonRows:
         self._ids = ids
         self._settings = settings
         self._read: tuple[ByteSource, list[object]] | None = None  # the file that was read last
+        self.first_texts: list[str] = []
         self._first_rows: list[int] = []  # the number of the first row of each file, and the number of all rows
         self.columns = self._find_columns(self._sources[0])
         self._fields = ObjectFields(settings, self.columns)
@@ -57,8 +58,9 @@ class JsonRows:
                 values = self._values(source)
             except ManifestError:
                 return None
+        self.first_texts = first_texts(values)
         keys = keys_of(values)
-        if not keys or any(isinstance(value, str) for value in values):
+        if not keys or self.first_texts:
             return None
         return find_columns(keys, self._settings, name=source.name, examples=first_objects(values))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from worker.manifest.column_names import find_url_name
 from worker.manifest.columns import CHOSEN, choose_names
 from worker.manifest.excerpts import Repeated
-from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow
+from worker.manifest.raw_rows import FIRST_VALUES, Fields, RawRow, UnreadableRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 KEPT_CHOICES = 1000
 """Largest number of sets of keys for which the choice of columns is kept."""
-
-FIRST_VALUES = 1000
-"""Number of values from whose keys the columns are found."""
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -55,6 +52,11 @@ def parse_json(text: str) -> object:
 def first_objects(values: Iterable[object]) -> list[dict[str, object]]:
     """Return the objects among the first values."""
     return [value for value in islice(values, FIRST_VALUES) if isinstance(value, dict)]
+
+
+def first_texts(values: Iterable[object]) -> list[str]:
+    """Return the texts among the first values."""
+    return [value for value in islice(values, FIRST_VALUES) if isinstance(value, str)]
 
 
 def keys_of(values: Iterable[object]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.manifest.columns import Columns, find_columns
-from worker.manifest.json_values import ObjectFields, first_objects, keys_of, parse_json
+from worker.manifest.json_values import ObjectFields, first_objects, first_texts, keys_of, parse_json
 from worker.manifest.raw_rows import RawRow, UnreadableRow
 from worker.manifest.text_files import TextLines
 from worker.manifest.text_lines import TOO_LONG
@@ -26,7 +26,8 @@ class JsonLinesRows:
         self._lines = TextLines(sources)
         self.columns: Columns | None = None
         values = [_json(line.text) for line in self._lines.head() if line.is_whole]
-        if (keys := keys_of(values)) and not any(isinstance(value, str) for value in values):
+        self.first_texts = first_texts(values)
+        if (keys := keys_of(values)) and not self.first_texts:
             self.columns = find_columns(keys, settings, name=sources[0].name, examples=first_objects(values))
         self._fields = ObjectFields(settings, self.columns)
         self.has_ids = self.columns is not None and self.columns.id is not None

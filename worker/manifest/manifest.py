@@ -17,7 +17,7 @@ from worker.manifest.columns import resolve_sources, resolve_sources_of_shards, 
 from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.held_ranges import read_ranges
 from worker.manifest.http_source import RETRY
-from worker.manifest.image_ids import log_repeated_ids, public_url
+from worker.manifest.image_ids import are_image_ids, log_repeated_ids, public_url
 from worker.manifest.json_layout import json_format
 from worker.manifest.json_rows import JsonRows
 from worker.manifest.jsonl_rows import JsonLinesRows
@@ -179,7 +179,7 @@ def open_manifest(
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
     reader = _open_reader(files, ids, settings)
     readers = [*files.sources, *(picture.source for picture in files.pictures if picture.source is not None)]
-    are_ids = _are_image_ids(reader)
+    are_ids = _are_image_ids(reader, settings, name=files.name)
     sources = _sources(files, reader, settings, are_ids=are_ids, are_read_here=bool(readers))
     mirror_url = public_url(mirror_url) if are_ids else ""
     # Settings may choose other columns and other rows of the same content, so the identity names them.
@@ -193,7 +193,7 @@ def open_manifest(
         size=files.size,
         file_count=files.count,
         columns=reader.columns,
-        has_ids=reader.has_ids,
+        has_ids=reader.has_ids or are_ids,
         sources=sources,
         folder=files.folder,
         shard_count=files.count if files.format == "tar" else None,
@@ -208,11 +208,12 @@ def open_manifest(
     )
 
 
-def _are_image_ids(reader: RowReader) -> bool:
-    """Return whether the rows are ids of Open Images, without URLs."""
-    if isinstance(reader, TextRows):
-        return reader.are_image_ids
-    return reader.columns is not None and reader.columns.are_ids
+def _are_image_ids(reader: RowReader, settings: ManifestSettings, *, name: str) -> bool:
+    """Return whether the rows are ids of Open Images, without URLs. Raises ManifestError if their subset is missing."""
+    if reader.columns is not None:
+        return reader.columns.are_ids
+    texts = reader.first_texts if isinstance(reader, TextRows | JsonLinesRows | JsonRows) else []
+    return are_image_ids(texts, subset=settings.subset, name=name)
 
 
 def _sources(

@@ -9,7 +9,7 @@ import pyarrow as pa
 from common.errors import ManifestError
 from worker.manifest.columns import Columns, find_columns
 from worker.manifest.image_column import find_image_column
-from worker.manifest.parquet_types import is_text, kind_of
+from worker.manifest.parquet_types import is_binary, is_text, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -46,14 +46,14 @@ def find_parquet_columns(
     if columns.url != columns.image and not is_text(url_type := column_type(schema, columns.url)):
         raise ManifestError(
             f"{name}: the column {columns.url} is {url_type}, expected text; name the column with the URLs in "
-            "EMBEDDER_URL_COLUMN"
+            f"EMBEDDER_URL_COLUMN{_remedy(schema, settings)}"
         )
     return columns
 
 
 def _columns(schema: pa.Schema, settings: ManifestSettings, image: ImageColumn | None, *, name: str) -> Columns:
     if image is None:
-        return _paths_of_struct(schema, settings, name=name) or find_columns(schema.names, settings, name=name)
+        return _paths_of_struct(schema, settings, name=name) or _columns_of_urls(schema, settings, name=name)
     columns = _url_columns(schema, settings, leave_out=image.column, name=name)
     if columns is None:
         # The image's own path, any column with paths, or no name at all.
@@ -62,6 +62,25 @@ def _columns(schema: pa.Schema, settings: ManifestSettings, image: ImageColumn |
         url = image.path or next(iter(each for each in paths if each != image.column), image.content)
         columns = _with_url(schema, settings, url, name=name)
     return Columns(columns.url, columns.id, columns.subset, columns.thumbnail, columns.rotation, image.content)
+
+
+def _columns_of_urls(schema: pa.Schema, settings: ManifestSettings, *, name: str) -> Columns:
+    try:
+        return find_columns(schema.names, settings, name=name)
+    except ManifestError as error:
+        raise ManifestError(f"{error}{_remedy(schema, settings)}") from error
+
+
+def _remedy(schema: pa.Schema, settings: ManifestSettings) -> str:
+    """Return what helps besides EMBEDDER_URL_COLUMN, where no setting names a column and some may hold images."""
+    kinds = [field.type for field in schema]
+    if (
+        settings.url_column
+        or settings.id_column
+        or not any(is_binary(kind) or pa.types.is_nested(kind) for kind in kinds)
+    ):
+        return ""
+    return ", or the column with the images in EMBEDDER_IMAGE_COLUMN"
 
 
 def _paths_of_struct(schema: pa.Schema, settings: ManifestSettings, *, name: str) -> Columns | None:

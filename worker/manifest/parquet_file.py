@@ -137,27 +137,44 @@ class OpenParquet:
     def span(self, group: int, column: str) -> Span:
         """Return where a column lies. Raises ManifestError if that is not within the file."""
         names = self._metadata.schema
-        leaves = [
+        leaf = next(
             leaf
             for leaf in range(self._metadata.num_columns)
             if (path := names.column(leaf).path) == column or path.startswith(f"{column}.")
-        ]
-        with parquet_errors(self._source):
-            found = self._metadata.row_group(group).column(leaves[0])
-            start = found.data_page_offset
-            if found.has_dictionary_page and found.dictionary_page_offset is not None:
-                start = min(start, found.dictionary_page_offset)
-            size, raw = found.total_compressed_size, found.total_uncompressed_size
-            is_flat = not names.column(leaves[0]).max_repetition_level
-            values, rows = found.num_values, self._group_rows[group]
-            if found.file_path:
-                raise ValueError(f"its rows are in another file, {found.file_path}")
+        )
+        self._check_column(group, column)
+        found = self._metadata.row_group(group).column(leaf)
+        start = found.data_page_offset
+        if found.has_dictionary_page and found.dictionary_page_offset is not None:
+            start = min(start, found.dictionary_page_offset)
+        size, raw_bytes = found.total_compressed_size, found.total_uncompressed_size
+        values, rows = found.num_values, self._group_rows[group]
+        is_flat = not names.column(leaf).max_repetition_level
         if start < len(_MAGIC) or size < 0 or start + size > self._source.size - 8 or (is_flat and values != rows):
             raise ManifestError(
                 f"{self._source.name} is damaged: by its footer, the column {column} of row group {group} has {values} "
                 f"values for {rows} rows, in {size} bytes from byte {start} on, and the file has {self._source.size}"
             )
-        return Span(start, start + size, max(raw, size))
+        return Span(start, start + size, max(raw_bytes, size))
+
+    def _check_column(self, group: int, column: str) -> None:
+        """Raise ManifestError if pyarrow finds fault with the footer's entry of a column.
+
+        The same fault would abort the program where Python asks for the entry itself.
+        """
+        probe = _Probe(self._source.size)
+        with parquet_errors(self._source):
+            try:
+                next(self._opened(probe).iter_batches(1, row_groups=[group], columns=[column], use_threads=False), None)
+            except (pa.ArrowException, OSError, ValueError):
+                if not probe.was_read:
+                    raise
+
+    def _opened(self, file: io.RawIOBase) -> parquet.ParquetFile:
+        # With pre_buffer, pyarrow would hold a whole row group and fetch it from its own threads.
+        return parquet.ParquetFile(
+            pa.PythonFile(file, mode="r"), metadata=self._metadata, pre_buffer=False, buffer_size=PIECE_BYTES
+        )
 
     def batches(
         self, group: int, columns: Sequence[str], *, batch_rows: int, stop: int, span: Span | None = None
@@ -168,13 +185,7 @@ class OpenParquet:
         """
         first = 0
         with parquet_errors(self._source):
-            # With pre_buffer, pyarrow would hold a whole row group and fetch it from its own threads.
-            file = parquet.ParquetFile(
-                pa.PythonFile(_SourceFile(self._source, self._ahead, span), mode="r"),
-                metadata=self._metadata,
-                pre_buffer=False,
-                buffer_size=PIECE_BYTES,
-            )
+            file = self._opened(_SourceFile(self._source, self._ahead, span))
             for batch in file.iter_batches(
                 batch_rows, row_groups=[group], columns=list(dict.fromkeys(columns)), use_threads=False
             ):
@@ -196,6 +207,29 @@ def column_of(batch: pa.RecordBatch, path: str) -> pa.Array:
     struct, _, name = path.rpartition(".")
     column = batch.column(struct)
     return column.flatten()[[field.name for field in column.type].index(name)]
+
+
+class _Probe(io.RawIOBase):
+    """A file that notes whether it is read, and has nothing to read."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._position = 0
+        self.was_read = False
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def read(self, _: int = -1) -> bytes:
+        self.was_read = True
+        return b""
 
 
 class _SourceFile(io.RawIOBase):

@@ -67,16 +67,16 @@ class ParquetRows:
         self._starts = [0, *accumulate(footer.rows for footer in self._footers)]
         """The number of each file's first row among all rows, and the number of all rows."""
         filled = [footer for footer in self._footers if footer.rows]
+        if not filled:
+            others = f" and {len(sources) - 1} more files" if len(sources) > 1 else ""
+            raise ManifestError(f"{sources[0].name}{others} ha{'ve' if others else 's'} no rows")
         # A file without rows has no types in it that mean anything, for example where pandas wrote it.
-        first = (filled or self._footers)[0]
+        first = filled[0]
         self.columns = find_parquet_columns(first, settings, first_values=lambda column: _first_values(first, column))
         for footer in filled:
             if footer is not first:
                 check_like(footer, first, self.columns)
         self.has_ids = self.columns.id is not None
-        if not filled:
-            others = f" and {len(sources) - 1} more files" if len(sources) > 1 else ""
-            raise ManifestError(f"{sources[0].name}{others} ha{'ve' if others else 's'} no rows")
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
         for group in self._groups(chunk_range(self._starts[-1], index=index, count=count)):
@@ -151,8 +151,6 @@ class ParquetRows:
             yield from (Fields(None) for _ in group.rows)
             return
         file = OpenParquet(group.footer)
-        for column in dict.fromkeys(wanted):
-            file.span(group.number, column)
         for first, batch in file.batches(group.number, wanted, batch_rows=BATCH_ROWS, stop=stop):
             low, high = max(start - first, 0), min(stop - first, batch.num_rows)
             if low < high:
@@ -211,7 +209,6 @@ def _first_values(footer: Footer, column: str) -> list[bytes]:
     if group is None:
         return []
     file = OpenParquet(footer)
-    file.span(group, column)
     batches = file.batches(group, [column], batch_rows=FIRST_VALUES, stop=1)
     return [
         bytes(content)

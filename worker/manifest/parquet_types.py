@@ -31,7 +31,7 @@ def is_binary(kind: pa.DataType) -> bool:
 
 def is_byte_list(kind: pa.DataType) -> bool:
     """Return whether a column holds lists of numbers from 0 to 255, as bytes are written by some programs."""
-    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_uint8(kind.value_type)
+    return bool((pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_uint8(kind.value_type))
 
 
 def kind_of(kind: pa.DataType) -> str:

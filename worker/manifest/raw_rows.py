@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from worker.rows import ByteRange, ImageContent, ImageFailed
 
 
+FIRST_VALUES = 1000
+"""Number of values at the beginning of a manifest that tell what it holds."""
+
+
 class Fields(NamedTuple):
     """The values of a row, in the order of Columns: text, or any other value that the format allows, or None."""
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from worker.manifest.byte_source import BLOCK_BYTES
@@ -16,8 +15,13 @@ if TYPE_CHECKING:
 
     from worker.manifest.byte_source import ByteSource
 
-PIECES_AHEAD = 4
-"""Number of pieces that are read at the same time: one answer of S3 brings 50 to 100 MB a second, a GPU takes more."""
+BYTES_AHEAD = 4 * BLOCK_BYTES
+"""Number of bytes that are read ahead. One answer of S3 brings 50 to 100 MB a second, so large pieces are read by several
+requests at the same time: a GPU takes more."""
+
+PIECES_AHEAD = 32
+"""Largest number of pieces that are read at the same time. Small pictures in files of their own need many, because each
+takes the time of a request."""
 
 
 class Piece(NamedTuple):
@@ -42,9 +46,10 @@ class ReadAhead:
 
     def __init__(self, wanted: Iterable[Piece]) -> None:
         self._wanted = iter(wanted)
+        self._next = next(self._wanted, None)
         self._threads = ThreadPoolExecutor(PIECES_AHEAD, thread_name_prefix="read-ahead")
-        self._alone = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
         self._begun: deque[tuple[Piece, Future[bytes]]] = deque()
+        self._bytes_begun = 0
 
     def __enter__(self) -> Self:
         return self
@@ -52,8 +57,7 @@ class ReadAhead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for threads in (self._threads, self._alone):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def read(self, source: ByteSource, start: int, length: int) -> bytearray:
         """Return `length` bytes of the source from `start` on. Raises as `ByteSource.read`."""
@@ -69,14 +73,30 @@ class ReadAhead:
     def _piece_at(self, source: ByteSource, position: int) -> tuple[Piece, Future[bytes]]:
         """Return the piece that holds the byte at `position`, and forget those before it."""
         while True:
-            for piece in islice(self._wanted, PIECES_AHEAD - len(self._begun)):
-                # A server without ranges, or a library's file, gives one piece after the other.
-                threads = self._threads if piece.source.is_direct else self._alone
-                begun = threads.submit(piece.source.read, piece.start, piece.end - piece.start)
-                self._begun.append((piece, begun))
+            self._begin_more()
             if not self._begun:
                 raise LookupError(f"byte {position} of {source.name} is in none of the pieces that are left")
             piece, found = self._begun[0]
             if piece.source is source and piece.start <= position < piece.end:
                 return piece, found
             self._begun.popleft()
+            self._bytes_begun -= piece.end - piece.start
+
+    def _begin_more(self) -> None:
+        while (piece := self._next) is not None and len(self._begun) < PIECES_AHEAD:
+            size = piece.end - piece.start
+            if self._begun and self._bytes_begun + size > BYTES_AHEAD:
+                return
+            before = None
+            if not piece.source.is_direct:
+                # A server without ranges, or a library's file, gives one piece after the other.
+                before = next((each for other, each in reversed(self._begun) if other.source is piece.source), None)
+            self._begun.append((piece, self._threads.submit(_read, piece, before)))
+            self._bytes_begun += size
+            self._next = next(self._wanted, None)
+
+
+def _read(piece: Piece, before: Future[bytes] | None) -> bytes:
+    if before is not None:
+        wait([before])  # it has begun, because the threads take the pieces in their order
+    return piece.source.read(piece.start, piece.end - piece.start)

@@ -120,15 +120,16 @@ def read_records(
     while (line := ahead.first()) is not None and line.offset < end:
         if line.is_blank:
             ahead.drop(1)
+            following = line.end
         else:
             record = next_record(ahead, dialect)
             ahead.drop(record.line_count)
-            if record.first.offset >= start:
-                if record.line_count > 1 and record.end - record.first.offset > max_record_bytes:
-                    raise _not_divisible(file, f"a quoted field of many lines begins at byte {record.first.offset}")
+            following = record.end
+            if line.offset >= start:
+                if record.line_count > 1 and record.end - line.offset > max_record_bytes:
+                    raise _not_divisible(file, f"a quoted field of many lines begins at byte {line.offset}")
                 yield record
-            line = line._replace(end=record.end)
-        if line.end >= end:
+        if following >= end:
             return
 
 

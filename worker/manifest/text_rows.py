@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from common.format.reasons import Reason
-from worker.manifest.image_ids import are_image_ids
-from worker.manifest.raw_rows import Fields, RawRow, UnreadableRow
+from worker.manifest.raw_rows import FIRST_VALUES, Fields, RawRow, UnreadableRow
 from worker.manifest.text_files import TextLines
 from worker.manifest.text_lines import TOO_LONG
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class TextRows:
-    """TXT: each line is a URL, or a subset and an id of Open Images."""
+    """TXT: each line is a URL, or an id of Open Images."""
 
     columns = None
+    has_ids = False
 
     def __init__(self, sources: Sequence[ByteSource]) -> None:
         self._lines = TextLines(sources)
         self._lines.check_has_rows()
-        self.are_image_ids = are_image_ids(line.text for line in self._lines.head())
-        self.has_ids = self.are_image_ids
+        self.first_texts = [line.text for line in islice(self._lines.head(), FIRST_VALUES)]
 
     def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
         return map(self._parse, self._lines.read(index, count))

@@ -31,7 +31,14 @@ def finding(facts: Any) -> Finding:  # noqa: ANN401 - any of the facts
 
 
 def manifest(rows: int, **facts: Any) -> Finding:  # noqa: ANN401 - the fields' own types
-    given = {"format": "csv", "bytes": 1, "is_exact": False, "columns": {}, "sources": ("url",), "mean_url_bytes": 70}
+    given: dict[str, Any] = {
+        "format": "csv",
+        "bytes": 1,
+        "is_exact": False,
+        "columns": {},
+        "sources": ("url",),
+        "mean_url_bytes": 70,
+    }
     return finding(ManifestFacts(rows=rows, **(given | facts)))
 
 

@@ -18,6 +18,7 @@ from tests.resources.small_disk import small_disk
 from tests.worker.check.checking import run_check
 from tests.worker.decoders.conftest import run_at_start_of_python
 from tests.worker.decoders.faults import FORK_THAT_FAILS
+from tests.worker.held_pictures import jpeg, struct_table, write_parquet
 from tests.worker.manifest.tars import tar_of
 from tests.worker.worker_process import PHOTOS, worker_environment, write_manifest
 from worker.decode.geometry import PREPROCESSING_VERSION
@@ -522,3 +523,16 @@ def test_no_secret_of_the_list_or_of_the_settings_is_printed(tmp_path: Path) -> 
     for secret in ("hunter2secret", "hunter3secret", "a1b2a1b2"):
         assert secret not in checked.out + checked.log
     assert "/2.jpg?token=***" in checked.out
+
+
+def test_images_in_a_parquet_file_are_tried_too(tmp_path: Path) -> None:
+    table = struct_table([jpeg(shade) for shade in range(30)], [f"{shade}.jpg" for shade in range(30)])
+    good = write_parquet(tmp_path / "good.parquet", table, row_group_size=7)
+    checked = run_check(run_uri=tmp_path / "run", manifest_uri=good)
+    assert checked.exit_code == 0, checked.log
+    assert "18 of 18 sampled images can be fetched and decoded" in checked[Subject.IMAGES].message
+    assert "sources bytes, url" in checked[Subject.MANIFEST].message
+    bad = write_parquet(tmp_path / "bad.parquet", struct_table([b"no picture", None] * 5, [None] * 10))
+    checked = run_check(run_uri=tmp_path / "run", manifest_uri=bad)
+    assert checked.faults == {Subject.IMAGES: 65}
+    assert "no_source 5, not_an_image 5" in checked[Subject.IMAGES].message

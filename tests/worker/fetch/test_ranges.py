@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import SourceUnavailable
 from common.format.reasons import Reason
-from tests.image_server import answer, first, image_server, raw
+from tests.image_server import answer, first, image_server, raw, redirect
 from tests.manifest_server import ManifestServer, manifest_server
 from tests.worker.fetch.fetching import failure, fetch, fetcher_among_others, get, image_fetcher, worker_settings
 from worker.rows import ByteRange, Row, file_tag
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
+
+    from tests.image_server import Behaviour
 
 CONTENT = os.urandom(3_000_000)
 RANGES = [(0, 1), (512, 200_000), (1_000_000, 1_500_000), (2_999_999, 1)]
@@ -57,6 +59,29 @@ def test_a_range_is_fetched_behind_a_redirect_of_its_own_server(server: Manifest
     with manifest_server() as other:
         other.redirect_to = server.publish("a.tar", CONTENT)
         assert fetch(*rows(other.publish("a.tar", b"")), allow_private_hosts=False) == PICTURES
+
+
+def test_a_redirect_is_followed_once_for_many_images_and_again_when_its_end_is_no_longer_good() -> None:
+    def part(start: int) -> Behaviour:
+        headers = {"Content-Range": f"bytes {start}-{start + 999}/3000000"}
+        return answer(CONTENT[start : start + 1000], status=206, headers=headers)
+
+    with image_server() as hub, image_server() as store:
+        uri = hub.on("/a.tar", redirect(store.on("/signed-1", part(512))))
+        places = [row(uri, 512), row(uri, 512), row(uri, 512)]
+
+        async def run() -> None:
+            async with fetcher_among_others(allow_private_hosts=False) as fetcher:
+                for each in places:
+                    assert await get(fetcher, each) == CONTENT[512:1512]
+                assert (hub.count("/a.tar"), store.count("/signed-1")) == (1, 3)
+                store.on("/signed-1", answer(status=403))
+                hub.on("/a.tar", redirect(store.on("/signed-2", part(2000))))
+                assert await get(fetcher, row(uri, 2000)) == CONTENT[2000:3000]
+                assert await get(fetcher, row(uri, 2000)) == CONTENT[2000:3000]
+                assert (hub.count("/a.tar"), store.count("/signed-1"), store.count("/signed-2")) == (2, 4, 2)
+
+        asyncio.run(run())
 
 
 def test_a_range_of_a_local_file_is_read(tmp_path: Path) -> None:

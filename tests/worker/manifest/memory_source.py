@@ -10,6 +10,7 @@ class MemorySource:
         self.name = self.uri = name
         self.size = len(content)
         self.identity = name
+        self.tag = ""
         self.content = content
         self.read_bytes = 0
         """Number of bytes that were read behind the head."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +74,18 @@ def test_what_is_no_id_in_a_list_of_ids_is_in_the_ledger(tmp_path: Path) -> None
     assert [failure.url for failure in chunk.failures] == ["", "", ""]
     assert "expected an id of Open Images" in chunk.failures[0].detail
     assert "has no subset (EMBEDDER_SUBSET)" in chunk.failures[2].detail
+
+
+def test_lines_of_ids_alone_need_the_setting_of_their_subset(tmp_path: Path) -> None:
+    ids = ["004b7fd099df209b", "005522936fa176ac"]
+    contents = {"ids.txt": "\n".join(ids), "ids.json": json.dumps(ids), "ids.jsonl": "\n".join(map(json.dumps, ids))}
+    for name, content in contents.items():
+        path = written(tmp_path / name, content.encode())
+        with pytest.raises(ManifestError, match=r"without a subset, such as 004b7fd099df209b; .* in EMBEDDER_SUBSET"):
+            opened(path)
+        manifest = opened(path, subset="validation")
+        assert (manifest.sources, manifest.has_ids) == (("mirror",), True)
+        assert rows_of(manifest) == [on_mirror(number, "validation", each) for number, each in enumerate(ids)]
 
 
 def test_paths_that_look_a_little_like_ids_stay_paths(tmp_path: Path) -> None:

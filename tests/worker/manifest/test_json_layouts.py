@@ -6,11 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.errors import ManifestError
 from tests.worker.manifest.manifests import everything, opened, rows_of, settings_for, written
 from worker.manifest.json_rows import JsonRows
 from worker.manifest.local_source import LocalSource
+from worker.manifest.raw_rows import RawRow
 from worker.rows import Row
 
 if TYPE_CHECKING:
@@ -175,7 +178,7 @@ def test_several_arrays_are_one_in_the_order_of_their_names(tmp_path: Path, chun
     sources.insert(1, LocalSource(written(tmp_path / "part-0a.json", b"")))
     reader = JsonRows(sources, None, settings_for(tmp_path).manifest)
     found = [row for index in range(chunks) for row in reader.read(index, chunks)]
-    assert [row.fields[:2] for row in found if not isinstance(row, str)] == [
+    assert [row.fields[:2] for row in found if isinstance(row, RawRow)] == [
         (each["url"], each["id"]) for each in records
     ]
     assert reader.count_rows().rows == 20
@@ -188,3 +191,24 @@ def test_ids_in_a_second_file_go_with_objects_too(tmp_path: Path) -> None:
     assert [row.id for row in rows_of(opened(array, ids_uri=str(ids)))] == ["a", "1", "c"]
     with pytest.raises(ManifestError, match=r"ids\.json holds an object, expected an array of ids"):
         opened(array, ids_uri=str(written(ids, b"{}"))).read_chunk(0, 1)
+
+
+KEYS = st.sampled_from(["url", "image_url", "images", "file_name", "id", "data", "columns", "rotation", "x", "0", "1"])
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(URLS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(document=DOCUMENTS, ending=st.sampled_from(["json", "jsonl"]), chunks=st.integers(2, 8))
+def test_any_json_gives_the_same_rows_for_any_number_of_chunks_or_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, document: object, ending: str, chunks: int
+) -> None:
+    path = written(tmp_path_factory.getbasetemp() / f"any.{ending}", json.dumps(document).encode())
+    try:
+        manifest = opened(path)
+        expected = everything(manifest, chunks=1)
+    except ManifestError:
+        return
+    assert everything(manifest, chunks=chunks) == expected

@@ -95,6 +95,14 @@ def test_a_record_longer_than_a_chunk_looks_ahead_ends_the_run_or_is_read_right(
             assert records_of(content, chunks=chunks, max_record_bytes=limit) == whole
 
 
+@pytest.mark.parametrize("line", ['"', '",', ',"', '"a', '"""', '""', '\\"', '"\\', '","x', '"a\tb'])
+def test_a_list_of_nothing_but_quotes_is_read_in_little_time(line: str) -> None:
+    content = ("id,url\n" + f"{line}\n" * 3000 + "1,x\n").encode()
+    whole = rows_of([content], chunks=1)
+    assert rows_of([content], chunks=7) == whole
+    assert whole[-1].text == "1,x"
+
+
 values = st.lists(st.sampled_from([*'ab, ";|\t\n\\é漢😀', "\r\n", '\\"', '",', '"\n']), max_size=8).map("".join)
 
 
