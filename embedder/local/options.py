@@ -36,7 +36,8 @@ ManifestUri = Annotated[
     typer.Argument(
         metavar="MANIFEST",
         help="What to embed: a folder of pictures; a list of images in CSV, TSV, Parquet, JSONL, JSON, or TXT with one "
-        "URL a line; or files that hold the images. A path or a URL; in quotes, a pattern such as 'part-*.parquet'.\n\n[dim]EMBEDDER_MANIFEST_URI[/dim]",
+        "URL a line; or files that hold the images. A path or a URL; in quotes, a pattern such as 'part-*.parquet'."
+        "\n\n[dim]EMBEDDER_MANIFEST_URI[/dim]",
         show_default=False,
     ),
 ]

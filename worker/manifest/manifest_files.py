@@ -16,7 +16,7 @@ from worker.manifest.checked_source import CheckedSource
 from worker.manifest.cloud_files import SCHEMES, Clouds, CloudSource
 from worker.manifest.files_identity import files_identity
 from worker.manifest.http_source import RETRY
-from worker.manifest.listed_file import ListedFile, Listing, sorted_once
+from worker.manifest.listed_file import ListedFile, Listing, refuse_more, sorted_once
 from worker.manifest.local_listing import real_path
 from worker.manifest.local_source import FileVersion, LocalSource, local_path
 from worker.manifest.manifest_format import check_content, find_format
@@ -83,8 +83,11 @@ def find_files(
     finder = PlaceFiles(
         http=http, http_retry=http_retry, token=token, clouds=clouds, most=most, are_many=len(places) > 1
     )
-    with ThreadPoolExecutor(PLACES_AT_ONCE, thread_name_prefix="places") as pool:
-        found = list(pool.map(finder.find, places))
+    if len(places) == 1:
+        found = [finder.find(places[0])]
+    else:
+        with ThreadPoolExecutor(PLACES_AT_ONCE, thread_name_prefix="places") as pool:
+            found = list(pool.map(finder.find, places))
     first = found[0]
     if len(found) == 1 and not isinstance(first, Listing):
         kind = find_format(places[0], settings.manifest_format, name=first.name)
@@ -112,6 +115,8 @@ def _several(
     named = {_uri(each): each for each in found if not isinstance(each, Listing)}
     listed = [file for each in found if isinstance(each, Listing) for file in _without_run(each, run_uri)]
     files = sorted_once([*(file for file in listed if file.uri not in named), *map(_as_listed, named.values())])
+    if len(files) > settings.max_listed_files:
+        raise refuse_more(name, settings.max_listed_files)
     kinds = {uri: find_format(uri, settings.manifest_format, name=each.name) for uri, each in named.items()}
     parts = choose_parts(files, settings.manifest_format, place=name)
     for uri, kind in kinds.items():

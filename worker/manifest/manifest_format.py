@@ -88,6 +88,11 @@ def find_format(uri: str, wanted: Format | Literal["auto"], *, name: str) -> For
     if ending in COMPRESSED_ENDINGS:
         raise compressed(name, ending)
     found = format_of(uri) if wanted == "auto" else wanted
+    if found is None and name.endswith("/"):
+        raise ManifestError(
+            f"{name} is a folder of a server, which cannot be listed; name its files, as in "
+            f"{name}{{00000..00099}}.tar, or give a list of them"
+        )
     if found is None:
         raise ManifestError(
             f"{name} does not end in {', '.join(FORMATS)} or as a picture does, so its format is unknown; name it in "

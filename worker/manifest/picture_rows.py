@@ -39,7 +39,8 @@ class PictureRows:
             held = None
             if scheme_of(file.uri) == "file" and file.size is not None:
                 held = ByteRange(file.uri, 0, file.size, listed_file_tag(file.size, file.modified_ns))
-            elif picture.source is not None:
+            elif picture.source is not None or scheme_of(file.uri) in {"http", "https"}:
+                # The operator named the URL, so its host may be a private one.
                 held = ByteRange(file.uri, 0, file.size or 0)
             yield RawRow(
                 f"file {number} (the first is 0)", Fields(picture.url, PurePosixPath(picture.url).stem), held=held

@@ -208,6 +208,12 @@ def test_too_many_files_are_refused_before_all_are_listed(tmp_path: Path) -> Non
             opened(uri, max_listed_files=29)
 
 
+def test_the_bound_holds_for_all_places_together(tmp_path: Path) -> None:
+    filled(tmp_path, [f"{folder}/{number}.jpg" for folder in ("a", "b") for number in range(6)])
+    with pytest.raises(ManifestError, match="more than 11 files"):
+        opened(f"{tmp_path}/{{a,b}}/", max_listed_files=11)
+
+
 @pytest.mark.parametrize("braces", ["{0..999999999999}", "{a..z}{0..99999}{0..99999}", "{a,b}" * 40])
 def test_braces_that_stand_for_too_many_files_are_refused_at_once(braces: str) -> None:
     with pytest.raises(ManifestError, match="more than 100,000 files"):

@@ -232,6 +232,22 @@ def test_pictures_at_urls_are_rows(server: ManifestServer) -> None:
     ]
 
 
+def test_pictures_at_urls_that_no_decoder_can_read_are_read_by_the_worker(server: ManifestServer) -> None:
+    server.credentials = "Bearer hunter2"
+    for name in ("a.jpg", "b.jpg"):
+        server.publish(name, name.encode() * 4000)
+    manifest = opened(f"{server.url}/{{a,b}}.jpg", manifest_token="hunter2")
+    chunk = manifest.read_chunk(0, 1)
+    assert manifest.sources == ("bytes",)
+    assert chunk.held is not None
+    assert [bytes(image) for _, image in chunk.held(1 << 20)] == [b"a.jpg" * 4000, b"b.jpg" * 4000]  # type: ignore[arg-type]
+
+
+def test_a_folder_of_a_server_ends_in_a_sentence(server: ManifestServer) -> None:
+    with pytest.raises(ManifestError, match="a folder of a server, which cannot be listed"):
+        opened(server.publish("photos/", b"<html>"))
+
+
 def test_the_token_goes_to_the_manifests_server_alone(server: ManifestServer) -> None:
     server.credentials = "Bearer hunter2"
     uri = server.publish("list.csv", LIST)
