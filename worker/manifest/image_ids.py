@@ -12,15 +12,21 @@ from common.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 SUBSETS = ("train", "validation", "test", "challenge2018")
 """The subsets of Open Images: the folders of the mirror."""
 
-_ID = re.compile(rf"(?:(?P<subset>{'|'.join(SUBSETS)})/)?(?P<id>[0-9a-f]{{16}})", re.IGNORECASE)
+LOOKED_FOR = 5
+"""Number of texts that are looked for as files."""
+
+_ID = re.compile(rf"(?:(?P<subset>{'|'.join(SUBSETS)})/)?(?P<id>[0-9a-f]{{16}})(?:\.jpg)?", re.IGNORECASE)
 
 
 def parse_image_id(text: str) -> tuple[str, str] | None:
     """Return the subset and the id of an image: `train/0001eeaf4aed83f9`, or the id alone with an empty subset.
+
+    Open Images' own downloader leaves out `.jpg` behind the id, and so does this function.
 
     Both are in lower case, as the mirror has them. Returns None for any other text.
     """
@@ -28,14 +34,18 @@ def parse_image_id(text: str) -> tuple[str, str] | None:
     return None if match is None else ((match["subset"] or "").lower(), match["id"].lower())
 
 
-def are_image_ids(texts: Sequence[str], *, subset: str, name: str) -> bool:
+def are_image_ids(texts: Sequence[str], *, subset: str, folder: Path | None, name: str) -> bool:
     """Return whether most of the first texts of the manifest `name` are ids, as Open Images' own downloader takes them.
 
-    Raises ManifestError when most of them name no subset, and there is no `subset` of all rows.
+    Paths of files in `folder` are no ids. Raises ManifestError when most of the ids name no subset, and there is no
+    `subset` of all rows.
     """
-    found = [parsed for text in texts if (parsed := parse_image_id(text.strip())) is not None]
-    if 2 * len(found) <= len(texts):
+    pairs = [(text.strip(), parsed) for text in texts if (parsed := parse_image_id(text.strip())) is not None]
+    if 2 * len(pairs) <= len(texts):
         return False
+    if folder is not None and any((folder / text).is_file() for text, _ in pairs[:LOOKED_FOR]):
+        return False
+    found = [parsed for _, parsed in pairs]
     if not subset and 2 * sum(own == "" for own, _ in found) > len(found):
         raise ManifestError(
             f"{name} holds ids of Open Images without a subset, such as {found[0][1]}; name the subset of all of them "

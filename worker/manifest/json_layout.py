@@ -43,8 +43,10 @@ def json_format(source: ByteSource, expected: Format) -> Format:
         return "jsonl" if is_lines else "json"
     if head[:1] != "[" or (is_first_whole and rest.strip()):
         return "jsonl"
-    # An element that is cut off is longer than the head, or is no JSON.
-    return "json" if first_elements(head) or source.size > HEAD_BYTES else "jsonl"
+    if first_elements(head):
+        return "json"
+    # The first element is longer than the head, or the first line is damaged and others are not.
+    return "json" if source.size > HEAD_BYTES and not _is_json(rest.partition("\n")[0]) else "jsonl"
 
 
 def _is_json(text: str) -> bool:

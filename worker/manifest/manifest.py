@@ -179,7 +179,7 @@ def open_manifest(
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
     reader = _open_reader(files, ids, settings)
     readers = [*files.sources, *(picture.source for picture in files.pictures if picture.source is not None)]
-    are_ids = _are_image_ids(reader, settings, name=files.name)
+    are_ids = _are_image_ids(reader, files, settings)
     sources = _sources(files, reader, settings, are_ids=are_ids, are_read_here=bool(readers))
     mirror_url = public_url(mirror_url) if are_ids else ""
     # Settings may choose other columns and other rows of the same content, so the identity names them.
@@ -208,12 +208,12 @@ def open_manifest(
     )
 
 
-def _are_image_ids(reader: RowReader, settings: ManifestSettings, *, name: str) -> bool:
+def _are_image_ids(reader: RowReader, files: ManifestFiles, settings: ManifestSettings) -> bool:
     """Return whether the rows are ids of Open Images, without URLs. Raises ManifestError if their subset is missing."""
     if reader.columns is not None:
         return reader.columns.are_ids
     texts = reader.first_texts if isinstance(reader, TextRows | JsonLinesRows | JsonRows) else []
-    return are_image_ids(texts, subset=settings.subset, name=name)
+    return are_image_ids(texts, subset=settings.subset, folder=files.folder, name=files.name)
 
 
 def _sources(

@@ -88,6 +88,17 @@ def test_lines_of_ids_alone_need_the_setting_of_their_subset(tmp_path: Path) -> 
         assert rows_of(manifest) == [on_mirror(number, "validation", each) for number, each in enumerate(ids)]
 
 
+def test_an_id_may_end_in_jpg_unless_it_is_the_path_of_a_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "ids.txt", b"train/004b7fd099df209b.jpg\ntrain/005522936fa176ac.JPG\n")
+    assert rows_of(opened(path)) == [
+        on_mirror(0, "train", "004b7fd099df209b"),
+        on_mirror(1, "train", "005522936fa176ac"),
+    ]
+    (tmp_path / "train").mkdir()
+    written(tmp_path / "train" / "004b7fd099df209b.jpg", b"")
+    assert [row.url for row in rows_of(opened(path))] == ["train/004b7fd099df209b.jpg", "train/005522936fa176ac.JPG"]
+
+
 def test_paths_that_look_a_little_like_ids_stay_paths(tmp_path: Path) -> None:
     path = written(tmp_path / "list.txt", b"train/0.jpg\ntrain/1.jpg\ntrain/004b7fd099df209b\n")
     manifest = opened(path)

@@ -156,9 +156,11 @@ def test_an_array_under_the_ending_jsonl_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", ["[1", "[", "[]", '["https://h/0.jpg"]'])
 def test_a_bad_first_line_does_not_make_an_array_of_jsonl(tmp_path: Path, first: str) -> None:
-    chunk = opened(written(tmp_path / "list.jsonl", first.encode() + b"\n" + LINES)).read_chunk(0, 1)
-    assert [row.url for row in chunk.rows] == URLS
-    assert len(chunk.failures) == 1
+    for times in (1, 1000):
+        content = b"\n".join([first.encode(), *[LINES] * times])
+        chunk = opened(written(tmp_path / "list.jsonl", content)).read_chunk(0, 1)
+        assert [row.url for row in chunk.rows] == URLS * times
+        assert len(chunk.failures) == 1
 
 
 def test_an_array_whose_first_object_is_larger_than_the_head_is_read(tmp_path: Path) -> None:
