@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
     from worker.fetch.image_url import HttpUrl
 
-MAX_COOKIE_CHARS = 8192
-"""Largest number of characters of cookies, in one answer and in one request. Servers refuse longer headers."""
+MAX_COOKIE_CHARS = 4096
+"""Largest number of characters of cookies, in one answer and in one request: as many as browsers keep of one cookie."""
+
+COOKIE_OVERHEAD = 16
+"""Number of characters that a cookie of an answer counts in addition, so that there are not thousands of short ones."""
 
 
 class ChainCookies:

@@ -18,7 +18,7 @@ import pycurl
 
 from common.certificates import trusted_file
 from common.format.reasons import Reason
-from worker.fetch.chain_cookies import MAX_COOKIE_CHARS
+from worker.fetch.chain_cookies import COOKIE_OVERHEAD, MAX_COOKIE_CHARS
 from worker.fetch.curl_errors import broken_by
 from worker.fetch.inflation import MAX_CODINGS, Inflation, codings_of
 from worker.fetch.public_address import is_public_address
@@ -471,7 +471,7 @@ class _Transfer:
             self._tag = value.strip().decode("latin-1").removeprefix("W/").strip('"')
         else:
             cookies = (*self._cookies, value.strip().decode("latin-1"))
-            if sum(map(len, cookies)) <= MAX_COOKIE_CHARS:
+            if sum(map(len, cookies)) + COOKIE_OVERHEAD * len(cookies) <= MAX_COOKIE_CHARS:
                 self._cookies = cookies
 
     def _end_headers(self) -> int | None:

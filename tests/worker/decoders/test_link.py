@@ -38,6 +38,7 @@ from worker.decoders.link import (
     reports_to_packets,
     sendable,
 )
+from worker.fetch.chain_cookies import COOKIE_OVERHEAD, MAX_COOKIE_CHARS
 from worker.fetch.image_url import MAX_URL_CHARS, parse_http_url
 from worker.fetch.local_image import MAX_PATH_CHARS
 from worker.fetch.resolvers import MAX_ADDRESSES
@@ -67,6 +68,8 @@ gets = st.builds(
     first=numbers,
     length=numbers,
     tag=any_texts,
+    cookie=st.text(st.characters(max_codepoint=255), max_size=50),
+    checks_certificate=st.booleans(),
 )
 orders = st.one_of(
     st.builds(Room, numbers, numbers),
@@ -76,12 +79,13 @@ orders = st.one_of(
     st.builds(DecodeLarge, numbers),
 )
 reasons = st.sampled_from(Reason)
+cookies = st.lists(st.text(st.characters(max_codepoint=255), max_size=20), max_size=3).map(tuple)
 reports = st.one_of(
     st.builds(Ready, numbers),
     st.builds(Need, numbers, numbers, st.booleans()),
     st.builds(Fetched, numbers, numbers),
-    st.builds(Ended, numbers, st.builds(Answered, numbers, any_texts, any_texts, numbers)),
-    st.builds(Ended, numbers, st.builds(Broken, st.sampled_from(Verdict), reasons, any_texts, numbers)),
+    st.builds(Ended, numbers, st.builds(Answered, numbers, any_texts, any_texts, numbers, cookies)),
+    st.builds(Ended, numbers, st.builds(Broken, st.sampled_from(Verdict), reasons, any_texts, numbers, st.booleans())),
     st.builds(Decoded, numbers, numbers, seconds, seconds),
     st.builds(Undecodable, numbers, reasons, any_texts, seconds),
     st.builds(Large, numbers),
@@ -150,6 +154,7 @@ def longest_orders() -> list[Start]:
         first=2**40,
         length=2**40,
         tag="\xff" * 200,
+        cookie="\u00e4" * MAX_COOKIE_CHARS,
     )
     path = ReadFile("/" + "\N{GRINNING FACE}" * (MAX_PATH_CHARS - 1), 270, 2**40, 2**40, 2**40, f"{2**40} {2**63}")
     return [
@@ -174,7 +179,11 @@ def test_the_longest_order_fits_in_a_packet_behind_others(
 def test_the_longest_redirects_fit_however_many_come_at_once(
     character: str, ends: tuple[socket.socket, socket.socket]
 ) -> None:
-    sent = [Ended(2**40 + n, Answered(302, character * MAX_LOCATION_CHARS, "x" * 200, 10**9)) for n in range(16)]
+    few, many = ("\u00e4" * (MAX_COOKIE_CHARS - COOKIE_OVERHEAD),), ("",) * (MAX_COOKIE_CHARS // COOKIE_OVERHEAD)
+    sent = [
+        Ended(2**40 + n, Answered(302, character * MAX_LOCATION_CHARS, "x" * 200, 10**9, many if n % 2 else few))
+        for n in range(16)
+    ]
     arrived: list[Report] = []
     for packet in reports_to_packets([*sent, Decoded(1, 2, 0.5, 0.5)]):
         ends[0].send(packet)
@@ -199,9 +208,11 @@ def test_the_end_of_a_long_text_fits_in_a_packet(character: str) -> None:
         *([], ["Large"], ["Large", "1"], ["Large", 1, 2], ["Ready"], "Ready", None, 1, {"Ready": 1}, ["Start", 1]),
         *(["Undecodable", 1, "corrupt", ""], ["Undecodable", 1, "no reason", "", 0.5], ["Decoded", 1, 2, 0.5]),
         *(["Decoded", 1, 2, "0.5", 0.5], ["Need", 1, 2], ["Need", 1, 2, 3], ["Fetched", 1], ["Fetched", 1, 2.5]),
-        *(["Ended", 1, "Answered", 200, "", ""], ["Ended", 1, "Answered", "200", "", "", 0]),
+        *(["Ended", 1, "Answered", 200, "", "", 0], ["Ended", 1, "Answered", "200", "", "", 0, []]),
+        *(["Ended", 1, "Answered", 200, "", "", 0, "a"], ["Ended", 1, "Broken", "final", "timeout", "", 0]),
         ["Ended", 1, "Get", "", 0],
-        *(["Ended", 1, "Broken", "final", "no reason", "", 0], ["Ended", 1, "Broken", "no verdict", "timeout", "", 0]),
+        ["Ended", 1, "Broken", "final", "no reason", "", 0, False],
+        ["Ended", 1, "Broken", "no verdict", "timeout", "", 0, False],
         *(["Bug"], ["Bug", 1], ["NoMemory", 1], ["Died", "11"], ["Died"], [["Large", 1]]),
     ],
     ids=repr,

@@ -11,6 +11,7 @@ import pytest
 from common.errors import SourceUnavailable
 from common.format.reasons import Reason
 from common.store import open_store
+from tests.certificates import Certificates
 from tests.image_server import (
     Behaviour,
     answer,
@@ -133,6 +134,22 @@ def test_a_mirror_that_is_down_costs_no_image_that_another_source_has(
     ended = run_worker(run_uri=tmp_path / "run", manifest_uri=manifest, mirror_url=dead_origin, **QUICK)
     assert ended.exit_code == 0, ended.log
     assert read_chunk(tmp_path / "run").urls == urls
+
+
+@pytest.mark.slow
+def test_images_without_a_valid_certificate_are_embedded_if_a_setting_says_so_and_a_warning_says_it_once(
+    tmp_path: Path,
+) -> None:
+    with image_server(tls=Certificates(tmp_path).self_signed_server()) as server:
+        urls = [server.on(f"/{number}.jpg", answer(JPEG)) for number in range(3)]
+        ended = embed(tmp_path, urls, verify_image_certificates=False)
+        assert ended.exit_code == 0, ended.log
+        assert read_chunk(tmp_path / "run").urls == urls
+        assert len(ended.events("certificates_not_checked")) == 1
+        (tmp_path / "checked").mkdir()
+        ended = embed(tmp_path / "checked", urls)
+    assert ended.exit_code == 65, ended.log
+    assert "EMBEDDER_VERIFY_IMAGE_CERTIFICATES" in ended.last_word
 
 
 class Names:
