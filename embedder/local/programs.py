@@ -19,7 +19,7 @@ _WORKER_REQUIREMENT = re.compile(r'([\w.-]+).*; extra == "worker"')
 
 @dataclass(frozen=True)
 class Programs:
-    """The commands of the worker, the merger and the worker's check.
+    """The commands of the worker, the merger, the worker's check and the listing.
 
     Python's option -P keeps a file `worker.py` in the caller's folder from being run in place of the worker.
     """
@@ -27,6 +27,7 @@ class Programs:
     worker: Sequence[str] = (sys.executable, "-P", "-m", "worker")
     merger: Sequence[str] = (sys.executable, "-P", "-m", "merger")
     check: Sequence[str] = (sys.executable, "-P", "-m", "worker.check")
+    listing: Sequence[str] = (sys.executable, "-P", "-m", "worker.listing")
 
 
 class LibrariesMissing(ConfigError):

@@ -13,28 +13,22 @@ from urllib.parse import urlsplit
 from common.errors import ManifestError
 from common.format.chunk_file import Failure
 from common.logs import log
-from worker.manifest.columns import resolve_sources, resolve_sources_of_shards, sources_of_ids
-from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.held_ranges import read_ranges
 from worker.manifest.http_source import RETRY
-from worker.manifest.image_ids import are_image_ids, log_repeated_ids, public_url
+from worker.manifest.image_ids import log_repeated_ids, public_url
 from worker.manifest.json_layout import json_format
-from worker.manifest.json_rows import JsonRows
-from worker.manifest.jsonl_rows import JsonLinesRows
 from worker.manifest.left_out import LeftOut
 from worker.manifest.manifest_files import find_files
 from worker.manifest.manifest_format import check_content
 from worker.manifest.open_source import open_source
-from worker.manifest.picture_rows import PictureRows
 from worker.manifest.raw_rows import ImageReader, RawRow
+from worker.manifest.reader import open_reader, rows_are_ids, sources_of
 from worker.manifest.row_check import RowCheck
-from worker.manifest.tar_rows import TarRows, more_chunks_than_shards
-from worker.manifest.text_rows import TextRows
-from worker.manifest.txt_layout import open_txt
+from worker.manifest.tar_rows import more_chunks_than_shards
 from worker.settings import PUBLIC_MIRROR_URL
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from common.retry import RetryPolicy
@@ -109,6 +103,13 @@ class Manifest:
             log_repeated_ids(row.id for row in chunk.rows)
         return chunk
 
+    def every_row(self) -> Iterator[tuple[RawRow | UnreadableRow, Row | Failure]]:
+        """Yield every row of the manifest, as it is written and as it is checked. Raises as `read_chunk`."""
+        left_out = LeftOut()
+        for position, raw in enumerate(self._reader.read(0, 1)):
+            yield raw, self._check.check(raw, position, left_out)
+        left_out.log(self.name)
+
     def count_rows(self) -> RowCount:
         """Return how many rows there are: exactly where that is quick, else an estimate. Raises as `read_chunk`."""
         return self._reader.count_rows()
@@ -177,10 +178,10 @@ def open_manifest(
     if first is not None:
         files = replace(files, format=json_format(first, files.format))
     ids = _open_ids(settings, files, http=http, http_retry=http_retry) if settings.ids_uri else None
-    reader = _open_reader(files, ids, settings)
+    reader = open_reader(files, ids, settings)
     readers = [*files.sources, *(picture.source for picture in files.pictures if picture.source is not None)]
-    are_ids = _are_image_ids(reader, files, settings)
-    sources = _sources(files, reader, settings, are_ids=are_ids, are_read_here=bool(readers))
+    are_ids = rows_are_ids(reader, files, settings)
+    sources = sources_of(files, reader, settings, are_ids=are_ids, are_read_here=bool(readers))
     mirror_url = public_url(mirror_url) if are_ids else ""
     # Settings may choose other columns and other rows of the same content, so the identity names them.
     columns = reader.columns.present if reader.columns else []
@@ -208,28 +209,6 @@ def open_manifest(
     )
 
 
-def _are_image_ids(reader: RowReader, files: ManifestFiles, settings: ManifestSettings) -> bool:
-    """Return whether the rows are ids of Open Images, without URLs. Raises ManifestError if their subset is missing."""
-    if reader.columns is not None:
-        return reader.columns.are_ids
-    texts = reader.first_texts if isinstance(reader, TextRows | JsonLinesRows | JsonRows) else []
-    return are_image_ids(texts, subset=settings.subset, folder=files.folder, name=files.name)
-
-
-def _sources(
-    files: ManifestFiles, reader: RowReader, settings: ManifestSettings, *, are_ids: bool, are_read_here: bool
-) -> tuple[str, ...]:
-    """Return the sources of the images. `are_read_here` tells whether the worker reads any file by itself."""
-    if files.format == "tar":
-        return resolve_sources_of_shards(settings.sources, name=files.name)
-    if are_ids:
-        return sources_of_ids(settings.sources, name=files.name)
-    wanted = settings.sources
-    if files.format == "images" and are_read_here and wanted == "auto":
-        wanted = "bytes"
-    return resolve_sources(wanted, reader.columns, name=files.name, subset=settings.subset)
-
-
 def _open_ids(
     settings: ManifestSettings, files: ManifestFiles, *, http: HttpSettings, http_retry: RetryPolicy
 ) -> ByteSource:
@@ -243,23 +222,3 @@ def _open_ids(
     ids = open_source(settings.ids_uri, http, http_retry=http_retry, token=token, setting="EMBEDDER_IDS_URI")
     check_content(ids, files.format)
     return ids
-
-
-def _open_reader(files: ManifestFiles, ids: ByteSource | None, settings: ManifestSettings) -> RowReader:  # noqa: PLR0911 - one return for each format
-    kind, sources = files.format, files.sources
-    if kind == "images":
-        return PictureRows(files.pictures)
-    if kind == "parquet":
-        # pyarrow takes 30 MB of memory, which no other format needs.
-        from worker.manifest.parquet_rows import ParquetRows  # noqa: PLC0415
-
-        return ParquetRows(sources, settings)
-    if kind == "tar":
-        return TarRows(sources)
-    if kind == "json":
-        return JsonRows(sources, ids, settings)
-    if kind == "jsonl":
-        return JsonLinesRows(sources, settings)
-    if kind == "txt":
-        return open_txt(sources, settings)
-    return DelimitedRows(sources, settings, delimiter="\t" if kind == "tsv" else ",")
