@@ -12,6 +12,7 @@ from common.format.chunk_file import METADATA_BYTES, ChunkHeader, read_header
 from common.run.keys import CHUNKS_PREFIX, chunk_index, chunk_key
 from common.store.object_reader import ObjectReader
 from merger.finding import (
+    LOOKS,
     BadChunks,
     Fault,
     MergeRefused,
@@ -109,7 +110,16 @@ def _read_headers(
 
 
 def read_header_of(store: Store, index: int, stat: ObjectStat, traffic: Traffic) -> ChunkHeader | Problem:
-    """Return the header of the chunk file whose name has this index, or what is wrong with the header."""
+    """Return the header of the chunk file whose name has this index, or what LOOKS reads find wrong with it."""
+    found = _look_at_header(store, index, stat, traffic)
+    for _ in range(LOOKS - 1):
+        if isinstance(found, ChunkHeader):
+            break
+        found = _look_at_header(store, index, stat, traffic)
+    return found
+
+
+def _look_at_header(store: Store, index: int, stat: ObjectStat, traffic: Traffic) -> ChunkHeader | Problem:
     location = store.location(stat.key)
     reader = ObjectReader(store, stat.key, stat.size)
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from merger.finding import BadChunks, Fault, Problem
+from merger.finding import LOOKS, BadChunks, Fault, Problem
 from merger.layout import EMBEDDINGS, Piece
 from merger.ledger import FAILURE_DATASETS
 from merger.parallel import ordered
@@ -23,13 +23,14 @@ BLOCK_BYTES = 4 << 20
 def find_damaged_chunks(first: DigestDiffers, sources: Sources, *, with_vectors: bool, concurrency: int) -> BadChunks:
     """Return every chunk with a damaged column, or the one that `first` names where the search finds none.
 
-    The search reads the vectors, most of a chunk's bytes, only `with_vectors`.
+    The search reads the vectors, most of a chunk's bytes, only `with_vectors`, or where `first` names them.
     """
     columns = ["urls", "ids", *FAILURE_DATASETS, *([EMBEDDINGS] if with_vectors else [])]
 
     def damaged_columns(chunk: int) -> tuple[str, ...]:
         present = sources.chunks[chunk].header.spans
-        return tuple(column for column in columns if column in present and _is_damaged(sources, chunk, column))
+        wanted = [*columns, first.column] if chunk == first.chunk and first.column not in columns else columns
+        return tuple(column for column in wanted if column in present and _is_damaged(sources, chunk, column))
 
     every_chunk = range(len(sources.chunks))
     damaged = zip(every_chunk, ordered(damaged_columns, every_chunk, concurrency=concurrency), strict=True)
@@ -41,7 +42,7 @@ def find_damaged_chunks(first: DigestDiffers, sources: Sources, *, with_vectors:
         if found
     ]
     if not problems:
-        # `first` came from a wrong answer of the store, or from vectors, which the search does not always read.
+        # `first` came from a wrong answer of the store.
         index = _index(sources, first.chunk)
         problems = [Problem(index, Fault.PASSING_ROWS, (first.column,), message=str(first))]
     return BadChunks(tuple(problems))
@@ -52,6 +53,10 @@ def _index(sources: Sources, chunk: int) -> int:
 
 
 def _is_damaged(sources: Sources, chunk: int, column: str) -> bool:
+    return all(_reads_damaged(sources, chunk, column) for _ in range(LOOKS))
+
+
+def _reads_damaged(sources: Sources, chunk: int, column: str) -> bool:
     digest = ColumnDigest(sources)
     span = sources.chunks[chunk].header.spans[column]
     try:

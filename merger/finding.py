@@ -3,6 +3,7 @@
 If a finding is true, it ends the merge's Job for good. But a finding may be wrong: one wrong byte in an answer of the
 store looks like a damaged chunk, and a chunk that another merge has just deleted looks like a missing one. So a merge
 makes another attempt, and believes a finding that two attempts have made. Messages do not count in the comparison.
+What an attempt calls damage, LOOKS reads have all found damaged: a wrong answer passes, and damage stays.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ NAMED_PROBLEMS = 20
 """Largest number of bad chunks that one message names. The log names all of them; a termination log holds 4 KiB."""
 
 
+LOOKS = 3
+"""Number of reads that must all find the same header, column or vectors bad before a finding says so."""
+
+
 class Fault(Enum):
     """What is wrong with a chunk file."""
 
@@ -33,7 +38,8 @@ class Fault(Enum):
     IDS = auto()
     """The chunk has ids and most chunks have none, or the other way round."""
     PASSING_ROWS = auto()
-    """Rows differed from what the worker wrote when the merge read them, but the search for damage found nothing."""
+    """Rows differed from what the worker wrote when the merge read them, but the search for damage found nothing. The
+    store's answer was wrong, so no number of such findings is believed."""
     ROWS = auto()
     """Rows differ from what the worker wrote, and the search for damage found it."""
     NORMS = auto()
@@ -87,6 +93,13 @@ class OtherChunkCount:
 
 
 Finding = BadChunks | MissingChunks | OtherRun | OtherChunkCount
+
+
+def may_be_true(finding: Finding) -> bool:
+    """Return whether the finding may end the merge once two attempts have made it."""
+    return not isinstance(finding, BadChunks) or all(
+        problem.fault is not Fault.PASSING_ROWS for problem in finding.problems
+    )
 
 
 class MergeRefused(Exception):

@@ -26,7 +26,15 @@ from common.store.contract import AssemblyGone, ObjectExists
 from merger.attempt import merge_inputs
 from merger.chunks import list_chunks, read_header_of, read_inputs
 from merger.clear_up import clear_up
-from merger.finding import BadChunks, Finding, MergeRefused, check_chunk_count, check_same_run, error_of
+from merger.finding import (
+    BadChunks,
+    Finding,
+    MergeRefused,
+    check_chunk_count,
+    check_same_run,
+    error_of,
+    may_be_true,
+)
 from merger.outcome import AlreadyFinished, Merged
 from merger.progress import Progress, Traffic
 
@@ -58,7 +66,7 @@ def merge(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished:
             time.sleep(DISTURBED_SECONDS)
         except MergeRefused as refused:
             _log_refused_chunks(refused.finding)
-            if refused.finding in findings:
+            if refused.finding in findings and may_be_true(refused.finding):
                 raise error_of(refused.finding) from refused
             findings.add(refused.finding)
             last = refused

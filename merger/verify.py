@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import ChunkInvalid
 from common.format.rows import check_norms
 from common.run.summary import Verification
-from merger.finding import BadChunks, Fault, MergeRefused, Problem
+from merger.finding import LOOKS, BadChunks, Fault, MergeRefused, Problem
 from merger.layout import EMBEDDINGS, Piece
 from merger.parallel import ordered
 from merger.sample import stretches
@@ -87,7 +87,7 @@ def verify_sample(result: Result, sample: Sample, *, kept: KeptRows, concurrency
             if not np.array_equal(found, widen(expected, piece.row_bytes)):
                 raise _differs(result, piece)
             if piece.column == EMBEDDINGS:
-                _check_norms(expected, piece, sources)
+                _check_norms(expected, piece, result)
                 compared += piece.rows
         return compared
 
@@ -120,7 +120,7 @@ def verify_full(result: Result, *, concurrency: int) -> Verification:
             continue
         try:
             digest.update(piece, found)
-            _check_norms(found, piece, sources)
+            _check_norms(found, piece, result)
         except (DigestDiffers, MergeRefused):
             # The chunk is at fault only if the result has the chunk's bytes.
             _compare_vectors(result, piece.chunk)
@@ -138,13 +138,27 @@ def _compare_vectors(result: Result, chunk: int) -> None:
             raise _differs(result, piece)
 
 
-def _check_norms(vectors: NDArray[np.uint8], piece: Piece, sources: Sources) -> None:
-    """Raise MergeRefused unless each of the vectors, (rows, row_bytes), has norm 1."""
+def _check_norms(vectors: NDArray[np.uint8], piece: Piece, result: Result) -> None:
+    """Check that each of the vectors, (rows, row_bytes), which the chunk should have at `piece`, has norm 1.
+
+    Raises MergeRefused where the chunk's vectors are at fault, and ResultDiffers where only those read before were.
+    """
+    if _bad_norms(vectors, piece, result.sources) is None:
+        return
+    for _ in range(LOOKS):
+        bad = _bad_norms(result.sources.read(piece), piece, result.sources)
+        if bad is None:
+            raise _differs(result, piece)
+    index = result.sources.chunks[piece.chunk].header.index
+    raise MergeRefused(BadChunks((Problem(index, Fault.NORMS, message=str(bad)),)))
+
+
+def _bad_norms(vectors: NDArray[np.uint8], piece: Piece, sources: Sources) -> ChunkInvalid | None:
     try:
         check_norms(vectors.view("<f4"), name=sources.location(piece.chunk), first_row=piece.first)
     except ChunkInvalid as error:
-        index = sources.chunks[piece.chunk].header.index
-        raise MergeRefused(BadChunks((Problem(index, Fault.NORMS, message=str(error)),))) from error
+        return error
+    return None
 
 
 def _differs(result: Result, piece: Piece) -> ResultDiffers:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
-from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.errors import StoreUnavailable
+from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from common.store.s3.client import clear_clients
 from common.store.s3.store import S3Store
@@ -36,7 +39,7 @@ from tests.s3_proxy import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from common.format.chunk_file import Chunk
     from tests.s3_server import S3Server
@@ -153,6 +156,41 @@ def test_a_wrong_byte_in_any_one_answer_is_noticed_and_the_merge_completed(s3: S
         more = flip.reads >= number
         number += 1
     assert number > 10
+
+
+class FlipSome:
+    """A wrong byte in some of the answers to the same request for a range of an object."""
+
+    def __init__(self, key: str, *, flips: Callable[[int], bool]) -> None:
+        self._key, self._flips = key, flips
+        self._lock = threading.Lock()
+        self._answers: Counter[str] = Counter()
+
+    def __call__(self, request: Request) -> Reaction:
+        if request.operation != "GetObject" or not request.path.partition("?")[0].endswith(self._key):
+            return None
+        with self._lock:
+            self._answers[request.headers["range"]] += 1
+            return FLIPPED if self._flips(self._answers[request.headers["range"]]) else None
+
+
+def test_two_wrong_answers_in_turn_to_one_request_do_not_make_a_sound_chunk_a_damaged_one(
+    s3: S3Server, store: S3Store
+) -> None:
+    chunks = put_run(store, SIZES, failed=2)
+    merge_here(FlipSome(chunk_key(2), flips=lambda answer: answer <= 2), s3, store, len(SIZES))
+    assert_finished(store, chunks)
+
+
+def test_a_column_that_is_wrong_in_every_attempt_and_right_when_it_is_read_again_is_no_damage(
+    s3: S3Server, store: S3Store
+) -> None:
+    chunks = put_run(store, SIZES, failed=2)
+    # Of each attempt's two reads of a range, the merge makes the first, and the search for damage the second.
+    with pytest.raises(StoreUnavailable, match="5 attempts"):
+        merge_here(FlipSome(chunk_key(2), flips=lambda answer: answer % 2 == 1), s3, store, len(SIZES))
+    merge_here(lambda _: None, s3, store, len(SIZES))
+    assert_finished(store, chunks)
 
 
 @pytest.mark.slow
