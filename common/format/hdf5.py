@@ -106,7 +106,7 @@ def lay_out(
     with h5py.File(pass_1, "w", libver=_VERSIONS, userblock_size=user_block_bytes) as file:
         file.attrs.update(attributes)
         for name, dataset in datasets.items():
-            file.create_dataset(name, dataset.shape, dataset.dtype).attrs.update(dataset.attributes)
+            file.create_dataset(name, dataset.shape, _stored_type(dataset.dtype)).attrs.update(dataset.attributes)
     pass_2 = FileWithoutRows(bytearray(pass_1.getbuffer()))
     alignment = {"alignment_threshold": alignment_threshold, "alignment_interval": alignment_interval}
     with h5py.File(pass_2, "r+", libver=_VERSIONS, **alignment) as file:
@@ -118,6 +118,14 @@ def lay_out(
         start: pass_2.read_at(start, end - start) for start, end in zip(starts, ends, strict=True) if end > start
     }
     return Skeleton(pass_2.size, offsets, metadata)
+
+
+def _stored_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type that HDF5 stores: texts are marked as UTF-8, so that h5py's `asstr` can decode them."""
+    if dtype.kind != "S":
+        return dtype
+    text: np.dtype[Any] = h5py.string_dtype("utf-8", dtype.itemsize)
+    return text
 
 
 def _reserve(dataset: h5py.Dataset) -> int:

@@ -29,6 +29,7 @@ class Reason(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
+    UNSUPPORTED_PIXELS = "unsupported_pixels"
     TOO_MANY_PIXELS = "too_many_pixels"
     DECODE_TIMEOUT = "decode_timeout"
     DECODER_DIED = "decoder_died"
@@ -59,6 +60,8 @@ REASON_HELP: dict[Reason, str] = {
     Reason.NOT_AN_IMAGE: "the bytes are not an image in a supported format",
     Reason.TRUNCATED: "the image file ends too early",
     Reason.CORRUPT: "the data of the image cannot be decoded, or not inflated",
+    Reason.UNSUPPORTED_PIXELS: "nobody knows which values are black and white, the pixels are of a kind that cannot be "
+    "read, or the picture is in its transparency alone",
     Reason.TOO_MANY_PIXELS: "the header of the image announces more pixels than EMBEDDER_MAX_IMAGE_PIXELS",
     Reason.DECODE_TIMEOUT: "decoding took more than EMBEDDER_DECODE_TIMEOUT_SECONDS of CPU time",
     Reason.DECODER_DIED: "the decoder process crashed twice on this image, for example by a fault in a library",

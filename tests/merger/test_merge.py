@@ -75,6 +75,19 @@ def test_urls_of_different_widths_are_never_cut(store: Store) -> None:
     assert read_result(store).urls.dtype == np.dtype("S2001")  # an é is two bytes
 
 
+def test_the_texts_of_a_result_are_text_for_h5py(store: Store) -> None:
+    chunks = put_run(store, [3, 0, 2])
+    merge(store, settings_for(store, 3))
+    stat = store.stat(RESULT_KEY)
+    assert stat is not None
+    with store.open(RESULT_KEY, stat.size) as opened, h5py.File(opened, "r") as result:
+        urls = result["urls"].asstr()[:].tolist()
+        ids = result["ids"].asstr()[:].tolist()
+    assert urls == [url for chunk in chunks for url in chunk.urls]
+    assert "é" in urls[0]
+    assert ids == [each for chunk in chunks for each in chunk.ids or ()]
+
+
 def test_a_merge_of_a_finished_run_says_so_and_clears_up_what_was_left(store: Store) -> None:
     chunks = put_run(store, [5, 6], failed=1)
     merge(store, settings_for(store, 2, keep_chunks=True))

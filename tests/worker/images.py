@@ -91,10 +91,22 @@ def every_kind(image: Image.Image) -> dict[str, bytes]:
         "TIFF fax": encoded(image.convert("1"), "TIFF", compression="group4"),
         "TIFF 16 bit": encoded(deep, "TIFF"),
         "TIFF of two pages": encoded(image, "TIFF", save_all=True, append_images=[turned]),
+        "AVIF": encoded(image, "AVIF"),
+        "AVIF 4:4:4": encoded(image, "AVIF", subsampling="4:4:4", quality=95),
+        "AVIF grey": encoded(grey, "AVIF"),
+        "AVIF alpha": encoded(alpha, "AVIF"),
+        "AVIF animated": encoded(image, "AVIF", **movie),
+        "JP2": encoded(image, "JPEG2000"),
+        "JP2 lossy": encoded(image, "JPEG2000", irreversible=True, quality_layers=[20], mct=1),
+        "JP2 in tiles": encoded(image, "JPEG2000", tile_size=(64, 64)),
+        "JP2 alpha": encoded(alpha, "JPEG2000"),
+        "JP2 grey": encoded(grey, "JPEG2000"),
+        "JP2 16 bit": encoded(deep, "JPEG2000"),
+        "JP2 code stream": encoded(image, "JPEG2000", no_jp2=True),
     }
 
 
-SIXTEEN_BIT = {"PNG 16 bit", "TIFF 16 bit"}
+SIXTEEN_BIT = {"PNG 16 bit", "TIFF 16 bit", "JP2 16 bit"}
 
 
 def announcing(width: int, height: int) -> dict[str, bytes]:
@@ -112,6 +124,10 @@ def announcing(width: int, height: int) -> dict[str, bytes]:
         "WebP animated": _webp_canvas_announcing(max(1, width), max(1, height)),
         "WebP lossless": _webp_lossless_announcing(max(1, min(width, 16_384)), max(1, min(height, 16_384))),
         "WebP": _webp_announcing(min(width, 16_383), min(height, 16_383)),
+        "AVIF": _avif_announcing(width, height),
+        "JP2": _jpeg_2000_announcing(width, height, no_jp2=False),
+        "JP2 code stream": _jpeg_2000_announcing(width, height, no_jp2=True),
+        "JPEG XL": _jpeg_xl_announcing(max(1, width), max(1, height)),
     }
 
 
@@ -180,6 +196,22 @@ def _webp_lossless_announcing(width: int, height: int) -> bytes:
 def _webp_announcing(width: int, height: int) -> bytes:
     data = encoded(noise("RGB", 16, 16), "WEBP")
     return _patched(data, {data.index(b"VP8 ") + 14: struct.pack("<HH", width, height)})
+
+
+def _avif_announcing(width: int, height: int) -> bytes:
+    data = encoded(noise("RGB", 4, 4), "AVIF")
+    return _patched(data, {data.index(b"ispe") + 8: struct.pack(">II", width, height)})
+
+
+def _jpeg_2000_announcing(width: int, height: int, *, no_jp2: bool) -> bytes:
+    data = encoded(noise("RGB", 4, 4), "JPEG2000", no_jp2=no_jp2)
+    return _patched(data, {data.index(b"\xff\x4f\xff\x51") + 8: struct.pack(">II", width, height)})
+
+
+def _jpeg_xl_announcing(width: int, height: int) -> bytes:
+    """Return the start of a code stream: sides of 18 bits, and the width not as a ratio."""
+    bits = (2 << 1) | (height - 1) << 3 | 2 << (3 + 18 + 3) | (width - 1) << (3 + 18 + 3 + 2)
+    return b"\xff\x0a" + bits.to_bytes(6, "little") + bytes(40)
 
 
 def cut_points(length: int, *, count: int) -> list[int]:

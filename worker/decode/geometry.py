@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-PREPROCESSING_VERSION = "openai-square-1"
+PREPROCESSING_VERSION = "openai-square-2"
 """Version of the preprocessing in the fingerprint. Increase it with every change that may alter a pixel of a square."""
 
 

@@ -69,6 +69,24 @@ def test_the_consumer_reads_what_was_written(tmp_path: Path) -> None:
             assert file[name].compression is None
 
 
+def test_texts_are_text_for_h5py_and_bytes_for_those_who_read_bytes(tmp_path: Path) -> None:
+    urls = [
+        "https://photos.example/straße/日本.jpg",
+        "https://photos.example/a",
+        "https://photos.example/é " + "x" * 200,
+    ]
+    chunk = make_chunk(rows=3, urls=urls, ids=["ü", "b", ""])
+    write_chunk(tmp_path / "chunk.h5", chunk)
+    with h5py.File(tmp_path / "chunk.h5") as file:
+        assert file["urls"].asstr()[:].tolist() == urls
+        assert file["urls"].asstr()[1] == urls[1]
+        assert file["ids"].asstr()[:].tolist() == chunk.ids
+        assert file["failures/url"].asstr()[0] == chunk.failures[0].url
+        assert isinstance(file["urls"][0], bytes)
+        assert [url.decode() for url in file["urls"][:]] == urls
+        assert h5py.check_string_dtype(file["urls"].dtype) == ("utf-8", len(urls[2].encode()))
+
+
 def test_one_short_read_returns_everything_but_the_rows(tmp_path: Path) -> None:
     write_chunk(tmp_path / "chunk.h5", make_chunk(rows=2000))
     (tmp_path / "start.h5").write_bytes((tmp_path / "chunk.h5").read_bytes()[:METADATA_BYTES])

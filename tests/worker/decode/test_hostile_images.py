@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from common.format.reasons import Reason
 from tests.worker.images import PHOTOS, announcing, cut_points, encoded, every_kind, mutations, photo, png, png_chunk
@@ -23,10 +24,10 @@ LIMIT = 178_956_970
 
 SMALL = (60, 42)
 KINDS = every_kind(photo().resize(SMALL))
-MANY_PICTURES = {"JPEG of two pictures", "PNG animated", "GIF animated", "TIFF of two pages"}
+MANY_PICTURES = {"JPEG of two pictures", "PNG animated", "GIF animated", "TIFF of two pages", "AVIF animated"}
 """Kinds in which a cut may leave the first picture whole."""
 
-DAMAGED = {Reason.TRUNCATED, Reason.CORRUPT, Reason.NOT_AN_IMAGE}
+DAMAGED = {Reason.TRUNCATED, Reason.CORRUPT, Reason.NOT_AN_IMAGE, Reason.UNSUPPORTED_PIXELS}
 
 TAIL_BYTES = 24
 """Maximum number of bytes after a picture's last pixel: checksums and IEND of a PNG, padding of rows, end markers."""
@@ -135,7 +136,14 @@ def test_a_header_that_announces_too_many_pixels_is_believed(kind: str) -> None:
     assert square_or_reason(BOMBS[kind]) is Reason.TOO_MANY_PIXELS
 
 
-@pytest.mark.parametrize("kind", sorted(kind for kind in BOMBS if not kind.startswith("WebP")))
+def test_a_picture_that_is_larger_than_the_file_says_is_not_decoded() -> None:
+    data = bytearray(encoded(Image.new("RGB", (3000, 2000)), "AVIF", speed=10))
+    at = data.index(b"ispe") + 8
+    data[at : at + 8] = struct.pack(">II", 64, 64)
+    assert square_or_reason(bytes(data), max_pixels=1_000_000) is Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("kind", sorted(kind for kind in BOMBS if not kind.startswith(("WebP", "JPEG XL"))))
 @pytest.mark.parametrize(("width", "height"), [(0, 0), (0, 10), (10, 0)])
 def test_an_image_without_pixels_is_damaged(kind: str, width: int, height: int) -> None:
     found = square_or_reason(announcing(width, height)[kind])
