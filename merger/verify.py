@@ -143,8 +143,9 @@ def _check_norms(vectors: NDArray[np.uint8], piece: Piece, sources: Sources) -> 
     try:
         check_norms(vectors.view("<f4"), name=sources.location(piece.chunk), first_row=piece.first)
     except ChunkInvalid as error:
-        index = sources.chunks[piece.chunk].header.index
-        raise MergeRefused(BadChunks((Problem(index, Fault.NORMS, message=str(error)),))) from error
+        header = sources.chunks[piece.chunk].header
+        problem = Problem(header.index, Fault.NORMS, message=str(error))
+        raise MergeRefused(BadChunks((problem,), header.provenance.chunk_count)) from error
 
 
 def _differs(result: Result, piece: Piece) -> ResultDiffers:
