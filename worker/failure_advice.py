@@ -28,8 +28,8 @@ ADVICE: dict[Reason, str] = {
     "refuse programs that EMBEDDER_USER_AGENT does not introduce",
     Reason.RATE_LIMITED: "ask these hosts less often: lower EMBEDDER_FETCH_CONCURRENCY_PER_HOST and the number of "
     "workers at the same time, or fetch from a mirror (EMBEDDER_SOURCES, EMBEDDER_MIRROR_URL)",
-    Reason.SERVER_ERROR: "these hosts are overloaded or broken: lower EMBEDDER_FETCH_CONCURRENCY_PER_HOST, or try again "
-    "later",
+    Reason.SERVER_ERROR: "these hosts are overloaded or broken: lower EMBEDDER_FETCH_CONCURRENCY_PER_HOST, or try "
+    "again later",
     Reason.HTTP_ERROR: f"open an example in a browser and repair the URLs in the list, {_WITHOUT_THEM}",
     Reason.TOO_MANY_REDIRECTS: f"write the addresses at which the images lie into the list, {_WITHOUT_THEM}",
     Reason.TIMEOUT: "raise EMBEDDER_FETCH_TIMEOUT_SECONDS, EMBEDDER_READ_TIMEOUT_SECONDS or EMBEDDER_FETCH_ATTEMPTS, "
