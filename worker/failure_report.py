@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from common.logs import FAILING_HOSTS, IMAGES_FAILED, log, redact_url
+from common.logs import FAILING_HOSTS, IMAGES_FAILED, TOO_MANY_FAILURES, log, redact_url
 from worker.failure_advice import advice_for
 from worker.manifest.excerpts import REDACTED_LENGTH, excerpt
 
@@ -52,9 +52,12 @@ class FailureReport:
     """The hosts of most failed images with the numbers of these, by the manifest's URLs."""
     requested: int
     """Number of rows of the chunk."""
+    max_failure_ratio: float
+    """Largest share of the rows that may fail."""
 
     def log(self) -> None:
-        """Write a line for each reason, and one for the hosts."""
+        """Write a line for all failures, one for each reason, and one for the hosts."""
+        log.error(TOO_MANY_FAILURES, images=len(self.failures), of=self.requested, limit=self._limit)
         for cause in self.causes:
             examples = {f"example_{number}": describe(each) for number, each in enumerate(cause.examples, 1)}
             log.error(
@@ -67,14 +70,14 @@ class FailureReport:
                 advice=cause.advice,
             )
         if self.hosts:
-            log.error(FAILING_HOSTS, hosts=_counts(self.hosts))
+            log.error(FAILING_HOSTS, hosts=", ".join(f"{host} ({count})" for host, count in self.hosts))
 
-    def sentence(self, *, max_failure_ratio: float) -> str:
+    def sentence(self) -> str:
         """Return how many images failed and why, with an example and what helps against the most frequent reason."""
         so_far = " so far" if len(self.failures) < self.requested else ""
         first = self.causes[0]
         return (
-            f"{len(self.failures)} of {self.requested} images failed{so_far}, the limit is {max_failure_ratio:.0%}: "
+            f"{len(self.failures)} of {self.requested} images failed{so_far}, the limit is {self._limit}: "
             f"{self.reasons}{self._most_hosts()}; for example {describe(first.examples[0], reason=first.reason)}; "
             f"{first.advice}"
         )
@@ -82,10 +85,13 @@ class FailureReport:
     @property
     def reasons(self) -> str:
         """The number of failed images for each reason, in words."""
-        counts = [(str(cause.reason), cause.count) for cause in self.causes]
-        rest = counts[NAMED_REASONS:]
-        more = f", other reasons {sum(count for _, count in rest)}" if rest else ""
-        return _counts(counts[:NAMED_REASONS]) + more
+        named = [f"{cause.reason} {cause.count}" for cause in self.causes[:NAMED_REASONS]]
+        rest = self.causes[NAMED_REASONS:]
+        return ", ".join([*named, *([f"other reasons {sum(cause.count for cause in rest)}"] if rest else [])])
+
+    @property
+    def _limit(self) -> str:
+        return f"{100 * self.max_failure_ratio:.3g}%"
 
     def _most_hosts(self) -> str:
         return (
@@ -103,8 +109,8 @@ class ImagesFailed(Exception):
         """Whether no source has answered for any image, as when the network is gone."""
 
 
-def report_on(failures: Sequence[Failure], *, requested: int) -> FailureReport:
-    """Return the report on the failed images of a chunk of `requested` rows, in the manifest's order."""
+def report_on(failures: Sequence[Failure], *, requested: int, max_failure_ratio: float) -> FailureReport:
+    """Return the report on the failed images, in the manifest's order, of a chunk of `requested` rows."""
     by_reason: defaultdict[Reason, list[Failure]] = defaultdict(list)
     for failure in failures:
         by_reason[failure.reason].append(failure)
@@ -123,6 +129,7 @@ def report_on(failures: Sequence[Failure], *, requested: int) -> FailureReport:
         causes=sorted(causes, key=lambda cause: -cause.count),
         hosts=hosts.most_common(NAMED_HOSTS),
         requested=requested,
+        max_failure_ratio=max_failure_ratio,
     )
 
 
@@ -149,7 +156,3 @@ def describe(failure: Failure, *, reason: str = "") -> str:
     why = f": {reason}" if reason else ""
     detail = f" ({excerpt(failure.detail)})" if failure.detail else ""
     return f"row {failure.row}{url}{why}{detail}"
-
-
-def _counts(counts: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts)

@@ -284,7 +284,9 @@ class Pipeline:
     def _check_failures(self) -> None:
         failed, requested = self._collector.failed, self._collector.requested
         if failed > self._max_failure_ratio * requested:
-            report = report_on(self._collector.failures(), requested=requested)
+            report = report_on(
+                self._collector.failures(), requested=requested, max_failure_ratio=self._max_failure_ratio
+            )
             has_answer = bool(self._squares and self._squares.fetched)
             is_unanswered = not has_answer and {cause.reason for cause in report.causes} <= UNANSWERED
             raise ImagesFailed(report, is_unanswered=is_unanswered)

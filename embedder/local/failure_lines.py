@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from common.logs import FAILING_HOSTS, FAILURES_LISTED, IMAGES_FAILED
+from common.logs import FAILING_HOSTS, FAILURES_LISTED, IMAGES_FAILED, TOO_MANY_FAILURES
 
 if TYPE_CHECKING:
     from common.logs import LogLine
@@ -29,6 +29,12 @@ class ReasonShown:
 class FailureLines:
     """What the lines of one attempt say. Each part is empty until its line was read."""
 
+    images: str = ""
+    """Number of images that failed so far."""
+    of: str = ""
+    """Number of images of the chunk."""
+    limit: str = ""
+    """The largest share of the chunk's images that may fail, in percent."""
     reasons: list[ReasonShown] = field(default_factory=list)
     hosts: str = ""
     """The hosts of most failed images, with numbers."""
@@ -42,6 +48,8 @@ class FailureLines:
             examples = tuple(text for key, text in values.items() if key.startswith(_EXAMPLE))
             reason, images, share, advice = (values.get(key, "") for key in ("reason", "images", "share", "advice"))
             self.reasons.append(ReasonShown(reason, images, share, examples, advice))
+        elif line.event == TOO_MANY_FAILURES:
+            self.images, self.of, self.limit = (values.get(key, "") for key in ("images", "of", "limit"))
         elif line.event == FAILING_HOSTS:
             self.hosts = values.get("hosts", "")
         elif line.event == FAILURES_LISTED:

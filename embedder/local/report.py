@@ -86,13 +86,21 @@ def report_failures(console: Console, outcome: Outcome, command: Sequence[str], 
 
 
 def _failure(name: str, ending: Ending, *, with_reasons: bool) -> Text:
+    failures = ending.failures
     text = Text(f"{name} failed", style="bold red")
-    text.append(f" with exit code {ending.exit_code}: {ending.message}", style="default not bold")
-    if with_reasons:
-        _append_reasons(text, ending.failures)
-    if ending.failures.listed_at:
-        text.append(f"\n  its failed images: {ending.failures.listed_at}", style="dim not bold default")
+    is_explained = with_reasons and bool(failures.reasons)
+    message = _how_many(failures) if is_explained else ending.message
+    text.append(f" with exit code {ending.exit_code}: {message}", style="default not bold")
+    if is_explained:
+        _append_reasons(text, failures)
+    if failures.listed_at:
+        text.append(f"\n  all failed images: {failures.listed_at}", style="default not bold")
     return text.append(f"\n  its log: {ending.log_path}", style="dim not bold default")
+
+
+def _how_many(failures: FailureLines) -> str:
+    so_far = "" if failures.images == failures.of else " so far"
+    return f"{failures.images} of {failures.of} images failed{so_far}, the limit is {failures.limit}"
 
 
 def _append_reasons(text: Text, failures: FailureLines) -> None:
@@ -102,7 +110,7 @@ def _append_reasons(text: Text, failures: FailureLines) -> None:
         for example in each.examples:
             text.append(f"\n    {example}", style="default not bold")
     if failures.hosts:
-        text.append(f"\n  most at these hosts: {failures.hosts}", style="yellow not bold")
+        text.append(f"\n  hosts of most failed images: {failures.hosts}", style="yellow not bold")
 
 
 def report_log(console: Console, log_path: Path) -> None:

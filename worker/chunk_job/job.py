@@ -148,7 +148,7 @@ class _ChunkJob:
         report.log()
         if failed.is_unanswered:
             return SourceUnavailable(f"no source answered for any of {len(report.failures)} images ({report.reasons})")
-        sentence = report.sentence(max_failure_ratio=self._settings.chunk.max_failure_ratio)
+        sentence = report.sentence()
         counts = {str(cause.reason): cause.count for cause in report.causes}
         listed_at = self._failures_file.write(report.failures)
         if listed_at is None:
