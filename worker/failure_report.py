@@ -78,25 +78,22 @@ class FailureReport:
         first = self.causes[0]
         return (
             f"{len(self.failures)} of {self.requested} images failed{so_far}, the limit is {self._limit}: "
-            f"{self.reasons}{self._most_hosts()}; for example {describe(first.examples[0], reason=first.reason)}; "
-            f"{first.advice}"
+            f"{self.reasons}; for example {describe(first.examples[0], reason=first.reason)}; {first.advice}"
         )
 
     @property
     def reasons(self) -> str:
-        """The number of failed images for each reason, in words."""
-        named = [f"{cause.reason} {cause.count}" for cause in self.causes[:NAMED_REASONS]]
-        rest = self.causes[NAMED_REASONS:]
-        return ", ".join([*named, *([f"other reasons {sum(cause.count for cause in rest)}"] if rest else [])])
+        """The number of failed images for each reason, and the host of most of them, in words."""
+        parts = [f"{cause.reason} {cause.count}" for cause in self.causes[:NAMED_REASONS]]
+        if rest := self.causes[NAMED_REASONS:]:
+            parts.append(f"other reasons {sum(cause.count for cause in rest)}")
+        if self.hosts and 2 * self.hosts[0][1] > len(self.failures):
+            parts.append(f"most of them at {self.hosts[0][0]}")
+        return ", ".join(parts)
 
     @property
     def _limit(self) -> str:
         return f"{100 * self.max_failure_ratio:.3g}%"
-
-    def _most_hosts(self) -> str:
-        return (
-            f", most of them at {self.hosts[0][0]}" if self.hosts and 2 * self.hosts[0][1] > len(self.failures) else ""
-        )
 
 
 class ImagesFailed(Exception):

@@ -147,7 +147,10 @@ class _ChunkJob:
         report = failed.report
         report.log()
         if failed.is_unanswered:
-            return SourceUnavailable(f"no source answered for any of {len(report.failures)} images ({report.reasons})")
+            return SourceUnavailable(
+                f"no source answered for any of {len(report.failures)} images ({report.reasons}); "
+                f"{report.causes[0].advice}"
+            )
         sentence = report.sentence()
         counts = {str(cause.reason): cause.count for cause in report.causes}
         listed_at = self._failures_file.write(report.failures)
