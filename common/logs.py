@@ -37,7 +37,8 @@ IMAGES_FAILED = "failures"
 and what helps. `embedder run` shows it."""
 
 FAILING_HOSTS = "failing_hosts"
-"""The event with which a worker that fails its chunk names the hosts of most failed images. `embedder run` shows it."""
+"""The event with which a worker that fails its chunk names the hosts with the most failures. `embedder run` shows
+it."""
 
 FAILURES_LISTED = "failures_listed"
 """The event with which a worker that fails its chunk names the file that lists all failed images. `embedder run` shows

@@ -49,7 +49,7 @@ class FailureReport:
     causes: Sequence[Cause]
     """The most frequent reason first."""
     hosts: Sequence[tuple[str, int]]
-    """The hosts of most failed images with the numbers of these, by the manifest's URLs."""
+    """The hosts with the most failures with the numbers of these, by the manifest's URLs."""
     requested: int
     """Number of rows of the chunk."""
     max_failure_ratio: float

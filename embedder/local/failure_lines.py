@@ -37,7 +37,7 @@ class FailureLines:
     """The largest share of the chunk's images that may fail, in percent."""
     reasons: list[ReasonShown] = field(default_factory=list)
     hosts: str = ""
-    """The hosts of most failed images, with numbers."""
+    """The hosts with the most failures, with numbers."""
     listed_at: str = ""
     """The full name of the file that lists all failed images."""
 

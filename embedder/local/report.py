@@ -110,7 +110,7 @@ def _append_reasons(text: Text, failures: FailureLines) -> None:
         for example in each.examples:
             text.append(f"\n    {example}", style="default not bold")
     if failures.hosts:
-        text.append(f"\n  hosts of most failed images: {failures.hosts}", style="yellow not bold")
+        text.append(f"\n  hosts with the most failures: {failures.hosts}", style="yellow not bold")
 
 
 def report_log(console: Console, log_path: Path) -> None:

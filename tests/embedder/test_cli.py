@@ -134,12 +134,12 @@ def test_a_chunk_whose_images_failed_is_reported_with_reasons_examples_and_what_
         *(f"    row {row} https://example.org/0/{row}.jpg (it is gone)" for row in (1, 2, 3)),
         f"  1 timeout (10%): {ADVICE[Reason.TIMEOUT]}",
         "    row 0 https://example.org/0/0.jpg (it is gone)",
-        "  hosts of most failed images: example.org (4)",
+        "  hosts with the most failures: example.org (4)",
         "  all failed images: out/chunks/failures_0.csv",
     ]
     assert (tmp_path / "out" / "chunks" / "failures_0.csv").exists()
     # Of many failed chunks, the first ones stand for the others.
-    assert sum("hosts of most" in each for each in report) == min(chunks, EXPLAINED_CHUNKS)
+    assert sum("hosts with the most" in each for each in report) == min(chunks, EXPLAINED_CHUNKS)
     assert sum("all failed images" in each for each in report) == chunks
     if chunks == 1:
         assert "Every chunk" not in done.stderr

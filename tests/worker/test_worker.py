@@ -197,7 +197,7 @@ def test_the_list_of_failed_images_is_replaced_by_a_later_attempt_and_removed_by
     assert object_keys(store) == ["chunks/Images_Embedded_0.h5"]
 
 
-CAUSES: dict[str, tuple[list[str], dict[str, object], str, str]] = {
+CAUSES: dict[str, tuple[list[str], dict[str, Any], str, str]] = {
     "private hosts": (
         ["http://10.0.0.1/a.jpg"],
         {"allow_private_hosts": False},
