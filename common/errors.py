@@ -28,6 +28,10 @@ Stopped                     143  stopped by SIGTERM (130 by SIGINT); nothing is 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ExitCode(IntEnum):
@@ -45,6 +49,11 @@ class EmbedderError(Exception):
     """A foreseen failure of a program. Its message is one sentence: what was found, what was expected, what helps."""
 
     exit_code: ExitCode
+
+    def __init__(self, message: str = "", *, counts: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.counts = counts or {}
+        """Numbers for other programs, which the last word repeats."""
 
 
 class ConfigError(EmbedderError):

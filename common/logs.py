@@ -29,6 +29,21 @@ CHUNK_STARTED = "started"
 CHUNK_PROGRESS = "embedded"
 """The event with which a worker says how far its chunk is. `embedder run` and `embedder status` read it."""
 
+TOO_MANY_FAILURES = "too_many_failures"
+"""The event with which a worker that fails its chunk says how many images failed. `embedder run` shows it."""
+
+IMAGES_FAILED = "failures"
+"""The event with which a worker that fails its chunk says, for one reason, how many images failed, which for example,
+and what helps. `embedder run` shows it."""
+
+FAILING_HOSTS = "failing_hosts"
+"""The event with which a worker that fails its chunk names the hosts with the most failures. `embedder run` shows
+it."""
+
+FAILURES_LISTED = "failures_listed"
+"""The event with which a worker that fails its chunk names the file that lists all failed images. `embedder run` shows
+it."""
+
 CHUNK_REFUSED = "chunk_refused"
 """The event with which a merge names a chunk file that it refuses. `embedder run` computes that chunk again."""
 

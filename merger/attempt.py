@@ -77,8 +77,8 @@ def merge_inputs(store: Store, inputs: Inputs, settings: MergerSettings, progres
     progress.step = Step.CLEARING_UP
     # A partial merge keeps the chunk files, so that a later merge can complete the result.
     keep_chunks = settings.keep_chunks or bool(inputs.missing)
-    merged_chunks = [] if keep_chunks else [header.index for header in inputs.headers]
-    clear_up(store, chunk_count=settings.chunk_count, merged_chunks=merged_chunks)
+    merged_chunks = [header.index for header in inputs.headers]
+    clear_up(store, chunk_count=settings.chunk_count, merged_chunks=merged_chunks, keep_chunks=keep_chunks)
     return summary
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ChunkInvalid
 from common.format.chunk_file import METADATA_BYTES, ChunkHeader, read_header
-from common.run.keys import CHUNKS_PREFIX, chunk_index, chunk_key
+from common.run.keys import CHUNKS_PREFIX, chunk_failures_index, chunk_failures_key, chunk_index, chunk_key
 from common.store.object_reader import ObjectReader
 from merger.finding import (
     LOOKS,
@@ -24,7 +24,7 @@ from merger.finding import (
 from merger.parallel import ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence, Set
+    from collections.abc import Collection, Mapping, Sequence, Set
 
     from common.format.provenance import Provenance
     from common.store.contract import ObjectStat, Store
@@ -76,10 +76,17 @@ def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurre
         _check_same_run(store, chunks, chunk_count=chunk_count)
         problems += _find_misfits(store, chunks)
     if problems:
-        raise MergeRefused(BadChunks(tuple(problems)))
+        raise MergeRefused(BadChunks(tuple(problems), chunk_count))
     if missing and (not allow_missing or not chunks):
-        raise MergeRefused(MissingChunks(tuple(missing), chunk_count))
+        explained_by = _find_explanations(store, missing)
+        raise MergeRefused(MissingChunks(tuple(missing), chunk_count, explained_by))
     return Inputs(chunks, missing, chunks[0].header.provenance)
+
+
+def _find_explanations(store: Store, missing: Collection[int]) -> tuple[str, ...]:
+    """Return the full names of the lists of failed images that missing chunks have left, in the order of the chunks."""
+    listed = {chunk_failures_index(stat.key) for stat in store.list(CHUNKS_PREFIX)}
+    return tuple(store.location(chunk_failures_key(index)) for index in missing if index in listed)
 
 
 def _find_unlisted(store: Store, indexes: Set[int], *, concurrency: int) -> dict[int, ObjectStat]:

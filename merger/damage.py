@@ -45,7 +45,7 @@ def find_damaged_chunks(first: DigestDiffers, sources: Sources, *, with_vectors:
         # `first` came from a wrong answer of the store.
         index = _index(sources, first.chunk)
         problems = [Problem(index, Fault.PASSING_ROWS, (first.column,), message=str(first))]
-    return BadChunks(tuple(problems))
+    return BadChunks(tuple(problems), sources.chunks[0].header.provenance.chunk_count)
 
 
 def _index(sources: Sources, chunk: int) -> int:

@@ -64,12 +64,17 @@ class BadChunks:
     """Chunk files that cannot be merged, at least one."""
 
     problems: tuple[Problem, ...]
+    chunk_count: int
+    """Number of chunks of the run."""
 
 
 @dataclass(frozen=True)
 class MissingChunks:
     indexes: tuple[int, ...]
     chunk_count: int
+    """Number of chunks of the run."""
+    explained_by: tuple[str, ...] = field(default=(), compare=False)
+    """Full names of the lists of failed images that missing chunks have left in the store."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +132,10 @@ def check_chunk_count(expected: int, found: int, *, location: str) -> None:
 def error_of(finding: Finding) -> ChunkInvalid | ChunksMissing | FingerprintMismatch:
     """Return the error that ends the Job when the finding is believed."""
     match finding:
-        case BadChunks(problems):
-            return ChunkInvalid(_name_problems(problems))
-        case MissingChunks(indexes, chunk_count):
-            partial = ", or merge the chunks that exist with EMBEDDER_ON_MISSING_CHUNKS=partial"
-            return ChunksMissing(
-                f"{len(indexes)} of {chunk_count} chunks are missing: {brief_indexes(indexes)}; run the worker for "
-                "them with EMBEDDER_CHUNK_INDEXES set to these indexes, then merge again"
-                + (partial if len(indexes) < chunk_count else "")
-            )
+        case BadChunks(problems, chunk_count):
+            return ChunkInvalid(_name_problems(problems, chunk_count))
+        case MissingChunks():
+            return ChunksMissing(_name_missing(finding))
         case OtherRun(message=message):
             return FingerprintMismatch(message)
         case OtherChunkCount(location, expected, found):
@@ -147,11 +147,34 @@ def error_of(finding: Finding) -> ChunkInvalid | ChunksMissing | FingerprintMism
             assert_never(finding)
 
 
-def _name_problems(problems: tuple[Problem, ...]) -> str:
-    more = len(problems) - NAMED_PROBLEMS
+def _name_missing(missing: MissingChunks) -> str:
+    indexes, count = missing.indexes, missing.chunk_count
+    lists = missing.explained_by
+    more = f" and {len(lists) - 1} more" if len(lists) > 1 else ""
+    why = f" (failed images are listed in {lists[0]}{more})" if lists else ""
+    if count == 1:
+        return f"the run's chunk is not in the store{why}; run the worker, then merge again"
+    partial = ", or merge the chunks that exist with EMBEDDER_ON_MISSING_CHUNKS=partial"
     return (
-        f"{len(problems)} chunk files cannot be merged: "
-        + "; ".join(problem.message for problem in problems[:NAMED_PROBLEMS])
+        f"{len(indexes)} of {count} chunks are missing: {brief_indexes(indexes)}{why}; run the worker for "
+        f"{'it' if len(indexes) == 1 else 'them'} with EMBEDDER_CHUNK_INDEXES set to "
+        f"{'this index' if len(indexes) == 1 else 'these indexes'}, then merge again"
+        + (partial if len(indexes) < count else "")
+    )
+
+
+def _name_problems(problems: tuple[Problem, ...], chunk_count: int) -> str:
+    more = len(problems) - NAMED_PROBLEMS
+    named = "; ".join(problem.message for problem in problems[:NAMED_PROBLEMS])
+    if chunk_count == 1:
+        return f"the run's chunk file cannot be merged: {named}. Delete it, run the worker, then merge again"
+    if len(problems) == 1:
+        return (
+            f"1 chunk file cannot be merged: {named}. Delete it, run the worker for its index with "
+            "EMBEDDER_CHUNK_INDEXES, then merge again"
+        )
+    return (
+        f"{len(problems)} chunk files cannot be merged: {named}"
         + (f"; and {more} more" if more > 0 else "")
         + ". Delete these files, run the worker for their indexes with EMBEDDER_CHUNK_INDEXES, then merge again"
     )

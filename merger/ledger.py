@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from common.format.chunk_file import FAILURE_TEXTS
-from common.process.resources import temporary_folder, written_file
+from common.format.failures_csv import COLUMNS, new_failures_csv
+from common.process.resources import temporary_folder
 from common.run.keys import FAILURES_KEY
 from merger.layout import Piece
 from merger.parallel import ordered
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from merger.sources import Sources
 
-COLUMNS = ("chunk", "row", "id", "url", "reason", "detail")
-"""The header of failures.csv."""
-
 FAILURE_DATASETS = ("failures/row", *(f"failures/{name}" for name in FAILURE_TEXTS))
 """The datasets of a chunk file that hold its failures."""
 
@@ -35,9 +32,6 @@ BLOCK_BYTES = 1 << 20
 
 AHEAD_BYTES = 16 << 20
 """Largest number of bytes of failures that were requested and are not yet written."""
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Characters at which a spreadsheet starts a formula, with their full-width forms (OWASP, "CSV Injection")."""
 
 
 class _Failures(NamedTuple):
@@ -73,18 +67,11 @@ def spooled_ledger(sources: Sources, *, concurrency: int) -> Iterator[Ledger]:
     by_reason: Counter[str] = Counter()
     with temporary_folder("merge") as folder:
         path = folder / FAILURES_KEY
-        with written_file(path), path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
+        with new_failures_csv(path) as write:
             for row in _rows(sources, concurrency=concurrency):
                 by_reason[row[COLUMNS.index("reason")]] += 1
-                writer.writerow([harmless(cell) for cell in row])
+                write(row)
         yield Ledger(path, by_reason)
-
-
-def harmless(cell: str) -> str:
-    """Return the cell, after an apostrophe where a spreadsheet would take the cell for a formula."""
-    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
 def _rows(sources: Sources, *, concurrency: int) -> Iterator[tuple[str, ...]]:

@@ -148,7 +148,7 @@ def _end_as_finished(store: Store, finished: FinishedRun, settings: MergerSettin
         if isinstance(header, ChunkHeader):
             check_same_run(finished.provenance, header.provenance, location=store.location(stat.key))
     keep_chunks = settings.keep_chunks or not finished.is_complete
-    clear_up(store, chunk_count=settings.chunk_count, merged_chunks=[] if keep_chunks else chunks)
+    clear_up(store, chunk_count=settings.chunk_count, merged_chunks=chunks, keep_chunks=keep_chunks)
     return AlreadyFinished(finished.summary)
 
 

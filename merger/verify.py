@@ -149,8 +149,9 @@ def _check_norms(vectors: NDArray[np.uint8], piece: Piece, result: Result) -> No
         bad = _bad_norms(result.sources.read(piece), piece, result.sources)
         if bad is None:
             raise _differs(result, piece)
-    index = result.sources.chunks[piece.chunk].header.index
-    raise MergeRefused(BadChunks((Problem(index, Fault.NORMS, message=str(bad)),)))
+    header = result.sources.chunks[piece.chunk].header
+    problem = Problem(header.index, Fault.NORMS, message=str(bad))
+    raise MergeRefused(BadChunks((problem,), header.provenance.chunk_count))
 
 
 def _bad_norms(vectors: NDArray[np.uint8], piece: Piece, sources: Sources) -> ChunkInvalid | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.format.reasons import REASON_HELP
+from common.format.reasons import REASON_HELP, Reason
 from common.settings import RunSettings, S3Settings, Section, Setting, settings_of
 from embedder.local.settings import LocalRunSettings
 from k8s.gate.settings import GateSettings
 from merger.settings import MergerSettings
 from tools.documents import ROOT, replaced
+from worker.failure_advice import ADVICE, LOCAL_ADVICE
 from worker.settings import (
     ChunkSettings,
     DecodeSettings,
@@ -65,8 +66,15 @@ def settings_table(kind: type[Section]) -> str:
 
 def reasons_table() -> str:
     """Return the Markdown table of the reasons why an image is in the ledger."""
-    lines = ["| reason | what it means |", "| --- | --- |"]
-    return "\n".join([*lines, *(f"| `{reason}` | {meaning} |" for reason, meaning in REASON_HELP.items())])
+    lines = ["| reason | what it means | what helps against many of them |", "| --- | --- | --- |"]
+    rows = [f"| `{reason}` | {meaning} | {_advice(reason)} |" for reason, meaning in REASON_HELP.items()]
+    return "\n".join([*lines, *rows])
+
+
+def _advice(reason: Reason) -> str:
+    """Return what a chunk that fails for this reason advises, with the advice for files where it differs."""
+    local = LOCAL_ADVICE.get(reason)
+    return ADVICE[reason] + (f". For files of the worker's machine: {local}" if local else "")
 
 
 def with_settings(text: str) -> str:

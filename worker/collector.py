@@ -85,12 +85,10 @@ class Collector:
         with self._lock:
             return Counter(failure.reason for failure in self._failures.values())
 
-    def example_failure(self) -> Failure | None:
-        """Return the first row of the manifest that failed for the most frequent reason, None if no row failed."""
+    def failures(self) -> list[Failure]:
+        """Return the rows that have failed so far, in the manifest's order."""
         with self._lock:
-            failures = [self._failures[position] for position in sorted(self._failures)]
-        counts = Counter(failure.reason for failure in failures)
-        return max(failures, key=lambda failure: counts[failure.reason], default=None)
+            return [self._failures[position] for position in sorted(self._failures)]
 
     def chunk(self, *, index: int, dimensions: int, has_ids: bool, provenance: Provenance) -> Chunk:
         """Return the whole chunk in the manifest's order; its vectors are read on demand.

@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
+from common.errors import EmbedderError
 from common.format.reasons import Reason
 from common.process.thread_name import name_thread
+from worker.failure_report import ImagesFailed, report_on
 from worker.fetch.image_fetcher import ImageFetcher
-from worker.manifest.excerpts import excerpt
 from worker.square_maker import SquareMaker
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ class Pipeline:
     def wait(self, seconds: float) -> bool:
         """Wait for `seconds` at most. Return whether every row is settled.
 
-        Raises the error that ended the pipeline, and DeviceUnavailable when the device takes too long for a batch.
+        Raises the error that ended the pipeline, ImagesFailed where too many images have failed, and DeviceUnavailable
+        when the device takes too long for a batch.
         """
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
@@ -286,25 +287,11 @@ class Pipeline:
     def _check_failures(self) -> None:
         failed, requested = self._collector.failed, self._collector.requested
         if failed > self._max_failure_ratio * requested:
-            raise self._too_many_failures()
-
-    def _too_many_failures(self) -> EmbedderError:
-        counts = self._collector.count_by_reason()
-        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-        failed, requested = self._collector.failed, self._collector.requested
-        has_heard = (self._squares and self._squares.fetched) or (self._fetcher and self._fetcher.has_faulty_host)
-        if not has_heard and counts.keys() <= UNANSWERED:
-            return SourceUnavailable(f"no source answered for any of {failed} images ({reasons})")
-        return TooManyFailures(
-            f"{failed} of {requested} images failed so far, the limit is {self._max_failure_ratio:.0%}: {reasons}"
-            f"{self._example()}; look at the manifest and its sources, or raise EMBEDDER_MAX_FAILURE_RATIO"
-        )
-
-    def _example(self) -> str:
-        """Return an image that failed for the most frequent reason, as the end of a message."""
-        failure = self._collector.example_failure()
-        if failure is None:
-            return ""
-        url = excerpt(failure.url) or f"row {failure.row} of the chunk"
-        detail = f" ({excerpt(failure.detail)})" if failure.detail else ""
-        return f"; for example {url}: {failure.reason}{detail}"
+            report = report_on(
+                self._collector.failures(), requested=requested, max_failure_ratio=self._max_failure_ratio
+            )
+            has_answer = bool(self._squares and self._squares.fetched) or bool(
+                self._fetcher and self._fetcher.has_faulty_host
+            )
+            is_unanswered = not has_answer and {cause.reason for cause in report.causes} <= UNANSWERED
+            raise ImagesFailed(report, is_unanswered=is_unanswered)

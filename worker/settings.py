@@ -42,8 +42,9 @@ class ChunkSettings(RunSettings):
     from an annotation of the pod. From 10 on, a worker that is stopped ends with exit code 75, not 143."""
 
     max_failure_ratio: float = Field(default=0.2, ge=0, le=1)
-    """Largest share of a chunk's rows that may fail. Above it the chunk ends with exit code 65 and uploads nothing:
-    so many failures mean a wrong list, or a source that is down. 2 to 5 % of Open Images' photos are gone."""
+    """Largest share of a chunk's rows that may fail. Above it the chunk ends with exit code 65 and stores only
+    the list of its failed images: so many failures mean a wrong list, or a source that is down. 2 to 5 % of Open
+    Images' photos are gone."""
 
     progress_seconds: float = Field(default=10, gt=0)
     """Time between two lines of progress in the log."""

@@ -42,7 +42,9 @@ class LastWord:
     error: str = ""
     """Name of the error's class, for example `TooManyFailures`. Empty unless the program failed in a foreseen way."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Numbers for other programs: `images` (embedded or failed so far), `of` (all images of the chunk) and `failed`."""
+    """Numbers for other programs. For a chunk in the store: `images` (embedded or failed), `of` (all images of the
+    chunk) and `failed`. For a chunk with too many failures: the failed images by reason, and the number of those that
+    are `listed` in the chunk's failures file."""
 
     def say(self, *, exit_code: int) -> None:
         """Write it to the log, and to the termination log if there is one."""

@@ -86,7 +86,8 @@ def _outcome(program: Callable[[], Finished]) -> tuple[LastWord, int]:
 def _failure(error: Exception) -> tuple[LastWord, int]:
     foreseen = error if isinstance(error, EmbedderError) else exhausted(error)
     if foreseen is not None:
-        return LastWord(event="failed", message=str(foreseen), error=type(foreseen).__name__), foreseen.exit_code
+        word = LastWord(event="failed", message=str(foreseen), error=type(foreseen).__name__, counts=foreseen.counts)
+        return word, foreseen.exit_code
     with suppress(OSError):
         trace = redact_urls("".join(traceback.format_exception(error)))
         sys.stderr.write("".join(f"{printable(line)}\n" for line in trace.split("\n")))

@@ -117,7 +117,8 @@ class TerminalDisplay:
 
     def say(self, level: Level, event: str, message: str, *, chunk: int | None, exit_code: int | None = None) -> None:
         style = {"info": "green", "warning": "yellow", "error": "bold red"}[level]
-        about = Text(event if chunk is None else f"chunk {chunk} {event}", style=style)
+        is_named = chunk is not None and not self._progress.is_undivided
+        about = Text(f"chunk {chunk} {event}" if is_named else event, style=style)
         code = f" (exit code {exit_code})" if exit_code else ""
         self._console.print(about.append(f"  {message}{code}", style="default not bold"), soft_wrap=True)
         self.tick()
@@ -188,10 +189,13 @@ def _describe_images(progress: RunProgress) -> str:
 
 
 def _describe_chunks(progress: RunProgress) -> str:
-    parts = [f"{progress.chunks(Phase.DONE):,} of {progress.chunk_count:,} chunks done"]
-    parts.append(f"{progress.chunks(Phase.RUNNING):,} running")
-    if progress.chunks(Phase.FAILED):
-        parts.append(f"{progress.chunks(Phase.FAILED):,} failed")
+    if progress.is_undivided:
+        parts = [phase.name.lower() for phase in Phase if progress.chunks(phase)]
+    else:
+        parts = [f"{progress.chunks(Phase.DONE):,} of {progress.chunk_count:,} chunks done"]
+        parts.append(f"{progress.chunks(Phase.RUNNING):,} running")
+        if progress.chunks(Phase.FAILED):
+            parts.append(f"{progress.chunks(Phase.FAILED):,} failed")
     if progress.waiting_on:
         parts.append(f"waiting on {progress.waiting_on}")
     return " · ".join(parts)

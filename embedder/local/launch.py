@@ -39,7 +39,7 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
     check_worker_libraries()
     configure_logs(settings.log_level)
     store = open_store(settings.run_uri)
-    progress = RunProgress(settings.indexes)
+    progress = RunProgress(settings.indexes, is_undivided=settings.chunk_count == 1)
     display = open_display(progress, sys.stderr)
     errors, result = Console(stderr=True, highlight=False, soft_wrap=True), Console(highlight=False, soft_wrap=True)
     untrained = settings.model == "untrained"
@@ -69,7 +69,8 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
         if not keep_logs:
             shutil.rmtree(log_dir, ignore_errors=True)
     if outcome.exit_code != ExitCode.OK:
-        report.report_failures(errors, outcome, ["embedder", *sys.argv[1:]])
+        command = ["embedder", *sys.argv[1:]]
+        report.report_failures(errors, outcome, command, chunk_count=settings.chunk_count)
     elif outcome.merge is None:
         report.report_chunks(result, store)
     else:
@@ -100,4 +101,5 @@ def _how_far(progress: RunProgress) -> str:
     done = progress.chunks(Phase.DONE)
     if not done:  # chunks of an earlier command are counted only when the reference chunk's worker has succeeded
         return "the same command continues from what is in the store"
-    return f"{done:,} of {progress.chunk_count:,} chunks are in the store, and the same command continues from there"
+    there = "all images are" if progress.is_undivided else f"{done:,} of {progress.chunk_count:,} chunks are"
+    return f"{there} in the store, and the same command continues from there"

@@ -147,7 +147,7 @@ class LocalRun:
                 self._progress.finish(index)
                 self._display.say("info", "finished", ending.message, chunk=index)
             case Action.FAIL_JOB:
-                raise JobFailed(index, ending)
+                raise JobFailed(index, ending, chunk_count=self._settings.chunk_count)
             case Action.FAIL_INDEX | Action.RETRY:
                 self._progress.fail(index)
                 self._outcome.failed[index] = ending
@@ -162,7 +162,10 @@ class LocalRun:
         refused = sorted(self._refused & set(self._settings.indexes))
         if ending.exit_code == ExitCode.OK or not refused:
             return ending
-        message = f"the merge refuses chunks {format_indexes(refused)}; their workers check them again"
+        if len(refused) == 1:
+            message = f"the merge refuses chunk {refused[0]}; its worker checks it again"
+        else:
+            message = f"the merge refuses chunks {format_indexes(refused)}; their workers check them again"
         self._display.say("warning", "mending", message, chunk=None)
         self._progress.merge_note = None
         await self._run_chunks(refused)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, ExitCode
+from embedder.local.failure_lines import FailureLines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,8 @@ class Ending:
     message: str
     """The program's last word, or what is known about a program that left none."""
     log_path: Path
+    failures: FailureLines = field(default_factory=FailureLines)
+    """Why its images failed, where the program has said so."""
 
 
 @dataclass(kw_only=True)
@@ -45,6 +48,7 @@ class JobFailed(EmbedderError):
 
     exit_code = ExitCode.CONFIG_ERROR
 
-    def __init__(self, index: int, ending: Ending) -> None:
-        super().__init__(f"chunk {index}: {ending.message} (every other chunk would end the same way)")
+    def __init__(self, index: int, ending: Ending, *, chunk_count: int) -> None:
+        others = f"chunk {index}: {ending.message} (every other chunk would end the same way)"
+        super().__init__(ending.message if chunk_count == 1 else others)
         self.log_path = ending.log_path

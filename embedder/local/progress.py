@@ -43,7 +43,11 @@ class ChunkProgress:
 class RunProgress:
     """Counts over all chunks of a run. It does not know how they are shown."""
 
-    def __init__(self, indexes: Iterable[int], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, indexes: Iterable[int], *, is_undivided: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.is_undivided = is_undivided
+        """Whether the run has one chunk, so that nobody needs to be told of chunks."""
         self._chunks = {index: ChunkProgress() for index in indexes}
         # This progress bar is never shown: it only measures the rate.
         self._meter = Progress(speed_estimate_period=RATE_WINDOW_SECONDS, get_time=clock, disable=True)

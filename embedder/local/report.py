@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from common.store.contract import Store
+    from embedder.local.failure_lines import FailureLines
     from embedder.local.outcome import Ending, Outcome
+
+EXPLAINED_CHUNKS = 3
+"""Largest number of failed chunks whose reasons are shown with examples. The logs of the others have them too."""
 
 UNTRAINED = (
     "the model is `untrained`: its weights are random numbers, so the vectors mean NOTHING. They only show that "
@@ -61,24 +65,52 @@ def report_chunks(console: Console, store: Store) -> None:
     console.print(f"the chunks are in {store.location(CHUNKS_PREFIX)}", style="bold green")
 
 
-def report_failures(console: Console, outcome: Outcome, command: Sequence[str]) -> None:
-    """Print each part that failed, with its last word and its log, and the command that continues the run."""
-    parts = [(f"chunk {index}", ending) for index, ending in sorted(outcome.failed.items())]
+def report_failures(console: Console, outcome: Outcome, command: Sequence[str], *, chunk_count: int) -> None:
+    """Print each part that failed, why and with which log, and the command that continues the run."""
+    parts = [
+        ("embedding" if chunk_count == 1 else f"chunk {index}", ending)
+        for index, ending in sorted(outcome.failed.items())
+    ]
     if outcome.merge is not None and outcome.merge.exit_code != ExitCode.OK:
         parts.append(("the merge", outcome.merge))
+    explained = 0
     for name, ending in parts:
-        console.print(_failure(name, ending))
+        explained += bool(ending.failures.reasons)
+        console.print(_failure(name, ending, with_reasons=explained <= EXPLAINED_CHUNKS))
     if outcome.failed:
-        console.print("Every chunk that succeeded is in the store. Nothing was merged.")
+        succeeded = "" if chunk_count == 1 else "Every chunk that succeeded is in the store. "
+        console.print(f"{succeeded}Nothing was merged.")
     can_pass = all(action_for(ending.exit_code) is Action.RETRY for _, ending in parts)
     advice = "The cause may pass." if can_pass else "Remove the cause first."
     console.print(f"{advice} This command continues the run:\n\n  {shlex.join(command)}\n")
 
 
-def _failure(name: str, ending: Ending) -> Text:
+def _failure(name: str, ending: Ending, *, with_reasons: bool) -> Text:
+    failures = ending.failures
     text = Text(f"{name} failed", style="bold red")
-    text.append(f" with exit code {ending.exit_code}: {ending.message}", style="default not bold")
+    is_explained = with_reasons and bool(failures.reasons)
+    message = _how_many(failures) if is_explained else ending.message
+    text.append(f" with exit code {ending.exit_code}: {message}", style="default not bold")
+    if is_explained:
+        _append_reasons(text, failures)
+    if failures.listed_at:
+        text.append(f"\n  all failed images: {failures.listed_at}", style="default not bold")
     return text.append(f"\n  its log: {ending.log_path}", style="dim not bold default")
+
+
+def _how_many(failures: FailureLines) -> str:
+    so_far = "" if failures.images == failures.of else " so far"
+    return f"{failures.images} of {failures.of} images failed{so_far}, the limit is {failures.limit}"
+
+
+def _append_reasons(text: Text, failures: FailureLines) -> None:
+    """Append the reasons of the failed images with examples and advice, and the hosts of most of them."""
+    for each in failures.reasons:
+        text.append(f"\n  {each.images} {each.reason} ({each.share}): {each.advice}", style="yellow not bold")
+        for example in each.examples:
+            text.append(f"\n    {example}", style="default not bold")
+    if failures.hosts:
+        text.append(f"\n  hosts with the most failures: {failures.hosts}", style="yellow not bold")
 
 
 def report_log(console: Console, log_path: Path) -> None:

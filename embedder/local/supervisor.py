@@ -10,6 +10,7 @@ from common.exit_policy import Action, action_for, explain_exit_code
 from common.logs import parse_line
 from common.process.last_word import Event
 from common.retry import RetryPolicy
+from embedder.local.failure_lines import FailureLines
 from embedder.local.outcome import Ending
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Listener(NamedTuple):
     on_start: Callable[[], None]
     """Called before each attempt."""
     on_line: Callable[[LogLine], None]
-    """Called with each log line, except the last word."""
+    """Called with each log line, except the last word and the lines that say why images failed."""
     on_retry: Callable[[], None]
     """Called when an attempt has failed and another one will follow."""
 
@@ -92,6 +93,7 @@ class Supervisor:
         on_line: Callable[[LogLine], None],
     ) -> Ending:
         last_word = last_text = ""
+        failures = FailureLines()
 
         def read(text: str) -> None:
             nonlocal last_word, last_text
@@ -102,12 +104,15 @@ class Supervisor:
             if line.event in _LAST_WORDS and "exit_code" in line.values:
                 last_word = line.values.get("message", "")
                 return
+            if failures.take(line):
+                return
             if line.level in {"warning", "error"}:
                 self._display.forward(text)
             on_line(line)
 
         exit_code = await self._processes.run(command, environment=environment, log_path=log_path, on_line=read)
-        return Ending(exit_code, last_word or _describe_silent_end(exit_code, last_text), log_path)
+        message = last_word or _describe_silent_end(exit_code, last_text)
+        return Ending(exit_code, message, log_path, failures)
 
 
 def _describe_silent_end(exit_code: int, last_text: str) -> str:

@@ -121,9 +121,10 @@ class Gate:
         count = self._settings.chunk_count
         if self._settings.on_failed_chunks == "partial" and len(missing) < count:
             return MergeWithout(missing, count)
+        there = f"{count - len(missing)} of {count} chunks are there, missing are {brief_indexes(missing)}"
         raise ChunksMissing(
-            f"{self._watch.state} and {count - len(missing)} of {count} chunks are there, missing are "
-            f"{brief_indexes(missing)}; {self._advice(missing)}, then run the merge again"
+            f"{self._watch.state} and {'the chunk of the run is missing' if count == 1 else there}; "
+            f"{self._advice(missing)}, then run the merge again"
         )
 
     def _say(self, missing: frozenset[int], given_up: frozenset[int]) -> None:
@@ -147,11 +148,12 @@ class Gate:
         ranges = format_indexes(chunks).split(",")
         is_short = len(ranges) <= LISTED_RANGES
         namespace = f" -n {settings.pod_namespace}" if settings.pod_namespace else ""
+        them = "it" if len(chunks) == 1 else "them"
         if self._watch.is_absent:  # a rerun by `embedder` is made from the worker Job
             escaped = "\\,".join(ranges)  # Helm reads a comma as the end of a value
             chosen = f' --set rerun.chunks="{escaped}"' if is_short else ""
-            return f"to compute them again: helm upgrade {settings.release} <chart> --reuse-values{namespace}{chosen}"
+            return f"to compute {them} again: helm upgrade {settings.release} <chart> --reuse-values{namespace}{chosen}"
         chosen = f" --chunks {','.join(ranges)}" if is_short else ""
         if chosen and chunks & self._watch.completed:  # these chunks existed and were deleted
             chosen += " --force"
-        return f"to compute them again: embedder rerun --release {settings.release}{namespace}{chosen}"
+        return f"to compute {them} again: embedder rerun --release {settings.release}{namespace}{chosen}"

@@ -47,11 +47,11 @@ def report(store: Store, settings: GateSettings, watch: WorkerWatch) -> SoundRes
     watch.refresh()
     missing = find_missing(store, settings.chunk_count)
     progress = f"{settings.chunk_count - len(missing)} of {settings.chunk_count} chunks are in the store"
+    which = f", and {brief_indexes(missing)} are missing"
+    if settings.chunk_count == 1:
+        progress, which = f"the chunk of the run is {'not ' if missing else ''}in the store", ""
     if missing and watch.has_ended:
-        raise ChunksMissing(
-            f"{progress}, {watch.state}, and {brief_indexes(missing)} are missing; see embedder status --release "
-            f"{settings.release}"
-        )
+        raise ChunksMissing(f"{progress}, {watch.state}{which}; see embedder status --release {settings.release}")
     state = watch.state if missing else "the merge has not finished"
     raise RunUnfinished(f"there is no result yet: {progress}, {state}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from common.errors import ExitCode
 from common.process.last_word import LastWord
 from k8s.release.cause import Cause
 from k8s.release.job import true_condition
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from k8s.release.job import Job
 
 OUT_OF_MEMORY = "OOMKilled"
+
+_OTHER_COUNTS = {"images", "of", "failed", "listed"}
+"""The counts of a worker's last word that are not numbers of failed images by reason."""
 
 CONTAINERS = {"worker", "gate", "merger"}
 """Names of the containers that run this project's programs. A service mesh or the chart's values add others."""
@@ -71,6 +75,13 @@ class Pod:
     """The counts of the program's last word; see LastWord."""
     retries: int
     """Number of earlier attempts at the same index."""
+
+    @property
+    def failed_images(self) -> dict[str, int]:
+        """Return the number of failed images by reason, where the chunk ended for their sake. Empty otherwise."""
+        if self.end is None or self.end.exit_code != ExitCode.DATA_ERROR:
+            return {}
+        return {name: count for name, count in self.counts.items() if name not in _OTHER_COUNTS}
 
 
 def pod_from(found: Object, job: Job) -> Pod:

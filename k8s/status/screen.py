@@ -13,15 +13,19 @@ from rich.text import Text
 from common.indexes import brief_indexes, format_indexes
 from k8s.release.wording import name_chunks
 from k8s.status.wording import (
+    describe_failed_images,
     describe_failure,
     describe_images,
     describe_merge,
     describe_node,
     describe_note,
     describe_pending,
+    failures_file,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from k8s.status.chunks import Chunks
@@ -33,6 +37,9 @@ STATES = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim",
 
 BAR_WIDTH = 60
 """Width of the bar in columns."""
+
+SHOWN_CHUNKS = 6
+"""Largest number of chunks of a group whose failed images are on the screen. `--output json` has them all."""
 
 SHOWN_GROUPS = 6
 """Largest number of groups with different causes on the screen. `--output json` has them all."""
@@ -50,6 +57,14 @@ def as_json(status: Status) -> str:
             "count": len(group.chunks),
             "chunks": brief_indexes(group.chunks),
             "pods": group.pods,
+            "images": [
+                {
+                    "chunk": images.chunk,
+                    "reasons": images.reasons,
+                    "file": failures_file(images, run_uri=status.run_uri),
+                }
+                for images in group.images
+            ],
         }
         for group in status.failures
     ]
@@ -91,7 +106,7 @@ def as_screen(status: Status) -> RenderableType:
     if status.retries:
         rows.add_row("retries", f"{status.retries:,}")
     _add_sentences(rows, "pending", [_pending(group) for group in status.pending], style="yellow")
-    _add_sentences(rows, "failed", [_failed(group) for group in status.failures], style="red")
+    _add_sentences(rows, "failed", [_failed(group, status.run_uri) for group in status.failures], style="red")
     _add_sentences(rows, "nodes", [describe_node(node) for node in status.nodes], style="red")
     rows.add_row("merge", _text(describe_merge(status.merge)))
     _add_sentences(rows, "note", [describe_note(note) for note in status.notes], style="dim")
@@ -122,18 +137,29 @@ def _pending(group: PendingPods) -> str:
     return f"{group.count:,} pod{'' if group.count == 1 else 's'}: {describe_pending(group.why)}"
 
 
-def _failed(group: FailedChunks) -> str:
-    return f"{name_chunks(group.chunks)}: {describe_failure(group.why)}"
+def _failed(group: FailedChunks, run_uri: str) -> Text:
+    """Return why chunks failed, and on lines of their own the failed images of each chunk where they are several."""
+    lines = [f"{name_chunks(group.chunks)}: {describe_failure(group.why)}"]
+    if len(group.chunks) > 1:
+        lines += [describe_failed_images(each, run_uri=run_uri) for each in group.images[:SHOWN_CHUNKS]]
+        if len(group.images) > SHOWN_CHUNKS:
+            lines.append(f"and {len(group.images) - SHOWN_CHUNKS:,} more chunks; see --output json")
+    return Text("\n  ".join(map(_plain, lines)), overflow="fold")
 
 
-def _add_sentences(rows: Table, title: str, sentences: list[str], *, style: str) -> None:
+def _add_sentences(rows: Table, title: str, sentences: Sequence[str | Text], *, style: str) -> None:
     for position, sentence in enumerate(sentences[:SHOWN_GROUPS]):
-        rows.add_row(title if position == 0 else "", _text(sentence, style=style))
+        shown = _text(sentence) if isinstance(sentence, str) else sentence
+        shown.stylize(style)
+        rows.add_row(title if position == 0 else "", shown)
     if len(sentences) > SHOWN_GROUPS:
         rows.add_row("", _text(f"and {len(sentences) - SHOWN_GROUPS} more; see --output json", style=style))
 
 
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _text(text: str, *, style: str = "", no_wrap: bool = False) -> Text:
     """Return text from elsewhere unchanged, without markup and control characters."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return Text(plain, style=style, no_wrap=no_wrap, overflow="ignore" if no_wrap else "fold")
+    return Text(_plain(text), style=style, no_wrap=no_wrap, overflow="ignore" if no_wrap else "fold")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from common.errors import ExitCode
 from common.run.keys import RESULT_KEY
 from k8s.rerun.job import doubled, memory_of
+from k8s.status.troubles import failed_images
+from k8s.status.wording import failures_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from k8s.release.pod import Pod, PodEnd
     from k8s.release.release import Release
     from k8s.status.chunks import Chunks
-    from k8s.status.troubles import PendingPods, RejectingNode
+    from k8s.status.troubles import FailedImages, PendingPods, RejectingNode
 
 
 TRANSIENT_REJECTIONS = {"NodeShutdown"}
@@ -37,6 +39,7 @@ def suggest(
     """Return the commands to run next."""
     flags, namespace = release.flags(), release.cluster.namespace
     merge = release.merge
+    is_in_bucket = run_uri.startswith("s3://")
     commands = [
         f"kubectl cordon {each.node}"
         for each in nodes
@@ -46,6 +49,9 @@ def suggest(
         first = next((chunk for chunk, pod in failures.items() if pod is not None), None)
         if first is not None:
             commands.append(f"embedder logs {first} {flags}")
+        listed = next((images for chunk, pod in failures.items() if (images := _listed(chunk, pod))), None)
+        if listed is not None and is_in_bucket:
+            commands.append(f"aws s3 cp {failures_file(listed, run_uri=run_uri)} .")
         if not release.worker.is_gone:
             commands.append(f"embedder rerun {flags}{_remedies(release, failures)}")
     elif chunks.running:
@@ -56,9 +62,15 @@ def suggest(
         commands.append(f"kubectl describe pod {pending[0].pods[0]} -n {namespace}")
     if merge is not None and merge.has_failed:
         commands.append(f"kubectl logs job/{merge.name} -n {namespace} --all-containers --tail=-1")
-    if merge is not None and merge.is_complete and run_uri.startswith("s3://"):
+    if merge is not None and merge.is_complete and is_in_bucket:
         commands.append(f"aws s3 cp {run_uri.rstrip('/')}/{RESULT_KEY} .")
     return commands
+
+
+def _listed(chunk: int, pod: Pod | None) -> FailedImages | None:
+    """Return the failed images of the chunk if it has left a list of them."""
+    images = failed_images(chunk, pod) if pod is not None else None
+    return images if images is not None and images.is_listed else None
 
 
 def _remedies(release: Release, failures: Mapping[int, Pod | None]) -> str:
@@ -67,6 +79,6 @@ def _remedies(release: Release, failures: Mapping[int, Pod | None]) -> str:
     starved = next((pod for pod, end in ended if end.is_out_of_memory), None)
     memory = doubled(memory_of(release.objects[starved.job])) if starved is not None else ""
     options = f" --memory {memory}" if memory else ""
-    if any(end.exit_code == ExitCode.CONFIG_ERROR for _, end in ended):
+    if any(end.exit_code == ExitCode.CONFIG_ERROR or pod.failed_images for pod, end in ended):
         options += " --set-env NAME=VALUE"
     return options

@@ -83,6 +83,17 @@ class RejectingNode:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FailedImages:
+    """The images for whose sake a chunk failed."""
+
+    chunk: int
+    reasons: Mapping[str, int]
+    """Number of failed images by reason, the most frequent one first."""
+    is_listed: bool
+    """Whether the chunk has left a list of them in the store."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailedChunks:
     """Chunks that failed for the same cause."""
 
@@ -90,6 +101,8 @@ class FailedChunks:
     chunks: tuple[int, ...]
     pods: tuple[str, ...]
     """Names of some of the pods."""
+    images: tuple[FailedImages, ...] = ()
+    """The failed images of those of the chunks that failed for their sake."""
 
 
 def group_pending(pods: Iterable[Pod]) -> list[PendingPods]:
@@ -128,12 +141,15 @@ class _Group:
     why: Failure
     chunks: list[int] = field(default_factory=list)
     pods: list[str] = field(default_factory=list)
+    images: list[FailedImages] = field(default_factory=list)
 
 
 def group_failures(
     release: Release, failures: Mapping[int, Pod | None], last_lines: Mapping[str, str]
 ) -> list[FailedChunks]:
     """Return the failed chunks by cause. The first chunk of a group gives the group's wording.
+
+    Chunks whose images failed have the same cause when their most frequent reasons are equal.
 
     `last_lines` are the last log lines of pods without a last word, by the pod's name.
     """
@@ -144,13 +160,28 @@ def group_failures(
             group = groups.setdefault(failure, _Group(failure))
         else:
             last_line = last_lines.get(pod.name, "")
-            group = groups.setdefault((pod.end.kind, last_line), _Group(PodFailed(pod.end, last_line)))
+            images = failed_images(chunk, pod)
+            main_reason = next(iter(images.reasons)) if images else ""
+            group = groups.setdefault((pod.end.kind, main_reason, last_line), _Group(PodFailed(pod.end, last_line)))
             group.pods.append(pod.name)
+            if images:
+                group.images.append(images)
         group.chunks.append(chunk)
     return [
-        FailedChunks(why=group.why, chunks=tuple(group.chunks), pods=tuple(group.pods[:SHOWN_PODS]))
+        FailedChunks(
+            why=group.why,
+            chunks=tuple(group.chunks),
+            pods=tuple(group.pods[:SHOWN_PODS]),
+            images=tuple(group.images),
+        )
         for group in groups.values()
     ]
+
+
+def failed_images(chunk: int, pod: Pod) -> FailedImages | None:
+    """Return the failed images for whose sake the chunk's last pod ended, None where it ended otherwise."""
+    reasons = dict(sorted(pod.failed_images.items(), key=lambda each: -each[1]))
+    return FailedImages(chunk=chunk, reasons=reasons, is_listed="listed" in pod.counts) if reasons else None
 
 
 def _without_pod(release: Release, chunk: int) -> Failure:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from common.durations import format_duration
 from common.logs import parse_line, printable, redact_urls
+from common.run.keys import chunk_failures_key
 from k8s.release.cause import Cause
 from k8s.release.wording import describe_end
 from k8s.status.merge import MergePhase
@@ -15,7 +16,7 @@ from k8s.status.view import EventsUnread, LogsUnread, PodsUnread, WorkerGone
 if TYPE_CHECKING:
     from k8s.status.images import Images
     from k8s.status.merge import Merge
-    from k8s.status.troubles import Failure, RejectingNode
+    from k8s.status.troubles import FailedImages, Failure, RejectingNode
     from k8s.status.view import Note
 
 
@@ -54,6 +55,18 @@ def describe_failure(why: Failure) -> str:
             return f"not computed: {kind} {job} ended ({cause or 'its pods are gone'})"
         case InNoJob():
             return "no Job computes it"
+
+
+def describe_failed_images(images: FailedImages, *, run_uri: str) -> str:
+    """Return the reasons of a chunk's failed images, and where they are listed."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in images.reasons.items())
+    listed_at = failures_file(images, run_uri=run_uri)
+    return f"chunk {images.chunk}: {reasons}" + (f", listed in {listed_at}" if listed_at else "")
+
+
+def failures_file(images: FailedImages, *, run_uri: str) -> str:
+    """Return the full name of the list of a chunk's failed images, empty where there is none."""
+    return f"{run_uri.rstrip('/')}/{chunk_failures_key(images.chunk)}" if images.is_listed else ""
 
 
 def describe_node(node: RejectingNode) -> str:

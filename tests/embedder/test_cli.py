@@ -22,6 +22,7 @@ from common.format.reasons import REASON_HELP, Reason
 from common.logs import parse_line
 from common.settings import read_settings, settings_of
 from embedder.local.command import EXAMPLES, run
+from embedder.local.report import EXPLAINED_CHUNKS
 from embedder.local.settings import (
     SETTABLE,
     LocalRunSettings,
@@ -29,6 +30,7 @@ from embedder.local.settings import (
     worker_environment,
 )
 from merger.settings import MergerSettings
+from worker.failure_advice import ADVICE
 from worker.memory import WORKER_MALLOC
 from worker.settings import WorkerSettings
 
@@ -115,6 +117,33 @@ def test_failed_chunks_are_reported_with_their_logs_and_the_command_that_continu
     assert "the limit is 2" in logs[1].read_text()
     assert not (tmp_path / "out" / "Images_Embedded.h5").exists()
     assert embedder(tmp_path, *command).returncode == 0
+
+
+@pytest.mark.parametrize("chunks", [1, 5])
+def test_a_chunk_whose_images_failed_is_reported_with_reasons_examples_and_what_helps(
+    tmp_path: Path, chunks: int
+) -> None:
+    behaviours = {str(index): ["fail images"] for index in range(chunks)}
+    done = embedder(tmp_path, "run", "list.csv", "out", "--chunks", str(chunks), behaviours=behaviours)
+    assert done.returncode == 65
+    report = done.stderr[done.stderr.index("embedding failed" if chunks == 1 else "chunk 0 failed") :].splitlines()
+    name = "embedding" if chunks == 1 else "chunk 0"
+    assert report[:9] == [
+        f"{name} failed with exit code 65: 4 of 10 images failed so far, the limit is 20%",
+        f"  3 not_found (30%): {ADVICE[Reason.NOT_FOUND]}",
+        *(f"    row {row} https://example.org/0/{row}.jpg (it is gone)" for row in (1, 2, 3)),
+        f"  1 timeout (10%): {ADVICE[Reason.TIMEOUT]}",
+        "    row 0 https://example.org/0/0.jpg (it is gone)",
+        "  hosts with the most failures: example.org (4)",
+        "  all failed images: out/chunks/failures_0.csv",
+    ]
+    assert (tmp_path / "out" / "chunks" / "failures_0.csv").exists()
+    # Of many failed chunks, the first ones stand for the others.
+    assert sum("hosts with the most" in each for each in report) == min(chunks, EXPLAINED_CHUNKS)
+    assert sum("all failed images" in each for each in report) == chunks
+    if chunks == 1:
+        assert "Every chunk" not in done.stderr
+        assert not [each for each in report if re.search(r"(?<![-/\w])chunks?\b(?![-/])", each)]
 
 
 def test_a_setting_that_no_worker_accepts_is_one_sentence_and_a_log(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import h5py
 import numpy as np
 import pytest
 
+from common.errors import ChunksMissing
 from common.format.chunk_file import Failure
 from common.format.reasons import Reason
 from common.format.run_attributes import read_provenance
-from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_failures_key, chunk_key
 from common.store import open_store
 from merger.command import sentence
 from merger.merge import merge
@@ -98,6 +99,27 @@ def test_a_merge_of_a_finished_run_says_so_and_clears_up_what_was_left(store: St
     assert [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY)] == before
     assert list(store.list(CHUNKS_PREFIX)) == []
     assert_merged(store, chunks)
+
+
+def test_lists_of_failed_images_are_no_chunks_and_go_with_the_chunk_files(store: Store) -> None:
+    chunks = put_run(store, [5, 6])
+    store.put_bytes(chunk_failures_key(1), b"left by an attempt")
+    merge(store, settings_for(store, 2, keep_chunks=True))
+    assert store.stat(chunk_failures_key(1)) is not None
+    assert isinstance(merge(store, settings_for(store, 2)), AlreadyFinished)
+    assert list(store.list(CHUNKS_PREFIX)) == []
+    assert_merged(store, chunks)
+
+
+def test_the_lists_of_the_chunks_that_a_partial_result_lacks_stay(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    put_run(store, [5, 6])
+    store.delete([chunk_key(1)])
+    store.put_bytes(chunk_failures_key(1), b"why it failed")
+    merge(store, settings_for(store, 2, on_missing_chunks="partial"))
+    assert store.read(chunk_failures_key(1)) == b"why it failed"
+    with pytest.raises(ChunksMissing, match=r"missing: 1 \(failed images are listed in .*failures_1\.csv\); run"):
+        merge(store, settings_for(store, 2))
 
 
 def test_the_last_word_says_what_was_merged_or_that_the_run_was_finished_before(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ The fast tier has one start for each kind of exit code. The model is a small one
 
 from __future__ import annotations
 
+import csv
+import io
 import signal
 import struct
 import threading
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from common.store import open_store
 from merger.merge import merge
 from merger.settings import MergerSettings
 from tests.image_server import answer, chunked, first, held, image_server, partly, redirect, stall
+from tests.s3_proxy import INTERNAL_ERROR, s3_proxy
 from tests.scrape import free_port, scrape
 from tests.worker.worker_process import (
     PHOTOS,
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
     from common.store.contract import Store
     from tests.image_server import ImageServer
+    from tests.s3_proxy import Answer, Request
+    from tests.s3_server import S3Server
 
 MANIFEST = ROOT / "examples" / "manifest.csv"
 JPEG = next(path for path in PHOTOS if path.name == "astronaut.jpg").read_bytes()
@@ -150,8 +156,97 @@ def test_too_many_failures_end_the_chunk_and_upload_nothing(store: Store, server
     assert ended.exit_code == 65
     assert "2 of 3 images failed so far" in ended.last_word
     assert "not_found 2" in ended.last_word
-    assert f"for example {server.url('/a.jpg')}: not_found (" in ended.last_word
-    assert object_keys(store) == []
+    assert f"for example row 1 {server.url('/a.jpg')}: not_found (" in ended.last_word
+    assert object_keys(store) == ["chunks/failures_0.csv"]
+    assert ended.last_word.endswith(f"; all of them: {store.location('chunks/failures_0.csv')}")
+    assert (ended.lines[-1].count("listed"), ended.lines[-1].count("not_found")) == (2, 2)
+    (reason,) = ended.events("failures")
+    assert (reason.values["reason"], reason.values["images"], reason.values["share"]) == ("not_found", "2", "66.7%")
+    assert reason.values["example_2"].startswith(f"row 2 {server.url('/b.jpg')} (")
+    assert ended.events("failing_hosts")[0].values["hosts"] == f"{urlsplit(urls[1]).netloc} (2)"
+    rows = list(csv.DictReader(io.StringIO(store.read("chunks/failures_0.csv").decode())))
+    assert [(row["chunk"], row["row"], row["url"], row["reason"]) for row in rows] == [
+        ("0", "1", urls[1], "not_found"),
+        ("0", "2", urls[2], "not_found"),
+    ]
+
+
+@pytest.mark.slow
+def test_the_list_of_failed_images_is_replaced_by_a_later_attempt_and_removed_by_one_that_succeeds(
+    tmp_path: Path,
+) -> None:
+    store = open_store(str(tmp_path / "run"))
+    # A spreadsheet must not run what a list holds.
+    settings: dict[str, Any] = {
+        "run_uri": store.uri,
+        "manifest_uri": write_manifest(tmp_path, [str(PHOTOS[0]), "=1+1.jpg"]),
+    }
+    for _ in range(2):
+        ended = run_worker(**settings)
+        assert ended.exit_code == 65
+        assert "relative to the folder of the list" in ended.last_word
+        assert store.read("chunks/failures_0.csv").decode().splitlines()[1:] == [
+            "0,1,,'=1+1.jpg,not_found,url: not_found the file does not exist"
+        ]
+    assert run_worker(**settings, max_failure_ratio=0.5).exit_code == 0
+    assert object_keys(store) == ["chunks/Images_Embedded_0.h5"]
+
+    # An attempt may be killed before it removes the list.
+    store.put_bytes("chunks/failures_0.csv", b"left")
+    assert run_worker(**settings, max_failure_ratio=0.5).exit_code == 0
+    assert object_keys(store) == ["chunks/Images_Embedded_0.h5"]
+
+
+CAUSES: dict[str, tuple[list[str], dict[str, Any], str, str]] = {
+    "private hosts": (
+        ["http://10.0.0.1/a.jpg"],
+        {"allow_private_hosts": False},
+        "forbidden_host",
+        "ALLOW_PRIVATE_HOSTS",
+    ),
+    "long URLs": ([f"https://example.org/{'x' * 3000}"], {}, "url_too_long", "EMBEDDER_MAX_URL_BYTES"),
+    "large files": ([str(PHOTOS[0])], {"max_image_bytes": 1024}, "too_large", "EMBEDDER_MAX_IMAGE_BYTES"),
+    "large pictures": ([str(PHOTOS[0])], {"max_image_pixels": 100}, "too_many_pixels", "EMBEDDER_MAX_IMAGE_PIXELS"),
+    "another scheme": (["ftp://example.org/a.jpg"], {}, "invalid_url", "EMBEDDER_URL_COLUMN"),
+    "files that are no pictures": (["manifest.txt"], {}, "not_an_image", "no pictures"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cause", CAUSES)
+def test_the_last_word_of_a_failing_chunk_says_what_helps(cause: str, tmp_path: Path) -> None:
+    urls, settings, reason, advice = CAUSES[cause]
+    ended = run_worker(run_uri=tmp_path / "run", manifest_uri=write_manifest(tmp_path, urls), **settings)
+    assert ended.exit_code == 65, ended.log
+    assert f"1 of 1 images failed, the limit is 20%: {reason} 1" in ended.last_word
+    assert advice in ended.last_word
+    assert advice in ended.events("failures")[0].values["advice"]
+    assert "chunk" not in ended.last_word.replace("chunks/failures_0.csv", "").replace("the chart", "")
+
+
+def test_a_list_that_cannot_be_written_hides_no_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "run" / "chunks" / "failures_0.csv").mkdir(parents=True)
+    ended = run_worker(run_uri=tmp_path / "run", manifest_uri=write_manifest(tmp_path, ["nowhere.jpg"]))
+    assert ended.exit_code == 65
+    assert "all of them" not in ended.last_word
+    assert "not_found 1" in ended.last_word
+    assert "failures_0.csv" in ended.events("failures_not_listed")[0].values["file"]
+
+
+@pytest.mark.slow
+def test_a_store_that_goes_down_before_the_list_is_written_hides_no_exit_code(
+    s3: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    def is_down_for_lists(request: Request) -> Answer | None:
+        return INTERNAL_ERROR if "failures_0.csv" in request.path else None
+
+    with s3_proxy(s3, is_down_for_lists) as proxy, pytest.MonkeyPatch.context() as patch:
+        for name, value in proxy.environment.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_MAX_ATTEMPTS", "2")
+        ended = run_worker(run_uri=f"s3://{bucket}/run", manifest_uri=write_manifest(tmp_path, ["nowhere.jpg"]))
+    assert ended.exit_code == 65, ended.log
+    assert ended.events("failures_not_listed")
 
 
 @pytest.mark.slow
@@ -161,6 +256,7 @@ def test_a_network_that_is_gone_is_not_blamed_on_the_images(tmp_path: Path) -> N
     ended = run_worker(run_uri=tmp_path / "run", manifest_uri=manifest, fetch_attempts=1, source_patience_seconds=2)
     assert ended.exit_code == 75
     assert "no image source has given a usable answer" in ended.last_word
+    assert object_keys(open_store(str(tmp_path / "run"))) == []
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.findings import Finding, ImagesFacts, SourceFacts, Subject, Verdict, fault
 from common.format.reasons import Reason
 from worker.decoders.job import Lost
+from worker.failure_advice import advice_for
 from worker.fetch.image_fetcher import ImageFetcher
 from worker.fetch.transport import ReadFile
 from worker.manifest.excerpts import excerpt
@@ -259,7 +260,7 @@ class ImageCheck:
                 Subject.IMAGES,
                 TooManyFailures(
                     f"{lost} of {sampled} sampled images failed, the limit of a chunk is {max_failure_ratio:.0%}: "
-                    f"{named}{self._example()}; {_advice(reasons)}"
+                    f"{named}{self._example()}; {self._advice(reasons)}"
                 ),
                 facts,
             )
@@ -279,22 +280,22 @@ class ImageCheck:
             return f"; for example {excerpt(failure.detail)}"
         return ""
 
+    def _advice(self, reasons: Counter[Reason]) -> str:
+        """Return what helps against so many lost images: against the most frequent reason."""
+        if reasons.keys() <= UNUSABLE_ROW:
+            return UNUSABLE_ADVICE
+        ((reason, _),) = reasons.most_common(1)
+        urls = [
+            row.url
+            for row in self._sample.rows
+            if (failed := self._failed.get(row.position)) is not None and failed.reason is reason
+        ]
+        return advice_for(reason, urls)
+
 
 def _both(*futures: asyncio.Future[Any]) -> list[asyncio.Future[Any]]:
     """Return futures of several kinds as one list, for `asyncio.wait`."""
     return list(futures)
-
-
-def _advice(reasons: Counter[Reason]) -> str:
-    """Return what helps against so many lost images."""
-    if reasons.keys() == {Reason.FORBIDDEN_HOST}:
-        return (
-            "private addresses and unusual ports are not fetched from; if the hosts are your own, set "
-            "EMBEDDER_ALLOW_PRIVATE_HOSTS to true (worker.allowPrivateHosts in the chart)"
-        )
-    if reasons.keys() <= UNUSABLE_ROW:
-        return UNUSABLE_ADVICE
-    return "look at the manifest and its sources, or raise EMBEDDER_MAX_FAILURE_RATIO"
 
 
 def _source_facts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.errors import ChunkInvalid, SettingsError
+from common.errors import ChunkInvalid, EmbedderError, SettingsError, SourceUnavailable, TooManyFailures
 from common.format.chunk_file import write_chunk
 from common.format.provenance import Provenance
 from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, log
@@ -13,13 +13,15 @@ from common.process.resources import temporary_folder
 from common.store import open_store
 from common.store.contract import ObjectStat
 from worker.chunk_job.chunk_in_store import ChunkInStore
-from worker.chunk_job.outcome import Stored
+from worker.chunk_job.failures_file import FailuresFile
+from worker.chunk_job.outcome import AlreadyMerged, Stored
 from worker.collector import Collector
 from worker.decode import plain_jpeg
 from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.decoders.decoders import Decoders
 from worker.decoders.settings import DecoderSettings
 from worker.encode.model_loading import ModelLoading
+from worker.failure_report import ImagesFailed
 from worker.fetch.relayed_proxies import RelayedProxies
 from worker.manifest.manifest import open_manifest
 from worker.metrics import serve_chunk_metrics
@@ -43,7 +45,8 @@ MAX_CHUNK_ROWS = 2_000_000
 def embed_chunk(settings: WorkerSettings) -> Outcome:
     """Make sure that the chunk is in the store, and return how it came there.
 
-    Raises the errors of common.errors. After any error, the store holds the whole chunk or no chunk.
+    Raises the errors of common.errors. After any error, the store holds the whole chunk or no chunk. After
+    TooManyFailures it also holds the list of the failed images, if it could be written.
     """
     return _ChunkJob(settings).run()
 
@@ -73,8 +76,15 @@ class _ChunkJob:
             run_uri=settings.chunk.run_uri,
         )
         self._place = ChunkInStore(store, self._index, self._provenance)
+        self._failures_file = FailuresFile(store, self._index)
 
     def run(self) -> Outcome:
+        outcome = self._run()
+        if not isinstance(outcome, AlreadyMerged):
+            self._failures_file.remove()
+        return outcome
+
+    def _run(self) -> Outcome:
         is_damaged = False
         try:
             if (done := self._place.find()) is not None:
@@ -83,8 +93,11 @@ class _ChunkJob:
             log.warning("damaged_chunk", message=f"{error}; it is computed again")
             is_damaged = True
         chunk = self._manifest.read_chunk(self._index, self._settings.chunk.chunk_count)
-        with VectorFile() as vectors, opened_spool(chunk.held, self._settings.fetch.max_image_bytes) as held:
-            return self._compute(chunk, held, vectors, overwrite=is_damaged)
+        try:
+            with VectorFile() as vectors, opened_spool(chunk.held, self._settings.fetch.max_image_bytes) as held:
+                return self._compute(chunk, held, vectors, overwrite=is_damaged)
+        except ImagesFailed as failed:
+            raise self._report(failed) from failed
 
     def _compute(
         self, chunk: ManifestChunk, held: HeldImages | None, vectors: VectorFile, *, overwrite: bool
@@ -152,6 +165,24 @@ class _ChunkJob:
             self._decoders.close()
             self._proxies.close()
         return self._store_chunk(collector, overwrite=overwrite)
+
+    def _report(self, failed: ImagesFailed) -> EmbedderError:
+        """Log why the images failed, leave the list of them in the store, and return the error that ends the chunk."""
+        report = failed.report
+        report.log()
+        if failed.is_unanswered:
+            return SourceUnavailable(
+                f"no source answered for any of {len(report.failures)} images ({report.reasons}); "
+                f"{report.causes[0].advice}"
+            )
+        sentence = report.sentence()
+        counts = {str(cause.reason): cause.count for cause in report.causes}
+        listed_at = self._failures_file.write(report.failures)
+        if listed_at is None:
+            return TooManyFailures(sentence, counts=counts)
+        return TooManyFailures(
+            f"{sentence}; all of them: {listed_at}", counts={"listed": len(report.failures), **counts}
+        )
 
     def _provenance(self) -> Provenance:
         source = self._model.source.result()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import ChunkInvalid
-from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_failures_key, chunk_key
 from common.run.state import find_finished, find_missing
 from common.run.summary import read_summary, write_summary
 from common.store import open_store
@@ -50,6 +50,12 @@ def test_a_partial_merge_is_finished_and_still_lacks_its_missing_chunks(tmp_path
     assert not finished.is_complete
     assert [finished.holds(chunk) for chunk in range(3)] == [True, False, True]
     assert find_missing(store, 3) == {1}
+
+
+def test_a_chunk_that_has_left_only_the_list_of_its_failed_images_is_missing(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    store.put_bytes(chunk_failures_key(1), b"chunk,row,id,url,reason,detail\n")
+    assert find_missing(store, 2) == {0, 1}
 
 
 @pytest.mark.parametrize("key", [SUMMARY_KEY, RESULT_KEY])

@@ -17,7 +17,7 @@ import pytest
 from common.errors import ExitCode, Stopped, StoreAccessDenied
 from common.exit_policy import Action, action_for, container_exit_code
 from common.logs import configure_logs
-from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_failures_key, chunk_key
 from common.run.summary import read_summary
 from common.store import open_store
 from embedder.local.display import LineDisplay
@@ -199,6 +199,35 @@ def test_a_chunk_that_cannot_succeed_is_not_retried_and_the_others_complete(benc
     assert sorted(bench.attempts()) == ["0-0", "1-0", "2-0", "2-1"]
     assert bench.progress is not None
     assert (bench.progress.chunks(Phase.DONE), bench.progress.chunks(Phase.FAILED)) == (1, 2)
+
+
+def test_a_chunk_whose_images_failed_says_why_and_its_list_is_no_chunk(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome = bench.run({"1": ["75", "fail images"]})
+    failures = outcome.failed[1].failures
+    assert (failures.images, failures.of, failures.limit) == ("4", "10", "20%")
+    assert [(each.reason, each.images, each.share) for each in failures.reasons] == [
+        ("not_found", "3", "30%"),
+        ("timeout", "1", "10%"),
+    ]
+    assert failures.reasons[0].examples[0] == "row 1 https://example.org/1/1.jpg (it is gone)"
+    assert "EMBEDDER_MAX_FAILURE_RATIO" in failures.reasons[0].advice
+    assert failures.hosts == "example.org (4)"
+    assert failures.listed_at == bench.store.location(chunk_failures_key(1))
+    assert bench.has(chunk_failures_key(1))
+    # They are shown once, in the report at the end.
+    assert "example_1" not in capfd.readouterr().err
+    bench.attempts()
+    assert bench.run().exit_code == ExitCode.OK
+    assert bench.attempts() == ["0-0", "1-0"]
+    assert not bench.has(chunk_failures_key(1))
+
+
+def test_a_wrong_setting_in_a_run_of_one_chunk_does_not_speak_of_others(bench: Bench) -> None:
+    with pytest.raises(JobFailed) as failure:
+        bench.run({"0": ["78"]}, chunk_count=1)
+    assert str(failure.value) == "EMBEDDER_DTYPE is 'float8': choose float32"
 
 
 def test_a_wrong_setting_ends_the_run_at_once_and_stops_the_other_workers(bench: Bench) -> None:

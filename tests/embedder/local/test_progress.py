@@ -172,5 +172,19 @@ def test_events_on_a_terminal_are_sentences_and_markup_in_them_is_text(halfway: 
     assert "2026-11-23" not in shown
 
 
+def test_a_run_of_one_chunk_is_shown_without_the_word(clock: Clock) -> None:
+    progress = RunProgress([0], is_undivided=True, clock=clock)
+    progress.start(0)
+    progress.observe(0, line("embedded chunk=0 images=20 of=100 waiting_on=fetch"))
+    shown = shown_on_terminal(progress, width=120, act=TerminalDisplay.tick)
+    assert "running · waiting on fetch" in shown
+    progress.fail(0)
+    shown += shown_on_terminal(
+        progress, width=120, act=lambda display: display.say("error", "failed", "40 of 100", chunk=0, exit_code=65)
+    )
+    assert "failed  40 of 100 (exit code 65)" in shown
+    assert "chunk" not in shown
+
+
 def test_a_stream_that_is_not_a_terminal_gets_lines(halfway: RunProgress) -> None:
     assert isinstance(open_display(halfway, io.StringIO()), LineDisplay)

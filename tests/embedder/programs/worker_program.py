@@ -1,7 +1,8 @@
 """A worker without a model: its log lines, exit codes and chunk files are those of the real worker.
 
 TEST_FOLDER has the journal of all attempts. TEST_BEHAVIOURS says what each attempt at a chunk does, as JSON:
-{"3": ["75", "SIGKILL"], "4": ["78 while hanging 5"], "5": ["hang"], "6": ["lose 3"]}. Attempts beyond the list succeed.
+{"3": ["75", "SIGKILL"], "4": ["78 while hanging 5"], "5": ["hang"], "6": ["lose 3"], "7": ["fail images"]}. Attempts
+beyond the list succeed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.errors import ConfigError, DataError, TemporaryError
+from common.errors import ConfigError, DataError, TemporaryError, TooManyFailures
 from common.format.chunk_file import Chunk, Failure, read_header, write_chunk
 from common.format.provenance import Provenance
 from common.format.reasons import Reason
@@ -27,6 +28,8 @@ from common.process import program
 from common.run.keys import RESULT_KEY, chunk_key
 from common.run.state import find_finished
 from common.store import open_store
+from worker.chunk_job.failures_file import FailuresFile
+from worker.failure_report import report_on
 
 if TYPE_CHECKING:
     from common.store.contract import Store
@@ -55,6 +58,20 @@ ENDINGS = {
 }
 
 
+def report_failures() -> None:
+    """End the chunk for the sake of its failed images, as a worker does."""
+    failures = [
+        Failure(
+            row, f"https://example.org/{INDEX}/{row}.jpg", Reason.NOT_FOUND if row else Reason.TIMEOUT, "it is gone"
+        )
+        for row in range(4)
+    ]
+    report = report_on(failures, requested=ROWS, max_failure_ratio=0.2)
+    report.log()
+    listed_at = FailuresFile(open_store(os.environ["EMBEDDER_RUN_URI"]), INDEX).write(failures)
+    raise TooManyFailures(f"{report.sentence()}; all of them: {listed_at}")
+
+
 def behave(behaviour: str) -> None:
     word, _, other = behaviour.partition(" while hanging ")
     while other and not (FOLDER / f"hanging-{other}").exists():
@@ -66,6 +83,8 @@ def behave(behaviour: str) -> None:
             sys.stderr.write("Fatal: \x1b[31mno such instruction\n")
             sys.stderr.flush()
             os._exit(1)
+        case "fail images":
+            report_failures()
         case "warn":
             log.warning("slow_source", host="example.org", wait_s=30)
         case "flood":
@@ -130,6 +149,7 @@ def embed(store: Store, *, lost: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         write_chunk(Path(folder) / "chunk.h5", chunk)
         store.put_file(chunk_key(INDEX), Path(folder) / "chunk.h5", overwrite=False)
+    FailuresFile(store, INDEX).remove()
     log.info("embedded", images=ROWS + lost, of=ROWS + lost, failed=lost, rate_per_s=81.2, waiting_on="fetch")
     return f"{ROWS} images embedded"
 

@@ -158,6 +158,14 @@ def test_fail_says_which_chunks_are_missing_and_why(cluster: ClusterDouble, stor
     assert f"embedder rerun --release embedder -n {NAMESPACE} --chunks 0,1,3" in str(raised.value)
 
 
+def test_the_gate_of_a_run_of_one_chunk_does_not_count_chunks(cluster: ClusterDouble, store: Store) -> None:
+    cluster.put("jobs", worker_job(1, failed="0", ended="Failed"))
+    with pytest.raises(ChunksMissing) as raised:
+        start_gate(store, on_failed_chunks="fail", chunk_count=1).end()
+    assert "and the chunk of the run is missing; to compute it again: embedder rerun" in str(raised.value)
+    assert "chunks" not in str(raised.value).replace("--chunks 0", "")
+
+
 def test_partial_opens_without_the_missing_chunks(cluster: ClusterDouble, store: Store) -> None:
     cluster.put("jobs", worker_job(COUNT, failed="1,3", ended="Failed"))
     put_chunks(store, 0, 2)

@@ -362,6 +362,55 @@ def test_chunks_with_the_same_error_are_one_group_though_their_messages_differ(c
     ]
 
 
+def lost(chunk: int, **reasons: int) -> LastWord:
+    """Return the last word of a worker whose images failed, and that has listed them."""
+    number = sum(reasons.values())
+    message = f"{number} of 100 images failed so far: see s3://b/chunks/failures_{chunk}.csv"
+    return LastWord(event="failed", message=message, error="TooManyFailures", counts={"listed": number, **reasons})
+
+
+def test_failed_chunks_are_shown_with_the_reasons_of_their_images_and_where_these_are_listed(
+    cluster: ClusterDouble,
+) -> None:
+    job = worker_job(12, failed="0-11", ended="Failed")
+    cluster.put("jobs", job)
+    cluster.put("pods", pod_of(job, 0, **ended(65, lost(0, not_found=20, timeout=30))))
+    for chunk in range(1, 11):
+        cluster.put("pods", pod_of(job, chunk, **ended(65, lost(chunk, not_found=1000 + chunk))))
+    unlisted = LastWord(event="failed", message="gone", error="TooManyFailures", counts={"not_found": 7, "new_one": 1})
+    cluster.put("pods", pod_of(job, 11, **ended(65, unlisted)))
+    slow, gone = status()["failures"]
+    file = "s3://my-bucket/embedded/chunks/failures_{}.csv"
+    assert slow["chunks"] == "0"
+    assert slow["images"] == [{"chunk": 0, "reasons": {"timeout": 30, "not_found": 20}, "file": file.format(0)}]
+    assert gone["chunks"] == "1-11"
+    assert gone["images"][0] == {"chunk": 1, "reasons": {"not_found": 1001}, "file": file.format(1)}
+    assert gone["images"][-1] == {"chunk": 11, "reasons": {"not_found": 7, "new_one": 1}, "file": ""}
+    assert status()["next"][:3] == [
+        "embedder logs 0 --release embedder -n photos",
+        f"aws s3 cp {file.format(0)} .",
+        "embedder rerun --release embedder -n photos --set-env NAME=VALUE",
+    ]
+
+    shown = embedder("status").out
+    assert "chunk 0: exit code 65: 50 of 100 images failed so far: see s3://b/chunks/failures_0.csv" in shown
+    assert "chunks 1-11: exit code 65: 1001 of 100 images failed so far" in shown
+    for chunk in range(1, 7):
+        assert f"chunk {chunk}: not_found {1000 + chunk:,}, listed in {file.format(chunk)}" in shown
+    assert "chunk 7: " not in shown
+    assert "and 5 more chunks; see --output json" in shown
+
+
+def test_a_chunk_that_was_computed_by_a_rerun_does_not_show_its_earlier_failures(cluster: ClusterDouble) -> None:
+    job = worker_job(1, completed="0", ended="Complete")
+    cluster.put("jobs", job)
+    cluster.put("pods", pod_of(job, 0, **ended(65, lost(0, not_found=20))))
+    cluster.put("pods", pod_of(job, 0, 1, **ended(0, stored(0, of=100, failed=4))))
+    found = status()
+    assert found["failures"] == []
+    assert found["images"]["failed"] == 4
+
+
 def test_a_last_word_without_counts_says_nothing_about_images(cluster: ClusterDouble) -> None:
     job = worker_job(3, completed="0-2", ended="Complete")
     cluster.put("jobs", job)
