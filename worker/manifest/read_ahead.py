@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from worker.manifest.byte_source import ByteSource
 
 BYTES_AHEAD = 4 * BLOCK_BYTES
-"""Number of bytes that are read ahead. One answer of S3 brings 50 to 100 MB a second, and a GPU takes more, so large
-pieces are read by several requests at the same time."""
+"""Number of bytes that are read ahead. One answer of S3 brings 50 to 100 MB a second, and a GPU takes more, so several
+requests are made at the same time."""
 
 PIECES_AHEAD = 32
 """Largest number of pieces that are read at the same time. Small pictures in files of their own need many, because each
