@@ -100,10 +100,9 @@ class HttpClient(Generic[Image]):
         granted_bytes = reservation.size if reservation else 0
         is_probe = reservation is None
         cookie = "" if is_probe else request.cookie  # a probe is of no chain of redirects
-        order = Get(
-            *(url.text, url.host, url.port, addresses, is_guarded, proxy, is_probe, rotation, granted_bytes),
-            *(cookie, request.checks_certificate),
-        )
+        checks = request.checks_certificate
+        text, host, port = url.text, url.host, url.port
+        order = Get(text, host, port, addresses, is_guarded, proxy, is_probe, rotation, granted_bytes, cookie, checks)
         if (wanted := request.range) is None:
             return order
         return order._replace(first=wanted.offset, length=wanted.length, tag=wanted.tag)

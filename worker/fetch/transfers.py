@@ -437,8 +437,7 @@ class _Transfer:
         self._heard = time.monotonic()
         if not self._status:
             # The first line. A later one may look like it, but libcurl does not heed that one either.
-            status = _STATUS.match(line)
-            self._status = int(status[1]) if status else _UNREADABLE_STATUS
+            self._status = _status(line)
             usual = _FIRST_LETTERS if self._wanted is None else _FIRST_LETTERS_OF_PART
             self._first_letters = _FIRST_LETTERS_OF_REDIRECT if self._status in REDIRECTS else usual
             return None
@@ -573,6 +572,14 @@ def _target(order: Get) -> str:
     scheme, _, rest = order.url.partition("://")
     server, _, path = rest.partition("/")
     return f"{scheme}://{server.rpartition('@')[2]}/{path}" if order.proxy and scheme == "http" else f"/{path}"
+
+
+def _status(line: bytes) -> int:
+    """Return the status of an answer's first line, _UNREADABLE_STATUS if it has none."""
+    if line.startswith(b"HTTP/1.1 200 "):  # nearly all
+        return 200
+    status = _STATUS.match(line)
+    return int(status[1]) if status else _UNREADABLE_STATUS
 
 
 def _number(text: bytes) -> int:
