@@ -31,6 +31,8 @@ class Listing(NamedTuple):
     folder: str
     """The path or URL of the folder that the files' paths start from, with a slash at its end."""
     files: list[ListedFile]
+    hidden: int = 0
+    """Number of files, and of folders of this machine, that only the `.` or `_` at the start of a name leaves out."""
 
 
 def refuse_more(place: str, most: int) -> ManifestError:

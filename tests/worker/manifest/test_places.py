@@ -145,6 +145,23 @@ def test_what_is_skipped_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "2 .txt, 1 without an ending, 1 .mov" in said
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", "skipped='1 .txt, 4 whose names begin with . or _'"),
+        ("/*.jpg", "skipped='1 whose name begins with . or _'"),
+        ("/_thumbs/*.jpg", None),
+    ],
+)
+def test_pictures_that_their_names_hide_are_counted(
+    place: str, said: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(tmp_path, ["a.jpg", "_b.jpg", "notes.txt", ".DS_Store", "_thumbs/a.jpg", "_thumbs/b.jpg", "c/.d/a.jpg"])
+    opened(f"{tmp_path}{place}")
+    logged = capsys.readouterr().out
+    assert (said in logged) if said else ("skipped" not in logged)
+
+
 @pytest.mark.parametrize("place", ["", "/*.jpg", "/nothing*"])
 def test_a_place_with_nothing_usable_ends_in_a_sentence_that_says_what_was_found(place: str, tmp_path: Path) -> None:
     filled(tmp_path, ["clip.mov", "_SUCCESS"])
