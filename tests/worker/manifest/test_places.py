@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -223,6 +224,10 @@ def test_too_many_files_are_refused_before_all_are_listed(tmp_path: Path) -> Non
     for uri in (str(tmp_path), f"{tmp_path}/*.jpg", f"{tmp_path}/{{0..29}}.jpg"):
         with pytest.raises(ManifestError, match=r"more than 29 files.*EMBEDDER_MAX_LISTED_FILES.*embedder list"):
             opened(uri, max_listed_files=29)
+    spaced = tmp_path / "my photos"
+    filled(spaced, [f"{number}.jpg" for number in range(30)])
+    with pytest.raises(ManifestError, match=re.escape(f"`embedder list '{spaced}/' list.parquet`")):
+        opened(spaced, max_listed_files=29)
 
 
 def test_the_bound_holds_for_all_places_together(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import NamedTuple
 
 from common.errors import ManifestError, SourceUnavailable
+
+_UNLISTABLE = ("gs://", "hf://")
+"""The schemes of pictures that only a worker reads, and only as files of its manifest. A row cannot name them."""
 
 
 class ListedFile(NamedTuple):
@@ -37,9 +41,15 @@ class Listing(NamedTuple):
 
 def refuse_more(place: str, most: int) -> ManifestError:
     """Return the error for a place with more than `most` files."""
+    if place.startswith(_UNLISTABLE):
+        remedy = "give the folders in it to several runs, or raise the setting; a list cannot name pictures there"
+    else:
+        remedy = (
+            f"write the list once with `embedder list {shlex.quote(place)} list.parquet`, and give that file in "
+            "EMBEDDER_MANIFEST_URI"
+        )
     return ManifestError(
-        f"{place} holds more than {most:,} files, and every pod would list them (EMBEDDER_MAX_LISTED_FILES); write the "
-        f"list once with `embedder list {place} list.parquet`, and give that file in EMBEDDER_MANIFEST_URI"
+        f"{place} holds more than {most:,} files, and every pod would list them (EMBEDDER_MAX_LISTED_FILES); {remedy}"
     )
 
 
