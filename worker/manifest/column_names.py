@@ -98,6 +98,7 @@ _IMAGE_URL = re.compile(
     r".*(?:image|img|photo|picture|jpe?g).*(?:url|uri|link|href|src)s?|(?:url|uri|link)s?(?:of|to)?(?:image|img|photo)"
 )
 _URL_OF_IMAGE = re.compile(r"\s*https?://[^?#]*\.(?:jpe?g|png|gif|webp|bmp|tiff?|avif)\s*(?:[?#]|$)", re.IGNORECASE)
+_FILE_OF_IMAGE = re.compile(r"[^,;|\t\"<>]+\.(?:jpe?g|png|gif|webp|bmp|tiff?|avif)\s*$", re.IGNORECASE)
 _NOT_THE_IMAGE = re.compile(
     r"page|landing|listing|profile|author|user|owner|photographer|avatar|host|licen[cs]e|thumb|small|preview|icon|logo|"
     r"source|brand|credit"
@@ -131,6 +132,15 @@ def find_url_name(names: Sequence[str], examples: Sequence[Mapping[str, object]]
     return found or find_name(names, (*PATH_NAMES, *THUMBNAIL_URL_NAMES))
 
 
+def find_url_by_values(names: Sequence[str], examples: Sequence[Mapping[str, object]]) -> str | None:
+    """Return the only name in `names` whose `examples` are URLs of images, or else names of their files."""
+    for pattern in (_URL_OF_IMAGE, _FILE_OF_IMAGE):
+        found = [name for name in names if not _NOT_THE_IMAGE.search(folded(name)) and _match(name, examples, pattern)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
 def find_url_of_picture(names: Sequence[str]) -> str | None:
     """Return the name of the URL in an object that stands for one picture and may have the URLs of its sizes."""
     found = find_url_name(names)
@@ -141,8 +151,12 @@ def find_url_of_picture(names: Sequence[str]) -> str | None:
 
 def _are_images(name: str, examples: Sequence[Mapping[str, object]]) -> bool:
     """Return whether the column has only URLs that end as the names of images do."""
+    return _match(name, examples, _URL_OF_IMAGE)
+
+
+def _match(name: str, examples: Sequence[Mapping[str, object]], pattern: re.Pattern[str]) -> bool:
     values = [_url_in(value) for row in examples if (value := row.get(name))]
-    return bool(values) and all(isinstance(value, str) and _URL_OF_IMAGE.match(value) for value in values)
+    return bool(values) and all(isinstance(value, str) and pattern.match(value) for value in values)
 
 
 def _url_in(value: object) -> object:
