@@ -21,9 +21,9 @@ from common.store.contract import ObjectExists
 from worker.listing.list_file import OPEN_IMAGES_NAMES, PLAIN_NAMES, ListFile
 from worker.listing.row_texts import Paths, RowTexts, texts_of
 from worker.listing.unpacked import is_compressed_list, unpacked
-from worker.manifest.local_source import local_path
 from worker.manifest.manifest import open_manifest
-from worker.manifest.uri_list import scheme_of
+from worker.manifest.places.local_source import local_path
+from worker.manifest.places.uri_list import scheme_of
 from worker.settings import FetchSettings, HttpSettings, ManifestSettings
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
 from common.process.resources import temporary_folder, written_file
-from worker.manifest.byte_source import BLOCK_BYTES
 from worker.manifest.manifest_format import FORMATS, ending_of
-from worker.manifest.open_source import open_source
+from worker.manifest.places.byte_source import BLOCK_BYTES
+from worker.manifest.places.open_source import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.manifest.byte_source import ByteSource
+    from worker.manifest.places.byte_source import ByteSource
     from worker.settings import HttpSettings, ManifestSettings
 
 _COMPRESSED_ENDINGS = {".gz", ".bz2", ".xz"}

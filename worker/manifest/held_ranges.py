@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.format.reasons import Reason
-from worker.manifest.byte_source import BLOCK_BYTES
+from worker.manifest.places.byte_source import BLOCK_BYTES
 from worker.manifest.read_ahead import Piece, ReadAhead, pieces
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
-    from worker.manifest.byte_source import ByteSource
+    from worker.manifest.places.byte_source import ByteSource
     from worker.rows import ByteRange, ImageContent
 
 

@@ -13,25 +13,25 @@ from common.errors import ManifestError
 from common.logs import log, redact_url
 from common.run.keys import is_key
 from worker.manifest.checked_source import CheckedSource
-from worker.manifest.cloud_files import SCHEMES, Clouds, CloudSource
-from worker.manifest.files_identity import files_identity
-from worker.manifest.http_source import RETRY
-from worker.manifest.listed_file import ListedFile, Listing, refuse_more, sorted_once
-from worker.manifest.local_listing import real_path
-from worker.manifest.local_source import FileVersion, LocalSource, local_path
 from worker.manifest.manifest_format import check_content, find_format
-from worker.manifest.openimages import published_list
 from worker.manifest.part_choice import choose_parts, in_words
-from worker.manifest.place_files import PlaceFiles, named_places
-from worker.manifest.tar_rows import check_shards
-from worker.manifest.uri_list import redact_places, scheme_of
+from worker.manifest.places.cloud_files import SCHEMES, Clouds, CloudSource
+from worker.manifest.places.files_identity import files_identity
+from worker.manifest.places.http_source import RETRY
+from worker.manifest.places.listed_file import ListedFile, Listing, refuse_more, sorted_once
+from worker.manifest.places.local_listing import real_path
+from worker.manifest.places.local_source import FileVersion, LocalSource, local_path
+from worker.manifest.places.openimages import published_list
+from worker.manifest.places.place_files import PlaceFiles, named_places
+from worker.manifest.places.uri_list import redact_places, scheme_of
+from worker.manifest.tar.rows import check_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from common.retry import RetryPolicy
-    from worker.manifest.byte_source import ByteSource
     from worker.manifest.manifest_format import Format
+    from worker.manifest.places.byte_source import ByteSource
     from worker.settings import HttpSettings, ManifestSettings
 
 PLACES_AT_ONCE = 16
@@ -178,7 +178,7 @@ def _source(file: ListedFile, name: str, named: dict[str, ByteSource], clouds: C
     if file.uri in named:
         return named[file.uri]
     if scheme == "s3":
-        from worker.manifest.s3_source import S3Source  # noqa: PLC0415 - the SDK, which no other place needs
+        from worker.manifest.places.s3_source import S3Source  # noqa: PLC0415 - the SDK, which no other place needs
 
         return S3Source(file.uri, listed=(file.size or 0, file.version))
     return CloudSource(clouds.files(file.uri), file)

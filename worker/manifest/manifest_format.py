@@ -11,7 +11,7 @@ from common.errors import ManifestError
 from worker.manifest.tar_header import BLOCK, is_tar_header
 
 if TYPE_CHECKING:
-    from worker.manifest.byte_source import ByteSource
+    from worker.manifest.places.byte_source import ByteSource
 
 Format = Literal["csv", "tsv", "parquet", "jsonl", "txt", "json", "tar", "images"]
 

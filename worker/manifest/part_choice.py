@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from worker.manifest.listed_file import ListedFile
     from worker.manifest.manifest_format import Format
+    from worker.manifest.places.listed_file import ListedFile
 
 NAMED_ENDINGS = 6
 """Largest number of endings that a sentence names."""

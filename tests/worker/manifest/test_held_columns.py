@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from worker.manifest.manifest import Manifest
-    from worker.manifest.parquet_rows import ParquetRows
+    from worker.manifest.parquet.rows import ParquetRows
 
 PICTURE = jpeg(100)
 

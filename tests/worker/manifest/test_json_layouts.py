@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from common.errors import ManifestError
 from tests.worker.manifest.manifests import everything, opened, rows_of, settings_for, written
-from worker.manifest.json_rows import JsonRows
-from worker.manifest.local_source import LocalSource
+from worker.manifest.json.rows import JsonRows
+from worker.manifest.places.local_source import LocalSource
 from worker.manifest.raw_rows import RawRow
 from worker.rows import Row
 

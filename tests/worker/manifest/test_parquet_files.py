@@ -16,9 +16,9 @@ from pyarrow import parquet
 
 from common.errors import EmbedderError, ManifestError, SourceUnavailable
 from common.settings import read_settings
-from worker.manifest import parquet_file
-from worker.manifest.local_source import LocalSource
-from worker.manifest.parquet_rows import ParquetRows
+from worker.manifest.parquet import parquet_file
+from worker.manifest.parquet.rows import ParquetRows
+from worker.manifest.places.local_source import LocalSource
 from worker.settings import ManifestSettings
 
 if TYPE_CHECKING:
