@@ -22,7 +22,7 @@ from worker.fetch.rows_ahead import RowsAhead
 from worker.fetch.sources import candidates, first_url
 from worker.fetch.statuses import REDIRECTS, check_status, failure_of
 from worker.fetch.transport import Answered, Broken, Image, ReadFile
-from worker.rows import ImageFailed, Row
+from worker.rows import ImageFailed, Row, length_fault
 from worker.stage_times import StageTimes
 from worker.url_forms import odd_form
 
@@ -60,7 +60,6 @@ FILES = "file://"
 
 PLACEHOLDER = "photo_unavailable"
 """A part of the name of the picture to which Flickr redirects if a photo is gone."""
-
 
 MAX_FIRST_BYTES = 1 << 20
 """The largest number of bytes that are reserved for an image before its length is known."""
@@ -291,10 +290,8 @@ class ImageFetcher(Generic[Image]):
 
     def _from_range(self, held: ByteRange, *, rotation: int, is_last_resort: bool = True) -> Awaitable[Held[Image]]:
         """Return the image whose bytes lie in a file or behind a URL that the operator named. Raises like `fetch`."""
-        if not held.length:
-            raise ImageFailed(Reason.NOT_AN_IMAGE, "it has no bytes")
-        if held.length > self._max_image_bytes:
-            raise ImageFailed(Reason.TOO_LARGE, f"{held.length} bytes, the limit is {self._max_image_bytes}")
+        if (fault := length_fault(held.length, max_bytes=self._max_image_bytes)) is not None:
+            raise fault
         if scheme_of(held.uri) in REQUESTED_SCHEMES:
             return self._with_retries(held.uri, held, rotation=rotation, is_last_resort=is_last_resort)
         return self._from_file(Path(held.uri), held, rotation=rotation)

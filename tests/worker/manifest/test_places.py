@@ -373,3 +373,21 @@ def test_the_chunks_of_any_folder_hold_each_picture_once_and_in_order(
     assert everything(manifest, chunks=count) == everything(manifest, chunks=1)
     if not (tmp_path / "**").exists():  # else the pattern is that file's name
         assert everything(opened(f"{tmp_path}/**"), chunks=1) == everything(manifest, chunks=1)
+
+
+def test_a_picture_for_the_page_of_a_data_set_is_not_taken_for_its_images(tmp_path: Path) -> None:
+    filled(tmp_path, ["data/train-0.parquet", "data/train-1.parquet"], bytes(1000))
+    filled(tmp_path, ["assets/banner.png", "README.md"])
+    with pytest.raises(
+        ManifestError, match=r"1 of images with 7 bytes, 2 of parquet with 2,000 bytes.*MANIFEST_FORMAT"
+    ):
+        opened(tmp_path)
+    assert urls_of(tmp_path, manifest_format="images") == ["assets/banner.png"]
+
+
+def test_a_tar_of_other_things_is_not_taken_for_the_photos_beside_it(tmp_path: Path) -> None:
+    filled(tmp_path, ["a.jpg", "b.jpg"], bytes(20_000))
+    filled(tmp_path, ["notes.tar"], bytes(10_240))
+    with pytest.raises(ManifestError, match=r"EMBEDDER_MANIFEST_FORMAT \(tar or images\)"):
+        opened(tmp_path)
+    assert urls_of(tmp_path, manifest_format="images") == ["a.jpg", "b.jpg"]
