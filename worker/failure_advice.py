@@ -17,8 +17,8 @@ ADVICE: dict[Reason, str] = {
     "EMBEDDER_URL_COLUMN the column of its URLs",
     Reason.URL_TOO_LONG: "raise EMBEDDER_MAX_URL_BYTES, or name the column of the URLs in EMBEDDER_URL_COLUMN if this "
     "is another one",
-    Reason.INVALID_URL: "write whole URLs into the list, because only a list on this machine may name files by their "
-    "paths; if this is the wrong column, name the right one in EMBEDDER_URL_COLUMN",
+    Reason.INVALID_URL: "repair these rows as their details say; a list on this machine may name files by their paths, "
+    "any other list needs whole URLs; if this is the wrong column, name the right one in EMBEDDER_URL_COLUMN",
     Reason.NO_SOURCE: "choose sources in EMBEDDER_SOURCES that these rows have; the mirror needs an id and a subset "
     "(EMBEDDER_SUBSET)",
     Reason.FORBIDDEN_HOST: "private addresses and unusual ports are not fetched from; if the hosts are your own, set "

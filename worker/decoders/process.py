@@ -273,7 +273,7 @@ class _Fetching:
                     self._shared.slots.put(slot)
             case Grant(job, size):
                 self._transfers.grant(job, size)
-                self._files.grant(job)
+                self._files.grant(job, size)
             case DecodeLarge(job):
                 self._shared.images.put(self._shared.large.pop(job)._replace(may_be_large=True))
             case Room(slots, size):

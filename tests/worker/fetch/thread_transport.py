@@ -84,7 +84,7 @@ class ThreadTransport:
 
     def _grant(self, job: int, size: int) -> None:
         self._transfers.grant(job, size)
-        self._files.grant(job)
+        self._files.grant(job, size)
 
     def _order(self, order: Callable[[], object] | None) -> None:
         self._orders.put(order)

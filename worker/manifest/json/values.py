@@ -6,7 +6,7 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from worker.manifest.column_names import find_url_name
+from worker.manifest.column_names import find_url_of_picture
 from worker.manifest.columns import CHOSEN, choose_names
 from worker.manifest.excerpts import Repeated
 from worker.manifest.raw_rows import FIRST_VALUES, Fields, RawRow, UnreadableRow
@@ -104,6 +104,6 @@ def _only_url(value: object) -> object:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | dict):
         value = value[0]
     if isinstance(value, dict):
-        key = find_url_name(list(value))
+        key = find_url_of_picture(list(value))
         return value[key] if key is not None else value
     return value

@@ -59,7 +59,9 @@ class Clouds:
         if len(found) > most:
             raise refuse_more(pattern.folder, most)
         direct = [file for file in found if pattern.matches(file.path)]
-        return Listing(pattern.folder, direct or [file for file in found if pattern.has_above(file.path)])
+        below = [file for file in found if pattern.has_above(file.path)]
+        hidden = sum(pattern.hides(file.path) for file in found)
+        return Listing(pattern.folder, direct or below, hidden)
 
 
 class CloudSource:
