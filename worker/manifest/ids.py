@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime as dt
 import math
 import uuid
 from decimal import Decimal
@@ -48,6 +49,8 @@ def _text(value: object, depth: int) -> str:
             pass
         case str() | int() | uuid.UUID():
             text = str(value)
+        case dt.date() if not isinstance(value, dt.datetime):
+            text = value.isoformat()
         case float():
             text = _text_of_float(value)
         case Decimal():
