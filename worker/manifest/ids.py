@@ -19,6 +19,9 @@ UUID_BYTES = 16
 DIGEST_BYTES = {20, 32, 64}
 """Sizes of the digests SHA-1, SHA-256 and SHA-512 in bytes."""
 
+NULL = "\\N"
+"""How MySQL, PostgreSQL and Hive write that there is no value."""
+
 MAX_DEPTH = 4
 """Largest number of objects, one in the other, in which an id is searched for."""
 
@@ -29,6 +32,8 @@ def id_text(value: object, *, max_bytes: int) -> str:
     Raises ValueError, which says why, when the value has no text of its own or one of more than `max_bytes` bytes.
     """
     text = _text(value, MAX_DEPTH).strip()
+    if text == NULL:
+        return ""
     if "\0" in text:
         raise ValueError(f"has a NUL character: {excerpt(text)}")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):

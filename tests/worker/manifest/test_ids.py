@@ -32,6 +32,7 @@ LONG = "the id has 3000 bytes, EMBEDDER_MAX_URL_BYTES is 2048"
         (float("nan"), ""),
         (Decimal("NaN"), ""),
         ("", ""),
+        ("\\N", ""),
         ("  a ", "a"),
         ("1.0", "1.0"),
         (0, "0"),

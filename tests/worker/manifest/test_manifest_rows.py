@@ -235,6 +235,7 @@ def test_control_characters_in_a_url_make_it_invalid(tmp_path: Path, url: str) -
         ("{", "expected a JSON object or string"),
         ("[1]", "expected a JSON object or string"),
         ("[" * 100_000, "expected a JSON object or string"),
+        ("{'url': 'https://h/1.jpg'}", "expected a JSON object or string, not Python's notation"),
         ('{"id": 5}', "the row has no URL"),
         ('{"url": 5}', "the URL is a number, expected text"),
         ('{"url": "https://h/", "rotation": true}', "the rotation is True, expected a multiple of 90"),
