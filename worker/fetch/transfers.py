@@ -50,6 +50,12 @@ WATCH_SECONDS = 0.1
 KEPT_HANDLES = 64
 """Number of idle handles that are kept for the next requests."""
 
+MANY_PIECES = 1000
+"""Number of pieces of a body from which it counts whether they are small."""
+
+SMALL_PIECE_BYTES = 1024
+"""Average size in bytes below which the pieces of a body are joined: each takes some 50 bytes beside its own."""
+
 SPARE_CONNECTIONS = 32
 """Number of connections that are kept beyond one for each request in flight. By default libcurl keeps hundreds where a
 list has many hosts, and each takes a descriptor."""
@@ -384,9 +390,15 @@ class _Transfer:
         if not self._is_watched and (received := sum(map(len, self._pieces))) > self._received:
             self._received, self._heard = received, now
 
+    def _join_small_pieces(self) -> None:
+        """Let a body that comes in chunks of a few bytes take little more memory than its size."""
+        if (count := len(self._pieces)) > MANY_PIECES and self._received < count * SMALL_PIECE_BYTES:
+            self._pieces[:] = [b"".join(self._pieces)]
+
     def overdue(self, now: float) -> Broken | None:
         """Return how the request ends if it has taken too long, else None."""
         self._note_pieces(now)
+        self._join_small_pieces()
         if self._paused_at is not None:
             return None
         if self._drain_until is not None:
@@ -414,9 +426,7 @@ class _Transfer:
             return Answered(self._status, self._location, self._retry_after, self._received, self._cookies)
         if broken is not None:
             return broken._replace(received_bytes=self._received)
-        if not self._has_all_headers:  # libcurl takes headers without an end for an empty answer
-            detail = f"{self.asked}: the answer broke off"
-            return Broken(Verdict.MAY_PASS, Reason.CONNECTION_FAILED, detail, self._received, is_hosts_fault=True)
+        self._join_small_pieces()
         return self._incomplete() or self._pieces.copy()
 
     def _incomplete(self) -> Broken | None:
