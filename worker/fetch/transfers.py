@@ -74,11 +74,7 @@ class Transfers:
 
     def start(self, job: int, order: Get) -> None:
         """Begin a request."""
-        transfer = (
-            self._idle.pop()
-            if self._idle
-            else Transfer(self._limits, self._options, sink=self._sink, to_watch=self._to_watch)
-        )
+        transfer = self._idle.pop() if self._idle else self._new_transfer()
         try:
             transfer.begin(job, order)
         except (pycurl.error, UnicodeEncodeError, ValueError):
