@@ -9,6 +9,9 @@ from typing import NamedTuple
 MAX_WRAPPERS = 4
 """Largest number of pairs of quotes or brackets that are removed around a text."""
 
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
+"""The scheme at the beginning of a URL (RFC 3986, section 3.1). A text without it is a path."""
+
 NO_SCHEME = "it has no scheme such as https://"
 
 
@@ -149,7 +152,7 @@ _WRAPPERS = {
 _QUOTED_START = re.compile(r"""["'`<\u201c\u201d\u2018\u2019](?=https?:|s3:)""")
 
 _WEB = re.compile(r"(https?):([/\\]+)", re.IGNORECASE)
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(//)?")
+_SCHEME = re.compile(rf"{SCHEME.pattern}(//)?")
 _HADOOPS_S3 = re.compile(r"s3[an]://", re.IGNORECASE)
 _AMPERSAND = re.compile(r"&(?:amp;)+|&#0*38;|&#x0*26;", re.IGNORECASE)
 _PICTURE = r"\.(?:jpe?g|jfif|png|gif|webp|bmp|tiff?|avif|heic|jp2|svg)"

@@ -32,8 +32,11 @@ UNTRAINED = (
 )
 
 
-def report_result(console: Console, store: Store, *, untrained: bool) -> None:
-    """Print what is in the result. Raises ChunkInvalid and StoreUnavailable when the summary cannot be read."""
+def report_result(console: Console, store: Store, *, skipped: str, untrained: bool) -> None:
+    """Print what is in the result, and in words which files were no part of the manifest (`skipped`).
+
+    Raises ChunkInvalid and StoreUnavailable when the summary cannot be read.
+    """
     summary = read_summary(store)
     if summary is None:
         raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is missing right after the merge; check the store")
@@ -42,6 +45,8 @@ def report_result(console: Console, store: Store, *, untrained: bool) -> None:
     for reason, count in sorted(summary.failures_by_reason.items(), key=lambda each: -each[1]):
         help_text = REASON_HELP[Reason(reason)] if reason in set(Reason) else "a reason of another version"
         console.print(f"  {count:,} {reason}: {help_text}", style="yellow")
+    if skipped:
+        console.print(f"  other files were left out: {skipped}", style="yellow")
     if summary.chunks_missing:
         console.print(f"  without chunks {summary.chunks_missing}: they are not in the store", style="yellow")
     console.print(f"\nvectors   {result}")

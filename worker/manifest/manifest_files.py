@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from common.errors import ManifestError
-from common.logs import log, redact_url
+from common.logs import MANIFEST_FILES, log, redact_url
 from common.run.keys import is_key
 from worker.manifest.checked_source import CheckedSource
 from worker.manifest.manifest_format import check_content, find_format
@@ -55,6 +55,8 @@ class ManifestFiles:
     """Size of all files in bytes."""
     count: int
     """Number of files."""
+    skipped: str = ""
+    """Which files of the listed places are no part of the manifest, in words; empty if there are none."""
 
 
 class Picture(NamedTuple):
@@ -125,12 +127,13 @@ def _several(
                 f"{named[uri].name} is {kind} and other files of the manifest are {parts.format}; give files of one "
                 "format, or name it in EMBEDDER_MANIFEST_FORMAT"
             )
+    skipped = in_words(parts.skipped, hidden=sum(each.hidden for each in found if isinstance(each, Listing)))
     log.info(
-        "manifest_files",
+        MANIFEST_FILES,
         manifest=name,
         format=parts.format,
         files=len(parts.files),
-        **({"skipped": in_words(parts.skipped)} if parts.skipped else {}),
+        **({"skipped": skipped} if skipped else {}),
     )
     folder = _common_folder(found)
     names = [_name(file, folder, is_row=parts.format == "images") for file in parts.files]
@@ -156,6 +159,7 @@ def _several(
         identity=files_identity(pairs, local=local),
         size=sum(file.size or 0 for file in parts.files),
         count=len(parts.files),
+        skipped=skipped,
     )
 
 

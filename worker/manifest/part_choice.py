@@ -61,12 +61,14 @@ def choose_parts(files: Sequence[ListedFile], wanted: Format | Literal["auto"], 
     return Parts(chosen, parts, +skipped)
 
 
-def in_words(counts: Counter[str]) -> str:
-    """Return counts by ending as text: `12 .txt, 3 without an ending`."""
+def in_words(counts: Counter[str], *, hidden: int = 0) -> str:
+    """Return counts by ending as text: `12 .txt, 3 without an ending`. `hidden` names begin with `.` or `_`."""
     found = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     named = [f"{count:,} {printable(ending) or 'without an ending'}" for ending, count in found[:NAMED_ENDINGS]]
     rest = sum(count for _, count in found[NAMED_ENDINGS:])
-    return ", ".join([*named, *([f"{rest:,} others"] if rest else [])])
+    others = [f"{rest:,} with other endings"] if rest else []
+    names = [f"{hidden:,} whose {'names begin' if hidden > 1 else 'name begins'} with . or _"] if hidden else []
+    return ", ".join([*named, *others, *names])
 
 
 def _one_format(found: Counter[Format], place: str) -> Format | None:

@@ -14,13 +14,12 @@ from worker.manifest.ids import id_text
 from worker.manifest.image_ids import SUBSETS, parse_image_id
 from worker.manifest.raw_rows import RawRow, UnreadableRow
 from worker.rows import ImageFailed, Row, url_on_mirror
-from worker.url_forms import odd_form
+from worker.url_forms import SCHEME, odd_form
 
 if TYPE_CHECKING:
     from worker.manifest.left_out import LeftOut
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 _BASE64_IMAGES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
@@ -134,7 +133,7 @@ class RowCheck:
         meant = url if form is None else form.text
         if _is_file_url(meant):
             raise _file_elsewhere(url)
-        if not _SCHEME.match(meant):
+        if not SCHEME.match(meant):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
 
     def _id(self, raw: RawRow, left_out: LeftOut) -> str:

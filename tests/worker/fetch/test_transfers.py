@@ -17,7 +17,8 @@ from tests.scripted_server import ScriptedServer, Then, deaf_address, scripted_s
 from tests.worker.fetch.fetching import failure, fetch, worker_settings
 from tests.worker.fetch.thread_transport import Image, ThreadTransport
 from worker.fetch.byte_budget import ByteBudget, Reservation
-from worker.fetch.transfers import DRAIN_SECONDS, SPARE_CONNECTIONS
+from worker.fetch.transfer import DRAIN_SECONDS
+from worker.fetch.transfers import SPARE_CONNECTIONS
 from worker.fetch.transport import Answered, Broken, Get, Verdict
 
 if TYPE_CHECKING:

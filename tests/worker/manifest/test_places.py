@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +146,23 @@ def test_what_is_skipped_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "2 .txt, 1 without an ending, 1 .mov" in said
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", "skipped='1 .txt, 4 whose names begin with . or _'"),
+        ("/*.jpg", "skipped='1 whose name begins with . or _'"),
+        ("/_thumbs/*.jpg", None),
+    ],
+)
+def test_pictures_that_their_names_hide_are_counted(
+    place: str, said: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(tmp_path, ["a.jpg", "_b.jpg", "notes.txt", ".DS_Store", "_thumbs/a.jpg", "_thumbs/b.jpg", "c/.d/a.jpg"])
+    opened(f"{tmp_path}{place}")
+    logged = capsys.readouterr().out
+    assert (said in logged) if said else ("skipped" not in logged)
+
+
 @pytest.mark.parametrize("place", ["", "/*.jpg", "/nothing*"])
 def test_a_place_with_nothing_usable_ends_in_a_sentence_that_says_what_was_found(place: str, tmp_path: Path) -> None:
     filled(tmp_path, ["clip.mov", "_SUCCESS"])
@@ -206,6 +224,10 @@ def test_too_many_files_are_refused_before_all_are_listed(tmp_path: Path) -> Non
     for uri in (str(tmp_path), f"{tmp_path}/*.jpg", f"{tmp_path}/{{0..29}}.jpg"):
         with pytest.raises(ManifestError, match=r"more than 29 files.*EMBEDDER_MAX_LISTED_FILES.*embedder list"):
             opened(uri, max_listed_files=29)
+    spaced = tmp_path / "my photos"
+    filled(spaced, [f"{number}.jpg" for number in range(30)])
+    with pytest.raises(ManifestError, match=re.escape(f"`embedder list '{spaced}/' list.parquet`")):
+        opened(spaced, max_listed_files=29)
 
 
 def test_the_bound_holds_for_all_places_together(tmp_path: Path) -> None:

@@ -66,15 +66,20 @@ def first_elements(text: str) -> list[object]:
     position = text.find("[") + 1
     while position:
         try:
-            value, end = DECODER.raw_decode(text, _SPACE.match(text, position).end())  # type: ignore[union-attr]
+            value, end = DECODER.raw_decode(text, _after_space(text, position))
         except (ValueError, RecursionError):
             break
-        comma = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+        comma = _after_space(text, end)
         if text[comma : comma + 1] not in {",", "]"}:
             break  # a number may be cut off
         found.append(value)
         position = comma + 1 if text[comma] == "," else 0
     return found
+
+
+def _after_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
 
 
 def rows_in(value: object, settings: ManifestSettings) -> list[object] | None:

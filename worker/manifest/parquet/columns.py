@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from worker.manifest.parquet.parquet_file import Footer
     from worker.settings import ManifestSettings
 
-PATH_NAMES = ("path", "file_path", "filepath", "image_path", "file_name", "filename", "name")
+NAMING_COLUMNS = ("path", "file_path", "filepath", "image_path", "file_name", "filename", "name")
 """Names of columns of text that name an image whose bytes the file holds, and that may be no URLs."""
 
 
@@ -60,7 +60,7 @@ def _columns(schema: pa.Schema, settings: ManifestSettings, image: ImageColumn |
     if columns is None:
         # The image's own path, any column with paths, or no name at all.
         texts = {each.lower(): each for each in schema.names if schema.names.count(each) == 1}
-        paths = [texts[each] for each in PATH_NAMES if each in texts and is_text(schema.field(texts[each]).type)]
+        paths = [texts[each] for each in NAMING_COLUMNS if each in texts and is_text(schema.field(texts[each]).type)]
         url = image.path or next(iter(each for each in paths if each != image.column), image.content)
         columns = _with_url(schema, settings, url, name=name)
     return Columns(columns.url, columns.id, columns.subset, columns.thumbnail, columns.rotation, image.content)

@@ -27,7 +27,7 @@ def list_local(pattern: GlobPattern, *, most: int) -> Listing:
     base = real_path(pattern.folder).rstrip("/") + "/"
     direct: list[ListedFile] = []
     in_folders: list[ListedFile] = []
-    entry_count = 0
+    entry_count = hidden = 0
     # Each folder's path below the pattern's folder, with the devices and inodes of the folders that it lies in.
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while waiting:
@@ -49,11 +49,15 @@ def list_local(pattern: GlobPattern, *, most: int) -> Listing:
                 if _is_folder(entry):
                     if pattern.may_be_in(path):
                         waiting.append((f"{path}/", above | {itself}))
+                    else:
+                        hidden += pattern.hides(path, is_folder=True)
                 elif pattern.matches(path):
                     direct += _files(entry, base, path)
                 elif pattern.has_above(path):
                     in_folders += _files(entry, base, path)
-    return Listing(base, direct or in_folders)
+                else:
+                    hidden += pattern.hides(path)
+    return Listing(base, direct or in_folders, hidden)
 
 
 def real_path(path: str) -> str:
