@@ -104,7 +104,7 @@ def _best_header(
         try:
             found.append(((has_columns, likeness), _header(record, rows, dialect, settings, name=name, like=like)))
         except ManifestError as error:
-            errors.append(((likeness * has_columns, len(record.fields)), error))
+            errors.append(((likeness * has_columns, len(record.fields) * has_columns), error))
     if found:
         return max(found, key=lambda each: each[0])[1]
     raise max(errors, key=lambda each: each[0])[1]
