@@ -88,6 +88,9 @@ def report_failures(console: Console, outcome: Outcome, command: Sequence[str], 
     can_pass = all(action_for(ending.exit_code) is Action.RETRY for _, ending in parts)
     advice = "The cause may pass." if can_pass else "Remove the cause first."
     console.print(f"{advice} This command continues the run:\n\n  {shlex.join(command)}\n")
+    if chunk_count > 1 and any(ending.exit_code == ExitCode.DATA_ERROR for ending in outcome.failed.values()):
+        # The chunks in the store were made from the list as it was.
+        console.print("If you change the list or its files, choose another place for the run.\n")
 
 
 def _failure(name: str, ending: Ending, *, with_reasons: bool) -> Text:

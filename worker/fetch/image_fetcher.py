@@ -247,6 +247,8 @@ class ImageFetcher(Generic[Image]):
                 if failed.reason not in {Reason.NOT_FOUND, Reason.INVALID_URL}:
                     raise
                 failure = failure if form.problem else failed
+        if form.doubt and failure.reason is Reason.NOT_FOUND:
+            raise ImageFailed(Reason.INVALID_URL, f"{form.doubt} ({failure.detail})") from failure
         raise failure
 
     def _from_path(self, path: str, *, rotation: int) -> Awaitable[Fetched[Image]]:

@@ -30,6 +30,12 @@ DRAINED_BYTES = 64 << 10
 DRAIN_SECONDS = 0.5
 """Longest time to read an unwanted body, in seconds."""
 
+MANY_PIECES = 1000
+"""Number of pieces of a body from which it counts whether they are small."""
+
+SMALL_PIECE_BYTES = 1024
+"""Average size in bytes below which the pieces of a body are joined: each takes some 50 bytes beside its own."""
+
 
 class TransferLimits(NamedTuple):
     """What holds for every request."""
@@ -170,9 +176,15 @@ class Transfer:
         if not self._is_watched and (received := sum(map(len, self._pieces))) > self._received:
             self._received, self._heard = received, now
 
+    def _join_small_pieces(self) -> None:
+        """Let a body that comes in chunks of a few bytes take little more memory than its size."""
+        if (count := len(self._pieces)) > MANY_PIECES and self._received < count * SMALL_PIECE_BYTES:
+            self._pieces[:] = [b"".join(self._pieces)]
+
     def overdue(self, now: float) -> Broken | None:
         """Return how the request ends if it has taken too long, else None."""
         self._note_pieces(now)
+        self._join_small_pieces()
         if self._paused_at is not None:
             return None
         if self._drain_until is not None:
@@ -201,6 +213,7 @@ class Transfer:
             return Answered(head.status, head.location, head.retry_after, self._received, head.cookies)
         if broken is not None:
             return broken._replace(received_bytes=self._received)
+        self._join_small_pieces()
         return self._incomplete() or self._pieces.copy()
 
     def _incomplete(self) -> Broken | None:

@@ -111,6 +111,9 @@ def choose_names(
     if url is None and not settings.url_column and (subset or settings.subset):
         url = find_name(names, (OPEN_IMAGES_ID,))
         id_name = url or id_name
+    elif url == id_name and settings.url_column and not (settings.id_column or subset or settings.subset):
+        # The setting says that these are URLs or paths, as CelebA's `image_id` has them.
+        id_name = find_name([name for name in names if name != url], ID_NAMES)
     # A user whose column of this name holds something else turns the rotation off.
     rotation = find_name(names, ROTATION_NAMES) if settings.rotate else None
     return url, id_name, subset, find_name(names, THUMBNAIL_NAMES), rotation

@@ -127,7 +127,8 @@ def _several(
                 f"{named[uri].name} is {kind} and other files of the manifest are {parts.format}; give files of one "
                 "format, or name it in EMBEDDER_MANIFEST_FORMAT"
             )
-    skipped = in_words(parts.skipped, hidden=sum(each.hidden for each in found if isinstance(each, Listing)))
+    hidden = sum(len(_hidden(each, run_uri)) for each in found if isinstance(each, Listing))
+    skipped = in_words(parts.skipped, hidden=hidden)
     log.info(
         MANIFEST_FILES,
         manifest=name,
@@ -215,11 +216,22 @@ def _without_run(listing: Listing, run_uri: str) -> Iterable[ListedFile]:
     """Return the files that no run has written to `run_uri`, which may be the listed folder or lie in it."""
     if not run_uri:
         return listing.files
-    run = run_uri if scheme_of(run_uri) != "file" else os.path.realpath(local_path(run_uri))
-    run = f"{run.rstrip('/')}/"
+    run = _run_folder(run_uri)
     is_run = listing.folder.startswith(run)
     return [
         file
         for file in listing.files
         if not file.uri.startswith(run) or (is_run and not is_key(file.uri.removeprefix(run)))
     ]
+
+
+def _hidden(listing: Listing, run_uri: str) -> Sequence[str]:
+    """Return the files and folders that their names leave out, without what a run is writing to `run_uri`."""
+    run = _run_folder(run_uri) if run_uri else ""
+    return [uri for uri in listing.hidden if not (run and uri.startswith(run))]
+
+
+def _run_folder(run_uri: str) -> str:
+    """Return the run's folder or prefix, with a slash at its end."""
+    run = run_uri if scheme_of(run_uri) != "file" else os.path.realpath(local_path(run_uri))
+    return f"{run.rstrip('/')}/"

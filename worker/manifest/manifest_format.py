@@ -147,8 +147,9 @@ def _check_is_file_itself(start: bytes, expected: Format, *, name: str) -> None:
             f"{name} is a pointer of Git LFS and not the file itself; fetch the file with `git lfs pull`"
         )
     if _PAGE.match(start):
+        what = "a tar" if expected == "tar" else expected
         raise ManifestError(
-            f"{name} is a web page or XML, not {expected}, as servers send it in place of a file that is absent "
+            f"{name} is not {what} but a web page or XML, as servers send it in place of a file that is absent "
             "or needs a login; give the address at which the file itself is downloaded"
         )
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
+_BASE64_IMAGES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
+"""How JPEG, PNG, GIF and WebP begin in base64."""
+
 _NO_ROTATION = {"", "nan", "none", "null"}
 """Texts in lower case with which programs write that there is no value."""
 
@@ -114,6 +117,7 @@ class RowCheck:
             raise ImageFailed(Reason.MALFORMED_ROW, "the row has no URL")
         size = len(url.encode())
         if size > self.max_url_bytes:
+            _check_is_no_image(url)
             limit = f"the URL has {size} bytes, EMBEDDER_MAX_URL_BYTES is {self.max_url_bytes}: {excerpt(url)}"
             raise ImageFailed(Reason.URL_TOO_LONG, limit)
         return url
@@ -180,6 +184,16 @@ def _file_elsewhere(url: str) -> ImageFailed:
     return ImageFailed(
         Reason.INVALID_URL, f"files can be named only in a manifest that is itself a file, not {excerpt(url)}"
     )
+
+
+def _check_is_no_image(url: str) -> None:
+    """Raise ImageFailed (invalid_url) for the image itself in place of its URL, which no larger limit makes a URL."""
+    form = odd_form(url[:100])
+    if url.lower().startswith("data:") and form is not None:
+        raise ImageFailed(Reason.INVALID_URL, f"{form.problem}: {excerpt(url)}")
+    if url.startswith(_BASE64_IMAGES):
+        problem = "it is an image in base64, not a URL; put the bytes into a column of a Parquet file"
+        raise ImageFailed(Reason.INVALID_URL, f"{problem}: {excerpt(url)}")
 
 
 def _is_file_url(text: str) -> bool:

@@ -132,3 +132,10 @@ def test_of_columns_without_a_known_name_the_one_with_pictures_is_proposed(
     proposal = f", as in EMBEDDER_URL_COLUMN{likely}" if likely else ""
     with pytest.raises(ManifestError, match=rf"has no column with URLs, .* in EMBEDDER_URL_COLUMN{proposal}(?:, or|$)"):
         opened(written(tmp_path / "list.csv", text.encode()))
+
+
+def test_the_column_of_ids_may_be_named_as_that_of_the_paths(tmp_path: Path) -> None:
+    path = written(tmp_path / "list.csv", b"image_id,Smiling,key\n000001.jpg,-1,a\n")
+    manifest = opened(path, url_column="image_id")
+    assert manifest.sources == ("url",)
+    assert [(row.url, row.id) for row in rows_of(manifest)] == [("000001.jpg", "a")]

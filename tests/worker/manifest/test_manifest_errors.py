@@ -70,9 +70,9 @@ def test_a_compressed_manifest_is_refused_by_its_content(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\n<!DOCTYPE html>\n<html><body>log in</body></html>\n", "is a web page or XML, not .*needs a login"),
-        (b"\xef\xbb\xbf<HTML lang='de'>\n", "is a web page or XML"),
-        (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "is a web page or XML"),
+        (b"\n<!DOCTYPE html>\n<html><body>log in</body></html>\n", "is not .* but a web page or XML.*needs a login"),
+        (b"\xef\xbb\xbf<HTML lang='de'>\n", "but a web page or XML"),
+        (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "but a web page or XML"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
             "pointer of Git LFS.*git lfs pull",

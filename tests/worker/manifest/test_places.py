@@ -171,6 +171,13 @@ def test_a_place_with_nothing_usable_ends_in_a_sentence_that_says_what_was_found
         opened(f"{tmp_path}{place}")
 
 
+def test_files_that_the_run_is_writing_are_not_counted_as_hidden(tmp_path: Path) -> None:
+    filled(tmp_path, ["a.jpg", ".b.jpg", "out/chunks/.Images_Embedded_0.h5.1f2e3d4c.part"])
+    configured = settings_for(tmp_path)
+    manifest = open_manifest(configured.manifest, http=configured.http, run_uri=f"{tmp_path}/out")
+    assert manifest.skipped == "1 whose name begins with . or _"
+
+
 def test_a_name_with_commas_braces_or_brackets_is_one_file(tmp_path: Path) -> None:
     for name in ("a,b.csv", "c[1].csv", "{d,e}.csv", "f*.csv", "g?.csv"):
         listed(tmp_path, name, f"https://h/{name[0]}.jpg")

@@ -39,8 +39,10 @@ class JsonLinesRows(LineRows):
 
 
 def _json(text: str) -> object:
-    """Return the JSON value, None when the text is not JSON."""
-    try:
-        return parse_json(text)
-    except ValueError:
-        return None
+    """Return the JSON value, None when the text is not JSON. A comma behind it, as in an array, does not count."""
+    for candidate in (text, text.rstrip().removesuffix(",")):
+        try:
+            return parse_json(candidate)
+        except ValueError:
+            continue
+    return None

@@ -81,7 +81,8 @@ class ObjectFields:
             return RawRow(where, Fields(value), text, is_utf8)
         if not isinstance(value, dict):
             if text:
-                return UnreadableRow(where, "expected a JSON object or string", text)
+                hint = ", not Python's notation (json.dumps writes JSON)" if text.lstrip().startswith("{'") else ""
+                return UnreadableRow(where, f"expected a JSON object or string{hint}", text)
             return RawRow(where, Fields(_only_url(value)))
         url, *others = (None if key is None else value[key] for key in self._keys(tuple(value)))
         return RawRow(where, Fields(_only_url(url), *others), text, is_utf8)

@@ -60,7 +60,7 @@ class Clouds:
             raise refuse_more(pattern.folder, most)
         direct = [file for file in found if pattern.matches(file.path)]
         below = [file for file in found if pattern.has_above(file.path)]
-        hidden = sum(pattern.hides(file.path) for file in found)
+        hidden = [file.uri for file in found if pattern.hides(file.path)]
         return Listing(pattern.folder, direct or below, hidden)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ManifestError, SourceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _UNLISTABLE = ("gs://", "hf://")
 """The schemes of pictures that only a worker reads, and only as files of its manifest. A row cannot name them."""
@@ -35,8 +38,8 @@ class Listing(NamedTuple):
     folder: str
     """The path or URL of the folder that the files' paths start from, with a slash at its end."""
     files: list[ListedFile]
-    hidden: int = 0
-    """Number of files, and of folders of this machine, that only the `.` or `_` at the start of a name leaves out."""
+    hidden: Sequence[str] = ()
+    """The files, and folders of this machine, that only the `.` or `_` at the start of a name leaves out."""
 
 
 def refuse_more(place: str, most: int) -> ManifestError:

@@ -39,7 +39,7 @@ def list_bucket(pattern: GlobPattern, *, most: int) -> Listing:
     start = location.key + pattern.start
     direct: list[ListedFile] = []
     below: list[ListedFile] = []
-    hidden = 0
+    hidden: list[str] = []
     try:
         for number, listed in enumerate(list_objects(S3Prefix(bucket), start), start=1):
             if number > most:
@@ -53,8 +53,8 @@ def list_bucket(pattern: GlobPattern, *, most: int) -> Listing:
                 direct.append(file)
             elif pattern.has_above(path):
                 below.append(file)
-            else:
-                hidden += pattern.hides(path)
+            elif pattern.hides(path):
+                hidden.append(file.uri)
     except StoreUnavailable as error:
         raise SourceUnavailable(str(error)) from error
     return Listing(pattern.folder, direct or below, hidden)
