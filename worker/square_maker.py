@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from worker.decoders.job import Decoded, Job
-    from worker.fetch.held_image import Held
+    from worker.fetch.fetched import Fetched
     from worker.fetch.image_fetcher import ImageFetcher
     from worker.rows import Row
 
@@ -72,20 +72,20 @@ class SquareMaker:
         try:
             while (row := await self._ahead.next()) is not None:
                 try:
-                    held = await self._fetcher.fetch(row)
+                    fetched = await self._fetcher.fetch(row)
                 except (ImageFailed, Lost) as error:
                     self._settle_without_square(row, error)
                 else:
                     self.fetched += 1
-                    held.image.when_decoded(partial(self._note_decoded, row, held))
+                    fetched.image.when_decoded(partial(self._note_decoded, row, fetched))
         except Exception as error:  # noqa: BLE001 - handed on
             self._end(error)
 
-    def _note_decoded(self, row: Row, held: Held[Job], decoded: Decoded) -> None:
+    def _note_decoded(self, row: Row, fetched: Fetched[Job], decoded: Decoded) -> None:
         if isinstance(decoded, LargeImage):
-            self._settle_later(row, self._slot_of(held))
+            self._settle_later(row, self._slot_of(fetched))
             return
-        held.release()
+        fetched.release()
         if isinstance(decoded, int):
             self._put(row, decoded)
         else:
@@ -153,13 +153,13 @@ class SquareMaker:
                 self._is_alone = False
                 self._suspects.notify_all()
 
-    async def _slot_of(self, held: Held[Job]) -> int:
+    async def _slot_of(self, fetched: Fetched[Job]) -> int:
         """Return the slot of the square. No other large image is decoded at the same time as a large one."""
         try:
             try:
-                return await held.image.slot()
+                return await fetched.image.slot()
             except LargeImage:
                 async with self._large_image:
-                    return await held.image.slot_of_large()
+                    return await fetched.image.slot_of_large()
         finally:
-            held.release()
+            fetched.release()

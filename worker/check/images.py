@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from worker.decoders.decoders import Decoders
     from worker.decoders.job import Job
-    from worker.fetch.held_image import Held
+    from worker.fetch.fetched import Fetched
     from worker.fetch.relayed_proxies import RelayedProxies
     from worker.manifest.manifest import ManifestChunk
     from worker.rows import HeldImages, Row
@@ -78,11 +78,11 @@ class _TimedFetcher(ImageFetcher["Job"]):
         """The images that have arrived, by the position of the row."""
         return {}
 
-    async def fetch(self, row: Row) -> Held[Job]:
+    async def fetch(self, row: Row) -> Fetched[Job]:
         began = time.monotonic()
-        held = await super().fetch(row)
-        self.fetched[row.position] = _Fetched(time.monotonic() - began, held.image.length)
-        return held
+        fetched = await super().fetch(row)
+        self.fetched[row.position] = _Fetched(time.monotonic() - began, fetched.image.length)
+        return fetched
 
 
 class _Room:

@@ -10,8 +10,8 @@ from common.retry import GivenUp, Pause, RetryPolicy, call_async
 from worker.fetch.byte_budget import ByteBudget, Reservation
 from worker.fetch.chain_cookies import ChainCookies
 from worker.fetch.failures import Unanswered
+from worker.fetch.fetched import Fetched
 from worker.fetch.file_places import FilePlaces
-from worker.fetch.held_image import Held
 from worker.fetch.image_url import join_redirect, parse_http_url, scheme_of
 from worker.fetch.statuses import REDIRECTS, check_status
 from worker.fetch.transport import Answered, Image
@@ -75,7 +75,9 @@ class Downloads(Generic[Image]):
         self.retries = 0
         """The number of attempts that followed a failed one."""
 
-    async def get(self, url: str, held: ByteRange | None = None, *, rotation: int, is_last_resort: bool) -> Held[Image]:
+    async def get(
+        self, url: str, held: ByteRange | None = None, *, rotation: int, is_last_resort: bool
+    ) -> Fetched[Image]:
         """Return the image of an http, https or s3 URL, or the range `held` of what is there.
 
         `is_last_resort` tells that the image has no other source. Raises as `ImageFetcher.fetch`, and Unanswered.
@@ -102,7 +104,7 @@ class Downloads(Generic[Image]):
 
     async def _follow_redirects(
         self, text: str, held: ByteRange | None, *, rotation: int, is_last_resort: bool
-    ) -> Held[Image]:
+    ) -> Fetched[Image]:
         is_signed = scheme_of(text) == "s3"
         if held is None:
             url = await self._objects.sign(text) if is_signed else parse_http_url(text)
@@ -119,7 +121,7 @@ class Downloads(Generic[Image]):
 
     async def _follow(
         self, url: HttpUrl, *, is_signed: bool, held: ByteRange | None = None, rotation: int, is_last_resort: bool
-    ) -> Held[Image]:
+    ) -> Fetched[Image]:
         start = url
         send = partial(self._send, rotation=rotation)
         cookies: ChainCookies | None = None  # few chains need any
@@ -141,7 +143,7 @@ class Downloads(Generic[Image]):
             url, is_signed = join_redirect(url, answer.location), False
         raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
 
-    async def _send(self, request: Request, *, rotation: int) -> Held[Image] | Redirect:
+    async def _send(self, request: Request, *, rotation: int) -> Fetched[Image] | Redirect:
         reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
         first_bytes = self._first_bytes if request.range is None else request.range.length
         try:
@@ -155,7 +157,7 @@ class Downloads(Generic[Image]):
             reservation.release()
             raise
         reservation.settle(answer.length)
-        return Held(answer, reservation)
+        return Fetched(answer, reservation)
 
 
 def _redirect(answer: Answered) -> Redirect:

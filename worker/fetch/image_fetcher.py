@@ -10,7 +10,7 @@ from common.format.reasons import Reason
 from worker.fetch.byte_budget import ByteBudget, Reservation
 from worker.fetch.downloads import Downloads
 from worker.fetch.failures import Unanswered
-from worker.fetch.held_image import Held
+from worker.fetch.fetched import Fetched
 from worker.fetch.hosts import Hosts
 from worker.fetch.http_client import HttpClient
 from worker.fetch.image_url import check_characters, parse_http_url, scheme_of
@@ -166,7 +166,7 @@ class ImageFetcher(Generic[Image]):
         place = rest.partition("/")[0]
         return self._objects.host_of(place) if scheme == "s3" else place.partition(":")[0]
 
-    async def fetch(self, row: Row) -> Held[Image]:
+    async def fetch(self, row: Row) -> Fetched[Image]:
         """Return the image once all its bytes have arrived. They count against `inflight_bytes` until `release`.
 
         Raises ImageFailed if no source has the image, SourceUnavailable if no source answers at all, StoreAccessDenied
@@ -180,7 +180,7 @@ class ImageFetcher(Generic[Image]):
                     raise  # the image or its host is to blame
                 await self._hosts.wait_for_network(failure)
 
-    async def _from_first_source(self, row: Row) -> Held[Image]:
+    async def _from_first_source(self, row: Row) -> Fetched[Image]:
         """Return the image from the first source that has it. Raises the last source's failure."""
         if row.held is not None:
             try:
@@ -209,7 +209,7 @@ class ImageFetcher(Generic[Image]):
         """Return whether the worker itself reads the images of the source."""
         return source == "bytes" and self._held is not None
 
-    async def _from_manifest(self, row: Row) -> Held[Image]:
+    async def _from_manifest(self, row: Row) -> Fetched[Image]:
         """Return an image that the worker reads. It waits without a slot and without bytes of the budget."""
         if self._held is None:
             raise TypeError("the manifest holds no images")
@@ -222,7 +222,7 @@ class ImageFetcher(Generic[Image]):
         if self._held is not None:
             self._held.release(row.position)
 
-    def _from_url(self, url: str, *, rotation: int, is_last_resort: bool) -> Awaitable[Held[Image]]:
+    def _from_url(self, url: str, *, rotation: int, is_last_resort: bool) -> Awaitable[Fetched[Image]]:
         # A function that returns a coroutine: one coroutine less has to be resumed for each event of each image.
         if (form := odd_form(url)) is not None:
             return self._from_odd_text(url, form, rotation=rotation, is_last_resort=is_last_resort)
@@ -230,7 +230,7 @@ class ImageFetcher(Generic[Image]):
             return self._downloads.get(url, rotation=rotation, is_last_resort=is_last_resort)
         return self._from_path(url, rotation=rotation)
 
-    async def _from_odd_text(self, text: str, form: UrlForm, *, rotation: int, is_last_resort: bool) -> Held[Image]:
+    async def _from_odd_text(self, text: str, form: UrlForm, *, rotation: int, is_last_resort: bool) -> Fetched[Image]:
         """Return the image of a text that is no ordinary URL or path. A file of exactly this name is always meant."""
         if not form.problem and scheme_of(form.text) in REQUESTED_SCHEMES:
             try:
@@ -251,14 +251,14 @@ class ImageFetcher(Generic[Image]):
             raise ImageFailed(Reason.INVALID_URL, f"{form.doubt} ({failure.detail})") from failure
         raise failure
 
-    def _from_path(self, path: str, *, rotation: int) -> Awaitable[Held[Image]]:
+    def _from_path(self, path: str, *, rotation: int) -> Awaitable[Fetched[Image]]:
         """Return the image of a path of a local list. Raises ImageFailed (invalid_url) if the list is not local."""
         path = check_characters(path)
         if self._folder is None:
             raise ImageFailed(Reason.INVALID_URL, "it is not an http, https or s3 URL")
         return self._from_file(local_path(path, self._folder), rotation=rotation)
 
-    def _from_range(self, held: ByteRange, *, rotation: int, is_last_resort: bool = True) -> Awaitable[Held[Image]]:
+    def _from_range(self, held: ByteRange, *, rotation: int, is_last_resort: bool = True) -> Awaitable[Fetched[Image]]:
         """Return the image whose bytes lie in a file or behind a URL that the operator named. Raises like `fetch`."""
         if (fault := length_fault(held.length, max_bytes=self._max_image_bytes)) is not None:
             raise fault
@@ -266,7 +266,7 @@ class ImageFetcher(Generic[Image]):
             return self._downloads.get(held.uri, held, rotation=rotation, is_last_resort=is_last_resort)
         return self._from_file(Path(held.uri), held, rotation=rotation)
 
-    async def _from_file(self, path: Path, held: ByteRange | None = None, *, rotation: int) -> Held[Image]:
+    async def _from_file(self, path: Path, held: ByteRange | None = None, *, rotation: int) -> Fetched[Image]:
         first, length, tag = (held.offset, held.length, held.tag) if held else (0, 0, "")
         async with self._hosts.slot(FILES):
             reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
@@ -282,7 +282,7 @@ class ImageFetcher(Generic[Image]):
             raise failure_of(image)
         reservation.settle(image.length)
         self._bytes_of_files += image.length
-        return Held(image, reservation)
+        return Fetched(image, reservation)
 
 
 def _mirror_origin(mirror_url: str) -> list[HttpUrl]:

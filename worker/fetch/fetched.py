@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from worker.fetch.byte_budget import Reservation
 
 
-class Held(Generic[Image]):
+class Fetched(Generic[Image]):
     """An image, and the bytes that it holds."""
 
     __slots__ = ("_reservation", "image")
