@@ -43,7 +43,8 @@ from worker.decoders.link import (
     sendable,
 )
 from worker.fetch.file_reads import FileReads
-from worker.fetch.transfers import TransferLimits, Transfers
+from worker.fetch.transfer import TransferLimits
+from worker.fetch.transfers import Transfers
 from worker.fetch.transport import Answered, Broken, Get, ReadFile
 from worker.rows import ImageFailed, LargeImage
 
@@ -272,7 +273,7 @@ class _Fetching:
                     self._shared.slots.put(slot)
             case Grant(job, size):
                 self._transfers.grant(job, size)
-                self._files.grant(job)
+                self._files.grant(job, size)
             case DecodeLarge(job):
                 self._shared.images.put(self._shared.large.pop(job)._replace(may_be_large=True))
             case Room(slots, size):

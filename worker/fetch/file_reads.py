@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +23,7 @@ class FileSink(Protocol):
     """Whoever is told, from the reading threads, what becomes of the reads."""
 
     def need(self, job: int, size: int, *, is_first: bool) -> None:
-        """The file has `size` bytes, of which none is read yet. The read waits until `FileReads.grant`."""
+        """The file has `size` bytes, of which none is read yet. The read begins again with `FileReads.grant`."""
 
     def fetched(self, job: int, body: bytes, *, rotation: int) -> None:
         """The whole file is in memory."""
@@ -43,17 +42,19 @@ class FileReads:
         self._sink = sink
         self._max_bytes = max_bytes
         self._threads = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="read")
-        self._grants: dict[int, threading.Event] = {}
+        self._waiting: dict[int, ReadFile] = {}
+        """Reads that wait for bytes. None waits in a thread: reads that have their bytes could not begin, and give back
+        none."""
 
     def start(self, job: int, order: ReadFile) -> None:
         """Begin a read."""
         self._threads.submit(self._read, job, order)
 
-    def grant(self, job: int) -> None:
-        """Let the file be read that needs more bytes than it was granted."""
-        granted = self._grants.pop(job, None)
-        if granted is not None:
-            granted.set()
+    def grant(self, job: int, size: int) -> None:
+        """Let the file be read that needs more bytes than it was granted, now that it may have `size` bytes."""
+        order = self._waiting.pop(job, None)
+        if order is not None:
+            self.start(job, order._replace(granted_bytes=size))
 
     def _size(self, order: ReadFile) -> int:
         size = order.length or image_size(Path(order.path))
@@ -65,9 +66,9 @@ class FileReads:
         try:
             size = self._size(order)
             if size > order.granted_bytes:
-                granted = self._grants[job] = threading.Event()
+                self._waiting[job] = order
                 self._sink.need(job, size, is_first=True)
-                granted.wait()
+                return
             path = Path(order.path)
             data = read_range(path, order.first, size, tag=order.tag) if order.length else read_image(path, size)
         except ImageFailed as failed:

@@ -69,6 +69,8 @@ class Manifest:
     """Size of all files in bytes, without that of a second file with ids."""
     file_count: int
     """Number of files, without a second file with ids."""
+    skipped: str
+    """Which files of the listed places are no part of the manifest, in words; empty if there are none."""
     columns: Columns | None
     """The columns that are used; None for a format without columns."""
     has_ids: bool
@@ -193,6 +195,7 @@ def open_manifest(
         format=files.format,
         size=files.size,
         file_count=files.count,
+        skipped=files.skipped,
         columns=reader.columns,
         has_ids=reader.has_ids or are_ids,
         sources=sources,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from common.errors import ManifestError
-from common.logs import log, redact_url
+from common.logs import MANIFEST_FILES, log, redact_url
 from common.run.keys import is_key
 from worker.manifest.checked_source import CheckedSource
 from worker.manifest.manifest_format import check_content, find_format
@@ -55,6 +55,8 @@ class ManifestFiles:
     """Size of all files in bytes."""
     count: int
     """Number of files."""
+    skipped: str = ""
+    """Which files of the listed places are no part of the manifest, in words; empty if there are none."""
 
 
 class Picture(NamedTuple):
@@ -125,12 +127,14 @@ def _several(
                 f"{named[uri].name} is {kind} and other files of the manifest are {parts.format}; give files of one "
                 "format, or name it in EMBEDDER_MANIFEST_FORMAT"
             )
+    hidden = sum(len(_hidden(each, run_uri)) for each in found if isinstance(each, Listing))
+    skipped = in_words(parts.skipped, hidden=hidden)
     log.info(
-        "manifest_files",
+        MANIFEST_FILES,
         manifest=name,
         format=parts.format,
         files=len(parts.files),
-        **({"skipped": in_words(parts.skipped)} if parts.skipped else {}),
+        **({"skipped": skipped} if skipped else {}),
     )
     folder = _common_folder(found)
     names = [_name(file, folder, is_row=parts.format == "images") for file in parts.files]
@@ -156,6 +160,7 @@ def _several(
         identity=files_identity(pairs, local=local),
         size=sum(file.size or 0 for file in parts.files),
         count=len(parts.files),
+        skipped=skipped,
     )
 
 
@@ -211,11 +216,22 @@ def _without_run(listing: Listing, run_uri: str) -> Iterable[ListedFile]:
     """Return the files that no run has written to `run_uri`, which may be the listed folder or lie in it."""
     if not run_uri:
         return listing.files
-    run = run_uri if scheme_of(run_uri) != "file" else os.path.realpath(local_path(run_uri))
-    run = f"{run.rstrip('/')}/"
+    run = _run_folder(run_uri)
     is_run = listing.folder.startswith(run)
     return [
         file
         for file in listing.files
         if not file.uri.startswith(run) or (is_run and not is_key(file.uri.removeprefix(run)))
     ]
+
+
+def _hidden(listing: Listing, run_uri: str) -> Sequence[str]:
+    """Return the files and folders that their names leave out, without what a run is writing to `run_uri`."""
+    run = _run_folder(run_uri) if run_uri else ""
+    return [uri for uri in listing.hidden if not (run and uri.startswith(run))]
+
+
+def _run_folder(run_uri: str) -> str:
+    """Return the run's folder or prefix, with a slash at its end."""
+    run = run_uri if scheme_of(run_uri) != "file" else os.path.realpath(local_path(run_uri))
+    return f"{run.rstrip('/')}/"

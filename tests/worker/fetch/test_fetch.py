@@ -235,6 +235,18 @@ def test_files_are_read_only_for_a_local_manifest(tmp_path: Path) -> None:
     assert set(asyncio.run(run(None))) == {Reason.INVALID_URL, Reason.NO_SOURCE}
 
 
+def test_local_files_of_nearly_all_bytes_in_flight_are_read_one_after_the_other(tmp_path: Path) -> None:
+    """More of them wait for bytes than a decoder has threads, and those behind them have bytes and wait for threads."""
+    (path := tmp_path / "large.jpg").write_bytes(picture := os.urandom(1_000_000))
+
+    async def run() -> list[bytes | Reason]:
+        settings = worker_settings(max_inflight_bytes=1 << 20)
+        async with image_fetcher(settings, folder=tmp_path) as fetcher:
+            return await asyncio.wait_for(asyncio.gather(*(get(fetcher, str(path)) for _ in range(40))), 20)
+
+    assert asyncio.run(run()) == [picture] * 40
+
+
 def test_requests_and_bytes_are_counted(server: ImageServer) -> None:
     url = server.on("/a.jpg", answer(PICTURE))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
+import time
 import tracemalloc
 import zlib
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ from common.format.reasons import Reason
 from tests.image_server import ImageServer, answer, image_server, raw
 from tests.scripted_server import ScriptedServer, Then, scripted_server
 from tests.worker.fetch.fetching import PICTURE, failure, fetch, fetch_together, image_fetcher, worker_settings
-from worker.fetch.inflation import Inflation, codings_of
+from worker.fetch.inflation import MAX_MEMBERS, STEP_BYTES, Inflation, codings_of
 from worker.rows import ImageFailed, Row
 
 if TYPE_CHECKING:
@@ -234,6 +236,33 @@ def test_more_bytes_than_an_image_may_have_are_too_large_at_any_size() -> None:
         inflation = Inflation([gzip.compress(bytes(size + 1))], ["gzip"], max_bytes=size)
         with pytest.raises(ImageFailed, match="too_large"):
             inflation.advance(size)
+
+
+def test_a_body_of_many_small_pieces_of_gzip_does_not_hold_up_the_other_requests() -> None:
+    pieces = [gzip.compress(b"four") * 50_000]
+    began = time.thread_time()
+    with pytest.raises(ImageFailed, match=f"more than {MAX_MEMBERS} pieces"):
+        Inflation(pieces, ["gzip"], max_bytes=8 << 20).advance(8 << 20)
+    assert time.thread_time() - began < 3
+    few = Inflation([gzip.compress(b"four") * 2000], ["gzip"], max_bytes=8 << 20)
+    assert few.advance(8 << 20) == 0
+    assert b"".join(few.pieces) == b"four" * 2000
+
+
+def test_a_body_is_not_inflated_a_few_bytes_at_a_time() -> None:
+    packed = gzip.compress(os.urandom(1 << 20))
+    inflation = Inflation([packed], ["gzip"], max_bytes=8 << 20)
+    needed = inflation.advance(len(packed) + 10)
+    assert needed >= len(packed) + STEP_BYTES
+    assert inflation.advance(needed) == 0
+    assert len(b"".join(inflation.pieces)) == 1 << 20
+
+
+def test_data_of_deflate_is_recognised_in_pieces_of_a_byte() -> None:
+    for packed in (zlib.compress(PICTURE[:5000]), zlib.compress(PICTURE[:5000])[2:-4]):
+        inflation = Inflation([packed[at : at + 1] for at in range(len(packed))], ["deflate"], max_bytes=1 << 20)
+        assert inflation.advance(1 << 20) == 0
+        assert b"".join(inflation.pieces) == PICTURE[:5000]
 
 
 def test_only_known_codings_are_undone_and_only_some_of_them() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,7 +18,8 @@ from tests.scripted_server import ScriptedServer, Then, deaf_address, scripted_s
 from tests.worker.fetch.fetching import failure, fetch, worker_settings
 from tests.worker.fetch.thread_transport import Image, ThreadTransport
 from worker.fetch.byte_budget import ByteBudget, Reservation
-from worker.fetch.transfers import DRAIN_SECONDS, SPARE_CONNECTIONS
+from worker.fetch.transfer import DRAIN_SECONDS, TransferLimits
+from worker.fetch.transfers import SPARE_CONNECTIONS, Transfers
 from worker.fetch.transport import Answered, Broken, Get, Verdict
 
 if TYPE_CHECKING:
@@ -257,6 +259,31 @@ def test_an_answer_that_leaves_http_is_no_image_and_no_probe_asks_for_its_bytes(
     assert found.status == 101
     assert probed == Answered(101, "", "", 0)
     assert fetch(url) == [Reason.HTTP_ERROR]
+
+
+def test_a_body_in_chunks_of_a_few_bytes_takes_little_more_memory_than_its_size(server: ScriptedServer) -> None:
+    bodies: list[list[bytes]] = []
+
+    class Bodies:
+        def need(self, job: int, size: int, *, is_first: bool) -> None:  # noqa: ARG002 - as a Sink
+            transfers.grant(job, size)
+
+        def fetched(self, job: int, pieces: list[bytes]) -> None:  # noqa: ARG002 - as above
+            bodies.append(pieces)
+
+        def ended(self, job: int, outcome: Answered | Broken) -> None:
+            raise AssertionError((job, outcome))
+
+    limits = TransferLimits(
+        connect_seconds=5, read_seconds=20, request_seconds=50, max_bytes=1 << 20, user_agent="test"
+    )
+    transfers = Transfers(limits, Bodies())
+    transfers.start(0, request(server.on("/a.jpg", OK + CHUNKED, b"2\r\nab\r\n" * 20_000, b"0\r\n\r\n")))
+    while not bodies:
+        transfers.run_once(longest_pause_seconds=1)
+    transfers.close()
+    assert b"".join(bodies[0]) == b"ab" * 20_000
+    assert sum(map(sys.getsizeof, bodies[0])) < 1.1 * 40_000
 
 
 def test_a_chunked_body_is_limited_whatever_length_its_headers_claim(server: ScriptedServer) -> None:

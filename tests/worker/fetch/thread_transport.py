@@ -10,7 +10,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
 from worker.fetch.file_reads import FileReads
-from worker.fetch.transfers import TransferLimits, Transfers
+from worker.fetch.transfer import TransferLimits
+from worker.fetch.transfers import Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,7 @@ class ThreadTransport:
 
     def _grant(self, job: int, size: int) -> None:
         self._transfers.grant(job, size)
-        self._files.grant(job)
+        self._files.grant(job, size)
 
     def _order(self, order: Callable[[], object] | None) -> None:
         self._orders.put(order)

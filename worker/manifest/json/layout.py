@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LIST_KEYS = ("images", "photos", "pictures", "rows", "data", "items", "records", "results", "entries")
 """Names of the list of images in an object that has several lists, the preferred one first."""
 
+MAX_LEVELS = 3
+"""Largest number of objects, one in the other, in which a list of images is searched for."""
+
 SEEN = 100
 """Number of values of an array that tell what it holds."""
 
@@ -63,15 +66,20 @@ def first_elements(text: str) -> list[object]:
     position = text.find("[") + 1
     while position:
         try:
-            value, end = DECODER.raw_decode(text, _SPACE.match(text, position).end())  # type: ignore[union-attr]
+            value, end = DECODER.raw_decode(text, _after_space(text, position))
         except (ValueError, RecursionError):
             break
-        comma = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+        comma = _after_space(text, end)
         if text[comma : comma + 1] not in {",", "]"}:
             break  # a number may be cut off
         found.append(value)
         position = comma + 1 if text[comma] == "," else 0
     return found
+
+
+def _after_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
 
 
 def rows_in(value: object, settings: ManifestSettings) -> list[object] | None:
@@ -80,7 +88,7 @@ def rows_in(value: object, settings: ManifestSettings) -> list[object] | None:
         return value
     if not isinstance(value, dict):
         return None
-    for layout in (_single_row, _split, _columns, _named_list, _records_by_id, _mapping):
+    for layout in (_single_row, _split, _columns, _named_list, _records_by_id, _mapping, _inner_list):
         rows = layout(value, settings)
         if rows:
             return rows
@@ -145,3 +153,15 @@ def _mapping(value: dict[str, object], _: ManifestSettings) -> list[object] | No
     if all(isinstance(each, str) and _PLACE.match(each) for each in value.values()):
         return [{"id": key, "url": url} for key, url in value.items()]
     return list(value) if all(map(_PLACE.match, value)) else None
+
+
+def _inner_list(value: dict[str, object], settings: ManifestSettings) -> list[object] | None:
+    """Return the only list of images in the objects of an object, such as Flickr's `{"photos": {"photo": […]}}`."""
+    waiting = [(each, MAX_LEVELS) for each in value.values() if isinstance(each, dict)]
+    found: list[list[object]] = []
+    for each, levels in waiting:
+        if rows := _named_list(each, settings):
+            found.append(rows)
+        elif levels > 1:
+            waiting += [(inner, levels - 1) for inner in each.values() if isinstance(inner, dict)]
+    return found[0] if len(found) == 1 else None

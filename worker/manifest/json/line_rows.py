@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING
 from worker.manifest.columns import Columns, find_columns
 from worker.manifest.json.values import ObjectFields, first_objects, first_texts, keys_of, parse_json
 from worker.manifest.raw_rows import RawRow, UnreadableRow
-from worker.manifest.text.files import TextLines
+from worker.manifest.text.files import LineRows
 from worker.manifest.text.lines import TOO_LONG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from worker.manifest.places.byte_source import ByteSource
-    from worker.manifest.raw_rows import RowCount
     from worker.manifest.text.lines import Line
     from worker.settings import ManifestSettings
 
 
-class JsonLinesRows:
+class JsonLinesRows(LineRows):
     """JSONL: each line is an object with a URL, or a string that is the URL."""
 
     def __init__(self, sources: Sequence[ByteSource], settings: ManifestSettings) -> None:
-        self._lines = TextLines(sources)
+        super().__init__(sources)
         self.columns: Columns | None = None
         values = [_json(line.text) for line in self._lines.head() if line.is_whole]
         self.first_texts = first_texts(values)
@@ -33,15 +32,6 @@ class JsonLinesRows:
         self.has_ids = self.columns is not None and self.columns.id is not None
         self._lines.check_has_rows()
 
-    def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
-        return map(self._parse, self._lines.read(index, count))
-
-    def count_rows(self) -> RowCount:
-        return self._lines.count()
-
-    def spread(self, count: int) -> Iterator[RawRow | UnreadableRow]:
-        return map(self._parse, self._lines.spread(count))
-
     def _parse(self, line: Line) -> RawRow | UnreadableRow:
         if not line.is_whole:
             return UnreadableRow(line.where, TOO_LONG, line.text)
@@ -49,8 +39,10 @@ class JsonLinesRows:
 
 
 def _json(text: str) -> object:
-    """Return the JSON value, None when the text is not JSON."""
-    try:
-        return parse_json(text)
-    except ValueError:
-        return None
+    """Return the JSON value, None when the text is not JSON. A comma behind it, as in an array, does not count."""
+    for candidate in (text, text.rstrip().removesuffix(",")):
+        try:
+            return parse_json(candidate)
+        except ValueError:
+            continue
+    return None

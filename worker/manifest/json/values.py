@@ -6,7 +6,7 @@ import json
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from worker.manifest.column_names import find_url_name
+from worker.manifest.column_names import find_url_of_picture
 from worker.manifest.columns import CHOSEN, choose_names
 from worker.manifest.excerpts import Repeated
 from worker.manifest.raw_rows import FIRST_VALUES, Fields, RawRow, UnreadableRow
@@ -81,7 +81,8 @@ class ObjectFields:
             return RawRow(where, Fields(value), text, is_utf8)
         if not isinstance(value, dict):
             if text:
-                return UnreadableRow(where, "expected a JSON object or string", text)
+                hint = ", not Python's notation (json.dumps writes JSON)" if text.lstrip().startswith("{'") else ""
+                return UnreadableRow(where, f"expected a JSON object or string{hint}", text)
             return RawRow(where, Fields(_only_url(value)))
         url, *others = (None if key is None else value[key] for key in self._keys(tuple(value)))
         return RawRow(where, Fields(_only_url(url), *others), text, is_utf8)
@@ -104,6 +105,6 @@ def _only_url(value: object) -> object:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | dict):
         value = value[0]
     if isinstance(value, dict):
-        key = find_url_name(list(value))
+        key = find_url_of_picture(list(value))
         return value[key] if key is not None else value
     return value

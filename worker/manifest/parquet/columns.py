@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from common.errors import ManifestError
+from worker.manifest.column_names import find_url_of_picture
 from worker.manifest.columns import Columns, find_columns
 from worker.manifest.parquet.column_types import is_binary, is_text, kind_of
 from worker.manifest.parquet.image_column import find_image_column
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from worker.manifest.parquet.parquet_file import Footer
     from worker.settings import ManifestSettings
 
-PATH_NAMES = ("path", "file_path", "filepath", "image_path", "file_name", "filename", "name")
+NAMING_COLUMNS = ("path", "file_path", "filepath", "image_path", "file_name", "filename", "name")
 """Names of columns of text that name an image whose bytes the file holds, and that may be no URLs."""
 
 
@@ -58,7 +60,7 @@ def _columns(schema: pa.Schema, settings: ManifestSettings, image: ImageColumn |
     if columns is None:
         # The image's own path, any column with paths, or no name at all.
         texts = {each.lower(): each for each in schema.names if schema.names.count(each) == 1}
-        paths = [texts[each] for each in PATH_NAMES if each in texts and is_text(schema.field(texts[each]).type)]
+        paths = [texts[each] for each in NAMING_COLUMNS if each in texts and is_text(schema.field(texts[each]).type)]
         url = image.path or next(iter(each for each in paths if each != image.column), image.content)
         columns = _with_url(schema, settings, url, name=name)
     return Columns(columns.url, columns.id, columns.subset, columns.thumbnail, columns.rotation, image.content)
@@ -66,13 +68,16 @@ def _columns(schema: pa.Schema, settings: ManifestSettings, image: ImageColumn |
 
 def _columns_of_urls(schema: pa.Schema, settings: ManifestSettings, *, name: str) -> Columns:
     try:
-        return find_columns(schema.names, settings, name=name)
+        return _with_field(schema, find_columns(_names(schema, settings), settings, name=name))
     except ManifestError as error:
         raise ManifestError(f"{error}{_remedy(schema, settings)}") from error
 
 
 def _remedy(schema: pa.Schema, settings: ManifestSettings) -> str:
     """Return what helps besides EMBEDDER_URL_COLUMN, where no setting names a column and some may hold images."""
+    fields = [f"{field.name}.{each.name}" for field in schema if pa.types.is_struct(field.type) for each in field.type]
+    if fields and not settings.url_column and not settings.id_column:
+        return f" (a field of a struct as in {fields[0]}), or the column with the images in EMBEDDER_IMAGE_COLUMN"
     kinds = [field.type for field in schema]
     if (
         settings.url_column
@@ -99,14 +104,39 @@ def _with_url(schema: pa.Schema, settings: ManifestSettings, url: str, *, name: 
 
 def _url_columns(schema: pa.Schema, settings: ManifestSettings, *, leave_out: str | None, name: str) -> Columns | None:
     """Return the columns to use, None if no column of text holds URLs."""
-    names = [each for each in schema.names if each != leave_out]
+    names = [each for each in _names(schema, settings) if each != leave_out]
     if settings.url_column:
         return find_columns(names, settings, name=name)
     try:
         columns = find_columns(names, settings.model_copy(update={"id_column": ""}), name=name)
     except ManifestError:
         return None
-    return find_columns(names, settings, name=name) if is_text(column_type(schema, columns.url)) else None
+    if not is_text(column_type(schema, _with_field(schema, columns).url)):
+        return None
+    return _with_field(schema, find_columns(names, settings, name=name))
+
+
+def _names(schema: pa.Schema, settings: ManifestSettings) -> list[str]:
+    """Return the names of the columns, and those fields of structs that settings name, such as `image.url`."""
+    wanted = [each for each in (settings.url_column, settings.id_column) if each and each not in schema.names]
+    return [*schema.names, *(each for each in wanted if _is_field(schema, each))]
+
+
+def _is_field(schema: pa.Schema, path: str) -> bool:
+    try:
+        column_type(schema, path)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def _with_field(schema: pa.Schema, columns: Columns) -> Columns:
+    """Return the columns with a field such as `image.url` where the column of the URLs is a struct."""
+    kind = column_type(schema, columns.url)
+    if not pa.types.is_struct(kind):
+        return columns
+    field = find_url_of_picture([each.name for each in kind if is_text(each.type)])
+    return columns if field is None else replace(columns, url=f"{columns.url}.{field}")
 
 
 def column_type(schema: pa.Schema, path: str) -> pa.DataType:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from common.errors import ManifestError, SourceUnavailable
+from common.seekable_file import SeekableFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -170,7 +169,7 @@ class OpenParquet:
                 if not probe.was_read:
                     raise
 
-    def _opened(self, file: io.RawIOBase) -> parquet.ParquetFile:
+    def _opened(self, file: SeekableFile) -> parquet.ParquetFile:
         # With pre_buffer, pyarrow would hold a whole row group and fetch it from its own threads.
         return parquet.ParquetFile(
             pa.PythonFile(file, mode="r"), metadata=self._metadata, pre_buffer=False, buffer_size=PIECE_BYTES
@@ -209,49 +208,26 @@ def column_of(batch: pa.RecordBatch, path: str) -> pa.Array:
     return column.flatten()[[field.name for field in column.type].index(name)]
 
 
-class _Probe(io.RawIOBase):
+class _Probe(SeekableFile):
     """A file that notes whether it is read, and has nothing to read."""
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._position = 0
-        self.was_read = False
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        return self._position
+    was_read = False
 
     def read(self, _: int = -1) -> bytes:
         self.was_read = True
         return b""
 
 
-class _SourceFile(io.RawIOBase):
-    """A byte source as a file, with the methods that pyarrow calls. The bytes of `span` are read ahead."""
+class _SourceFile(SeekableFile):
+    """A byte source as a file for pyarrow, which reads with `read`. The bytes of `span` are read ahead."""
 
     def __init__(self, source: ByteSource, ahead: ReadAhead | None, span: Span | None) -> None:
+        super().__init__(source.size)
         self._source = source
         self._ahead, self._span = ahead, span
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}[whence]
-        return self._position
 
     def read(self, size: int = -1) -> Any:  # noqa: ANN401 - bytes or a bytearray
-        start, rest = self._position, max(0, self._source.size - self._position)
+        start, rest = self._position, max(0, self.size - self._position)
         size = rest if size < 0 else min(size, rest)
         self._position += size
         span = self._span

@@ -21,7 +21,7 @@ from worker.manifest.parquet.values import values_of
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, UnreadableRow, chunk_range, spread_range
 from worker.manifest.read_ahead import ReadAhead, pieces
 from worker.manifest.row_name import file_name
-from worker.rows import ImageFailed
+from worker.rows import ImageFailed, length_fault
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -186,10 +186,8 @@ def _images(group: _Group, column: str, *, ahead: ReadAhead, max_bytes: int) -> 
             place += 1
             if not content:
                 yield ImageFailed(Reason.NO_SOURCE, "the row has no bytes")
-            elif len(content) > max_bytes:
-                yield ImageFailed(Reason.TOO_LARGE, f"{len(content)} bytes, the limit is {max_bytes}")
             else:
-                yield content
+                yield length_fault(len(content), max_bytes=max_bytes) or content
 
 
 def _content(cell: pa.Scalar) -> memoryview | bytes | None:

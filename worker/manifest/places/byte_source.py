@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from common.errors import SourceUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 MANIFEST_SETTING = "EMBEDDER_MANIFEST_URI"
@@ -59,6 +59,21 @@ class ByteSource(Protocol):
         Raises SourceUnavailable when the bytes cannot be read, or when the content has changed since the source was
         opened.
         """
+
+
+class KeptHead:
+    """Reads a content of `size` bytes with `read`, and keeps its head once bytes of the head were asked for."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int, *, head: bytes = b"") -> None:
+        self._read = read
+        self._head_bytes = min(HEAD_BYTES, size)
+        self._head = head
+
+    def read(self, start: int, length: int) -> bytes:
+        if start < self._head_bytes and not self._head:
+            self._head = self._read(0, self._head_bytes)
+        data = self._head[start : start + length]
+        return data if len(data) == length else data + self._read(start + len(data), length - len(data))
 
 
 def blocks(source: ByteSource, start: int, end: int, *, overlap: int) -> Iterator[bytes]:

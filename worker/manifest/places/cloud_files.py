@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from common.certificates import refusal
 from common.errors import EmbedderError, ManifestError, SourceUnavailable, StoreAccessDenied
 from worker.manifest.excerpts import excerpt
-from worker.manifest.places.byte_source import HEAD_BYTES, MANIFEST_SETTING, content_changed
+from worker.manifest.places.byte_source import MANIFEST_SETTING, KeptHead, content_changed
 from worker.manifest.places.cloud_services import GoogleFiles, HubFiles
 from worker.manifest.places.listed_file import Listing, refuse_more
 
@@ -59,7 +59,9 @@ class Clouds:
         if len(found) > most:
             raise refuse_more(pattern.folder, most)
         direct = [file for file in found if pattern.matches(file.path)]
-        return Listing(pattern.folder, direct or [file for file in found if pattern.has_above(file.path)])
+        below = [file for file in found if pattern.has_above(file.path)]
+        hidden = [file.uri for file in found if pattern.hides(file.path)]
+        return Listing(pattern.folder, direct or below, hidden)
 
 
 class CloudSource:
@@ -76,13 +78,10 @@ class CloudSource:
         self.size = listed.size or 0
         self.identity = f"{self.size} bytes version {listed.version}"
         self._files, self._listed = files, listed
-        self._keeps_head, self._head = keeps_head, b""
+        self._content = KeptHead(self._read, self.size) if keeps_head else None
 
     def read(self, start: int, length: int) -> bytes:
-        if self._keeps_head and start < min(HEAD_BYTES, self.size) and not self._head:
-            self._head = self._read(0, min(HEAD_BYTES, self.size))
-        data = self._head[start : start + length]
-        return data if len(data) == length else data + self._read(start + len(data), length - len(data))
+        return self._content.read(start, length) if self._content else self._read(start, length)
 
     def _read(self, start: int, length: int) -> bytes:
         try:

@@ -49,6 +49,13 @@ class GlobPattern(NamedTuple):
         tail = rf"(?:/{_NAME})*" if len(names) > len(reached) or reached[-1] == "**" else ""
         return _regex(reached, tail=tail).fullmatch(path) is not None
 
+    def hides(self, path: str, *, is_folder: bool = False) -> bool:
+        """Return whether a file or folder that is not meant would be meant, were it not for a name with `.` or `_`."""
+        shown = re.sub(r"(^|/)[._]+(?=[^/])", r"\1x", path)
+        if shown == path:
+            return False
+        return self.may_be_in(shown) if is_folder else self.matches(shown) or self.has_above(shown)
+
 
 def everything_in(folder: str) -> GlobPattern:
     """Return the pattern of all files in `folder`, a text that ends with a slash or is empty, and in its folders."""

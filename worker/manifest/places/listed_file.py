@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import shlex
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ManifestError, SourceUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_UNLISTABLE = ("gs://", "hf://")
+"""The schemes of pictures that only a worker reads, and only as files of its manifest. A row cannot name them."""
 
 
 class ListedFile(NamedTuple):
@@ -31,13 +38,21 @@ class Listing(NamedTuple):
     folder: str
     """The path or URL of the folder that the files' paths start from, with a slash at its end."""
     files: list[ListedFile]
+    hidden: Sequence[str] = ()
+    """The files, and folders of this machine, that only the `.` or `_` at the start of a name leaves out."""
 
 
 def refuse_more(place: str, most: int) -> ManifestError:
     """Return the error for a place with more than `most` files."""
+    if place.startswith(_UNLISTABLE):
+        remedy = "give the folders in it to several runs, or raise the setting; a list cannot name pictures there"
+    else:
+        remedy = (
+            f"write the list once with `embedder list {shlex.quote(place)} list.parquet`, and give that file in "
+            "EMBEDDER_MANIFEST_URI"
+        )
     return ManifestError(
-        f"{place} holds more than {most:,} files, and every pod would list them (EMBEDDER_MAX_LISTED_FILES); write the "
-        f"list once with `embedder list {place} list.parquet`, and give that file in EMBEDDER_MANIFEST_URI"
+        f"{place} holds more than {most:,} files, and every pod would list them (EMBEDDER_MAX_LISTED_FILES); {remedy}"
     )
 
 

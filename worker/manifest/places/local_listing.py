@@ -27,6 +27,7 @@ def list_local(pattern: GlobPattern, *, most: int) -> Listing:
     base = real_path(pattern.folder).rstrip("/") + "/"
     direct: list[ListedFile] = []
     in_folders: list[ListedFile] = []
+    hidden: list[str] = []
     entry_count = 0
     # Each folder's path below the pattern's folder, with the devices and inodes of the folders that it lies in.
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
@@ -46,14 +47,16 @@ def list_local(pattern: GlobPattern, *, most: int) -> Listing:
                 if entry_count > most:
                     raise refuse_more(pattern.folder, most)
                 path = below + entry.name
-                if _is_folder(entry):
-                    if pattern.may_be_in(path):
-                        waiting.append((f"{path}/", above | {itself}))
-                elif pattern.matches(path):
+                is_folder = _is_folder(entry)
+                if is_folder and pattern.may_be_in(path):
+                    waiting.append((f"{path}/", above | {itself}))
+                elif not is_folder and pattern.matches(path):
                     direct += _files(entry, base, path)
-                elif pattern.has_above(path):
+                elif not is_folder and pattern.has_above(path):
                     in_folders += _files(entry, base, path)
-    return Listing(base, direct or in_folders)
+                elif pattern.hides(path, is_folder=is_folder):
+                    hidden.append(base + path)
+    return Listing(base, direct or in_folders, hidden)
 
 
 def real_path(path: str) -> str:

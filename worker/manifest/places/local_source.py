@@ -11,6 +11,7 @@ from urllib.request import url2pathname
 from common.errors import ManifestError, SourceUnavailable, StoreAccessDenied
 from common.logs import redact_url
 from worker.manifest.places.byte_source import MANIFEST_SETTING, content_changed, sampled_hash
+from worker.rows import listed_file_tag
 
 
 def local_path(uri: str) -> Path:
@@ -70,7 +71,7 @@ class LocalSource:
 
     @property
     def tag(self) -> str:
-        return f"{self.version.size} {self.version.modified_ns}"
+        return listed_file_tag(self.version.size, self.version.modified_ns)
 
     @property
     def identity(self) -> str:

@@ -39,6 +39,7 @@ def list_bucket(pattern: GlobPattern, *, most: int) -> Listing:
     start = location.key + pattern.start
     direct: list[ListedFile] = []
     below: list[ListedFile] = []
+    hidden: list[str] = []
     try:
         for number, listed in enumerate(list_objects(S3Prefix(bucket), start), start=1):
             if number > most:
@@ -52,6 +53,8 @@ def list_bucket(pattern: GlobPattern, *, most: int) -> Listing:
                 direct.append(file)
             elif pattern.has_above(path):
                 below.append(file)
+            elif pattern.hides(path):
+                hidden.append(file.uri)
     except StoreUnavailable as error:
         raise SourceUnavailable(str(error)) from error
-    return Listing(pattern.folder, direct or below)
+    return Listing(pattern.folder, direct or below, hidden)

@@ -6,7 +6,7 @@ from common.errors import ManifestError, SourceUnavailable, StoreUnavailable
 from common.store.contract import ObjectAbsent
 from common.store.s3.location import parse_s3_uri
 from common.store.s3.object_range import ObjectRange, read_object
-from worker.manifest.places.byte_source import HEAD_BYTES, MANIFEST_SETTING, content_changed
+from worker.manifest.places.byte_source import HEAD_BYTES, MANIFEST_SETTING, KeptHead, content_changed
 
 
 class S3Source:
@@ -17,14 +17,15 @@ class S3Source:
         self._location = parse_s3_uri(uri)
         self.name = self.uri = str(self._location)
         self.is_direct = True
-        self._head = b""
         if not self._location.key:
             raise ManifestError(f"{self.name} names a bucket; {setting} takes an object, s3://bucket/key")
         if listed is not None:
             self.size, self._etag = listed
+            self._content = KeptHead(self._unchanged, self.size)
             return
         head = self._read(0, HEAD_BYTES)
-        self._head, self.size, self._etag = head.data, head.size, head.etag
+        self.size, self._etag = head.size, head.etag
+        self._content = KeptHead(self._unchanged, self.size, head=head.data)
 
     @property
     def tag(self) -> str:
@@ -35,10 +36,7 @@ class S3Source:
         return f"{self.size} bytes etag {self._etag}"
 
     def read(self, start: int, length: int) -> bytes:
-        if start < min(HEAD_BYTES, self.size) and not self._head:
-            self._head = self._unchanged(0, min(HEAD_BYTES, self.size))
-        data = self._head[start : start + length]
-        return data if len(data) == length else data + self._unchanged(start + len(data), length - len(data))
+        return self._content.read(start, length)
 
     def _unchanged(self, start: int, length: int) -> bytes:
         """Return a range of the object that was opened or listed. Raises SourceUnavailable when it has changed."""

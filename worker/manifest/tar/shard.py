@@ -124,7 +124,7 @@ class Shard:
         self._queue.put(_End(error))
 
     def rows(self, *, until: int | None = None) -> Iterator[Found | None]:
-        """Yield the rows, and None for each member that is none, up to the first header at byte `until` or behind."""
+        """Yield a row for each picture and None for each other member, up to the first header from byte `until` on."""
         source = self._source
         content = TarContent(source, LOCAL if scheme_of(source.uri) == "file" else REMOTE)
         tag = source.tag if source.is_direct else ""

@@ -92,7 +92,7 @@ def _best_header(
     Raises the likeliest separator's ManifestError when no separator gives a known column.
     """
     found: list[tuple[tuple[bool, float], _Header]] = []
-    errors: list[tuple[float, ManifestError]] = []
+    errors: list[tuple[tuple[float, int], ManifestError]] = []
     for separator in separators:
         record = next_record(Ahead(lines), Dialect(separator=separator))
         dialect = Dialect(separator=separator, width=len(record.fields))
@@ -104,7 +104,7 @@ def _best_header(
         try:
             found.append(((has_columns, likeness), _header(record, rows, dialect, settings, name=name, like=like)))
         except ManifestError as error:
-            errors.append((likeness * has_columns, error))
+            errors.append(((likeness * has_columns, len(record.fields)), error))
     if found:
         return max(found, key=lambda each: each[0])[1]
     raise max(errors, key=lambda each: each[0])[1]

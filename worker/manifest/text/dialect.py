@@ -17,10 +17,10 @@ from worker.manifest.text.lines import MAX_LINE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-SEPARATORS = (",", "\t", ";", "|")
+SEPARATORS = (",", "\t", ";", "|", "\x01")
 """The separators that are recognised by the header."""
 
-_RAW_SEPARATORS = ("\t", "|")
+_RAW_SEPARATORS = ("\t", "|", "\x01")  # the last one is Hive's
 _QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 _TRAILING_BACKSLASHES = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 

@@ -6,6 +6,7 @@ line.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from worker.manifest.places.byte_source import ByteSource
+    from worker.manifest.raw_rows import RawRow, UnreadableRow
     from worker.manifest.text.lines import Line
 
 COUNTED_BYTES = 1 << 20
@@ -144,3 +146,23 @@ class TextLines:
 
     def _lines(self, part: Part) -> Iterator[Line]:
         return read_lines(self._files.open(part.source), part.start, part.end)
+
+
+class LineRows(ABC):
+    """Reads the rows of a format in which each line is a row."""
+
+    def __init__(self, sources: Sequence[ByteSource]) -> None:
+        self._lines = TextLines(sources)
+
+    @abstractmethod
+    def _parse(self, line: Line) -> RawRow | UnreadableRow:
+        """Return the row of a line."""
+
+    def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
+        return map(self._parse, self._lines.read(index, count))
+
+    def count_rows(self) -> RowCount:
+        return self._lines.count()
+
+    def spread(self, count: int) -> Iterator[RawRow | UnreadableRow]:
+        return map(self._parse, self._lines.spread(count))

@@ -7,36 +7,26 @@ from typing import TYPE_CHECKING
 
 from common.format.reasons import Reason
 from worker.manifest.raw_rows import FIRST_VALUES, Fields, RawRow, UnreadableRow
-from worker.manifest.text.files import TextLines
+from worker.manifest.text.files import LineRows
 from worker.manifest.text.lines import TOO_LONG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from worker.manifest.places.byte_source import ByteSource
-    from worker.manifest.raw_rows import RowCount
     from worker.manifest.text.lines import Line
 
 
-class TextRows:
+class TextRows(LineRows):
     """TXT: each line is a URL, or an id of Open Images."""
 
     columns = None
     has_ids = False
 
     def __init__(self, sources: Sequence[ByteSource]) -> None:
-        self._lines = TextLines(sources)
+        super().__init__(sources)
         self._lines.check_has_rows()
         self.first_texts = [line.text for line in islice(self._lines.head(), FIRST_VALUES)]
-
-    def read(self, index: int, count: int) -> Iterator[RawRow | UnreadableRow]:
-        return map(self._parse, self._lines.read(index, count))
-
-    def count_rows(self) -> RowCount:
-        return self._lines.count()
-
-    def spread(self, count: int) -> Iterator[RawRow | UnreadableRow]:
-        return map(self._parse, self._lines.spread(count))
 
     def _parse(self, line: Line) -> RawRow | UnreadableRow:
         text, is_utf8 = line.text, line.is_utf8
