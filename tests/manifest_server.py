@@ -49,6 +49,8 @@ class ManifestServer:
     """The path with its query, and the headers by their names in Title-Case, of every request."""
     bytes_sent: int = 0
     """The number of bytes in all bodies that were sent."""
+    connections: set[object] = field(default_factory=set, repr=False)
+    """The connections that are open now."""
 
     def publish(self, name: str, content: bytes | Path) -> str:
         """Serve `content` as `/name` from now on and return its URL."""
@@ -63,6 +65,14 @@ class ManifestServer:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     behaviour: ManifestServer
+
+    def setup(self) -> None:
+        super().setup()
+        self.behaviour.connections.add(self)
+
+    def finish(self) -> None:
+        self.behaviour.connections.discard(self)
+        super().finish()
 
     def do_GET(self) -> None:
         server = self.behaviour

@@ -56,7 +56,8 @@ class _Head(NamedTuple):
 class HttpSource:
     """`token` is a bearer token for the URL's server.
 
-    `is_one_of_many` is for a source beside many others: its head is smaller, and no connection stays open after it.
+    `is_one_of_many` is for a source beside many others: its head is smaller, and no connection stays open after the
+    head or after the last byte.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class HttpSource:
         is_one_of_many: bool = False,
     ) -> None:
         self._client = RangeClient(uri, settings, token=token)
+        self._is_one_of_many = is_one_of_many
         self._head_bytes = SMALL_HEAD_BYTES if is_one_of_many else HEAD_BYTES
         self.name, self.uri = self._client.name, uri
         self._retry = retry
@@ -102,6 +104,8 @@ class HttpSource:
         data = bytearray(self._head.data[start : start + length])
         if len(data) < length:
             self._retried(lambda: self._receive(data, start, start + length))
+            if self._is_one_of_many and start + length >= self.size:
+                self.close()
         return bytes(data)
 
     def _retried(self, receive: Callable[[], Answer]) -> Answer:
