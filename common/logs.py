@@ -29,6 +29,9 @@ CHUNK_STARTED = "started"
 CHUNK_PROGRESS = "embedded"
 """The event with which a worker says how far its chunk is. `embedder run` and `embedder status` read it."""
 
+MANIFEST_FILES = "manifest_files"
+"""The event with which a worker says which files are its manifest, and which are left out. `embedder run` reads it."""
+
 TOO_MANY_FAILURES = "too_many_failures"
 """The event with which a worker that fails its chunk says how many images failed. `embedder run` shows it."""
 

@@ -114,9 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
         stop = end if allowed < 0 else min(end, start + allowed)
         while start < stop:
             block = _read(content, start, min(SEND_BYTES, stop - start))
-            server.bytes_sent += len(
-                block
-            )  # counted first, because the client may ask for the count as soon as it has the bytes
+            # Counted first, because the client may ask for the count as soon as it has the bytes.
+            server.bytes_sent += len(block)
             framed = b"%x\r\n%b\r\n" % (len(block), block) if server.chunked else block
             try:
                 self.wfile.write(framed)

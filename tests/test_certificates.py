@@ -29,7 +29,7 @@ from tests.identity_servers import credentials, identity_server, node_agent
 from tests.s3_proxy import s3_proxy
 from tests.scripted_server import scripted_server
 from tests.worker.fetch.fetching import PICTURE, fetch, worker_settings
-from worker.manifest.open_source import open_source
+from worker.manifest.places.open_source import open_source
 
 if TYPE_CHECKING:
     import ssl

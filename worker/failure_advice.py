@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from common.format.reasons import Reason
+from worker.url_forms import SCHEME
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -17,8 +17,8 @@ ADVICE: dict[Reason, str] = {
     "EMBEDDER_URL_COLUMN the column of its URLs",
     Reason.URL_TOO_LONG: "raise EMBEDDER_MAX_URL_BYTES, or name the column of the URLs in EMBEDDER_URL_COLUMN if this "
     "is another one",
-    Reason.INVALID_URL: "write whole URLs into the list, because only a list on this machine may name files by their "
-    "paths; if this is the wrong column, name the right one in EMBEDDER_URL_COLUMN",
+    Reason.INVALID_URL: "repair these rows as their details say; a list on this machine may name files by their paths, "
+    "any other list needs whole URLs; if this is the wrong column, name the right one in EMBEDDER_URL_COLUMN",
     Reason.NO_SOURCE: "choose sources in EMBEDDER_SOURCES that these rows have; the mirror needs an id and a subset "
     "(EMBEDDER_SUBSET)",
     Reason.FORBIDDEN_HOST: "private addresses and unusual ports are not fetched from; if the hosts are your own, set "
@@ -60,13 +60,16 @@ LOCAL_ADVICE: dict[Reason, str] = {
 }
 """The advice for images that are files of this machine, where it differs."""
 
-_REMOTE = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]*:", re.IGNORECASE)
-
 
 def advice_for(reason: Reason, urls: Collection[str]) -> str:
     """Return what helps against the failures for `reason`. `urls` are those of the failed images, as the list has them.
 
     The URL of a row that could not be read is an empty text.
     """
-    local = sum(bool(url) and not _REMOTE.match(url) for url in urls)
+    local = sum(bool(url) and _is_local(url) for url in urls)
     return LOCAL_ADVICE.get(reason, ADVICE[reason]) if 2 * local > len(urls) else ADVICE[reason]
+
+
+def _is_local(url: str) -> bool:
+    scheme = SCHEME.match(url)
+    return scheme is None or scheme[1].lower() == "file"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from urllib.parse import quote
 
+from common.format.reasons import Reason
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Generator
-
-    from common.format.reasons import Reason
 
 ImageContent: TypeAlias = bytes | bytearray | memoryview
 """The bytes of an image's file."""
@@ -90,6 +90,15 @@ class ImageFailed(Exception):
     def with_detail(self, detail: str) -> ImageFailed:
         """Return the same failure with another detail."""
         return ImageFailed(self.reason, detail)
+
+
+def length_fault(length: int, *, max_bytes: int) -> ImageFailed | None:
+    """Return why an image of `length` bytes is not read: it is empty or larger than `max_bytes`. None: it is read."""
+    if not length:
+        return ImageFailed(Reason.NOT_AN_IMAGE, "it has no bytes")
+    if length > max_bytes:
+        return ImageFailed(Reason.TOO_LARGE, f"{length} bytes, the limit is {max_bytes}")
+    return None
 
 
 HeldContents: TypeAlias = "Callable[[int], Generator[tuple[int, ImageContent | ImageFailed]]]"

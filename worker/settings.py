@@ -95,8 +95,8 @@ class ManifestSettings(Section):
     `openimages:validation`, `openimages:test` and `openimages:all` name the lists that Open Images V7 publishes."""
 
     manifest_token: SecretStr = SecretStr("")
-    """Bearer token for the server of an http:// or https:// manifest, sent to that server alone. Take it from a
-    Secret."""
+    """Bearer token for the server of an http:// or https:// manifest, or for a data set at hf://, sent to that server
+    alone. Take it from a Secret."""
 
     max_listed_files: int = Field(default=100_000, ge=1)
     """Largest number of files that a pod lists in a folder, under a prefix or for a glob. Every pod lists them, so

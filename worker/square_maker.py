@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from worker.decoders.job import Decoded, Job
-    from worker.fetch.image_fetcher import Held, ImageFetcher
+    from worker.fetch.held_image import Held
+    from worker.fetch.image_fetcher import ImageFetcher
     from worker.rows import Row
 
 MAX_BLAMES = 2

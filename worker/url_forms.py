@@ -9,7 +9,14 @@ from typing import NamedTuple
 MAX_WRAPPERS = 4
 """Largest number of pairs of quotes or brackets that are removed around a text."""
 
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
+"""The scheme at the beginning of a URL (RFC 3986, section 3.1). A text without it is a path."""
+
 NO_SCHEME = "it has no scheme such as https://"
+
+
+TEXT_BEHIND = "more text follows the picture's name; write the name alone, or columns with a header line"
+"""What may be wrong with a line such as `train/a.jpg 0`."""
 
 
 class UrlForm(NamedTuple):
@@ -50,8 +57,13 @@ def _repaired(text: str) -> UrlForm | None:
     elif problem := _problem(bare):
         form = UrlForm(bare.replace("\\", "/") if _WITH_BACKSLASHES.match(bare) else bare, problem)
     else:
-        form = UrlForm(_HADOOPS_S3.sub("s3://", bare))
+        form = UrlForm(_HADOOPS_S3.sub("s3://", bare), doubt=_doubt(bare))
     return None if form == UrlForm(text) else form
+
+
+def _doubt(text: str) -> str:
+    """Return what may be wrong with a URL or path: a label or a caption behind it."""
+    return TEXT_BEHIND if _TEXT_BEHIND_PICTURE.search(text) else ""
 
 
 def _problem(bare: str) -> str:
@@ -83,7 +95,7 @@ def _web(scheme: str, slashes: str, rest: str) -> UrlForm:
         problem = f"it has the invisible character U+{ord(invisible[0]):04X} in it"
         is_in_host = invisible.start() < len(_HOST.match(rest)[0])  # type: ignore[index] # it matches any text
         return UrlForm(url, problem) if is_in_host else UrlForm(url, doubt=problem)
-    return UrlForm(url)
+    return UrlForm(url, doubt=_doubt(rest))
 
 
 def _problem_of_scheme(scheme: str, *, has_slashes: bool) -> str:
@@ -140,11 +152,12 @@ _WRAPPERS = {
 _QUOTED_START = re.compile(r"""["'`<\u201c\u201d\u2018\u2019](?=https?:|s3:)""")
 
 _WEB = re.compile(r"(https?):([/\\]+)", re.IGNORECASE)
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):(//)?")
+_SCHEME = re.compile(rf"{SCHEME.pattern}(//)?")
 _HADOOPS_S3 = re.compile(r"s3[an]://", re.IGNORECASE)
 _AMPERSAND = re.compile(r"&(?:amp;)+|&#0*38;|&#x0*26;", re.IGNORECASE)
 _PICTURE = r"\.(?:jpe?g|jfif|png|gif|webp|bmp|tiff?|avif|heic|jp2|svg)"
 _SEPARATORS_AFTER_PICTURE = re.compile(rf"({_PICTURE})[,;]+\Z", re.IGNORECASE)
+_TEXT_BEHIND_PICTURE = re.compile(rf"{_PICTURE}\s+\S", re.IGNORECASE)
 _SECOND_SCHEME = re.compile(r"(https?)(?::|%3a|//)", re.IGNORECASE)
 _SEVERAL_URLS = re.compile(rf"(?:[\s|]|{_PICTURE}[,;]|\\n)\s{{0,9}}(?:https?|s3|ftp):/", re.IGNORECASE)
 

@@ -74,7 +74,7 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
     elif outcome.merge is None:
         report.report_chunks(result, store)
     else:
-        report.report_result(result, store, untrained=untrained)
+        report.report_result(result, store, skipped=progress.skipped, untrained=untrained)
     return outcome.exit_code
 
 

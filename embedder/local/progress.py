@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from common.logs import CHUNK_PROGRESS, CHUNK_STARTED
+from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, MANIFEST_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,6 +52,8 @@ class RunProgress:
         # This progress bar is never shown: it only measures the rate.
         self._meter = Progress(speed_estimate_period=RATE_WINDOW_SECONDS, get_time=clock, disable=True)
         self._settled_here = self._meter.add_task("images settled by this command", total=None)
+        self.skipped = ""
+        """Which files of the listed places are no part of the manifest, in words; empty if there are none."""
         self.merge_note: str | None = None
         """The merger's latest log line; None while it does not run."""
 
@@ -60,7 +62,9 @@ class RunProgress:
         self._chunks[index] = ChunkProgress(Phase.RUNNING)
 
     def observe(self, index: int, line: LogLine) -> None:
-        """Take a worker's line: `started … rows=N` or `embedded … images=n of=N`. Other lines change nothing."""
+        """Take a worker's line: its files, its number of rows, or how far it is. Other lines change nothing."""
+        if line.event == MANIFEST_FILES:
+            self.skipped = line.values.get("skipped", "")
         chunk = self._chunks[index]
         rows = line.count("rows" if line.event == CHUNK_STARTED else "of")
         if line.event not in {CHUNK_STARTED, CHUNK_PROGRESS} or rows is None:

@@ -32,8 +32,11 @@ UNTRAINED = (
 )
 
 
-def report_result(console: Console, store: Store, *, untrained: bool) -> None:
-    """Print what is in the result. Raises ChunkInvalid and StoreUnavailable when the summary cannot be read."""
+def report_result(console: Console, store: Store, *, skipped: str, untrained: bool) -> None:
+    """Print what is in the result, and in words which files were no part of the manifest (`skipped`).
+
+    Raises ChunkInvalid and StoreUnavailable when the summary cannot be read.
+    """
     summary = read_summary(store)
     if summary is None:
         raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is missing right after the merge; check the store")
@@ -42,6 +45,8 @@ def report_result(console: Console, store: Store, *, untrained: bool) -> None:
     for reason, count in sorted(summary.failures_by_reason.items(), key=lambda each: -each[1]):
         help_text = REASON_HELP[Reason(reason)] if reason in set(Reason) else "a reason of another version"
         console.print(f"  {count:,} {reason}: {help_text}", style="yellow")
+    if skipped:
+        console.print(f"  other files were left out: {skipped}", style="yellow")
     if summary.chunks_missing:
         console.print(f"  without chunks {summary.chunks_missing}: they are not in the store", style="yellow")
     console.print(f"\nvectors   {result}")
@@ -83,6 +88,9 @@ def report_failures(console: Console, outcome: Outcome, command: Sequence[str], 
     can_pass = all(action_for(ending.exit_code) is Action.RETRY for _, ending in parts)
     advice = "The cause may pass." if can_pass else "Remove the cause first."
     console.print(f"{advice} This command continues the run:\n\n  {shlex.join(command)}\n")
+    if chunk_count > 1 and any(ending.exit_code == ExitCode.DATA_ERROR for ending in outcome.failed.values()):
+        # The chunks in the store were made from the list as it was.
+        console.print("If you change the list or its files, choose another place for the run.\n")
 
 
 def _failure(name: str, ending: Ending, *, with_reasons: bool) -> Text:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.charts.helm import ROOT
 from tests.e2e.cluster import Cluster, CommandError, inputs, missing_inputs
+from tests.worker.manifest.tars import tar_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,16 @@ class Bucket(NamedTuple):
         csv.writer(text).writerows([["url"], *([url] for url in urls)])
         self.client.put_object(Bucket=self.name, Key=f"{self.prefix}/list.csv", Body=text.getvalue().encode())
         return urls
+
+    def upload_shards(self, count: int) -> list[str]:
+        """Upload all photos in tars of the same number of photos each, and return the photos' names in the result."""
+        each, names = len(PHOTOS) // count, []
+        for shard in range(count):
+            photos = PHOTOS[shard * each : (shard + 1) * each]
+            body = tar_of([(photo.name, photo.read_bytes()) for photo in photos])
+            self.client.put_object(Bucket=self.name, Key=f"{self.prefix}/shards/{shard:05}.tar", Body=body)
+            names += [f"s3://{self.name}/{self.prefix}/shards/{shard:05}.tar#{photo.name}" for photo in photos]
+        return names
 
     def run_objects(self) -> set[str]:
         """Return the keys of the run's objects, without the prefix."""

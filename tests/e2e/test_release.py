@@ -68,6 +68,29 @@ def test_a_run_completes_and_can_be_followed_upgraded_tested_and_uninstalled(
     assert bucket.run_objects() == kept
 
 
+def test_the_photos_below_a_prefix_are_embedded_in_three_chunks(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
+) -> None:
+    bucket.upload_photos(ALL)
+    photos = f"s3://{bucket.name}/{bucket.prefix}/photos/"
+    cluster.install(values | {"manifest": {"uri": photos}, "chunks": {"count": 3}}, tmp_path)
+    cluster.wait_until_complete(WORKER)
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == [f"{photos}{number:02}.jpg" for number in ALL]
+
+
+@pytest.mark.parametrize("names", ["", "{00000..00003}.tar"], ids=["prefix", "braces"])
+def test_the_photos_in_four_tar_shards_are_embedded_in_three_chunks(
+    cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path, names: str
+) -> None:
+    photos = bucket.upload_shards(4)
+    shards = f"s3://{bucket.name}/{bucket.prefix}/shards/{names}"
+    cluster.install(values | {"manifest": {"uri": shards}, "chunks": {"count": 3}}, tmp_path)
+    cluster.wait_until_complete(WORKER)
+    cluster.wait_until_complete(MERGE)
+    assert bucket.result_urls() == photos
+
+
 def test_a_check_tries_what_the_run_needs_in_its_own_pod_and_the_run_follows(
     cluster: Cluster, bucket: Bucket, values: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -141,6 +141,8 @@ def test_a_chunk_whose_images_failed_is_reported_with_reasons_examples_and_what_
     # Of many failed chunks, the first ones stand for the others.
     assert sum("hosts with the most" in each for each in report) == min(chunks, EXPLAINED_CHUNKS)
     assert sum("all failed images" in each for each in report) == chunks
+    # With one chunk nothing is in the store, so a changed list goes on in the same place.
+    assert ("choose another place for the run" in done.stderr) == (chunks > 1)
     if chunks == 1:
         assert "Every chunk" not in done.stderr
         assert not [each for each in report if re.search(r"(?<![-/\w])chunks?\b(?![-/])", each)]

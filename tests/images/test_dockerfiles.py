@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from common.format.provenance import program_version
@@ -82,6 +84,26 @@ def test_an_image_installs_the_dependencies_of_its_programs(
         *(each for extra in extras for each in project["optional-dependencies"][extra]),
     ]
     assert requirements(text, tmp_path) == {name(each) for each in declared} - left_out
+
+
+def needed_by(requirements: list[str]) -> set[str]:
+    """Return the canonical names of the required packages, of those that they require here, and so on."""
+    found: set[tuple[str, str]] = set()  # a package and one of its extras, or ""
+    waiting = [Requirement(each) for each in requirements]
+    while waiting:
+        requirement = waiting.pop()
+        package = canonicalize_name(requirement.name)
+        for extra in {"", *requirement.extras} - {extra for known, extra in found if known == package}:
+            found.add((package, extra))
+            needed = map(Requirement, distribution(package).requires or [])
+            waiting += [each for each in needed if each.marker is None or each.marker.evaluate({"extra": extra})]
+    return {package for package, _ in found}
+
+
+def test_everything_that_the_images_install_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = {name(line) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert needed_by([*project["dependencies"], *project["optional-dependencies"]["worker"]]) - pins == set()
 
 
 def test_the_gate_and_the_merger_need_neither_rich_nor_typer() -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from worker.decoders.decoders import Decoders
     from worker.decoders.job import Job
-    from worker.fetch.image_fetcher import Held
+    from worker.fetch.held_image import Held
     from worker.fetch.relayed_proxies import RelayedProxies
     from worker.manifest.manifest import ManifestChunk
     from worker.rows import HeldImages, Row

@@ -65,6 +65,8 @@ def manifest_finding(opened: OpenManifest, *, max_failure_ratio: float) -> Findi
         f"{opened.manifest.name}: {facts.format}, {files}{facts.bytes:,} bytes, "
         f"{'' if facts.is_exact else 'about '}{facts.rows:,} rows; sources {', '.join(facts.sources)}"
     )
+    if opened.manifest.skipped:
+        message += f"; left out: {opened.manifest.skipped}"
     all_bad = bool(facts.first_rows) and all(row.problem for row in facts.first_rows)
     if not unusable and not all_bad:
         return Finding(subject=Subject.MANIFEST, verdict=Verdict.OK, message=message, facts=facts)

@@ -11,7 +11,7 @@ from common.run.keys import CHUNKS_PREFIX, chunk_index
 from common.run.state import find_finished
 from worker.chunk_job.chunk_in_store import ChunkInStore
 from worker.chunk_job.job import MAX_CHUNK_ROWS
-from worker.manifest.tar_rows import more_chunks_than_shards
+from worker.manifest.tar.rows import more_chunks_than_shards
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

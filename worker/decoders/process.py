@@ -43,7 +43,8 @@ from worker.decoders.link import (
     sendable,
 )
 from worker.fetch.file_reads import FileReads
-from worker.fetch.transfers import TransferLimits, Transfers
+from worker.fetch.transfer import TransferLimits
+from worker.fetch.transfers import Transfers
 from worker.fetch.transport import Answered, Broken, Get, ReadFile
 from worker.rows import ImageFailed, LargeImage
 

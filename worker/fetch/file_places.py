@@ -18,7 +18,7 @@ class _Place(NamedTuple):
 
 
 class FilePlaces:
-    """A file of ten thousand images is not looked up ten thousand times: hubs limit such requests."""
+    """Remembers where redirects led, since hubs limit requests: a file may hold ten thousand images."""
 
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, NamedTuple, Self
+from typing import TYPE_CHECKING, Generic, Self
 
 from common.errors import SettingsError
 from common.format.reasons import Reason
-from common.retry import GivenUp, Pause, RetryPolicy, call_async
 from worker.fetch.byte_budget import ByteBudget, Reservation
-from worker.fetch.chain_cookies import ChainCookies
+from worker.fetch.downloads import Downloads
 from worker.fetch.failures import Unanswered
-from worker.fetch.file_places import FilePlaces
+from worker.fetch.held_image import Held
 from worker.fetch.hosts import Hosts
 from worker.fetch.http_client import HttpClient
-from worker.fetch.image_url import check_characters, join_redirect, parse_http_url, scheme_of
+from worker.fetch.image_url import check_characters, parse_http_url, scheme_of
 from worker.fetch.local_image import local_path
 from worker.fetch.object_urls import ObjectUrls
 from worker.fetch.rows_ahead import RowsAhead
 from worker.fetch.sources import candidates, first_url
-from worker.fetch.statuses import REDIRECTS, check_status, failure_of
-from worker.fetch.transport import Answered, Broken, Image, ReadFile
-from worker.rows import ImageFailed, Row
+from worker.fetch.statuses import failure_of
+from worker.fetch.transport import Broken, Image, ReadFile
+from worker.rows import ImageFailed, Row, length_fault
 from worker.stage_times import StageTimes
 from worker.url_forms import odd_form
 
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
     from worker.fetch.image_url import HttpUrl
     from worker.fetch.relayed_proxies import RelayedProxies
-    from worker.fetch.request import Request
     from worker.fetch.resolvers import Resolver
     from worker.fetch.transport import Transport
     from worker.rows import ByteRange, HeldImages
@@ -42,15 +39,6 @@ if TYPE_CHECKING:
 REQUESTED_SCHEMES = {"http", "https", "s3"}
 """The schemes of URLs that servers are asked for."""
 
-MAX_REDIRECTS = 5
-"""The largest number of redirects that are followed for one image."""
-
-FIRST_PAUSE_SECONDS = 0.5
-"""The pause in seconds after the first failed attempt. It doubles with each further one."""
-
-LONGEST_PAUSE_SECONDS = 20.0
-"""The longest pause in seconds between two attempts, without the host's Retry-After."""
-
 SIGNED_AT_ONCE = 64
 """The number of rows whose URLs are signed together. After other programs have used the CPU's cache, a signature takes
 70 microseconds, one of 8 takes 14, and one of 64 takes 6."""
@@ -58,34 +46,8 @@ SIGNED_AT_ONCE = 64
 FILES = "file://"
 """Stands for the host of local files, whose reads take slots like requests."""
 
-PLACEHOLDER = "photo_unavailable"
-"""A part of the name of the picture to which Flickr redirects if a photo is gone."""
-
-
 MAX_FIRST_BYTES = 1 << 20
 """The largest number of bytes that are reserved for an image before its length is known."""
-
-
-class Redirect(NamedTuple):
-    """An answer that names another URL."""
-
-    location: str
-    cookies: tuple[str, ...]
-    """What it sets, the values of its headers Set-Cookie."""
-
-
-class Held(Generic[Image]):
-    """An image, and the bytes that it holds."""
-
-    __slots__ = ("_reservation", "image")
-
-    def __init__(self, image: Image, reservation: Reservation) -> None:
-        self.image = image
-        self._reservation = reservation
-
-    def release(self) -> None:
-        """Give the bytes back."""
-        self._reservation.release()
 
 
 class ImageFetcher(Generic[Image]):
@@ -122,7 +84,6 @@ class ImageFetcher(Generic[Image]):
         # Half of the budget for the requests in flight, half for the images that wait for a decoder.
         self._first_bytes = min(MAX_FIRST_BYTES, inflight_bytes // (2 * settings.fetch_concurrency))
         self._objects = ObjectUrls()
-        self._places = FilePlaces()
         self._client = HttpClient(
             transport,
             allow_private_hosts=settings.allow_private_hosts,
@@ -135,14 +96,20 @@ class ImageFetcher(Generic[Image]):
         self._hosts = Hosts(
             settings, client=self._client, retry_after_limit_seconds=http.retry_after_limit_seconds, times=times
         )
-        self._retry_policy = RetryPolicy(
-            first_pause_seconds=FIRST_PAUSE_SECONDS,
-            longest_pause_seconds=LONGEST_PAUSE_SECONDS,
-            attempts=settings.fetch_attempts,
+        self._downloads = Downloads(
+            settings,
+            client=self._client,
+            hosts=self._hosts,
+            objects=self._objects,
+            budget=self._budget,
+            first_bytes=self._first_bytes,
         )
         self._bytes_of_files = 0
-        self.retries = 0
+
+    @property
+    def retries(self) -> int:
         """The number of attempts that followed a failed one."""
+        return self._downloads.retries
 
     @property
     def in_flight(self) -> int:
@@ -260,14 +227,14 @@ class ImageFetcher(Generic[Image]):
         if (form := odd_form(url)) is not None:
             return self._from_odd_text(url, form, rotation=rotation, is_last_resort=is_last_resort)
         if scheme_of(url) in REQUESTED_SCHEMES:
-            return self._with_retries(url, rotation=rotation, is_last_resort=is_last_resort)
+            return self._downloads.get(url, rotation=rotation, is_last_resort=is_last_resort)
         return self._from_path(url, rotation=rotation)
 
     async def _from_odd_text(self, text: str, form: UrlForm, *, rotation: int, is_last_resort: bool) -> Held[Image]:
         """Return the image of a text that is no ordinary URL or path. A file of exactly this name is always meant."""
         if not form.problem and scheme_of(form.text) in REQUESTED_SCHEMES:
             try:
-                return await self._with_retries(form.text, rotation=rotation, is_last_resort=is_last_resort)
+                return await self._downloads.get(form.text, rotation=rotation, is_last_resort=is_last_resort)
             except ImageFailed as failed:
                 if form.doubt and failed.reason is Reason.NOT_FOUND:
                     raise ImageFailed(Reason.INVALID_URL, f"{form.doubt} ({failed.detail})") from failed
@@ -280,6 +247,8 @@ class ImageFetcher(Generic[Image]):
                 if failed.reason not in {Reason.NOT_FOUND, Reason.INVALID_URL}:
                     raise
                 failure = failure if form.problem else failed
+        if form.doubt and failure.reason is Reason.NOT_FOUND:
+            raise ImageFailed(Reason.INVALID_URL, f"{form.doubt} ({failure.detail})") from failure
         raise failure
 
     def _from_path(self, path: str, *, rotation: int) -> Awaitable[Held[Image]]:
@@ -291,93 +260,11 @@ class ImageFetcher(Generic[Image]):
 
     def _from_range(self, held: ByteRange, *, rotation: int, is_last_resort: bool = True) -> Awaitable[Held[Image]]:
         """Return the image whose bytes lie in a file or behind a URL that the operator named. Raises like `fetch`."""
-        if not held.length:
-            raise ImageFailed(Reason.NOT_AN_IMAGE, "it has no bytes")
-        if held.length > self._max_image_bytes:
-            raise ImageFailed(Reason.TOO_LARGE, f"{held.length} bytes, the limit is {self._max_image_bytes}")
+        if (fault := length_fault(held.length, max_bytes=self._max_image_bytes)) is not None:
+            raise fault
         if scheme_of(held.uri) in REQUESTED_SCHEMES:
-            return self._with_retries(held.uri, held, rotation=rotation, is_last_resort=is_last_resort)
+            return self._downloads.get(held.uri, held, rotation=rotation, is_last_resort=is_last_resort)
         return self._from_file(Path(held.uri), held, rotation=rotation)
-
-    async def _with_retries(
-        self, url: str, held: ByteRange | None = None, *, rotation: int, is_last_resort: bool
-    ) -> Held[Image]:
-        try:
-            return await call_async(
-                lambda: self._follow_redirects(url, held, rotation=rotation, is_last_resort=is_last_resort),
-                self._retry_policy,
-                may_pass=_may_pass,
-                asked_seconds=_retry_after_seconds,
-                counts=_counts,
-                before_pause=self._count_retry,
-            )
-        except GivenUp as given_up:
-            failure, attempts = given_up.error, given_up.attempts
-            if not isinstance(failure, ImageFailed):
-                raise
-            raise failure.with_detail(
-                f"{failure.detail} after {attempts} attempt{'s' if attempts > 1 else ''}"
-            ) from given_up
-
-    def _count_retry(self, _: Pause) -> None:
-        self.retries += 1
-
-    async def _follow_redirects(
-        self, text: str, held: ByteRange | None, *, rotation: int, is_last_resort: bool
-    ) -> Held[Image]:
-        is_signed = scheme_of(text) == "s3"
-        if held is None:
-            url = await self._objects.sign(text) if is_signed else parse_http_url(text)
-            return await self._follow(url, is_signed=is_signed, rotation=rotation, is_last_resort=is_last_resort)
-        follow = partial(self._follow, is_signed=is_signed, held=held, rotation=rotation, is_last_resort=is_last_resort)
-        if (place := self._places.of(text)) is not None:
-            try:
-                return await follow(place)
-            except ImageFailed as failed:
-                self._places.forget(text)  # what it led to may be good for some time only
-                if isinstance(failed, Unanswered):
-                    raise
-        return await follow(await self._objects.sign_file(text) if is_signed else parse_http_url(text))
-
-    async def _follow(
-        self, url: HttpUrl, *, is_signed: bool, held: ByteRange | None = None, rotation: int, is_last_resort: bool
-    ) -> Held[Image]:
-        start = url
-        send = partial(self._send, rotation=rotation)
-        cookies: ChainCookies | None = None  # few chains need any
-        for _ in range(MAX_REDIRECTS + 1):
-            if PLACEHOLDER in url.text and PLACEHOLDER in url.name:
-                raise ImageFailed(Reason.UNAVAILABLE_PLACEHOLDER, "the source says that the photo is gone")
-            # The manifest's own server is trusted wherever it redirects to, as when its index was read.
-            is_trusted = is_signed or held is not None
-            cookie = cookies.header(url) if cookies else ""
-            request = self._client.request(url, is_trusted=is_trusted, cookie=cookie, held=held)
-            answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)
-            if not isinstance(answer, Redirect):
-                if held is not None and url is not start and cookies is None:
-                    self._places.note(held.uri, url)
-                return answer
-            if answer.cookies:
-                cookies = cookies or ChainCookies()
-                cookies.note(url, answer.cookies)
-            url, is_signed = join_redirect(url, answer.location), False
-        raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
-
-    async def _send(self, request: Request, *, rotation: int) -> Held[Image] | Redirect:
-        reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
-        first_bytes = self._first_bytes if request.range is None else request.range.length
-        try:
-            if not reservation.try_take(first_bytes):
-                await reservation.take(first_bytes)
-            answer = await self._client.get(request, rotation=rotation, reservation=reservation)
-            if isinstance(answer, Answered):
-                reservation.release()
-                return _redirect(answer)
-        except BaseException:
-            reservation.release()
-            raise
-        reservation.settle(answer.length)
-        return Held(answer, reservation)
 
     async def _from_file(self, path: Path, held: ByteRange | None = None, *, rotation: int) -> Held[Image]:
         first, length, tag = (held.offset, held.length, held.tag) if held else (0, 0, "")
@@ -396,27 +283,6 @@ class ImageFetcher(Generic[Image]):
         reservation.settle(image.length)
         self._bytes_of_files += image.length
         return Held(image, reservation)
-
-
-def _redirect(answer: Answered) -> Redirect:
-    """Return where an answer without an image leads. Raises its failure if it leads nowhere."""
-    if answer.status in REDIRECTS:
-        return Redirect(answer.location, answer.cookies)
-    check_status(answer)
-    raise TypeError("the transport answered with status 200 and without an image")
-
-
-def _may_pass(error: Exception) -> bool:
-    return isinstance(error, Unanswered) and error.may_pass
-
-
-def _retry_after_seconds(error: Exception) -> float:
-    return error.retry_after_seconds if isinstance(error, Unanswered) else 0.0
-
-
-def _counts(error: Exception) -> bool:
-    """Return whether the failed request counts as an attempt. A probe fails because of its host, not of its image."""
-    return not (isinstance(error, Unanswered) and error.was_probe)
 
 
 def _mirror_origin(mirror_url: str) -> list[HttpUrl]:

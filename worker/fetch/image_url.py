@@ -12,6 +12,7 @@ from yarl import URL
 
 from common.format.reasons import Reason
 from worker.rows import ImageFailed
+from worker.url_forms import SCHEME
 
 MAX_URL_CHARS = 200_000
 """The length of the longest URL that is requested: one of 65,536 bytes, EMBEDDER_MAX_URL_BYTES at its largest, that are
@@ -31,7 +32,6 @@ _PLAIN_TARGET = re.compile(r"/[A-Za-z0-9%/:@!$&'()*+,;=\-._~]*(?:\?[A-Za-z0-9%/:
 """The two match URLs that are requested exactly as they are written, which are nearly all. To read such a URL takes a
 third of the time, because each server is read once."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _HOST = re.compile(
     r"(?=.{1,253}\.?\Z)(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*\.?"
 )
@@ -75,7 +75,7 @@ def scheme_of(url: str) -> str:
         return "http"
     if url.startswith("s3://"):
         return "s3"
-    match = _SCHEME.match(url)
+    match = SCHEME.match(url)
     return match[1].lower() if match else ""
 
 

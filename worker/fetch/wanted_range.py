@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.format.reasons import Reason
 from worker.fetch.transport import Broken, Verdict
 
-
-class AnswerHead(NamedTuple):
-    """What the head of an answer says of its body."""
-
-    status: int
-    length: int | None
-    """The header Content-Length, None if there is none."""
-    content_range: str
-    tag: str
-    """The ETag without quotes, an empty text if there is none."""
-    is_compressed: bool
+if TYPE_CHECKING:
+    from worker.fetch.answer_head import AnswerHead
 
 
 class WantedRange(NamedTuple):
@@ -37,12 +28,12 @@ class WantedRange(NamedTuple):
             return Broken(Verdict.CHANGED, Reason.CONNECTION_FAILED, detail, 0)
         if not 200 <= head.status < 300:
             return None
-        is_right = head.content_range.startswith(f"bytes {self.first}-{self.last}/") and not head.is_compressed
+        is_right = head.content_range.startswith(f"bytes {self.first}-{self.last}/") and not head.codings
         if head.status == 206 and is_right and head.length in {None, self.length}:
             return None
         if head.status != 206:
             sent = "the whole file"
-        elif head.is_compressed:
+        elif head.codings:
             sent = "a compressed range"
         else:
             sent = f"{head.length} bytes of another range"

@@ -21,9 +21,9 @@ from common.store.contract import ObjectExists
 from worker.listing.list_file import OPEN_IMAGES_NAMES, PLAIN_NAMES, ListFile
 from worker.listing.row_texts import Paths, RowTexts, texts_of
 from worker.listing.unpacked import is_compressed_list, unpacked
-from worker.manifest.local_source import local_path
 from worker.manifest.manifest import open_manifest
-from worker.manifest.uri_list import scheme_of
+from worker.manifest.places.local_source import local_path
+from worker.manifest.places.uri_list import scheme_of
 from worker.settings import FetchSettings, HttpSettings, ManifestSettings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ EXAMPLES = 3
 
 
 @dataclass(frozen=True)
-class Listing:
+class Written:
     """What was written."""
 
     rows: int
@@ -65,10 +65,10 @@ def write_list(arguments: list[str] | None = None) -> Finished:
         origin = manifest.folder if not is_compressed else _folder_of(settings.manifest_uri)
         path = folder / "list.parquet"
         with written_file(path):
-            listing = _write(manifest, path, Paths(origin, target.folder), subset=settings.subset)
+            written = _write(manifest, path, Paths(origin, target.folder), subset=settings.subset)
         target.put(path, may_replace=may_replace)
-    rest = f"; {listing.left_out:,} rows that cannot be read are left out" if listing.left_out else ""
-    return Finished(f"{target.name} lists {listing.rows:,} images{rest}")
+    rest = f"; {written.left_out:,} rows that cannot be read are left out" if written.left_out else ""
+    return Finished(f"{target.name} lists {written.rows:,} images{rest}")
 
 
 def _parse(arguments: list[str]) -> tuple[str, bool]:
@@ -112,7 +112,7 @@ def _folder_of(uri: str) -> Path | None:
     return local_path(uri).parent.resolve() if scheme_of(uri) == "file" else None
 
 
-def _write(manifest: Manifest, path: Path, paths: Paths, *, subset: str) -> Listing:
+def _write(manifest: Manifest, path: Path, paths: Paths, *, subset: str) -> Written:
     if "bytes" in manifest.sources:
         raise ManifestError(
             f"{manifest.name} holds the images themselves, and a list would hold their names alone; give it to the "
@@ -134,7 +134,7 @@ def _write(manifest: Manifest, path: Path, paths: Paths, *, subset: str) -> List
                 said = time.monotonic()
     if not file.count:
         raise ManifestError(f"{manifest.name} has no row with a URL")
-    return Listing(file.count, left_out)
+    return Written(file.count, left_out)
 
 
 def _columns_of(manifest: Manifest, *, subset: str) -> RowTexts:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ManifestError
 from worker.manifest.raw_rows import RawRow
 from worker.rows import Row
+from worker.url_forms import SCHEME
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from common.format.chunk_file import Failure
     from worker.manifest.raw_rows import UnreadableRow
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 
 
 class RowTexts(NamedTuple):
@@ -64,7 +62,7 @@ class Paths:
 
     def moved(self, url: str) -> str:
         """Return the text for the new list. Raises ManifestError for a file that the new list could not name."""
-        if self._folder is None or self._folder == self._target or _SCHEME.match(url):
+        if self._folder is None or self._folder == self._target or SCHEME.match(url):
             return url
         if self._target is None:
             raise ManifestError(

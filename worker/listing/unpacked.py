@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
 from common.process.resources import temporary_folder, written_file
-from worker.manifest.byte_source import BLOCK_BYTES
 from worker.manifest.manifest_format import FORMATS, ending_of
-from worker.manifest.open_source import open_source
+from worker.manifest.places.byte_source import BLOCK_BYTES
+from worker.manifest.places.open_source import open_source
+from worker.manifest.places.source_file import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from worker.manifest.byte_source import ByteSource
     from worker.settings import HttpSettings, ManifestSettings
 
-_COMPRESSED_ENDINGS = {".gz", ".bz2", ".xz"}
+_UNPACKED_ENDINGS = {".gz", ".bz2", ".xz"}
 
 
 def is_compressed_list(uri: str) -> bool:
-    """Return whether `uri` names one compressed list, such as `list.csv.gz`. A compressed tar is none."""
-    return ending_of(uri) in _COMPRESSED_ENDINGS and FORMATS.get(ending_of(_plain_name(uri)), "tar") != "tar"
+    """Return whether `uri` names one compressed list, such as `list.csv.gz`, and no compressed tar."""
+    return ending_of(uri) in _UNPACKED_ENDINGS and FORMATS.get(ending_of(_plain_name(uri)), "tar") != "tar"
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def unpacked(settings: ManifestSettings, http: HttpSettings) -> Iterator[Manifes
         path = folder / PurePosixPath(_plain_name(uri)).name
         with written_file(path), path.open("wb") as file:
             try:
-                with _decompressor(ending_of(uri), io.BufferedReader(_SourceFile(source), BLOCK_BYTES)) as plain:
+                with _decompressor(ending_of(uri), io.BufferedReader(SourceFile(source), BLOCK_BYTES)) as plain:
                     shutil.copyfileobj(plain, file, BLOCK_BYTES)
             except (OSError, lzma.LZMAError, zlib.error, EOFError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
@@ -60,22 +60,4 @@ def _decompressor(ending: str, file: io.BufferedReader) -> gzip.GzipFile | bz2.B
 
 
 def _plain_name(uri: str) -> str:
-    return uri[: len(uri) - len(ending_of(uri))] if ending_of(uri) in _COMPRESSED_ENDINGS else uri
-
-
-class _SourceFile(io.RawIOBase):
-    """A byte source as a file that is read from front to back."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        data = self._source.read(self._position, min(len(view), self._source.size - self._position))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    return uri[: len(uri) - len(ending_of(uri))] if ending_of(uri) in _UNPACKED_ENDINGS else uri

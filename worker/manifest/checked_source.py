@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from worker.manifest.manifest_format import check_content
 
 if TYPE_CHECKING:
-    from worker.manifest.byte_source import ByteSource
     from worker.manifest.manifest_format import Format
+    from worker.manifest.places.byte_source import ByteSource
 
 
 class CheckedSource:

@@ -6,7 +6,7 @@ from dataclasses import asdict, astuple, dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import ManifestError
-from worker.manifest.column_names import ID_NAMES, find_name, find_url_name, folded
+from worker.manifest.column_names import ID_NAMES, find_name, find_url_by_values, find_url_name, folded
 from worker.manifest.excerpts import excerpt
 
 if TYPE_CHECKING:
@@ -73,10 +73,12 @@ def find_columns(
     columns = choose_columns(names, settings, examples)
     if columns is None:
         missing = repr(settings.url_column) if settings.url_column else "with URLs"
-        has_ids = not settings.url_column and find_name(names, (OPEN_IMAGES_ID,)) is not None
+        likely = find_url_by_values(names, examples)
+        has_ids = not likely and not settings.url_column and find_name(names, (OPEN_IMAGES_ID,)) is not None
         raise ManifestError(
             f"{name} has no column {missing}, its columns are {_listed(names)}; name the column with the URLs in "
             "EMBEDDER_URL_COLUMN"
+            + (f", as in EMBEDDER_URL_COLUMN={excerpt(likely)}" if likely else "")
             + (", or, for ids of Open Images, their subset in EMBEDDER_SUBSET (train, validation or test)" * has_ids)
         )
     if columns.id is None and settings.id_column:
@@ -109,6 +111,9 @@ def choose_names(
     if url is None and not settings.url_column and (subset or settings.subset):
         url = find_name(names, (OPEN_IMAGES_ID,))
         id_name = url or id_name
+    elif url == id_name and settings.url_column and not (settings.id_column or subset or settings.subset):
+        # The setting says that these are URLs or paths, as CelebA's `image_id` has them.
+        id_name = find_name([name for name in names if name != url], ID_NAMES)
     # A user whose column of this name holds something else turns the rotation off.
     rotation = find_name(names, ROTATION_NAMES) if settings.rotate else None
     return url, id_name, subset, find_name(names, THUMBNAIL_NAMES), rotation

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.format.reasons import Reason
-from worker.manifest.byte_source import BLOCK_BYTES
+from worker.manifest.places.byte_source import BLOCK_BYTES
 from worker.manifest.read_ahead import Piece, ReadAhead, pieces
-from worker.rows import ImageFailed
+from worker.rows import length_fault
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
-    from worker.manifest.byte_source import ByteSource
-    from worker.rows import ByteRange, ImageContent
+    from worker.manifest.places.byte_source import ByteSource
+    from worker.rows import ByteRange, ImageContent, ImageFailed
 
 
 def read_ranges(
@@ -27,12 +26,8 @@ def read_ranges(
     wanted = ((sources[held.uri], held) for held in ranges if 0 < held.length <= max_bytes)
     with ReadAhead(_joined(wanted)) as ahead:
         for held in ranges:
-            if not held.length:
-                yield ImageFailed(Reason.NOT_AN_IMAGE, "it has no bytes")
-            elif held.length > max_bytes:
-                yield ImageFailed(Reason.TOO_LARGE, f"{held.length} bytes, the limit is {max_bytes}")
-            else:
-                yield ahead.read(sources[held.uri], held.offset, held.length)
+            fault = length_fault(held.length, max_bytes=max_bytes)
+            yield fault or ahead.read(sources[held.uri], held.offset, held.length)
 
 
 def _joined(ranges: Iterable[tuple[ByteSource, ByteRange]]) -> Iterator[Piece]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime as dt
 import math
 import uuid
 from decimal import Decimal
@@ -18,6 +19,9 @@ UUID_BYTES = 16
 DIGEST_BYTES = {20, 32, 64}
 """Sizes of the digests SHA-1, SHA-256 and SHA-512 in bytes."""
 
+NULL = "\\N"
+"""How MySQL, PostgreSQL and Hive write that there is no value."""
+
 MAX_DEPTH = 4
 """Largest number of objects, one in the other, in which an id is searched for."""
 
@@ -28,6 +32,8 @@ def id_text(value: object, *, max_bytes: int) -> str:
     Raises ValueError, which says why, when the value has no text of its own or one of more than `max_bytes` bytes.
     """
     text = _text(value, MAX_DEPTH).strip()
+    if text == NULL:
+        return ""
     if "\0" in text:
         raise ValueError(f"has a NUL character: {excerpt(text)}")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
@@ -48,6 +54,8 @@ def _text(value: object, depth: int) -> str:
             pass
         case str() | int() | uuid.UUID():
             text = str(value)
+        case dt.date() if not isinstance(value, dt.datetime):
+            text = value.isoformat()
         case float():
             text = _text_of_float(value)
         case Decimal():

@@ -14,17 +14,17 @@ from common.errors import ManifestError
 from common.format.chunk_file import Failure
 from common.logs import log
 from worker.manifest.held_ranges import read_ranges
-from worker.manifest.http_source import RETRY
 from worker.manifest.image_ids import log_repeated_ids, public_url
-from worker.manifest.json_layout import json_format
+from worker.manifest.json.layout import json_format
 from worker.manifest.left_out import LeftOut
 from worker.manifest.manifest_files import find_files
 from worker.manifest.manifest_format import check_content
-from worker.manifest.open_source import open_source
+from worker.manifest.places.http_source import RETRY
+from worker.manifest.places.open_source import open_source
 from worker.manifest.raw_rows import ImageReader, RawRow
 from worker.manifest.reader import open_reader, rows_are_ids, sources_of
 from worker.manifest.row_check import RowCheck
-from worker.manifest.tar_rows import more_chunks_than_shards
+from worker.manifest.tar.rows import more_chunks_than_shards
 from worker.settings import PUBLIC_MIRROR_URL
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from common.retry import RetryPolicy
-    from worker.manifest.byte_source import ByteSource
     from worker.manifest.columns import Columns
     from worker.manifest.manifest_files import ManifestFiles
     from worker.manifest.manifest_format import Format
+    from worker.manifest.places.byte_source import ByteSource
     from worker.manifest.raw_rows import RowCount, RowReader, UnreadableRow
     from worker.rows import ByteRange, HeldContents, ImageContent, ImageFailed, Row
     from worker.settings import HttpSettings, ManifestSettings
@@ -69,6 +69,8 @@ class Manifest:
     """Size of all files in bytes, without that of a second file with ids."""
     file_count: int
     """Number of files, without a second file with ids."""
+    skipped: str
+    """Which files of the listed places are no part of the manifest, in words; empty if there are none."""
     columns: Columns | None
     """The columns that are used; None for a format without columns."""
     has_ids: bool
@@ -193,6 +195,7 @@ def open_manifest(
         format=files.format,
         size=files.size,
         file_count=files.count,
+        skipped=files.skipped,
         columns=reader.columns,
         has_ids=reader.has_ids or are_ids,
         sources=sources,

@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from common.errors import ManifestError
-from common.logs import log, redact_url
+from common.logs import MANIFEST_FILES, log, redact_url
 from common.run.keys import is_key
 from worker.manifest.checked_source import CheckedSource
-from worker.manifest.cloud_files import SCHEMES, Clouds, CloudSource
-from worker.manifest.files_identity import files_identity
-from worker.manifest.http_source import RETRY
-from worker.manifest.listed_file import ListedFile, Listing, refuse_more, sorted_once
-from worker.manifest.local_listing import real_path
-from worker.manifest.local_source import FileVersion, LocalSource, local_path
 from worker.manifest.manifest_format import check_content, find_format
-from worker.manifest.openimages import published_list
 from worker.manifest.part_choice import choose_parts, in_words
-from worker.manifest.place_files import PlaceFiles, named_places
-from worker.manifest.tar_rows import check_shards
-from worker.manifest.uri_list import redact_places, scheme_of
+from worker.manifest.places.cloud_files import SCHEMES, Clouds, CloudSource
+from worker.manifest.places.files_identity import files_identity
+from worker.manifest.places.http_source import RETRY
+from worker.manifest.places.listed_file import ListedFile, Listing, refuse_more, sorted_once
+from worker.manifest.places.local_listing import real_path
+from worker.manifest.places.local_source import FileVersion, LocalSource, local_path
+from worker.manifest.places.openimages import published_list
+from worker.manifest.places.place_files import PlaceFiles, named_places
+from worker.manifest.places.uri_list import redact_places, scheme_of
+from worker.manifest.tar.rows import check_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from common.retry import RetryPolicy
-    from worker.manifest.byte_source import ByteSource
     from worker.manifest.manifest_format import Format
+    from worker.manifest.places.byte_source import ByteSource
     from worker.settings import HttpSettings, ManifestSettings
 
 PLACES_AT_ONCE = 16
@@ -55,6 +55,8 @@ class ManifestFiles:
     """Size of all files in bytes."""
     count: int
     """Number of files."""
+    skipped: str = ""
+    """Which files of the listed places are no part of the manifest, in words; empty if there are none."""
 
 
 class Picture(NamedTuple):
@@ -125,12 +127,14 @@ def _several(
                 f"{named[uri].name} is {kind} and other files of the manifest are {parts.format}; give files of one "
                 "format, or name it in EMBEDDER_MANIFEST_FORMAT"
             )
+    hidden = sum(len(_hidden(each, run_uri)) for each in found if isinstance(each, Listing))
+    skipped = in_words(parts.skipped, hidden=hidden)
     log.info(
-        "manifest_files",
+        MANIFEST_FILES,
         manifest=name,
         format=parts.format,
         files=len(parts.files),
-        **({"skipped": in_words(parts.skipped)} if parts.skipped else {}),
+        **({"skipped": skipped} if skipped else {}),
     )
     folder = _common_folder(found)
     names = [_name(file, folder, is_row=parts.format == "images") for file in parts.files]
@@ -156,6 +160,7 @@ def _several(
         identity=files_identity(pairs, local=local),
         size=sum(file.size or 0 for file in parts.files),
         count=len(parts.files),
+        skipped=skipped,
     )
 
 
@@ -178,7 +183,7 @@ def _source(file: ListedFile, name: str, named: dict[str, ByteSource], clouds: C
     if file.uri in named:
         return named[file.uri]
     if scheme == "s3":
-        from worker.manifest.s3_source import S3Source  # noqa: PLC0415 - the SDK, which no other place needs
+        from worker.manifest.places.s3_source import S3Source  # noqa: PLC0415 - the SDK, which no other place needs
 
         return S3Source(file.uri, listed=(file.size or 0, file.version))
     return CloudSource(clouds.files(file.uri), file)
@@ -211,11 +216,22 @@ def _without_run(listing: Listing, run_uri: str) -> Iterable[ListedFile]:
     """Return the files that no run has written to `run_uri`, which may be the listed folder or lie in it."""
     if not run_uri:
         return listing.files
-    run = run_uri if scheme_of(run_uri) != "file" else os.path.realpath(local_path(run_uri))
-    run = f"{run.rstrip('/')}/"
+    run = _run_folder(run_uri)
     is_run = listing.folder.startswith(run)
     return [
         file
         for file in listing.files
         if not file.uri.startswith(run) or (is_run and not is_key(file.uri.removeprefix(run)))
     ]
+
+
+def _hidden(listing: Listing, run_uri: str) -> Sequence[str]:
+    """Return the files and folders that their names leave out, without what a run is writing to `run_uri`."""
+    run = _run_folder(run_uri) if run_uri else ""
+    return [uri for uri in listing.hidden if not (run and uri.startswith(run))]
+
+
+def _run_folder(run_uri: str) -> str:
+    """Return the run's folder or prefix, with a slash at its end."""
+    run = run_uri if scheme_of(run_uri) != "file" else os.path.realpath(local_path(run_uri))
+    return f"{run.rstrip('/')}/"

@@ -11,7 +11,7 @@ from common.errors import ManifestError
 from worker.manifest.tar_header import BLOCK, is_tar_header
 
 if TYPE_CHECKING:
-    from worker.manifest.byte_source import ByteSource
+    from worker.manifest.places.byte_source import ByteSource
 
 Format = Literal["csv", "tsv", "parquet", "jsonl", "txt", "json", "tar", "images"]
 
@@ -38,7 +38,7 @@ PICTURE_ENDINGS = frozenset(
 """The endings of files that are pictures."""
 
 COMPRESSED_ENDINGS = frozenset(
-    {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".7z", ".br", ".lzma", ".tgz", ".z", ".snappy"}
+    {".gz", ".bz2", ".xz", ".zst", ".zip", ".lz4", ".7z", ".rar", ".br", ".lzma", ".tgz", ".z", ".snappy"}
 )
 _COMPRESSED_STARTS = {
     b"\x1f\x8b": "gzip",
@@ -57,6 +57,14 @@ _UNPACKED_BY = {
     **dict.fromkeys((".xz", "xz"), "unxz unpacks it"),
     **dict.fromkeys((".zst", "Zstandard"), "unzstd unpacks it"),
 }
+_SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".ods", ".numbers"}
+_ARCHIVES = {".zip", ".7z", ".rar", "zip", "7-Zip"}
+_OTHER_TABLES = {
+    *(".arrow", ".feather", ".orc", ".avro", ".pkl", ".pickle", ".h5", ".hdf5", ".npy", ".npz", ".tfrecord"),
+    *(".sqlite", ".db", ".xml", ".yaml", ".yml"),
+}
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|\?xml)", re.IGNORECASE)
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _UTF_32_STARTS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF_16_STARTS = (b"\xff\xfe", b"\xfe\xff")
 _NUMBERED = re.compile(r"\.[a-z]+(?=[0-9]+\Z)")
@@ -93,6 +101,10 @@ def find_format(uri: str, wanted: Format | Literal["auto"], *, name: str) -> For
             f"{name} is a folder of a server, which cannot be listed; name its files, as in "
             f"{name}{{00000..00099}}.tar, or give a list of them"
         )
+    if found is None and ending in _SPREADSHEETS:
+        raise ManifestError(f"{name} is a spreadsheet; save it as CSV, and give that file")
+    if found is None and ending in _OTHER_TABLES:
+        raise ManifestError(f"{name} is {ending}, which is not read; write the list as Parquet, CSV or JSONL")
     if found is None:
         raise ManifestError(
             f"{name} does not end in {', '.join(FORMATS)} or as a picture does, so its format is unknown; name it in "
@@ -109,6 +121,7 @@ def check_content(source: ByteSource, expected: Format) -> None:
     is_tar = is_tar_header(start)
     if expected == "tar" and (is_tar or start == bytes(BLOCK)):
         return
+    _check_is_file_itself(start, expected, name=source.name)
     if compression := compression_of(start):
         raise compressed(source.name, compression, is_tar=expected == "tar")
     if expected == "parquet":
@@ -127,6 +140,20 @@ def check_content(source: ByteSource, expected: Format) -> None:
         raise ManifestError(f"{source.name} is text in {encoding}; store it as UTF-8")
 
 
+def _check_is_file_itself(start: bytes, expected: Format, *, name: str) -> None:
+    """Raise ManifestError where the content is what servers and Git have in place of a file."""
+    if start.startswith(_LFS_POINTER):
+        raise ManifestError(
+            f"{name} is a pointer of Git LFS and not the file itself; fetch the file with `git lfs pull`"
+        )
+    if _PAGE.match(start):
+        what = "a tar" if expected == "tar" else expected
+        raise ManifestError(
+            f"{name} is not {what} but a web page or XML, as servers send it in place of a file that is absent "
+            "or needs a login; give the address at which the file itself is downloaded"
+        )
+
+
 def compression_of(start: bytes) -> str:
     """Return how content with these first bytes is compressed, an empty text if it is not."""
     return next((how for magic, how in _COMPRESSED_STARTS.items() if start.startswith(magic)), "")
@@ -138,6 +165,11 @@ def compressed(name: str, how: str, *, is_tar: bool = False) -> ManifestError:
         return ManifestError(
             f"{name} is compressed ({how}), so a picture in it cannot be read without all bytes before it; store the "
             f"plain tar: {_UNPACKED_BY.get(how, 'unpack it first')}"
+        )
+    if how in _ARCHIVES:
+        return ManifestError(
+            f"{name} is compressed ({how}), and files in an archive are not read; unpack it and give the folder of its "
+            "pictures, or if it holds a list, store it uncompressed, or as Parquet"
         )
     return ManifestError(
         f"{name} is compressed ({how}), so a pod cannot read its own rows without reading all rows before them; store "

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Literal
 
-    from worker.manifest.listed_file import ListedFile
     from worker.manifest.manifest_format import Format
+    from worker.manifest.places.listed_file import ListedFile
 
 NAMED_ENDINGS = 6
 """Largest number of endings that a sentence names."""
+
+_HOLDING_IMAGES: tuple[Format, ...] = ("tar", "images", "parquet")
+"""The formats of files that may hold images."""
 
 _BESIDE = {"dataset_info.json", "dataset_infos.json", "state.json"}
 _TEXTS_BESIDE = {"readme", "licence", "license", "notice", "changelog"}
@@ -40,6 +43,8 @@ def choose_parts(files: Sequence[ListedFile], wanted: Format | Literal["auto"], 
     kinds = [None if _is_beside(file.path) else format_of(file.path) for file in files]
     found = Counter(kind for kind in kinds if kind is not None)
     chosen = _one_format(found, place) if wanted == "auto" else wanted
+    if wanted == "auto" and chosen in _HOLDING_IMAGES:
+        _check_is_most(files, kinds, chosen, place)
     if chosen is not None and not found[chosen]:
         # The setting speaks for names whose ending says nothing, such as Spark's part-00000.
         kinds = [chosen if _is_unknown(file.path) else kind for kind, file in zip(kinds, files, strict=True)]
@@ -56,12 +61,14 @@ def choose_parts(files: Sequence[ListedFile], wanted: Format | Literal["auto"], 
     return Parts(chosen, parts, +skipped)
 
 
-def in_words(counts: Counter[str]) -> str:
-    """Return counts by ending as text: `12 .txt, 3 without an ending`."""
+def in_words(counts: Counter[str], *, hidden: int = 0) -> str:
+    """Return counts by ending as text: `12 .txt, 3 without an ending`. `hidden` names begin with `.` or `_`."""
     found = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     named = [f"{count:,} {printable(ending) or 'without an ending'}" for ending, count in found[:NAMED_ENDINGS]]
     rest = sum(count for _, count in found[NAMED_ENDINGS:])
-    return ", ".join([*named, *([f"{rest:,} others"] if rest else [])])
+    others = [f"{rest:,} with other endings"] if rest else []
+    names = [f"{hidden:,} whose {'names begin' if hidden > 1 else 'name begins'} with . or _"] if hidden else []
+    return ", ".join([*named, *others, *names])
 
 
 def _one_format(found: Counter[Format], place: str) -> Format | None:
@@ -76,6 +83,25 @@ def _one_format(found: Counter[Format], place: str) -> Format | None:
             "meant in EMBEDDER_MANIFEST_FORMAT, or give its files alone, as in photos/*.csv"
         )
     return next(iter(found), None)
+
+
+def _check_is_most(files: Sequence[ListedFile], kinds: Sequence[Format | None], chosen: Format, place: str) -> None:
+    """Raise ManifestError where the files of the chosen format are the smaller part of all that may hold images.
+
+    A data set may have a picture for its page, and a folder of photos a tar with other things.
+    """
+    sizes: Counter[Format] = Counter()
+    for kind, file in zip(kinds, files, strict=True):
+        if kind in _HOLDING_IMAGES:
+            sizes[kind] += file.size or 0
+    larger = max(sizes, key=lambda kind: sizes[kind])
+    if sizes[larger] > sizes[chosen]:
+        counts = Counter(kinds)
+        named = ", ".join(f"{counts[kind]:,} of {kind} with {sizes[kind]:,} bytes" for kind in sorted(sizes))
+        raise ManifestError(
+            f"{place} holds files of several formats that may be the images ({named}); name the one that is meant in "
+            f"EMBEDDER_MANIFEST_FORMAT ({chosen} or {larger}), or give its files alone, as in data/*.parquet"
+        )
 
 
 def _is_beside(path: str) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from worker.manifest.places.uri_list import scheme_of
 from worker.manifest.raw_rows import Fields, RawRow, RowCount, chunk_range, spread_range
-from worker.manifest.uri_list import scheme_of
 from worker.rows import ByteRange, listed_file_tag
 
 if TYPE_CHECKING:

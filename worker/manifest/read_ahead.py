@@ -6,14 +6,14 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from worker.manifest.byte_source import BLOCK_BYTES
+from worker.manifest.places.byte_source import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
     from types import TracebackType
 
-    from worker.manifest.byte_source import ByteSource
+    from worker.manifest.places.byte_source import ByteSource
 
 BYTES_AHEAD = 4 * BLOCK_BYTES
 """Number of bytes that are read ahead. One answer of S3 brings 50 to 100 MB a second, and a GPU takes more, so several

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.manifest.columns import resolve_sources, resolve_sources_of_shards, sources_of_ids
-from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.image_ids import are_image_ids
-from worker.manifest.json_rows import JsonRows
-from worker.manifest.jsonl_rows import JsonLinesRows
+from worker.manifest.json.line_rows import JsonLinesRows
+from worker.manifest.json.rows import JsonRows
 from worker.manifest.picture_rows import PictureRows
-from worker.manifest.tar_rows import TarRows
-from worker.manifest.text_rows import TextRows
-from worker.manifest.txt_layout import open_txt
+from worker.manifest.tar.rows import TarRows
+from worker.manifest.text.delimited_rows import DelimitedRows
+from worker.manifest.text.rows import TextRows
+from worker.manifest.text.txt_layout import open_txt
 
 if TYPE_CHECKING:
-    from worker.manifest.byte_source import ByteSource
     from worker.manifest.manifest_files import ManifestFiles
+    from worker.manifest.places.byte_source import ByteSource
     from worker.manifest.raw_rows import RowReader
     from worker.settings import ManifestSettings
 
@@ -27,7 +27,7 @@ def open_reader(files: ManifestFiles, ids: ByteSource | None, settings: Manifest
         return PictureRows(files.pictures)
     if kind == "parquet":
         # pyarrow takes 30 MB of memory, which no other format needs.
-        from worker.manifest.parquet_rows import ParquetRows  # noqa: PLC0415
+        from worker.manifest.parquet.rows import ParquetRows  # noqa: PLC0415
 
         return ParquetRows(sources, settings)
     if kind == "tar":

@@ -14,14 +14,16 @@ from worker.manifest.ids import id_text
 from worker.manifest.image_ids import SUBSETS, parse_image_id
 from worker.manifest.raw_rows import RawRow, UnreadableRow
 from worker.rows import ImageFailed, Row, url_on_mirror
-from worker.url_forms import odd_form
+from worker.url_forms import SCHEME, odd_form
 
 if TYPE_CHECKING:
     from worker.manifest.left_out import LeftOut
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+_BASE64_IMAGES = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
+"""How JPEG, PNG, GIF and WebP begin in base64."""
 
 _NO_ROTATION = {"", "nan", "none", "null"}
 """Texts in lower case with which programs write that there is no value."""
@@ -115,6 +117,7 @@ class RowCheck:
             raise ImageFailed(Reason.MALFORMED_ROW, "the row has no URL")
         size = len(url.encode())
         if size > self.max_url_bytes:
+            _check_is_no_image(url)
             limit = f"the URL has {size} bytes, EMBEDDER_MAX_URL_BYTES is {self.max_url_bytes}: {excerpt(url)}"
             raise ImageFailed(Reason.URL_TOO_LONG, limit)
         return url
@@ -130,7 +133,7 @@ class RowCheck:
         meant = url if form is None else form.text
         if _is_file_url(meant):
             raise _file_elsewhere(url)
-        if not _SCHEME.match(meant):
+        if not SCHEME.match(meant):
             raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
 
     def _id(self, raw: RawRow, left_out: LeftOut) -> str:
@@ -181,6 +184,16 @@ def _file_elsewhere(url: str) -> ImageFailed:
     return ImageFailed(
         Reason.INVALID_URL, f"files can be named only in a manifest that is itself a file, not {excerpt(url)}"
     )
+
+
+def _check_is_no_image(url: str) -> None:
+    """Raise ImageFailed (invalid_url) for the image itself in place of its URL, which no larger limit makes a URL."""
+    form = odd_form(url[:100])
+    if url.lower().startswith("data:") and form is not None:
+        raise ImageFailed(Reason.INVALID_URL, f"{form.problem}: {excerpt(url)}")
+    if url.startswith(_BASE64_IMAGES):
+        problem = "it is an image in base64, not a URL; put the bytes into a column of a Parquet file"
+        raise ImageFailed(Reason.INVALID_URL, f"{problem}: {excerpt(url)}")
 
 
 def _is_file_url(text: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from worker.manifest.byte_source import ByteSource
+    from worker.manifest.places.byte_source import ByteSource
 
 
 def file_name(source: ByteSource) -> str:

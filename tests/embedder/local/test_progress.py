@@ -54,6 +54,13 @@ def test_a_chunk_without_a_count_is_taken_to_be_as_large_as_the_others(clock: Cl
     assert progress.total == 300
 
 
+def test_the_files_that_are_no_part_of_the_manifest_are_kept_for_the_end(clock: Clock) -> None:
+    progress = RunProgress(range(2), clock=clock)
+    progress.observe(0, line('manifest_files manifest=photos format=images files=3 skipped="2 .txt, 1 .mov"'))
+    progress.observe(0, line("started chunk=0 of=2 rows=2"))
+    assert progress.skipped == "2 .txt, 1 .mov"
+
+
 def test_rate_and_eta_follow_from_the_images_that_this_command_settles(clock: Clock) -> None:
     progress = RunProgress(range(3), clock=clock)
     progress.finish(2, rows=1000)  # by an earlier run

@@ -92,3 +92,14 @@ def test_a_repaired_path_is_read(tmp_path: Path) -> None:
     for text in ("photos/b.jpg", '"photos/b.jpg"'):
         reason, _ = outcome(text, tmp_path)
         assert reason == Reason.NOT_FOUND
+
+
+def test_a_label_behind_a_path_or_url_is_blamed_only_if_there_is_no_such_image(
+    tmp_path: Path, server: ImageServer
+) -> None:
+    (tmp_path / "a.jpg 0").write_bytes(PICTURE)
+    assert outcome("a.jpg 0", tmp_path) == PICTURE
+    for text in ("b.jpg 0", f"{server.on('/b.jpg', answer(PICTURE))}  a caption"):
+        reason, detail = outcome(text, tmp_path)
+        assert reason == Reason.INVALID_URL
+        assert "more text follows the picture's name" in str(detail)

@@ -18,7 +18,8 @@ from tests.scripted_server import ScriptedServer, Then, deaf_address, scripted_s
 from tests.worker.fetch.fetching import failure, fetch, worker_settings
 from tests.worker.fetch.thread_transport import Image, ThreadTransport
 from worker.fetch.byte_budget import ByteBudget, Reservation
-from worker.fetch.transfers import DRAIN_SECONDS, SPARE_CONNECTIONS, TransferLimits, Transfers
+from worker.fetch.transfer import DRAIN_SECONDS, TransferLimits
+from worker.fetch.transfers import SPARE_CONNECTIONS, Transfers
 from worker.fetch.transport import Answered, Broken, Get, Verdict
 
 if TYPE_CHECKING:

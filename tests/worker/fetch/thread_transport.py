@@ -10,7 +10,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Self
 
 from worker.fetch.file_reads import FileReads
-from worker.fetch.transfers import TransferLimits, Transfers
+from worker.fetch.transfer import TransferLimits
+from worker.fetch.transfers import Transfers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from common.retry import RetryPolicy
 from common.settings import read_settings
-from worker.manifest.http_source import RETRY
 from worker.manifest.manifest import Manifest, open_manifest
+from worker.manifest.places.http_source import RETRY
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:

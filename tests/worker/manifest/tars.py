@@ -6,13 +6,13 @@ import io
 import tarfile
 from typing import TYPE_CHECKING, Any
 
-from worker.manifest.local_source import LocalSource
+from worker.manifest.places.local_source import LocalSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from worker.manifest.byte_source import ByteSource
+    from worker.manifest.places.byte_source import ByteSource
     from worker.manifest.raw_rows import RawRow, UnreadableRow
 
 

@@ -9,10 +9,10 @@ from common.errors import ManifestError, SettingsError, SourceUnavailable, Store
 from common.store.s3.client import clear_clients
 from tests.manifest_server import ManifestServer, manifest_server
 from tests.worker.manifest.manifests import QUICK_RETRY, settings_for, written
-from worker.manifest.byte_source import BLOCK_BYTES, HEAD_BYTES, ByteSource, blocks
-from worker.manifest.http_source import ATTEMPTS, HttpSource
-from worker.manifest.local_source import local_path
-from worker.manifest.open_source import open_source
+from worker.manifest.places.byte_source import BLOCK_BYTES, HEAD_BYTES, ByteSource, blocks
+from worker.manifest.places.http_source import ATTEMPTS, HttpSource
+from worker.manifest.places.local_source import local_path
+from worker.manifest.places.open_source import open_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.errors import ManifestError
 from tests.worker.manifest.manifests import opened, rows_of, settings_for, written
 from worker.manifest.columns import find_columns
 
@@ -107,3 +108,34 @@ def test_rows_of_jsonl_may_write_a_key_in_different_ways(tmp_path: Path) -> None
         ("https://h/2.jpg", "7"),
         ("https://h/3.jpg", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "likely"),
+    [
+        ("image_id,Smiling\n000001.jpg,-1\n000002.jpg,1\n", "=image_id"),
+        (
+            "gbifID\tidentifier\treferences\n7\thttps://h/7.jpg\thttps://h/7\n8\t\t\n9\thttps://h/9.JPG?x\t\n",
+            "=identifier",
+        ),
+        ("id;Poster;avatar\n1;https://h/1.jpg;https://h/small.jpg\n", "=Poster"),
+        ("poster,id\nmovies/Up.png,u\n", "=poster"),
+        ("a,b\nhttps://h/1.jpg,https://h/2.png\n", ""),
+        ("a,b\n1.jpg,2.jpg\n", ""),
+        ("name,avatar\nx,https://h/1.jpg\n", ""),
+        ("a,b\nx.jpg,1\ny.txt,2\n", ""),
+    ],
+)
+def test_of_columns_without_a_known_name_the_one_with_pictures_is_proposed(
+    tmp_path: Path, text: str, likely: str
+) -> None:
+    proposal = f", as in EMBEDDER_URL_COLUMN{likely}" if likely else ""
+    with pytest.raises(ManifestError, match=rf"has no column with URLs, .* in EMBEDDER_URL_COLUMN{proposal}(?:, or|$)"):
+        opened(written(tmp_path / "list.csv", text.encode()))
+
+
+def test_the_column_of_ids_may_be_named_as_that_of_the_paths(tmp_path: Path) -> None:
+    path = written(tmp_path / "list.csv", b"image_id,Smiling,key\n000001.jpg,-1,a\n")
+    manifest = opened(path, url_column="image_id")
+    assert manifest.sources == ("url",)
+    assert [(row.url, row.id) for row in rows_of(manifest)] == [("000001.jpg", "a")]

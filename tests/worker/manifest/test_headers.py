@@ -33,6 +33,12 @@ URLS = [f"http://127.0.0.1:9/{number}.jpg" for number in range(3)]
             "id,url,column3",
             ["n0000_0", "n0000_1", "n0000_2"],
         ),
+        (
+            "hive.csv",
+            lines(*(f"{n}\x01{url}\x01a, b" for n, url in enumerate(URLS))),
+            "id,url,caption",
+            ["0", "1", "2"],
+        ),
     ],
 )
 def test_a_list_without_a_header_is_recognised_and_the_setting_makes_it_readable(

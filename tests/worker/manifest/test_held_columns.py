@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from worker.manifest.manifest import Manifest
-    from worker.manifest.parquet_rows import ParquetRows
+    from worker.manifest.parquet.rows import ParquetRows
 
 PICTURE = jpeg(100)
 
@@ -373,3 +373,12 @@ def test_a_file_with_encrypted_columns_is_refused(tmp_path: Path) -> None:
         source = MemorySource(path.read_bytes())
         with pytest.raises(ManifestError, match=r"list\.parquet is "):
             images_of(reader(source), [0])
+
+
+def test_the_shard_that_webdataset_notes_is_not_the_url_of_its_images(tmp_path: Path) -> None:
+    pictures = pa.array([{"bytes": jpeg(number), "path": f"{number}.jpg"} for number in range(2)])
+    table = pa.table({"jpg": pictures, "__key__": ["a", "b"], "__url__": ["hf://x/0.tar", "hf://x/0.tar"]})
+    assert everything(manifest_of(tmp_path / "list.parquet", table), chunks=1) == [
+        ("0.jpg", "a", "", "", 0),
+        ("1.jpg", "b", "", "", 0),
+    ]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from common.errors import SourceUnavailable
 from common.format.reasons import Reason
 from tests.worker.manifest.test_parquet_files import MemorySource
-from worker.manifest.byte_source import BLOCK_BYTES
 from worker.manifest.held_ranges import read_ranges
+from worker.manifest.places.byte_source import BLOCK_BYTES
 from worker.rows import ByteRange, ImageFailed
 
 if TYPE_CHECKING:

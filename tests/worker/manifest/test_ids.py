@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import uuid
 from decimal import Decimal
@@ -31,6 +32,7 @@ LONG = "the id has 3000 bytes, EMBEDDER_MAX_URL_BYTES is 2048"
         (float("nan"), ""),
         (Decimal("NaN"), ""),
         ("", ""),
+        ("\\N", ""),
         ("  a ", "a"),
         ("1.0", "1.0"),
         (0, "0"),
@@ -53,6 +55,7 @@ LONG = "the id has 3000 bytes, EMBEDDER_MAX_URL_BYTES is 2048"
         (bytes(16), "00000000-0000-0000-0000-000000000000"),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         (b"\xff" * 32, "ff" * 32),
+        (dt.date(2020, 1, 31), "2020-01-31"),
     ],
 )
 def test_an_id_that_only_one_text_can_mean_becomes_this_text(value: object, text: str) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from common.errors import ManifestError
 from tests.worker.manifest.manifests import everything, opened, rows_of, settings_for, written
-from worker.manifest.json_rows import JsonRows
-from worker.manifest.local_source import LocalSource
+from worker.manifest.json.rows import JsonRows
+from worker.manifest.places.local_source import LocalSource
 from worker.manifest.raw_rows import RawRow
 from worker.rows import Row
 
@@ -41,6 +41,44 @@ def test_an_array_of_objects_is_read_as_the_same_objects_in_lines(tmp_path: Path
     assert array.has_ids
     for chunks in (2, 7):
         assert everything(array, chunks=chunks) == everything(array, chunks=1)
+
+
+SIZES = {"thumb": "https://h/t", "small": "https://h/s", "raw": "https://h/raw", "full": "https://h/full"}
+
+
+@pytest.mark.parametrize(
+    ("value", "rows"),
+    [
+        ([{"id": "a", "urls": SIZES, "links": {"html": "https://h/a"}}], [("https://h/full", "a")]),
+        ({"total": 1, "results": [{"id": "a", "urls": SIZES}]}, [("https://h/full", "a")]),
+        (
+            {
+                "photos": [
+                    {
+                        "id": 7,
+                        "url": "https://h/photo/7/",
+                        "src": {"tiny": "https://h/t", "original": "https://h/7.jpeg"},
+                    }
+                ]
+            },
+            [("https://h/7.jpeg", "7")],
+        ),
+        (
+            {
+                "photos": {
+                    "page": 1,
+                    "photo": [{"id": "8", "owner": "o", "url_sq": "https://h/s", "url_l": "https://h/l"}],
+                }
+            },
+            [("https://h/l", "8")],
+        ),
+    ],
+    ids=["Unsplash", "Unsplash's search", "Pexels", "Flickr"],
+)
+def test_of_the_sizes_of_a_picture_the_largest_is_taken(
+    tmp_path: Path, value: object, rows: list[tuple[str, str]]
+) -> None:
+    assert pairs(written(tmp_path / "a.json", json.dumps(value).encode())) == rows
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from pyarrow import parquet
 
 from tests.manifest_server import ManifestServer, manifest_server
 from tests.worker.manifest.manifests import everything, opened, written
-from worker.manifest.byte_source import BLOCK_BYTES
+from worker.manifest.places.byte_source import BLOCK_BYTES
 from worker.manifest.raw_rows import chunk_range
-from worker.manifest.text_lines import MAX_LINE_BYTES
+from worker.manifest.text.lines import MAX_LINE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

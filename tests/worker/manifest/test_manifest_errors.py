@@ -66,6 +66,48 @@ def test_a_compressed_manifest_is_refused_by_its_content(tmp_path: Path, name: s
         opened(written(tmp_path / name, content))
 
 
+@pytest.mark.parametrize("name", ["list.csv", "list.json", "list.jsonl", "list.parquet", "list.txt", "list.tar"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n<!DOCTYPE html>\n<html><body>log in</body></html>\n", "is not .* but a web page or XML.*needs a login"),
+        (b"\xef\xbb\xbf<HTML lang='de'>\n", "but a web page or XML"),
+        (b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>', "but a web page or XML"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "pointer of Git LFS.*git lfs pull",
+        ),
+    ],
+    ids=["page", "page with a mark", "error of a store", "pointer"],
+)
+def test_what_came_in_place_of_the_list_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        opened(written(tmp_path / name, content))
+    (tmp_path / "parts").mkdir()
+    written(tmp_path / "parts" / name, content)
+    with pytest.raises(ManifestError, match=message):
+        opened(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("name", ["photos.zip", "photos.7z", "photos.rar", "folder"])
+def test_of_an_archive_it_is_said_that_it_must_be_unpacked(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    written(tmp_path / "folder" / "photos.zip", zipped())
+    if name != "folder":
+        written(tmp_path / name, zipped())
+    with pytest.raises(ManifestError, match="unpack it and give the folder of its pictures"):
+        opened(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("list.xlsx", "is a spreadsheet; save it as CSV"), ("list.feather", "write the list as Parquet, CSV or JSONL")],
+)
+def test_of_tables_of_other_programs_it_is_said_what_to_write(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        opened(written(tmp_path / name, zipped()))
+
+
 @pytest.mark.parametrize(
     ("name", "encoding"),
     [("list.csv", "utf-32"), ("list.txt", "utf-32"), ("list.csv", "utf-32-be"), ("list.json", "utf-16")],

@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from tests.manifest_server import ManifestServer, manifest_server
 from tests.worker.manifest.manifests import opened
-from worker.manifest.byte_source import HEAD_BYTES
-from worker.manifest.text_lines import OVERLAP_BYTES
+from worker.manifest.places.byte_source import HEAD_BYTES
+from worker.manifest.text.lines import OVERLAP_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -235,6 +235,7 @@ def test_control_characters_in_a_url_make_it_invalid(tmp_path: Path, url: str) -
         ("{", "expected a JSON object or string"),
         ("[1]", "expected a JSON object or string"),
         ("[" * 100_000, "expected a JSON object or string"),
+        ("{'url': 'https://h/1.jpg'}", "expected a JSON object or string, not Python's notation"),
         ('{"id": 5}', "the row has no URL"),
         ('{"url": 5}', "the URL is a number, expected text"),
         ('{"url": "https://h/", "rotation": true}', "the rotation is True, expected a multiple of 90"),
@@ -302,3 +303,19 @@ def test_an_unknown_chunk_is_refused(tmp_path: Path) -> None:
     for index, count in ((-1, 1), (1, 1), (0, 0)):
         with pytest.raises(ValueError, match="chunk"):
             manifest.read_chunk(index, count)
+
+
+def test_commas_behind_the_objects_of_jsonl_do_not_count(tmp_path: Path) -> None:
+    lines = [f'{{"url": "https://h/{number}.jpg", "id": {number}}},\r\n' for number in range(9)]
+    manifest = opened(written(tmp_path / "list.jsonl", "".join(lines).encode()))
+    assert [(row.url, row.id) for row in rows_of(manifest)] == [(f"https://h/{n}.jpg", str(n)) for n in range(9)]
+    assert everything(manifest, chunks=7) == everything(manifest, chunks=1)
+
+
+@pytest.mark.parametrize("start", ["/9j/4AAQSkZJRg", "iVBORw0KGgoAAAAN", "R0lGODlhAQAB", "UklGRiQAAABXRUJQ"])
+@pytest.mark.parametrize("prefix", ["", "data:image/jpeg;base64,"])
+def test_an_image_in_place_of_its_url_is_named_and_no_limit_is_blamed(tmp_path: Path, prefix: str, start: str) -> None:
+    content = f"url,id\n{prefix and chr(34)}{prefix}{start}{'A' * 4000}{prefix and chr(34)},7\n"
+    (failure,) = failures_of(opened(written(tmp_path / "list.csv", content.encode())))
+    assert failure.reason == Reason.INVALID_URL
+    assert ("data: URLs are not fetched" if prefix else "an image in base64, not a URL") in failure.detail

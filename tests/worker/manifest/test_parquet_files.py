@@ -16,9 +16,10 @@ from pyarrow import parquet
 
 from common.errors import EmbedderError, ManifestError, SourceUnavailable
 from common.settings import read_settings
-from worker.manifest import parquet_file
-from worker.manifest.local_source import LocalSource
-from worker.manifest.parquet_rows import ParquetRows
+from tests.worker.manifest.manifests import everything, opened
+from worker.manifest.parquet import parquet_file
+from worker.manifest.parquet.rows import ParquetRows
+from worker.manifest.places.local_source import LocalSource
 from worker.settings import ManifestSettings
 
 if TYPE_CHECKING:
@@ -320,3 +321,21 @@ def test_local_files_are_read_as_they_are(tmp_path: Path) -> None:
     os.truncate(tmp_path / "part-1.parquet", 100)
     with pytest.raises(SourceUnavailable, match="changed while it was read"):
         list(reader(*sources[:1], sources[1]).read(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("column", "field", "url_column"),
+    [("image", "url", ""), ("image", "src", ""), ("urls", "full", ""), ("meta", "address", "meta.address")],
+)
+def test_a_url_may_lie_in_a_struct(tmp_path: Path, column: str, field: str, url_column: str) -> None:
+    structs = [{field: URL.format(number), "width": 3, "thumb": "https://h/t"} for number in range(9)]
+    parquet.write_table(pa.table({column: structs, "id": list(range(9))}), tmp_path / "list.parquet", row_group_size=2)
+    manifest = opened(tmp_path / "list.parquet", url_column=url_column)
+    rows = [(URL.format(number), str(number), "", "", 0) for number in range(9)]
+    assert everything(manifest, chunks=1) == everything(manifest, chunks=7) == rows
+
+
+def test_a_struct_of_unknown_fields_is_refused_with_the_way_to_name_one(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"meta": [{"address": "https://h/1.jpg"}]}), tmp_path / "list.parquet")
+    with pytest.raises(ManifestError, match=r"EMBEDDER_URL_COLUMN \(a field of a struct as in meta.address\)"):
+        opened(tmp_path / "list.parquet")

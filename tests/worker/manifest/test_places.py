@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,12 +146,36 @@ def test_what_is_skipped_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "2 .txt, 1 without an ending, 1 .mov" in said
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("", "skipped='1 .txt, 4 whose names begin with . or _'"),
+        ("/*.jpg", "skipped='1 whose name begins with . or _'"),
+        ("/_thumbs/*.jpg", None),
+    ],
+)
+def test_pictures_that_their_names_hide_are_counted(
+    place: str, said: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled(tmp_path, ["a.jpg", "_b.jpg", "notes.txt", ".DS_Store", "_thumbs/a.jpg", "_thumbs/b.jpg", "c/.d/a.jpg"])
+    opened(f"{tmp_path}{place}")
+    logged = capsys.readouterr().out
+    assert (said in logged) if said else ("skipped" not in logged)
+
+
 @pytest.mark.parametrize("place", ["", "/*.jpg", "/nothing*"])
 def test_a_place_with_nothing_usable_ends_in_a_sentence_that_says_what_was_found(place: str, tmp_path: Path) -> None:
     filled(tmp_path, ["clip.mov", "_SUCCESS"])
     found = "nothing was found" if place else r"its files are 1 \.mov"
     with pytest.raises(ManifestError, match=f"has no pictures, no lists of images and no tar shards.*{found}"):
         opened(f"{tmp_path}{place}")
+
+
+def test_files_that_the_run_is_writing_are_not_counted_as_hidden(tmp_path: Path) -> None:
+    filled(tmp_path, ["a.jpg", ".b.jpg", "out/chunks/.Images_Embedded_0.h5.1f2e3d4c.part"])
+    configured = settings_for(tmp_path)
+    manifest = open_manifest(configured.manifest, http=configured.http, run_uri=f"{tmp_path}/out")
+    assert manifest.skipped == "1 whose name begins with . or _"
 
 
 def test_a_name_with_commas_braces_or_brackets_is_one_file(tmp_path: Path) -> None:
@@ -206,6 +231,10 @@ def test_too_many_files_are_refused_before_all_are_listed(tmp_path: Path) -> Non
     for uri in (str(tmp_path), f"{tmp_path}/*.jpg", f"{tmp_path}/{{0..29}}.jpg"):
         with pytest.raises(ManifestError, match=r"more than 29 files.*EMBEDDER_MAX_LISTED_FILES.*embedder list"):
             opened(uri, max_listed_files=29)
+    spaced = tmp_path / "my photos"
+    filled(spaced, [f"{number}.jpg" for number in range(30)])
+    with pytest.raises(ManifestError, match=re.escape(f"`embedder list '{spaced}/' list.parquet`")):
+        opened(spaced, max_listed_files=29)
 
 
 def test_the_bound_holds_for_all_places_together(tmp_path: Path) -> None:
@@ -344,3 +373,21 @@ def test_the_chunks_of_any_folder_hold_each_picture_once_and_in_order(
     assert everything(manifest, chunks=count) == everything(manifest, chunks=1)
     if not (tmp_path / "**").exists():  # else the pattern is that file's name
         assert everything(opened(f"{tmp_path}/**"), chunks=1) == everything(manifest, chunks=1)
+
+
+def test_a_picture_for_the_page_of_a_data_set_is_not_taken_for_its_images(tmp_path: Path) -> None:
+    filled(tmp_path, ["data/train-0.parquet", "data/train-1.parquet"], bytes(1000))
+    filled(tmp_path, ["assets/banner.png", "README.md"])
+    with pytest.raises(
+        ManifestError, match=r"1 of images with 7 bytes, 2 of parquet with 2,000 bytes.*MANIFEST_FORMAT"
+    ):
+        opened(tmp_path)
+    assert urls_of(tmp_path, manifest_format="images") == ["assets/banner.png"]
+
+
+def test_a_tar_of_other_things_is_not_taken_for_the_photos_beside_it(tmp_path: Path) -> None:
+    filled(tmp_path, ["a.jpg", "b.jpg"], bytes(20_000))
+    filled(tmp_path, ["notes.tar"], bytes(10_240))
+    with pytest.raises(ManifestError, match=r"EMBEDDER_MANIFEST_FORMAT \(tar or images\)"):
+        opened(tmp_path)
+    assert urls_of(tmp_path, manifest_format="images") == ["a.jpg", "b.jpg"]

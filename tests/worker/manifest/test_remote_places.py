@@ -63,6 +63,14 @@ def test_a_prefix_may_be_written_in_many_ways(form: str, s3_api: S3Client, bucke
     assert urls_of(f"s3://{bucket}/{form}") == [f"s3://{bucket}/photos/a.jpg"]
 
 
+def test_pictures_that_their_keys_hide_are_counted(
+    s3_api: S3Client, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(s3_api, bucket, ["photos/a.jpg", "photos/.b.jpg", "photos/_x/c.jpg", "photos/_x/d.jpg"])
+    opened(f"s3://{bucket}/photos/")
+    assert "3 whose names begin with . or _" in capsys.readouterr().out
+
+
 def test_each_picture_below_a_prefix_is_a_row_in_the_order_of_its_key(s3_api: S3Client, bucket: str) -> None:
     keys = ["p/b.jpg", "p/a/z.JPEG", "p/a-1.webp", "p/漢 字+%41#1?.png", "p/&amp;'\"<>.jpg", "p/a/b/c.heic"]
     put(s3_api, bucket, [*keys, "q/other.jpg"])

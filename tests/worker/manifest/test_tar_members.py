@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.worker.manifest.tars import END, header, tar_of
-from worker.manifest.tar_members import Damaged, Joined, Member, tar_members
+from worker.manifest.tar.members import Damaged, Joined, Member, tar_members
 
 if TYPE_CHECKING:
     from pathlib import Path

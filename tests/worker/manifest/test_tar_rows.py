@@ -18,11 +18,11 @@ from common.format.reasons import Reason
 from tests.manifest_server import ManifestServer, manifest_server
 from tests.worker.manifest.manifests import QUICK_RETRY, everything, opened, rows_of, settings_for, written
 from tests.worker.manifest.tars import END, CountingSource, header, held_bytes, tar_of
-from worker.manifest.http_source import HttpSource
-from worker.manifest.local_source import LocalSource
+from worker.manifest.places.http_source import HttpSource
+from worker.manifest.places.local_source import LocalSource
 from worker.manifest.raw_rows import RawRow, UnreadableRow
-from worker.manifest.tar_rows import TarRows
-from worker.manifest.tar_shard import READERS
+from worker.manifest.tar.rows import TarRows
+from worker.manifest.tar.shard import READERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

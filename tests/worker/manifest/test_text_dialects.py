@@ -24,6 +24,7 @@ READ: dict[str, tuple[str, str, Expected]] = {
     "Excel's line that names the separator": ("list.csv", "sep=;\nid;url\n1;p0.jpg\n", ONE),
     "that line with a mark, quotes and another separator": ("list.csv", '\ufeff"SEP=|"\r\nid|url\r\n1|p0.jpg\r\n', ONE),
     "bars": ("list.csv", 'id|url|title\n1|p0.jpg|a, "quote" and; more\n', ONE),
+    "Hive's separator": ("list.csv", 'id\x01url\x01title\n1\x01p0.jpg\x015" a, b\n', ONE),
     "tabs in a file named .csv": ("list.csv", "id\turl\ttitle\n1\tp0.jpg\ta, b\n", ONE),
     "commas in a file named .tsv": ("list.tsv", "id,url\n1,p0.jpg\n", ONE),
     "titles with the other separators": (

@@ -15,19 +15,19 @@ from common.errors import ManifestError
 from tests.manifest_server import manifest_server
 from tests.worker.manifest.manifests import QUICK_RETRY
 from tests.worker.manifest.memory_source import LongLine, MemorySource
-from worker.manifest.delimited_rows import DelimitedRows
-from worker.manifest.http_source import HttpSource
-from worker.manifest.jsonl_rows import JsonLinesRows
+from worker.manifest.json.line_rows import JsonLinesRows
+from worker.manifest.places.http_source import HttpSource
 from worker.manifest.raw_rows import RawRow, UnreadableRow, chunk_range
-from worker.manifest.records import MAX_RECORD_BYTES
-from worker.manifest.text_lines import OVERLAP_BYTES
-from worker.manifest.txt_layout import open_txt
+from worker.manifest.text.delimited_rows import DelimitedRows
+from worker.manifest.text.lines import OVERLAP_BYTES
+from worker.manifest.text.records import MAX_RECORD_BYTES
+from worker.manifest.text.txt_layout import open_txt
 from worker.settings import HttpSettings, ManifestSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from worker.manifest.byte_source import ByteSource
+    from worker.manifest.places.byte_source import ByteSource
     from worker.manifest.raw_rows import RowReader
 
 Found = list[RawRow | UnreadableRow]

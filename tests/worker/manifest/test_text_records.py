@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from common.errors import ManifestError
 from tests.worker.manifest.memory_source import MemorySource
-from worker.manifest.delimited_file import open_delimited
-from worker.manifest.delimited_rows import DelimitedRows
 from worker.manifest.raw_rows import RawRow
-from worker.manifest.records import read_records
-from worker.manifest.text_encoding import TextFile
+from worker.manifest.text.delimited_file import open_delimited
+from worker.manifest.text.delimited_rows import DelimitedRows
+from worker.manifest.text.encoding import TextFile
+from worker.manifest.text.records import read_records
 from worker.settings import ManifestSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from worker.manifest.raw_rows import UnreadableRow
-    from worker.manifest.records import Record
+    from worker.manifest.text.records import Record
 
 SETTINGS = ManifestSettings(manifest_uri="list.csv")
 CHUNKS = range(1, 10)

@@ -1,0 +1,179 @@
+"""Images at URLs: the requests for one image, which are repeated and follow redirects."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Generic, NamedTuple
+
+from common.format.reasons import Reason
+from common.retry import GivenUp, Pause, RetryPolicy, call_async
+from worker.fetch.byte_budget import ByteBudget, Reservation
+from worker.fetch.chain_cookies import ChainCookies
+from worker.fetch.failures import Unanswered
+from worker.fetch.file_places import FilePlaces
+from worker.fetch.held_image import Held
+from worker.fetch.image_url import join_redirect, parse_http_url, scheme_of
+from worker.fetch.statuses import REDIRECTS, check_status
+from worker.fetch.transport import Answered, Image
+from worker.rows import ImageFailed
+
+if TYPE_CHECKING:
+    from worker.fetch.hosts import Hosts
+    from worker.fetch.http_client import HttpClient
+    from worker.fetch.image_url import HttpUrl
+    from worker.fetch.object_urls import ObjectUrls
+    from worker.fetch.request import Request
+    from worker.rows import ByteRange
+    from worker.settings import FetchSettings
+
+MAX_REDIRECTS = 5
+"""The largest number of redirects that are followed for one image."""
+
+FIRST_PAUSE_SECONDS = 0.5
+"""The pause in seconds after the first failed attempt. It doubles with each further one."""
+
+LONGEST_PAUSE_SECONDS = 20.0
+"""The longest pause in seconds between two attempts, without the host's Retry-After."""
+
+PLACEHOLDER = "photo_unavailable"
+"""A part of the name of the picture to which Flickr redirects if a photo is gone."""
+
+
+class Redirect(NamedTuple):
+    """An answer that names another URL."""
+
+    location: str
+    cookies: tuple[str, ...]
+    """What it sets, the values of its headers Set-Cookie."""
+
+
+class Downloads(Generic[Image]):
+    """The requests of one chunk. `first_bytes` are reserved for an image before its length is known."""
+
+    def __init__(
+        self,
+        settings: FetchSettings,
+        *,
+        client: HttpClient[Image],
+        hosts: Hosts,
+        objects: ObjectUrls,
+        budget: ByteBudget,
+        first_bytes: int,
+    ) -> None:
+        self._client = client
+        self._hosts = hosts
+        self._objects = objects
+        self._budget = budget
+        self._first_bytes = first_bytes
+        self._max_image_bytes = settings.max_image_bytes
+        self._places = FilePlaces()
+        self._retry_policy = RetryPolicy(
+            first_pause_seconds=FIRST_PAUSE_SECONDS,
+            longest_pause_seconds=LONGEST_PAUSE_SECONDS,
+            attempts=settings.fetch_attempts,
+        )
+        self.retries = 0
+        """The number of attempts that followed a failed one."""
+
+    async def get(self, url: str, held: ByteRange | None = None, *, rotation: int, is_last_resort: bool) -> Held[Image]:
+        """Return the image of an http, https or s3 URL, or the range `held` of what is there.
+
+        `is_last_resort` tells that the image has no other source. Raises as `ImageFetcher.fetch`, and Unanswered.
+        """
+        try:
+            return await call_async(
+                lambda: self._follow_redirects(url, held, rotation=rotation, is_last_resort=is_last_resort),
+                self._retry_policy,
+                may_pass=_may_pass,
+                asked_seconds=_retry_after_seconds,
+                counts=_counts,
+                before_pause=self._count_retry,
+            )
+        except GivenUp as given_up:
+            failure, attempts = given_up.error, given_up.attempts
+            if not isinstance(failure, ImageFailed):
+                raise
+            raise failure.with_detail(
+                f"{failure.detail} after {attempts} attempt{'s' if attempts > 1 else ''}"
+            ) from given_up
+
+    def _count_retry(self, _: Pause) -> None:
+        self.retries += 1
+
+    async def _follow_redirects(
+        self, text: str, held: ByteRange | None, *, rotation: int, is_last_resort: bool
+    ) -> Held[Image]:
+        is_signed = scheme_of(text) == "s3"
+        if held is None:
+            url = await self._objects.sign(text) if is_signed else parse_http_url(text)
+            return await self._follow(url, is_signed=is_signed, rotation=rotation, is_last_resort=is_last_resort)
+        follow = partial(self._follow, is_signed=is_signed, held=held, rotation=rotation, is_last_resort=is_last_resort)
+        if (place := self._places.of(text)) is not None:
+            try:
+                return await follow(place)
+            except ImageFailed as failed:
+                self._places.forget(text)  # what it led to may be good for some time only
+                if isinstance(failed, Unanswered):
+                    raise
+        return await follow(await self._objects.sign_file(text) if is_signed else parse_http_url(text))
+
+    async def _follow(
+        self, url: HttpUrl, *, is_signed: bool, held: ByteRange | None = None, rotation: int, is_last_resort: bool
+    ) -> Held[Image]:
+        start = url
+        send = partial(self._send, rotation=rotation)
+        cookies: ChainCookies | None = None  # few chains need any
+        for _ in range(MAX_REDIRECTS + 1):
+            if PLACEHOLDER in url.text and PLACEHOLDER in url.name:
+                raise ImageFailed(Reason.UNAVAILABLE_PLACEHOLDER, "the source says that the photo is gone")
+            # The manifest's own server is trusted wherever it redirects to, as when its index was read.
+            is_trusted = is_signed or held is not None
+            cookie = cookies.header(url) if cookies else ""
+            request = self._client.request(url, is_trusted=is_trusted, cookie=cookie, held=held)
+            answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)
+            if not isinstance(answer, Redirect):
+                if held is not None and url is not start and cookies is None:
+                    self._places.note(held.uri, url)
+                return answer
+            if answer.cookies:
+                cookies = cookies or ChainCookies()
+                cookies.note(url, answer.cookies)
+            url, is_signed = join_redirect(url, answer.location), False
+        raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
+
+    async def _send(self, request: Request, *, rotation: int) -> Held[Image] | Redirect:
+        reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
+        first_bytes = self._first_bytes if request.range is None else request.range.length
+        try:
+            if not reservation.try_take(first_bytes):
+                await reservation.take(first_bytes)
+            answer = await self._client.get(request, rotation=rotation, reservation=reservation)
+            if isinstance(answer, Answered):
+                reservation.release()
+                return _redirect(answer)
+        except BaseException:
+            reservation.release()
+            raise
+        reservation.settle(answer.length)
+        return Held(answer, reservation)
+
+
+def _redirect(answer: Answered) -> Redirect:
+    """Return where an answer without an image leads. Raises its failure if it leads nowhere."""
+    if answer.status in REDIRECTS:
+        return Redirect(answer.location, answer.cookies)
+    check_status(answer)
+    raise TypeError("the transport answered with status 200 and without an image")
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, Unanswered) and error.may_pass
+
+
+def _retry_after_seconds(error: Exception) -> float:
+    return error.retry_after_seconds if isinstance(error, Unanswered) else 0.0
+
+
+def _counts(error: Exception) -> bool:
+    """Return whether the failed request counts as an attempt. A probe fails because of its host, not of its image."""
+    return not (isinstance(error, Unanswered) and error.was_probe)

@@ -1,0 +1,177 @@
+"""A manifest behind http:// or https://, read by range requests.
+
+The first request is a GET and not a HEAD, because a presigned URL allows one method only. The size and the tag of the
+first answer must be those of all later answers.
+
+A server without range requests sends all of the content. The source keeps this answer open and reads on in it. It makes
+a new request only for bytes that it has read past.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from common.errors import SourceUnavailable
+from common.logs import log
+from common.retry import GivenUp, RetryPolicy, call
+from worker.manifest.places.byte_source import BLOCK_BYTES, HEAD_BYTES, content_changed, sampled_hash
+from worker.manifest.places.http_answer import HttpFault
+from worker.manifest.places.range_client import RangeClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.manifest.places.http_answer import HttpAnswer
+    from worker.settings import HttpSettings
+
+ATTEMPTS = 12
+"""Largest number of requests for one range."""
+
+FIRST_PAUSE_SECONDS = 0.5
+"""Pause in seconds before the second request, doubled for each further one."""
+
+MAX_TAG_CHARS = 200
+"""Length of the longest ETag that a decoder is told. Those of all known servers are shorter."""
+
+RETRY = RetryPolicy(first_pause_seconds=FIRST_PAUSE_SECONDS, longest_pause_seconds=8, attempts=ATTEMPTS)
+"""The retries of one range. The eleven pauses take 32 to 64 s together, so a network or a name server that comes after
+the pod is waited for. The Job's retries cover a longer fault: a worker that cannot read its list has done no work that
+would be lost."""
+
+SMALL_HEAD_BYTES = 4096
+"""Size in bytes of the head of a source beside many others. Each of them may be looked at for its size alone."""
+
+Answer = TypeVar("Answer")
+
+
+class _Head(NamedTuple):
+    data: bytes
+    """The first bytes of the content, or all of it if it is smaller."""
+    size: int
+    """Size of the whole content in bytes."""
+    tag: str
+    """The content's ETag, else the date of its last change, else an empty text."""
+
+
+class HttpSource:
+    """`token` is a bearer token for the URL's server.
+
+    `is_one_of_many` is for a source beside many others: its head is smaller, and no connection stays open after it.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        settings: HttpSettings,
+        *,
+        token: str = "",
+        retry: RetryPolicy = RETRY,
+        is_one_of_many: bool = False,
+    ) -> None:
+        self._client = RangeClient(uri, settings, token=token)
+        self._head_bytes = SMALL_HEAD_BYTES if is_one_of_many else HEAD_BYTES
+        self.name, self.uri = self._client.name, uri
+        self._retry = retry
+        self._whole: HttpAnswer | None = None  # the open answer of a server without range requests
+        self._identity: str | None = None
+        self._head = self._retried(self._receive_head)
+        self.size = self._head.size
+        self.has_ranges = self._whole is None
+        """Whether the server sends parts of the content."""
+        self.is_direct = self.has_ranges and not self._client.has_credentials
+        if is_one_of_many:
+            self.close()
+
+    def close(self) -> None:
+        """Close all connections. A later read opens another one."""
+        self._close_whole()
+        self._client.close()
+
+    @property
+    def tag(self) -> str:
+        kind, _, etag = self._head.tag.partition(" ")
+        return etag if kind == "etag" and len(etag) <= MAX_TAG_CHARS else ""
+
+    @property
+    def identity(self) -> str:
+        if self._identity is None:
+            self._identity = f"{self.size} bytes {self._head.tag or f'sha256 {sampled_hash(self)}'}"
+        return self._identity
+
+    def read(self, start: int, length: int) -> bytes:
+        data = bytearray(self._head.data[start : start + length])
+        if len(data) < length:
+            self._retried(lambda: self._receive(data, start, start + length))
+        return bytes(data)
+
+    def _retried(self, receive: Callable[[], Answer]) -> Answer:
+        try:
+            return call(
+                receive,
+                self._retry,
+                may_pass=lambda error: isinstance(error, HttpFault),
+                asked_seconds=lambda error: error.asked_seconds if isinstance(error, HttpFault) else 0.0,
+                before_pause=lambda _: self._close_whole(),
+            )
+        except GivenUp as given_up:
+            raise SourceUnavailable(f"{self.name}: {given_up.error} ({given_up.attempts} attempts)") from given_up.error
+
+    def _receive_head(self) -> _Head:
+        answer = self._client.get(0, self._head_bytes)
+        data = bytearray()
+        while len(data) < self._head_bytes and (block := answer.read(self._head_bytes - len(data))):
+            data += block
+        size = answer.size
+        if size is None:
+            answer.skip_to_end()
+            size = answer.position
+        expected = min(self._head_bytes, size)
+        if len(data) != expected:
+            raise HttpFault(f"the answer broke off after {len(data)} bytes of {expected}")
+        if answer.is_whole:
+            self._whole = answer
+            if size > self._head_bytes:
+                self._warn_of_no_ranges()
+        return _Head(bytes(data), size, answer.tag)
+
+    def _warn_of_no_ranges(self) -> None:
+        log.warning(
+            "manifest_without_ranges",
+            manifest=self.name,
+            message="the server ignores Range, so the worker reads all bytes before its chunk; put the manifest on a "
+            "server with range requests, on S3 or on a volume",
+        )
+
+    def _receive(self, data: bytearray, start: int, end: int) -> None:
+        """Append the content up to `end` to `data`, which holds the content from `start` on.
+
+        After a fault, `data` keeps what was received, and the next attempt goes on from there.
+        """
+        position = start + len(data)
+        answer = self._answer_at(position, end - position)
+        while answer.position < end:
+            data += answer.read_next(min(BLOCK_BYTES, end - answer.position))
+        if not answer.is_whole:
+            answer.check_end()
+
+    def _answer_at(self, position: int, length: int) -> HttpAnswer:
+        """Return an answer whose next byte is the content's byte `position`."""
+        answer = self._whole
+        if answer is None or answer.position > position:
+            self._close_whole()
+            answer = self._client.get(position, length)
+            self._check_unchanged(answer)
+            if answer.is_whole:
+                self._whole = answer
+        answer.skip_to(position)
+        return answer
+
+    def _check_unchanged(self, answer: HttpAnswer) -> None:
+        if answer.tag != self._head.tag or answer.size not in {self.size, None}:
+            answer.close()
+            raise content_changed(self.name, f"{answer.size} bytes {answer.tag}", f"{self.size} bytes {self._head.tag}")
+
+    def _close_whole(self) -> None:
+        if self._whole is not None:
+            self._whole.close()
+            self._whole = None
