@@ -4,6 +4,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import structlog
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from common.store.contract import Store
+
+# How long an example takes says something about the machine, and nothing about the code.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # The SDK of S3 is imported where it is used, so that the tests on a GPU need no more than the encoder.
 
