@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-import threading
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.connect_proxy import connect_proxy
 from tests.s3_proxy import joined_chunks
+from tests.serving import serving
 
 if TYPE_CHECKING:
     import ssl
@@ -163,11 +163,8 @@ def aws_double(certificates: Certificates, buckets: Mapping[str, str]) -> Iterat
     for region in regions:
         names += [f"{star}s3.{part}{region}.amazonaws.com" for part in ("", "dualstack.") for star in ("", "*.")]
     with ExitStack() as stack:
-        server = stack.enter_context(_Server(buckets, certificates.server(host=",DNS:".join(names))))
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="aws-double")
-        thread.start()
-        stack.callback(thread.join)
-        stack.callback(server.shutdown)
+        server = _Server(buckets, certificates.server(host=",DNS:".join(names)))
+        stack.enter_context(serving(server))
         proxy = stack.enter_context(connect_proxy("ann", "secret", upstream=("127.0.0.1", server.server_port)))
         environment = {
             "HTTPS_PROXY": proxy.url,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.serving import QuietServer, serving
 
 if TYPE_CHECKING:
     import ssl
@@ -202,26 +203,14 @@ def _generation(content: bytes) -> str:
     return str(int(hashlib.sha256(content).hexdigest()[:12], 16))
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: object) -> None:
-        """Ignore clients that close the connection before the end of an answer."""
-
-
 @contextmanager
 def cloud_double(tls: ssl.SSLContext | None = None) -> Iterator[CloudDouble]:
     """Run the double on a free port of 127.0.0.1 until the block ends, over TLS with a context for it."""
     double = CloudDouble()
-    with _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"double": double})) as server:
-        double.url = f"http://127.0.0.1:{server.server_port}"
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-            double.url = f"https://localhost:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield double
-        finally:
-            server.shutdown()
-            thread.join()
+    server = QuietServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"double": double}))
+    double.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        double.url = f"https://localhost:{server.server_port}"
+    with serving(server):
+        yield double

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 from common.proxies import basic_authorization
+from tests.serving import serving
 
 if TYPE_CHECKING:
     import ssl
@@ -71,11 +72,6 @@ def connect_proxy(
 
     All tunnels lead to `upstream`, if it is given, whatever server is asked for.
     """
-    with ConnectProxy(user, password, tls=tls, upstream=upstream) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, name="connect-proxy")
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            proxy.shutdown()
-            thread.join()
+    proxy = ConnectProxy(user, password, tls=tls, upstream=upstream)
+    with serving(proxy):
+        yield proxy

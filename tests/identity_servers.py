@@ -16,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
+from tests.serving import serving
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
@@ -74,14 +76,9 @@ def credentials(*, seconds: float = 3600) -> dict[str, str]:
 
 @contextmanager
 def identity_server(respond: Respond, *, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[IdentityServer]:
-    with IdentityServer(respond, port=port, tls=tls) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="identity")
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = IdentityServer(respond, port=port, tls=tls)
+    with serving(server):
+        yield server
 
 
 def metadata_service(*, region: str = "", port: int = 0) -> AbstractContextManager[IdentityServer]:

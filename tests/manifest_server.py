@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.serving import QuietServer, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,24 +165,12 @@ def _etag(content: bytes | Path) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: object) -> None:
-        """Ignore clients that close the connection before the end of an answer, as some tests do."""
-
-
 @contextmanager
 def manifest_server() -> Iterator[ManifestServer]:
     """Run a server on a free port of 127.0.0.1 until the block ends."""
     behaviour = ManifestServer()
     handler = type("Handler", (_Handler,), {"behaviour": behaviour})
-    with _Server(("127.0.0.1", 0), handler) as server:
-        behaviour.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield behaviour
-        finally:
-            server.shutdown()
-            thread.join()
+    server = QuietServer(("127.0.0.1", 0), handler)
+    behaviour.url = f"http://127.0.0.1:{server.server_port}"
+    with serving(server):
+        yield behaviour

@@ -22,6 +22,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.serving import serving
+
 if TYPE_CHECKING:
     import io
     import ssl
@@ -283,17 +285,10 @@ def joined_chunks(stream: io.BufferedIOBase) -> bytes:
 def s3_proxy(upstream: S3Server, intervene: Intervention, *, tls: ssl.SSLContext | None = None) -> Iterator[S3Proxy]:
     """Run a proxy that calls `intervene` before it passes a request on. With `tls` it is asked over https."""
     server = _Server(upstream, intervene, tls=tls)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(server, before_end=server.closing.set):
         host = "https://localhost" if tls else "http://127.0.0.1"
         endpoint = f"{host}:{server.server_address[1]}"
         yield S3Proxy(upstream.environment | {"AWS_ENDPOINT_URL": endpoint}, server.requests)
-    finally:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def storm(*, seed: int, share: float, faults: Sequence[Answer | Fault]) -> Intervention:

@@ -13,9 +13,11 @@ import threading
 import uuid
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
+
+from tests.serving import QuietServer, serving
 
 if TYPE_CHECKING:
     import ssl
@@ -399,13 +401,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._chunk(b"")
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: object) -> None:
-        """Say nothing about clients that hang up."""
-
-
 @contextmanager
 def cluster_double(tls: ssl.SSLContext | None = None) -> Iterator[ClusterDouble]:
     """Serve a cluster without objects until the block ends."""
@@ -415,18 +410,15 @@ def cluster_double(tls: ssl.SSLContext | None = None) -> Iterator[ClusterDouble]
         pass
 
     Handler.double = double
-    server = _Server(("127.0.0.1", 0), Handler)
+    server = QuietServer(("127.0.0.1", 0), Handler)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     double.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield double
-    finally:
+
+    def release_watches() -> None:
         with double.changed:
             double.is_closing = True
             double.changed.notify_all()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+
+    with serving(server, before_end=release_watches):
+        yield double

@@ -99,9 +99,7 @@ def test_settings_name_columns_without_regard_to_case_and_punctuation(tmp_path: 
 
 
 def test_rows_of_jsonl_may_write_a_key_in_different_ways(tmp_path: Path) -> None:
-    content = (
-        b'{"imageUrl": "https://h/1.jpg"}\n{"image_url": "https://h/2.jpg", "ID": 7}\n{"url": ["https://h/3.jpg"]}\n'
-    )
+    content = b'{"imageUrl": "https://h/1.jpg"}\n{"image_url": "https://h/2.jpg", "ID": 7}\n{"url": [{"src": "https://h/3.jpg"}]}\n'
     found = rows_of(opened(written(tmp_path / "list.jsonl", content)))
     assert [(row.url, row.id) for row in found] == [
         ("https://h/1.jpg", ""),

@@ -101,8 +101,11 @@ class ObjectFields:
 
 
 def _only_url(value: object) -> object:
-    """Return the URL in a list of one URL or in an object such as `{"src": "https://…"}`; other values as they are."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | dict):
+    """Return the URL in an object such as `{"src": "https://…"}`, or in a list of one such object.
+
+    Other values are returned as they are.
+    """
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value = value[0]
     if isinstance(value, dict):
         key = find_url_of_picture(list(value))

@@ -178,9 +178,9 @@ def _malformed(line: Line, problem: str) -> Record:
 def _quoted_record(
     ahead: Ahead, dialect: Dialect, escape: str | None, *, opening: str = "", max_bytes: int = MAX_LINE_BYTES
 ) -> Record | None:
-    """Return the record at the next line, of one or several lines; None where there is none of up to `max_bytes`.
+    """Return the record that begins with the next line. It may have several lines, of up to `max_bytes` together.
 
-    `opening` is put before the first line.
+    Returns None where these lines are no record. `opening` is put before the first line.
     """
     taken: list[Line] = []
 
