@@ -23,7 +23,12 @@ MAX_BLAMES = 2
 
 MAX_LOSSES = 3
 """Number of times that an image may be lost with a decoder that was decoding no image. After the second time the image
-is fetched while no other image is that was ever lost, so the third time is its own fault."""
+is fetched while no other image is that was ever lost, so the third time is its own fault if the decoder had no other
+image."""
+
+MAX_LOSSES_IN_COMPANY = 6
+"""The same number where the decoder had images that were never lost before. One of them may be the cause, but hardly
+four times in a row."""
 
 
 class SquareMaker:
@@ -131,10 +136,11 @@ class SquareMaker:
         while True:
             blames += lost.is_blamed
             losses += lost.is_suspect
-            if blames >= MAX_BLAMES or losses >= MAX_LOSSES:
+            most_losses = MAX_LOSSES_IN_COMPANY if lost.had_company else MAX_LOSSES
+            if blames >= MAX_BLAMES or losses >= most_losses:
                 raise error_of(lost) from lost
             try:
-                return await self._slot_again(row, alone=losses == MAX_LOSSES - 1)
+                return await self._slot_again(row, alone=losses >= MAX_LOSSES - 1)
             except Lost as again:
                 lost = again
 

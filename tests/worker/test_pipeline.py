@@ -140,9 +140,25 @@ def test_images_on_which_libcurl_crashes_cost_themselves_only(server: ImageServe
     assert [found for found in outcome.colours if found] == [colour(number) for number in range(81)]
 
 
-def slowly(behaviour: Behaviour) -> Behaviour:
+@pytest.mark.slow
+@pytest.mark.usefixtures("faulty_libraries")
+def test_an_image_is_not_blamed_for_other_images_that_kill_its_decoder_one_after_the_other(server: ImageServer) -> None:
+    # The first image is fetched so slowly that each of the others kills the decoder beside it, and each only once. Those
+    # that kill nothing take the time in which the first one begins again.
+    names = ["0", f"{KILLER_ONCE}-1", f"{KILLER_ONCE}-2", "3", f"{KILLER_ONCE}-4", "5", f"{KILLER_ONCE}-6"]
+    pauses = [3, 0, 0.3, 0.6, 0.3, 0.6, 0.3]
+    urls = [
+        server.on(f"/{name}.png", slowly(answer(coloured(number)), seconds=pause))
+        for number, (name, pause) in enumerate(zip(names, pauses, strict=True))
+    ]
+    outcome = run_pipeline(urls, decoders=1, fetch_concurrency=2, fetch_concurrency_per_host=2)
+    assert outcome.failures == {}
+    assert outcome.colours == [colour(number) for number in range(7)]
+
+
+def slowly(behaviour: Behaviour, *, seconds: float = 0.2) -> Behaviour:
     async def behave(request: web.BaseRequest) -> web.StreamResponse:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(seconds)
         return await behaviour(request)
 
     return behave

@@ -266,7 +266,14 @@ class Decoder:
         self._is_ready, self.images_decoded, self._images_to_decode = False, 0, 0
         self._orders.clear()
         for number, job in lost.items():
-            job.note_lost(Lost(exit_code, is_blamed=number == blamed, is_suspect=blamed not in lost))
+            job.note_lost(
+                Lost(
+                    exit_code,
+                    is_blamed=number == blamed,
+                    is_suspect=blamed not in lost,
+                    had_company=len(lost) > 1,
+                )
+            )
 
     def hang_up(self) -> None:
         """End the connection. The decoder then ends."""

@@ -24,7 +24,7 @@ Outcome: TypeAlias = Answered | Broken
 class Lost(Exception):
     """The decoder died with this image. Another decoder must begin with it again."""
 
-    def __init__(self, exit_code: int, *, is_blamed: bool, is_suspect: bool) -> None:
+    def __init__(self, exit_code: int, *, is_blamed: bool, is_suspect: bool, had_company: bool) -> None:
         super().__init__(f"a decoder died of {cause(exit_code)}")
         self.exit_code = exit_code
         """The decoder's exit code, or the negative number of the signal that ended it."""
@@ -32,6 +32,8 @@ class Lost(Exception):
         """Whether the decoder died while it decoded this image."""
         self.is_suspect = is_suspect
         """Whether the decoder died while it decoded no image, so that any image that it fetched may be the cause."""
+        self.had_company = had_company
+        """Whether the decoder had other images too."""
 
 
 Decoded: TypeAlias = int | ImageFailed | LargeImage | Lost
