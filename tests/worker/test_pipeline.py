@@ -143,8 +143,8 @@ def test_images_on_which_libcurl_crashes_cost_themselves_only(server: ImageServe
 @pytest.mark.slow
 @pytest.mark.usefixtures("faulty_libraries")
 def test_an_image_is_not_blamed_for_other_images_that_kill_its_decoder_one_after_the_other(server: ImageServer) -> None:
-    # The first image is fetched so slowly that each of the others kills the decoder beside it, and each only once. Those
-    # that kill nothing take the time in which the first one begins again.
+    # The first image is fetched so slowly that others kill the decoder beside it, each only once. Those that kill
+    # nothing take the time in which the first one begins again.
     names = ["0", f"{KILLER_ONCE}-1", f"{KILLER_ONCE}-2", "3", f"{KILLER_ONCE}-4", "5", f"{KILLER_ONCE}-6"]
     pauses = [3, 0, 0.3, 0.6, 0.3, 0.6, 0.3]
     urls = [
