@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -131,6 +133,17 @@ def test_the_answer_of_a_server_that_ignores_ranges_stays_open_and_is_read_on(se
     assert len(server.requests) == 1
     assert source.read(250_000, 10) == CONTENT[250_000:250_010]
     assert len(server.requests) == 2
+
+
+def test_threads_that_share_the_answer_of_a_server_without_ranges_each_get_their_bytes(server: ManifestServer) -> None:
+    server.ranges = False
+    content = os.urandom(12 << 20)
+    with closing(http_source(server.publish("list.csv", content))) as source, ThreadPoolExecutor(4) as threads:
+        starts = [(place % 3 + 1) * (3 << 20) for place in range(12)]
+        found = list(threads.map(lambda start: source.read(start, 3 << 20), starts))
+    assert [content[start : start + (3 << 20)] == block for start, block in zip(starts, found, strict=True)] == [
+        True
+    ] * 12
 
 
 def test_a_warning_names_a_server_that_ignores_ranges(

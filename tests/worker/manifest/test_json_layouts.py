@@ -109,7 +109,7 @@ def test_of_the_sizes_of_a_picture_the_largest_is_taken(
             },
             [(URLS[0], "9")],
         ),
-        ([{"image": {"src": URLS[0], "height": 9}}, {"image": [URLS[1]]}], [(URLS[0], ""), (URLS[1], "")]),
+        ([{"image": {"src": URLS[0], "height": 9}}, {"image": [{"src": URLS[1]}]}], [(URLS[0], ""), (URLS[1], "")]),
     ],
 )
 def test_layouts_with_one_meaning_are_read(tmp_path: Path, value: object, rows: list[tuple[str, str]]) -> None:

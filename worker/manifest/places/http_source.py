@@ -4,11 +4,13 @@ The first request is a GET and not a HEAD, because a presigned URL allows one me
 first answer must be those of all later answers.
 
 A server without range requests sends all of the content. The source keeps this answer open and reads on in it. It makes
-a new request only for bytes that it has read past.
+a new request only for bytes that it has read past. Threads read in turn there, because they share this one answer.
 """
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from common.errors import SourceUnavailable
@@ -75,6 +77,7 @@ class HttpSource:
         self.name, self.uri = self._client.name, uri
         self._retry = retry
         self._whole: HttpAnswer | None = None  # the open answer of a server without range requests
+        self._of_whole = threading.Lock()
         self._identity: str | None = None
         self._head = self._retried(self._receive_head)
         self.size = self._head.size
@@ -103,9 +106,10 @@ class HttpSource:
     def read(self, start: int, length: int) -> bytes:
         data = bytearray(self._head.data[start : start + length])
         if len(data) < length:
-            self._retried(lambda: self._receive(data, start, start + length))
-            if self._is_one_of_many and start + length >= self.size:
-                self.close()
+            with nullcontext() if self.has_ranges else self._of_whole:
+                self._retried(lambda: self._receive(data, start, start + length))
+                if self._is_one_of_many and start + length >= self.size:
+                    self.close()
         return bytes(data)
 
     def _retried(self, receive: Callable[[], Answer]) -> Answer:
