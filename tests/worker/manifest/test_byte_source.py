@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -144,6 +146,20 @@ def test_threads_that_share_the_answer_of_a_server_without_ranges_each_get_their
     assert [content[start : start + (3 << 20)] == block for start, block in zip(starts, found, strict=True)] == [
         True
     ] * 12
+
+
+def test_a_source_that_is_forgotten_leaves_no_connection_open(server: ManifestServer) -> None:
+    server.ranges = False
+    source = http_source(server.publish("list.csv", os.urandom(12 << 20)))
+    circle: list[object] = [source]
+    circle.append(circle)
+    assert source.read(1 << 20, 10)
+    del source, circle
+    gc.collect()  # the suite makes an error of a socket that is left to the collector
+    deadline = time.monotonic() + 10
+    while server.connections and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not server.connections
 
 
 def test_a_warning_names_a_server_that_ignores_ranges(

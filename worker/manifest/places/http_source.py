@@ -10,6 +10,7 @@ a new request only for bytes that it has read past. Threads read in turn there, 
 from __future__ import annotations
 
 import threading
+import weakref
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -55,11 +56,23 @@ class _Head(NamedTuple):
     """The content's ETag, else the date of its last change, else an empty text."""
 
 
+class _Whole:
+    """The open answer of a server without range requests, if there is one."""
+
+    def __init__(self) -> None:
+        self.answer: HttpAnswer | None = None
+
+    def close(self) -> None:
+        if self.answer is not None:
+            self.answer.close()
+            self.answer = None
+
+
 class HttpSource:
     """`token` is a bearer token for the URL's server.
 
     `is_one_of_many` is for a source beside many others: its head is smaller, and no connection stays open after the
-    head or after the last byte.
+    head or after the last byte. A source that nobody uses any more closes its connections itself.
     """
 
     def __init__(
@@ -76,12 +89,13 @@ class HttpSource:
         self._head_bytes = SMALL_HEAD_BYTES if is_one_of_many else HEAD_BYTES
         self.name, self.uri = self._client.name, uri
         self._retry = retry
-        self._whole: HttpAnswer | None = None  # the open answer of a server without range requests
+        self._whole = _Whole()
         self._of_whole = threading.Lock()
+        weakref.finalize(self, self._whole.close).atexit = False
         self._identity: str | None = None
         self._head = self._retried(self._receive_head)
         self.size = self._head.size
-        self.has_ranges = self._whole is None
+        self.has_ranges = self._whole.answer is None
         """Whether the server sends parts of the content."""
         self.is_direct = self.has_ranges and not self._client.has_credentials
         if is_one_of_many:
@@ -89,7 +103,7 @@ class HttpSource:
 
     def close(self) -> None:
         """Close all connections. A later read opens another one."""
-        self._close_whole()
+        self._whole.close()
         self._client.close()
 
     @property
@@ -119,7 +133,7 @@ class HttpSource:
                 self._retry,
                 may_pass=lambda error: isinstance(error, HttpFault),
                 asked_seconds=lambda error: error.asked_seconds if isinstance(error, HttpFault) else 0.0,
-                before_pause=lambda _: self._close_whole(),
+                before_pause=lambda _: self._whole.close(),
             )
         except GivenUp as given_up:
             raise SourceUnavailable(f"{self.name}: {given_up.error} ({given_up.attempts} attempts)") from given_up.error
@@ -137,7 +151,7 @@ class HttpSource:
         if len(data) != expected:
             raise HttpFault(f"the answer broke off after {len(data)} bytes of {expected}")
         if answer.is_whole:
-            self._whole = answer
+            self._whole.answer = answer
             if size > self._head_bytes:
                 self._warn_of_no_ranges()
         return _Head(bytes(data), size, answer.tag)
@@ -164,13 +178,13 @@ class HttpSource:
 
     def _answer_at(self, position: int, length: int) -> HttpAnswer:
         """Return an answer whose next byte is the content's byte `position`."""
-        answer = self._whole
+        answer = self._whole.answer
         if answer is None or answer.position > position:
-            self._close_whole()
+            self._whole.close()
             answer = self._client.get(position, length)
             self._check_unchanged(answer)
             if answer.is_whole:
-                self._whole = answer
+                self._whole.answer = answer
         answer.skip_to(position)
         return answer
 
@@ -178,8 +192,3 @@ class HttpSource:
         if answer.tag != self._head.tag or answer.size not in {self.size, None}:
             answer.close()
             raise content_changed(self.name, f"{answer.size} bytes {answer.tag}", f"{self.size} bytes {self._head.tag}")
-
-    def _close_whole(self) -> None:
-        if self._whole is not None:
-            self._whole.close()
-            self._whole = None
