@@ -137,15 +137,17 @@ def test_the_answer_of_a_server_that_ignores_ranges_stays_open_and_is_read_on(se
     assert len(server.requests) == 2
 
 
-def test_threads_that_share_the_answer_of_a_server_without_ranges_each_get_their_bytes(server: ManifestServer) -> None:
-    server.ranges = False
+@pytest.mark.parametrize("ranges_at_first", [False, True])
+def test_threads_that_share_the_answer_of_a_server_without_ranges_each_get_their_bytes(
+    server: ManifestServer, *, ranges_at_first: bool
+) -> None:
+    server.ranges = ranges_at_first
     content = os.urandom(12 << 20)
     with closing(http_source(server.publish("list.csv", content))) as source, ThreadPoolExecutor(4) as threads:
+        server.ranges = False
         starts = [(place % 3 + 1) * (3 << 20) for place in range(12)]
         found = list(threads.map(lambda start: source.read(start, 3 << 20), starts))
-    assert [content[start : start + (3 << 20)] == block for start, block in zip(starts, found, strict=True)] == [
-        True
-    ] * 12
+    assert all(content[start : start + (3 << 20)] == block for start, block in zip(starts, found, strict=True))
 
 
 def test_a_source_that_is_forgotten_leaves_no_connection_open(server: ManifestServer) -> None:

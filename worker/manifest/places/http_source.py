@@ -175,6 +175,10 @@ class HttpSource:
             data += answer.read_next(min(BLOCK_BYTES, end - answer.position))
         if not answer.is_whole:
             answer.check_end()
+        elif self.has_ranges:
+            # Another thread may be reading too, so this answer is not shared. From now on the threads read in turn.
+            answer.close()
+            self.has_ranges = False
 
     def _answer_at(self, position: int, length: int) -> HttpAnswer:
         """Return an answer whose next byte is the content's byte `position`."""
@@ -183,7 +187,7 @@ class HttpSource:
             self._whole.close()
             answer = self._client.get(position, length)
             self._check_unchanged(answer)
-            if answer.is_whole:
+            if answer.is_whole and not self.has_ranges:
                 self._whole.answer = answer
         answer.skip_to(position)
         return answer
