@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from common.format.provenance import Provenance
     from common.format.rows import Rows
     from worker.manifest.manifest import ManifestChunk
-    from worker.rows import ImageFailed
+    from worker.rows import ImageFailed, Row
 
 
 class Vectors(Protocol):
@@ -43,6 +43,7 @@ class Collector:
         self._rows = {row.position: row for row in chunk.rows}
         self.requested = len(chunk.rows) + len(chunk.failures)
         self._failures = {failure.row: failure for failure in chunk.failures}
+        self._deferred = 0
         self._is_embedded = np.zeros(self.requested, dtype=bool)
         self._vectors = vectors
         self._lock = threading.Lock()
@@ -53,8 +54,27 @@ class Collector:
         return len(self._failures)
 
     @property
+    def deferred(self) -> int:
+        """Number of the failed rows whose turn did not come. They do not count against the failure ratio."""
+        return self._deferred
+
+    @property
     def settled(self) -> int:
         return self.embedded + self.failed
+
+    def unsettled_rows(self) -> list[Row]:
+        """Return the rows that are neither embedded nor failed, in the manifest's order."""
+        with self._lock:
+            return [
+                row
+                for position, row in self._rows.items()
+                if not self._is_embedded[position] and position not in self._failures
+            ]
+
+    def keep_failure(self, failure: Failure) -> None:
+        """Settle a row as failed that an earlier chunk file has as failed."""
+        with self._lock:
+            self._note(failure)
 
     def embed(self, positions: Sequence[int], vectors: NDArray[np.float32]) -> None:
         """Settle the rows at `positions` with `vectors`, (rows, dimensions); a row that is not finite fails.
@@ -79,7 +99,11 @@ class Collector:
 
     def _fail(self, position: int, reason: Reason, detail: str) -> None:
         row = self._rows[position]
-        self._failures[position] = Failure(row=position, url=row.url, reason=reason, detail=detail, id=row.id)
+        self._note(Failure(row=position, url=row.url, reason=reason, detail=detail, id=row.id))
+
+    def _note(self, failure: Failure) -> None:
+        self._failures[failure.row] = failure
+        self._deferred += failure.reason is Reason.DEFERRED
 
     def count_by_reason(self) -> Counter[Reason]:
         with self._lock:

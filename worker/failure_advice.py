@@ -21,6 +21,7 @@ ADVICE: dict[Reason, str] = {
     "any other list needs whole URLs; if this is the wrong column, name the right one in EMBEDDER_URL_COLUMN",
     Reason.NO_SOURCE: "choose sources in EMBEDDER_SOURCES that these rows have; the mirror needs an id and a subset "
     "(EMBEDDER_SUBSET)",
+    Reason.DEFERRED: "these images had no turn before the chunk ended: fetch them with a top-up",
     Reason.FORBIDDEN_HOST: "private addresses and unusual ports are not fetched from; if the hosts are your own, set "
     "EMBEDDER_ALLOW_PRIVATE_HOSTS to true (worker.allowPrivateHosts in the chart)",
     Reason.NOT_FOUND: f"the list is old or has wrong addresses: take a newer list, {_WITHOUT_THEM}",

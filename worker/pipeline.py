@@ -285,7 +285,8 @@ class Pipeline:
     # Failures
 
     def _check_failures(self) -> None:
-        failed, requested = self._collector.failed, self._collector.requested
+        collector = self._collector
+        failed, requested = collector.failed - collector.deferred, collector.requested
         if failed > self._max_failure_ratio * requested:
             report = report_on(
                 self._collector.failures(), requested=requested, max_failure_ratio=self._max_failure_ratio

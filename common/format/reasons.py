@@ -14,6 +14,7 @@ class Reason(StrEnum):
     INVALID_URL = "invalid_url"
     NO_SOURCE = "no_source"
     # The source
+    DEFERRED = "deferred"
     FORBIDDEN_HOST = "forbidden_host"
     NOT_FOUND = "not_found"
     ACCESS_DENIED = "access_denied"
@@ -44,6 +45,8 @@ REASON_HELP: dict[Reason, str] = {
     "scheme other than http, https or s3, a Windows path, several URLs, control characters; or it names a local "
     "file, and the manifest is not a local file itself",
     Reason.NO_SOURCE: "the row has no URL for any source in EMBEDDER_SOURCES",
+    Reason.DEFERRED: "the image's site serves slowly, and the chunk ended before the image's turn came; a top-up "
+    "fetches it",
     Reason.FORBIDDEN_HOST: "the host is a private, loopback or link-local address or resolves to one, or the port is "
     "not 80 or 443 (EMBEDDER_ALLOW_PRIVATE_HOSTS allows both)",
     Reason.NOT_FOUND: "the source answered with status 404 or 410, or there is no such file",
@@ -67,3 +70,8 @@ REASON_HELP: dict[Reason, str] = {
     Reason.DECODER_DIED: "the decoder process crashed twice on this image, for example by a fault in a library",
     Reason.NOT_FINITE: "the vector that the model returned is not finite, or has length 0",
 }
+
+MAY_PASS = frozenset(
+    {Reason.DEFERRED, Reason.RATE_LIMITED, Reason.SERVER_ERROR, Reason.TIMEOUT, Reason.CONNECTION_FAILED}
+)
+"""The reasons that say more about a moment than about the image: the images that a top-up fetches by default."""

@@ -9,7 +9,11 @@ RESULT_KEY = "Images_Embedded.h5"
 FAILURES_KEY = "failures.csv"
 SUMMARY_KEY = "summary.json"
 
+EARLIER_RESULT_KEY = f"{CHUNKS_PREFIX}earlier_result.h5"
+"""The result that a merge after a top-up replaces. It takes the rows of unchanged chunks from here."""
+
 _CHUNK_KEY = re.compile(r"chunks/Images_Embedded_(0|[1-9][0-9]*)\.h5")
+_CHECKPOINT_KEY = re.compile(r"chunks/checkpoint_(0|[1-9][0-9]*)_([0-9]+)\.h5")
 _FAILURES_KEY = re.compile(r"chunks/failures_(0|[1-9][0-9]*)\.csv")
 
 
@@ -36,4 +40,20 @@ def chunk_failures_key(index: int) -> str:
 def chunk_failures_index(key: str) -> int | None:
     """Return the index of the chunk whose failed images the object lists, None for any other key."""
     match = _FAILURES_KEY.fullmatch(key)
+    return int(match[1]) if match else None
+
+
+def checkpoint_key(index: int, number: int) -> str:
+    """Return the key of the checkpoint `number`, from 0, of a chunk that is not finished."""
+    return f"{checkpoints_prefix(index)}{number:06}.h5"
+
+
+def checkpoints_prefix(index: int) -> str:
+    """Return what the keys of all checkpoints of a chunk begin with."""
+    return f"{CHUNKS_PREFIX}checkpoint_{index}_"
+
+
+def checkpoint_index(key: str) -> int | None:
+    """Return the index of the chunk of a checkpoint's key, None for any other key."""
+    match = _CHECKPOINT_KEY.fullmatch(key)
     return int(match[1]) if match else None

@@ -131,7 +131,7 @@ class _ChunkJob:
             )
         pipeline = Pipeline(
             collector,
-            chunk.rows,
+            collector.unsettled_rows(),
             sources=self._manifest.sources,
             folder=self._manifest.folder,
             held=held,
