@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from merger.merge import merge
 from tests.merger.runs import provenance, put_chunk, read_result, settings_for
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from common.format.merged_chunks import MergedChunk
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 DETAILS = ("404", 'a "quoted", detail', "a line\nand another", "a lone\rreturn", "=1+1", "é, ü", "")
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """A chunk's share of a manifest."""
 
     index: int
@@ -120,7 +122,3 @@ FINISHED = sorted([RESULT_KEY, FAILURES_KEY, SUMMARY_KEY])
 
 def with_files(*indexes: int) -> list[str]:
     return sorted([*FINISHED, *map(chunk_key, indexes)])
-
-
-def failing(rows: Mapping[int, Collection[int]], index: int) -> Collection[int]:
-    return rows.get(index, ())
