@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from common.store.contract import Store
     from merger.settings import MergerSettings
 
 KILLED = 9
@@ -68,7 +67,7 @@ def start_merge(uri: str, settings: MergerSettings, *, calls: int = 0, pause: Ca
         with open(os.devnull, "w") as silence:  # noqa: PTH123
             os.dup2(silence.fileno(), sys.stdout.fileno())
         clear_clients()
-        store: Store = _Dying(open_store(uri), [calls], pause)  # type: ignore[assignment]
+        store: Any = _Dying(open_store(uri), [calls], pause)
         merge(store, settings)
         code = 0
     except EmbedderError as error:
