@@ -21,7 +21,7 @@ from common.format.result_file import read_result
 from common.format.rows import check_norms
 from common.logs import log
 from common.process.resources import describe_error
-from common.run.keys import EARLIER_RESULT_KEY, RESULT_KEY, chunk_key
+from common.run.keys import EARLIER_RESULT_KEY, chunk_key
 from common.run.state import find_finished
 from worker.chunk_job.ledger_lines import failures_of_chunk
 
@@ -161,8 +161,13 @@ class EarlierChunks:
         raise StoreUnavailable(f"other pods replaced or deleted {self._store.location(self._key)} {LOOKS} times")
 
     def find_merged(self) -> EarlierChunk | None:
-        """Return the rows that the finished run holds, None if there is no such run. Raises as `find`."""
-        return self._of_result()
+        """Return the rows that the finished run holds, None if there is no such run, or if it cannot be read."""
+        try:
+            finished = find_finished(self._store)
+            return None if finished is None else self._read_result(finished.result)
+        except (ChunkInvalid, SettingsError, StoreUnavailable) as error:
+            log.warning("result_not_read", message=str(error))
+            return None
 
     # The chunk file
 

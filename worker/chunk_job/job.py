@@ -249,9 +249,7 @@ class _ChunkJob:
 
     def _store_chunk(self, collector: Collector, *, overwrite: bool) -> Outcome:
         if self._top_up is not None:
-            stored = self._top_up.store(
-                collector, lambda path: write_chunk(path, self._chunk(collector)), self._place.check_peers
-            )
+            stored = self._top_up.store(collector, self._place, lambda path: write_chunk(path, self._chunk(collector)))
         else:
             with temporary_folder("chunk") as folder:
                 path = folder / "chunk.h5"

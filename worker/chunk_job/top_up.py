@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from common.format.provenance import Provenance
     from common.format.reasons import Reason
     from common.store.contract import Store
+    from worker.chunk_job.chunk_in_store import ChunkInStore
     from worker.chunk_job.earlier_chunk import Block, EarlierChunk
     from worker.chunk_job.outcome import Stored
     from worker.collector import Vectors
@@ -126,12 +127,12 @@ class TopUp:
         raise StoreUnavailable(f"other pods replaced or deleted {self._location} {ATTEMPTS} times")
 
     def store(
-        self, collector: Collector, write: Callable[[Path], object], check_peers: Callable[[], object]
+        self, collector: Collector, place: ChunkInStore, write: Callable[[Path], object]
     ) -> ObjectStat | AlreadyStored | AlreadyMerged:
         """Store the chunk. Return the stored object, or where the store has all its rows already.
 
-        `write` writes the collector's rows as a chunk file. `check_peers` raises FingerprintMismatch when another chunk
-        of the run was made with other settings.
+        `write` writes the collector's rows as a chunk file. Raises FingerprintMismatch when another chunk of the run
+        was made with other settings.
         """
         stored: ObjectStat | None = None
         for _ in range(ATTEMPTS):
@@ -156,7 +157,7 @@ class TopUp:
                     log.info("another_pod_was_first", message=str(error))
                     continue
             self._seen = self._seen._replace(chunk=stored)
-            self._check(stored, check_peers)
+            self._check_peers(stored, place)
             if replaced is not None and self._is_merged():
                 time.sleep(DELETION_SECONDS)
             if self._look() == self._seen:
@@ -193,9 +194,13 @@ class TopUp:
                 f"{collector.requested}; give the top-up the list and the settings of the run"
             )
         rows = {row.position: row for row in chunk.rows}
+        other: SettingsError | None = None
         for block in earlier.blocks():
-            self._check_urls(block, rows, earlier)
-            collector.embed(block.positions.tolist(), block.vectors)
+            other = other or self._other_url(block, rows, earlier)
+            if other is None:
+                collector.embed(block.positions.tolist(), block.vectors)
+        if other is not None:  # raised once the digests have shown that the URLs are what the worker wrote
+            raise other
         for failure in earlier.failures:
             row = rows.get(failure.row)
             if row is None:  # the list itself says that it cannot be used
@@ -206,14 +211,16 @@ class TopUp:
             if failure.row not in self._rows:
                 collector.keep_failure(replace(failure, url=row.url, id=row.id))
 
-    def _check_urls(self, block: Block, rows: Mapping[int, Row], earlier: EarlierChunk) -> None:
+    def _other_url(self, block: Block, rows: Mapping[int, Row], earlier: EarlierChunk) -> SettingsError | None:
+        """Return an error for the first row whose URL is not the list's, None if there is no such row."""
         found = [rows.get(position) for position in block.positions.tolist()]
         urls = to_bytes_column([row.url if row is not None else "" for row in found])
         is_other = (urls != block.urls) | np.array([row is None for row in found])
         for number in np.flatnonzero(is_other)[:1].tolist():
             row = found[number]
             text = block.urls[number].decode("utf-8", "replace")
-            raise self._other_row(int(block.positions[number]), text, row.url if row is not None else None, earlier)
+            return self._other_row(int(block.positions[number]), text, row.url if row is not None else None, earlier)
+        return None
 
     def _other_row(self, position: int, found: str, expected: str | None, earlier: EarlierChunk) -> SettingsError:
         is_now = "cannot be used" if expected is None else f"is {expected}"
@@ -248,7 +255,16 @@ class TopUp:
     def _add(self, collector: Collector, place: EarlierChunk) -> None:
         """Settle the rows that failed here and that the place has, with its vectors."""
         missing = np.setdiff1d(place.positions, collector.embedded_rows())
-        place.verify()
+        try:
+            place.verify()
+        except ChunkInvalid as error:
+            log.warning("looking_again", error=str(error))
+            try:
+                place.verify()
+            except ChunkInvalid as again:
+                if self._store.stat(place.source.key) == place.source:
+                    self._earlier.note_damage(place, again)
+                raise StoreUnavailable(str(again)) from again
         if not missing.size:
             return
         log.info("joined", rows=missing.size, location=place.name)
@@ -260,14 +276,12 @@ class TopUp:
         except ChunkInvalid as error:
             raise StoreUnavailable(f"{place.name} changed while it was read: {error}") from error
 
-    def _check(self, stored: ObjectStat, check_peers: Callable[[], object]) -> None:
-        """Take a first chunk back where another pod used other settings. A chunk that replaced one stays."""
+    def _check_peers(self, stored: ObjectStat, place: ChunkInStore) -> None:
         try:
-            check_peers()
+            place.check_peers()
         except FingerprintMismatch:
-            if self._there is None and self._store.stat(self._key) == stored:
-                self._store.delete([self._key])
-                log.info("taken_back", key=self._key)
+            if self._there is None:  # what replaced an earlier chunk has that chunk's rows, and stays
+                place.take_back(stored)
             raise
 
 
