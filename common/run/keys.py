@@ -57,3 +57,9 @@ def checkpoint_index(key: str) -> int | None:
     """Return the index of the chunk of a checkpoint's key, None for any other key."""
     match = _CHECKPOINT_KEY.fullmatch(key)
     return int(match[1]) if match else None
+
+
+def checkpoint_number(key: str) -> int | None:
+    """Return the number of a checkpoint's key among those of its chunk, None for any other key."""
+    match = _CHECKPOINT_KEY.fullmatch(key)
+    return int(match[2]) if match else None
