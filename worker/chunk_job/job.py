@@ -12,6 +12,7 @@ from common.process import program
 from common.process.resources import temporary_folder
 from common.store import open_store
 from common.store.contract import ObjectStat
+from worker.chunk_job.checkpoints import Checkpoints
 from worker.chunk_job.chunk_in_store import ChunkInStore
 from worker.chunk_job.failures_file import FailuresFile
 from worker.chunk_job.outcome import AlreadyMerged, Stored
@@ -77,11 +78,19 @@ class _ChunkJob:
         )
         self._place = ChunkInStore(store, self._index, self._provenance)
         self._failures_file = FailuresFile(store, self._index)
+        self._checkpoints = Checkpoints(
+            store,
+            self._index,
+            seconds=settings.chunk.checkpoint_seconds,
+            provenance=self._provenance,
+            dimensions=lambda: self._model.encoder.result().dimensions,
+        )
 
     def run(self) -> Outcome:
         outcome = self._run()
         if not isinstance(outcome, AlreadyMerged):
             self._failures_file.remove()
+        self._checkpoints.remove()
         return outcome
 
     def _run(self) -> Outcome:
@@ -129,9 +138,14 @@ class _ChunkJob:
                 f"chunk {self._index} has {collector.requested} rows, a chunk holds {MAX_CHUNK_ROWS} at most; raise "
                 "EMBEDDER_CHUNK_COUNT"
             )
+        self._checkpoints.resume(collector)
+        rows = collector.unsettled_rows()
+        if held is not None:
+            for position in {row.position for row in chunk.rows} - {row.position for row in rows}:
+                held.release(position)
         pipeline = Pipeline(
             collector,
-            collector.unsettled_rows(),
+            rows,
             sources=self._manifest.sources,
             folder=self._manifest.folder,
             held=held,
@@ -157,10 +171,12 @@ class _ChunkJob:
             )
         program.on_stop(lambda: self._log_progress(pipeline, collector))
         try:
+            self._checkpoints.start(collector)
             # A run with other settings is noticed here, before more work is wasted.
             self._place.check_peers()
             self._wait(pipeline, collector)
         finally:
+            self._checkpoints.stop()
             pipeline.stop()
             self._decoders.close()
             self._proxies.close()
