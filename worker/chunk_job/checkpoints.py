@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MOST_UNREADABLE = 2
 """Number of checkpoints that the store may fail to give before the others are left alone: each takes minutes."""
 
-LAST_WRITE_SECONDS = 10.0
+LAST_WRITE_SECONDS = 5.0
 """Longest time in seconds that a finished chunk waits for the checkpoint that is being written, to delete it too. The
 merge deletes a later one."""
 
