@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_a_chunk_whose_worker_is_killed_again_and_again_comes_to_the_same_bytes_
         bodies = [encoded(noise("RGB", 40, 40, seed=seed), "JPEG") for seed in range(40)]
         urls = [server.on(f"/{row}.jpg", paced(answer(bodies[row % len(bodies)]))) for row in range(ROWS)]
         manifest = write_manifest(tmp_path, [*urls, server.url("/gone.jpg")])
-        settings = {"manifest_uri": manifest, "model": model, "batch_size": 8, "fetch_concurrency": 8}
+        settings: dict[str, Any] = {"manifest_uri": manifest, "model": model, "batch_size": 8, "fetch_concurrency": 8}
         undisturbed = tmp_path / "undisturbed"
         ended = run_worker(run_uri=undisturbed, **settings, checkpoint_seconds=0)
         assert ended.exit_code == 0, ended.log

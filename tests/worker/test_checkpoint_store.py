@@ -112,7 +112,7 @@ def test_rows_that_are_settled_before_stay_as_they_are(store: Store) -> None:
         assert [failure.row for failure in collector.failures()] == [2]
 
 
-UNBELIEVABLE = {
+UNBELIEVABLE: dict[str, Callable[[], bytes]] = {
     "a flipped bit": lambda: checkpoint(7, 8)[:-5] + bytes([checkpoint(7, 8)[-5] ^ 1]) + checkpoint(7, 8)[-4:],
     "cut": lambda: checkpoint(7, 8)[:-1],
     "empty": lambda: b"",

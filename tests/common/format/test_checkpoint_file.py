@@ -61,7 +61,7 @@ def test_the_largest_checkpoint_is_within_the_limit_of_its_object() -> None:
     assert rows_at_once(1 << 30) == 1
 
 
-def test_a_flipped_bit_is_found_wherever_it_is() -> None:
+def test_a_flipped_bit_of_a_checkpoint_is_found_wherever_it_is() -> None:
     checkpoint = make_checkpoint()
     data = checkpoint_bytes(checkpoint)
     draw = random.Random(1)
