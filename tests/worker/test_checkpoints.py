@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -15,9 +18,10 @@ import numpy as np
 import pytest
 
 from common.format.checkpoint_file import checkpoint_bytes, read_checkpoint
-from common.run.keys import CHECKPOINTS_PREFIX, chunk_key
+from common.run.keys import CHECKPOINTS_PREFIX, CHUNKS_PREFIX, chunk_key
 from common.store import open_store
 from tests.image_server import answer, image_server
+from tests.merger.runs import read_result
 from tests.s3_proxy import INTERNAL_ERROR, Answer, s3_proxy, stall
 from tests.worker.images import encoded, noise
 from tests.worker.worker_process import (
@@ -304,6 +308,35 @@ def test_a_chunk_in_which_too_many_images_fail_keeps_its_checkpoints_for_the_rer
 
 
 STALLED = stall(SECONDS)
+
+
+@pytest.mark.slow
+def test_an_embedder_run_that_was_killed_goes_on_from_its_checkpoints(photos: Photos, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = {"checkpoint_seconds": OFTEN, "batch_size": 8, "allow_private_hosts": True, "fetch_concurrency": 64}
+    command = [sys.executable, "-c", "from embedder.cli import main; main()", "run", str(photos.manifest), str(run)]
+    options = ["--chunks", "1", "--model", str(photos.model), "--log-dir", str(tmp_path / "logs")]
+    environment = os.environ | {f"EMBEDDER_{name.upper()}": str(value) for name, value in settings.items()}
+    store = open_store(str(run))
+    with subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL) as program:
+        wait_for(lambda: _kept(store) == ANSWERED)
+        program.kill()
+    photos.release.set()
+    photos.forget_requests()
+    ended = subprocess.run(
+        [*command, *options], env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert photos.asked() == [0] * ANSWERED + [1] * (ROWS - ANSWERED)
+    assert read_result(store).embeddings.tobytes() == photos.expected
+    assert list(store.list(CHUNKS_PREFIX)) == []
+
+
+def _kept(store: Store) -> int:
+    """Return the number of rows that checkpoints in the store keep."""
+    return sum(len(read_checkpoint(store.read(key), name=key).rows) for key in checkpoint_keys(store))
+
+
 REFUSED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>no checkpoints</Message></Error>")
 
 

@@ -85,6 +85,7 @@ class _ChunkJob:
             provenance=self._provenance,
             dimensions=lambda: self._model.encoder.result().dimensions,
         )
+        self._settled_at_start = 0
 
     def run(self) -> Outcome:
         outcome = self._run()
@@ -140,6 +141,7 @@ class _ChunkJob:
             )
         self._checkpoints.resume(collector)
         rows = collector.unsettled_rows()
+        self._settled_at_start = collector.settled
         if held is not None:
             for position in {row.position for row in chunk.rows} - {row.position for row in rows}:
                 held.release(position)
@@ -225,12 +227,12 @@ class _ChunkJob:
             **{f"{name}_s": seconds for name, seconds in now._asdict().items()},
             requests=pipeline.requests,
             megabytes=pipeline.bytes_received / 1e6,
-            images_per_s=collector.settled / now.wall,
+            images_per_s=(collector.settled - self._settled_at_start) / now.wall,
             bottleneck=f"{bottleneck.stage} {bottleneck.share:.0%} of the time: {ADVICE[bottleneck.stage]}",
         )
 
     def _log_progress(
-        self, pipeline: Pipeline, collector: Collector, *, since: Snapshot | None = None, settled: int = 0
+        self, pipeline: Pipeline, collector: Collector, *, since: Snapshot | None = None, settled: int | None = None
     ) -> tuple[Snapshot, int]:
         """Log how far the chunk is, and return the times and the number of settled rows, for the next call.
 
@@ -238,6 +240,8 @@ class _ChunkJob:
         `since` they cover all time.
         """
         now = pipeline.times.snapshot()
+        if settled is None:
+            settled = self._settled_at_start
         log.info(
             CHUNK_PROGRESS,
             images=collector.settled,
