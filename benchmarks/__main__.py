@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import bench_before, bench_ceiling, bench_manifest, bench_worker
+from benchmarks import bench_before, bench_ceiling, bench_checkpoints, bench_manifest, bench_worker
 from benchmarks.ratio import show
 from benchmarks.rig import http_sources, rig, s3_source
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.processes import Program
     from benchmarks.rig import Rig, Source
 
-OF_S3 = ("ceiling", "seed", "vit", "start", "memory")
+OF_S3 = ("ceiling", "seed", "vit", "start", "memory", "checkpoints")
 """The benchmarks whose photos lie in an S3 server. It starts after the others, because it shares their cores."""
 
 PARTS = ("scale", "before", *OF_S3)
@@ -96,6 +96,8 @@ def _measure(parts: AbstractSet[str], stand: Rig, source: Source, *, share: int,
         show(bench_worker.start_up(stand, source, rounds=rounds))
     if "memory" in parts:
         show(bench_worker.memory(stand, source, rows=10_000 // share, rounds=rounds))
+    if "checkpoints" in parts:
+        show(bench_checkpoints.checkpoints(stand, source, rows=9600 // share, rounds=rounds))
 
 
 if __name__ == "__main__":

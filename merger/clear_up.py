@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 from common.errors import StoreAccessDenied
 from common.logs import log
 from common.run.keys import (
+    CHECKPOINTS_PREFIX,
     CHUNKS_PREFIX,
     EARLIER_RESULT_KEY,
     FAILURES_KEY,
     RESULT_KEY,
     SUMMARY_KEY,
+    checkpoint_index,
     chunk_failures_index,
     chunk_failures_key,
+    chunk_index,
     chunk_key,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence, Set
 
     from common.store.contract import ObjectStat, Store
 
@@ -36,17 +39,21 @@ def clear_up(
 ) -> None:
     """Remove what killed programs left behind and, unless `keep_chunks`, what the result makes superfluous.
 
-    That is the chunk files `merged_chunks`, whose rows the result holds, and the lists of failed images that attempts
-    at these chunks have left. `keep_chunks` must be true for a result that lacks chunks: their lists say why. `earlier`
-    is the copy of the earlier result. An object that another program has replaced stays.
+    That is the chunk files `merged_chunks`, whose rows the result holds, and the lists of failed images and checkpoints
+    that attempts at these chunks have left. `keep_chunks` must be true for a result that lacks chunks: their lists say
+    why, and a rerun goes on from their checkpoints. The checkpoints of `merged_chunks` are removed in any case.
+    `earlier` is the copy of the earlier result. An object that another program has replaced stays.
 
     Call it only for a finished run: before that, an upload of the result may belong to a merge that is still alive.
     """
     leftovers = store.abort_assemblies(RESULT_KEY) + store.abort_assemblies(EARLIER_RESULT_KEY)
     of_chunks = [name(index) for name in (chunk_key, chunk_failures_key) for index in range(chunk_count)]
     leftovers += store.clear_up([RESULT_KEY, FAILURES_KEY, SUMMARY_KEY, EARLIER_RESULT_KEY, *of_chunks])
+    leftovers += store.discard_unfinished(CHECKPOINTS_PREFIX)
     if leftovers:
         log.info("cleared_up", leftovers=leftovers)
+    indexes = {index for stat in merged_chunks if (index := chunk_index(stat.key)) is not None}
+    _delete_checkpoints(store, indexes if keep_chunks else None)
     if not keep_chunks:
         store.delete(_unchanged(store, merged_chunks))
         # Listed after the deletion, so that the list is short.
@@ -73,3 +80,14 @@ def _delete_copy(store: Store, *, may_stay: bool) -> None:
         if not may_stay:
             raise
         log.warning("leftovers_stay", objects=1, error=str(error))
+
+
+def _delete_checkpoints(store: Store, indexes: Set[int] | None) -> None:
+    """Delete the checkpoints of these chunks, or of all chunks."""
+    found = ((checkpoint_index(stat.key), stat.key) for stat in store.list(CHECKPOINTS_PREFIX))
+    left = [key for index, key in found if index is not None and (indexes is None or index in indexes)]
+    try:
+        if left:
+            store.delete(left)
+    except StoreAccessDenied as error:  # with keep_chunks, a merge needs no permission to delete
+        log.warning("checkpoints_stay", checkpoints=len(left), error=str(error))

@@ -76,6 +76,15 @@ class Collector:
         with self._lock:
             return np.flatnonzero(self._is_embedded)
 
+    def embedded_mask(self) -> NDArray[np.bool_]:
+        """Return, for the position of each row, whether the row is embedded now."""
+        with self._lock:
+            return self._is_embedded.copy()
+
+    def vectors_of(self, rows: NDArray[np.intp], *, dimensions: int) -> Rows:
+        """Return the vectors of embedded rows, in ascending order, (len(rows), dimensions), read on demand."""
+        return self._vectors.of(rows, dimensions=dimensions)
+
     def keep_failure(self, failure: Failure) -> None:
         """Settle a row as failed that an earlier chunk file has as failed."""
         with self._lock:

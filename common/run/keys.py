@@ -12,6 +12,9 @@ SUMMARY_KEY = "summary.json"
 EARLIER_RESULT_KEY = f"{CHUNKS_PREFIX}earlier_result.h5"
 """The result that a merge after a top-up replaces. It takes the rows of unchanged chunks from here."""
 
+CHECKPOINTS_PREFIX = f"{CHUNKS_PREFIX}checkpoint_"
+"""What the keys of all checkpoints begin with."""
+
 _CHUNK_KEY = re.compile(r"chunks/Images_Embedded_(0|[1-9][0-9]*)\.h5")
 _CHECKPOINT_KEY = re.compile(r"chunks/checkpoint_(0|[1-9][0-9]*)_([0-9]+)\.h5")
 _FAILURES_KEY = re.compile(r"chunks/failures_(0|[1-9][0-9]*)\.csv")
@@ -50,10 +53,16 @@ def checkpoint_key(index: int, number: int) -> str:
 
 def checkpoints_prefix(index: int) -> str:
     """Return what the keys of all checkpoints of a chunk begin with."""
-    return f"{CHUNKS_PREFIX}checkpoint_{index}_"
+    return f"{CHECKPOINTS_PREFIX}{index}_"
 
 
 def checkpoint_index(key: str) -> int | None:
     """Return the index of the chunk of a checkpoint's key, None for any other key."""
     match = _CHECKPOINT_KEY.fullmatch(key)
     return int(match[1]) if match else None
+
+
+def checkpoint_number(key: str) -> int | None:
+    """Return the number of a checkpoint's key among those of its chunk, None for any other key."""
+    match = _CHECKPOINT_KEY.fullmatch(key)
+    return int(match[2]) if match else None

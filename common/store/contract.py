@@ -170,6 +170,12 @@ class Store(Protocol):
         Returns the number of files or uploads. Assemblies stay: see `abort_assemblies`.
         """
 
+    def discard_unfinished(self, prefix: str) -> int:
+        """Remove the files that killed programs left while they wrote objects whose keys start with `prefix`.
+
+        Returns the number of files, 0 for a store in which a write that breaks off leaves nothing.
+        """
+
 
 def check_length(key: str, data: bytes, expected: int) -> bytes:
     """Return `data`. Raises StoreUnavailable when the store sent fewer or more bytes than asked for."""

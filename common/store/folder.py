@@ -170,6 +170,21 @@ class FolderStore:
         self._remove_empty({part.parent.relative_to(self.root) for part in removed} - {Path()})
         return len(removed)
 
+    def discard_unfinished(self, prefix: str) -> int:
+        folder = self.root / prefix.rpartition("/")[0]
+        start = prefix.rpartition("/")[2]
+        with _file_errors(folder):
+            removed = [
+                part
+                for part in folder.glob(f".*{PART_SUFFIX}")
+                if (match := _PART.fullmatch(part.name))
+                and match["name"].startswith(start)
+                and remove_if_left_over(part)
+            ]
+        if removed:
+            self._remove_empty({folder.relative_to(self.root)} - {Path()})
+        return len(removed)
+
     def _parts(self, keys: Iterable[str]) -> Sequence[Path]:
         """Return the unfinished files of these objects, also those whose program died."""
         targets = {self.root / key for key in keys}

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from common.errors import ChunkInvalid
-from common.format.chunk_file import DIGEST, read_header
+from common.format.chunk_file import read_header
 from common.format.rows import sha256
 from common.format.seal import SEAL_BYTES
+from common.format.sealed_file import DIGEST
 from common.logs import CHUNK_REFUSED, configure_logs, parse_line
 from common.run.keys import RESULT_KEY, chunk_key
 from common.store import open_store

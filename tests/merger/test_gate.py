@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from common.errors import ChunkInvalid, ChunksMissing, FingerprintMismatch
-from common.format.chunk_file import DIGEST, write_chunk
+from common.format.chunk_file import write_chunk
+from common.format.sealed_file import DIGEST
 from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from merger.command import sentence

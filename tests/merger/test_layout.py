@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.format.chunk_file import ChunkHeader, DatasetSpan
+from common.format.chunk_file import ChunkHeader
+from common.format.sealed_file import DatasetSpan
 from merger.layout import ALIGNMENT, METADATA, SMALL_BYTES, Layout, compute_layout, result_attributes
 from merger.totals import count_totals
 from tests.merger.runs import provenance

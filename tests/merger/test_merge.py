@@ -19,7 +19,15 @@ from common.errors import ChunksMissing
 from common.format.chunk_file import Failure
 from common.format.reasons import Reason
 from common.format.run_attributes import read_provenance
-from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_failures_key, chunk_key
+from common.run.keys import (
+    CHUNKS_PREFIX,
+    FAILURES_KEY,
+    RESULT_KEY,
+    SUMMARY_KEY,
+    checkpoint_key,
+    chunk_failures_key,
+    chunk_key,
+)
 from common.store import open_store
 from merger.command import sentence
 from merger.merge import merge
@@ -120,6 +128,38 @@ def test_the_lists_of_the_chunks_that_a_partial_result_lacks_stay(tmp_path: Path
     assert store.read(chunk_failures_key(1)) == b"why it failed"
     with pytest.raises(ChunksMissing, match=r"missing: 1 \(failed images are listed in .*failures_1\.csv\); run"):
         merge(store, settings_for(store, 2))
+
+
+def test_checkpoints_are_no_chunks_and_the_merge_deletes_those_that_are_left(store: Store) -> None:
+    chunks = put_run(store, [5, 6])
+    for index in (0, 1):
+        store.put_bytes(checkpoint_key(index, 3), b"left by an attempt")
+    merge(store, settings_for(store, 2, keep_chunks=True))
+    assert [found.key for found in store.list(CHUNKS_PREFIX)] == [chunk_key(0), chunk_key(1)]
+    store.put_bytes(checkpoint_key(1, 4), b"left by another attempt")
+    assert isinstance(merge(store, settings_for(store, 2)), AlreadyFinished)
+    assert list(store.list(CHUNKS_PREFIX)) == []
+    assert_merged(store, chunks)
+
+
+def test_the_checkpoints_of_the_chunks_that_a_partial_result_lacks_stay_for_the_rerun(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    put_run(store, [5, 6])
+    store.delete([chunk_key(1)])
+    for index in (0, 1):
+        store.put_bytes(checkpoint_key(index, 0), b"left by an attempt")
+    merge(store, settings_for(store, 2, on_missing_chunks="partial"))
+    assert store.stat(checkpoint_key(1, 0)) is not None
+    assert store.stat(checkpoint_key(0, 0)) is None
+
+
+def test_a_merge_removes_the_checkpoints_that_killed_workers_were_writing(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    chunks = put_run(store, [5, 6])
+    (tmp_path / "chunks" / ".checkpoint_1_000003.h5.0123abcd.part").write_bytes(b"half")
+    merge(store, settings_for(store, 2))
+    assert_merged(store, chunks)
+    assert not (tmp_path / "chunks").exists()
 
 
 def test_the_last_word_says_what_was_merged_or_that_the_run_was_finished_before(tmp_path: Path) -> None:

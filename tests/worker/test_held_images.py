@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from common.format.checkpoint_file import Checkpoint, checkpoint_bytes
 from common.format.chunk_file import read_header
-from common.run.keys import chunk_key
+from common.run.keys import checkpoint_key, chunk_key
 from tests.manifest_server import ManifestServer, manifest_server
 from tests.worker.held_pictures import jpeg, struct_table, write_parquet
 from tests.worker.worker_process import PHOTOS, Ended, read_chunk, run_worker
@@ -50,6 +51,26 @@ def test_pictures_in_a_parquet_file_give_the_vectors_of_the_same_pictures_in_fil
     for path in PHOTOS:
         assert np.array_equal(found[path.name], expected[str(path)])
     assert float(ended.events("spent")[0].values["megabytes"]) == pytest.approx(sum(map(len, PICTURES)) / 1e6, rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_chunk_of_pictures_in_a_parquet_file_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    names = [path.name for path in PHOTOS]
+    held = write_parquet(tmp_path / "held.parquet", struct_table(PICTURES, names), row_group_size=3)
+    settings: dict[str, Any] = {"manifest_uri": held, "checkpoint_seconds": 60}
+    undisturbed = embedded(tmp_path / "a", run_worker(run_uri=tmp_path / "a", **settings))
+    with (tmp_path / "a" / chunk_key(0)).open("rb") as file:
+        made_by = read_header(file, name="chunk").provenance
+    rows = np.arange(0, len(names) - 3, 2)
+    kept = np.array([undisturbed[names[row]] for row in rows])
+    checkpoint = Checkpoint(index=0, requested=len(names), rows=rows, vectors=kept, provenance=made_by)
+    (tmp_path / "b" / "chunks").mkdir(parents=True)
+    (tmp_path / "b" / checkpoint_key(0, 0)).write_bytes(checkpoint_bytes(checkpoint))
+    ended = run_worker(run_uri=tmp_path / "b", **settings)
+    found = embedded(tmp_path / "b", ended)
+    assert ended.events("resumed")[0].values["rows"] == str(len(rows))
+    assert list(found) == names
+    assert all(np.array_equal(found[name], undisturbed[name]) for name in names)
 
 
 def test_rows_without_bytes_come_from_their_path_and_else_are_in_the_ledger(tmp_path: Path) -> None:

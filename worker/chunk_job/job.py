@@ -12,6 +12,7 @@ from common.process import program
 from common.process.resources import temporary_folder
 from common.store import open_store
 from common.store.contract import ObjectStat
+from worker.chunk_job.checkpoints import Checkpoints
 from worker.chunk_job.chunk_in_store import ChunkInStore
 from worker.chunk_job.failures_file import FailuresFile
 from worker.chunk_job.outcome import AlreadyMerged, NothingToTopUp, Stored
@@ -91,11 +92,20 @@ class _ChunkJob:
                 settings.chunk.reasons_to_top_up,
                 deletion_seconds=deletion_seconds(settings.chunk.chunk_count),
             )
+        self._checkpoints = Checkpoints(
+            store,
+            self._index,
+            seconds=settings.chunk.checkpoint_seconds,
+            provenance=self._provenance,
+            dimensions=lambda: self._model.encoder.result().dimensions,
+        )
+        self._settled_at_start = 0
 
     def run(self) -> Outcome:
         outcome = self._run()
         if not isinstance(outcome, AlreadyMerged | NothingToTopUp):
             self._failures_file.remove()
+        self._checkpoints.remove()
         return outcome
 
     def _run(self) -> Outcome:
@@ -145,9 +155,15 @@ class _ChunkJob:
                 f"chunk {self._index} has {collector.requested} rows, a chunk holds {MAX_CHUNK_ROWS} at most; raise "
                 "EMBEDDER_CHUNK_COUNT"
             )
+        self._checkpoints.resume(collector)
+        rows = collector.unsettled_rows()
+        self._settled_at_start = collector.settled
+        if held is not None:
+            for position in {row.position for row in chunk.rows} - {row.position for row in rows}:
+                held.release(position)
         pipeline = Pipeline(
             collector,
-            collector.unsettled_rows(),
+            rows,
             sources=self._manifest.sources,
             folder=self._manifest.folder,
             held=held,
@@ -173,10 +189,12 @@ class _ChunkJob:
             )
         program.on_stop(lambda: self._log_progress(pipeline, collector))
         try:
+            self._checkpoints.start(collector)
             # A run with other settings is noticed here, before more work is wasted.
             self._place.check_peers()
             self._wait(pipeline, collector)
         finally:
+            self._checkpoints.stop()
             pipeline.stop()
             self._decoders.close()
             self._proxies.close()
@@ -225,12 +243,12 @@ class _ChunkJob:
             **{f"{name}_s": seconds for name, seconds in now._asdict().items()},
             requests=pipeline.requests,
             megabytes=pipeline.bytes_received / 1e6,
-            images_per_s=collector.settled / now.wall,
+            images_per_s=(collector.settled - self._settled_at_start) / now.wall,
             bottleneck=f"{bottleneck.stage} {bottleneck.share:.0%} of the time: {ADVICE[bottleneck.stage]}",
         )
 
     def _log_progress(
-        self, pipeline: Pipeline, collector: Collector, *, since: Snapshot | None = None, settled: int = 0
+        self, pipeline: Pipeline, collector: Collector, *, since: Snapshot | None = None, settled: int | None = None
     ) -> tuple[Snapshot, int]:
         """Log how far the chunk is, and return the times and the number of settled rows, for the next call.
 
@@ -238,6 +256,8 @@ class _ChunkJob:
         `since` they cover all time.
         """
         now = pipeline.times.snapshot()
+        if settled is None:
+            settled = self._settled_at_start
         log.info(
             CHUNK_PROGRESS,
             images=collector.settled,

@@ -9,7 +9,6 @@ import pytest
 
 from common.errors import ChunkInvalid, FingerprintMismatch
 from common.format.chunk_file import (
-    DIGEST,
     METADATA_BYTES,
     Chunk,
     Failure,
@@ -20,6 +19,7 @@ from common.format.chunk_file import (
 from common.format.provenance import Provenance
 from common.format.reasons import REASON_HELP, Reason
 from common.format.rows import sha256
+from common.format.sealed_file import DIGEST
 from tests.merger.runs import seal_again
 
 if TYPE_CHECKING:
