@@ -78,8 +78,8 @@ class Hosts:
     ) -> Answer:
         """Call `send` once the request may be made, and return what it returns.
 
-        Raises MustWait if the site refuses the request, and if it has no turn for it now and the row `may_go_back` to
-        wait for one. Else the request waits here.
+        Raises MustWait if the site refuses the request, and if a slow site has no turn for it now and the row
+        `may_go_back` to wait for one. Else the request waits here.
 
         Raises the failures that the module `failures` describes, and SourceUnavailable if all hosts fail for too long.
         When the host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image
@@ -127,7 +127,7 @@ class Hosts:
 
     async def _turn(self, site: Site, *, may_go_back: bool) -> None:
         """Wait for a turn at a site, and take it. Nothing is held meanwhile."""
-        if (may_go_back or self.sites.is_ending) and not site.has_turn(time.monotonic()):
+        if site.is_slow and (may_go_back or self.sites.is_ending) and not site.has_turn(time.monotonic()):
             raise MustWait(site)
         await site.turn()
 

@@ -175,6 +175,11 @@ class ImageFetcher(Generic[Image]):
             fail=fail,
         )
 
+    @property
+    def had_slow_sites(self) -> bool:
+        """Whether any site was asked at a limited rate."""
+        return self._hosts.sites.had_slow
+
     def slow_sites(self) -> list[SiteState]:
         """Return the slow sites for which rows are left, those with the most rows first. Any thread may call it."""
         return self._hosts.sites.slow()

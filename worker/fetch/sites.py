@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 """Longest pause in seconds that a site can ask for with Retry-After. It holds up this site alone."""
 
-NEW_SITE_SECONDS = 1.0
-"""Longest time in seconds for which the next request to a new site waits for the answers to those before it."""
+NEW_SITE_SECONDS = 0.5
+"""Time in seconds in which the number of requests to a new site may double, even if none is answered."""
 
 HELD_SECONDS = 3600.0
 """Time in seconds after which a held site is looked at again, if nobody lets it go before."""
@@ -51,7 +51,7 @@ class Site:
     """One site: its pace, and what waits for it. For one event loop; times are those of the monotonic clock."""
 
     __slots__ = (
-        "_sent_at",
+        "_asked_at",
         "_timer",
         "_waiting",
         "answers",
@@ -106,7 +106,8 @@ class Site:
         self._waiting: deque[asyncio.Future[None]] | None = None
         """Requests that wait for a turn. They come before the rows."""
         self._timer: asyncio.TimerHandle | None = None
-        self._sent_at = -math.inf
+        self._asked_at: float | None = None
+        """Time of the first request."""
         self.is_free = self._is_free_now()
         """Whether requests need no turn: the site is not slow, and not new."""
 
@@ -132,7 +133,11 @@ class Site:
         seconds = self.pace.wait_seconds(now)
         most = self.pace.most_in_flight
         if not seconds and most is not None and self.in_flight + self.promised >= most:
-            seconds = max(0.0, self._sent_at + NEW_SITE_SECONDS - now)
+            if self._asked_at is None:
+                return 0.0
+            doublings, since = divmod(now - self._asked_at, NEW_SITE_SECONDS)
+            if self.in_flight + self.promised >= most << min(int(doublings), 12):
+                return NEW_SITE_SECONDS - since
         return seconds
 
     def has_turn(self, now: float) -> bool:
@@ -163,11 +168,12 @@ class Site:
         self.in_flight += 1
         if self.promised:
             self.promised -= 1
-        else:
+        elif not self.is_free:
             self._note_sent(now)
 
     def _note_sent(self, now: float) -> None:
-        self._sent_at = now
+        if self._asked_at is None:
+            self._asked_at = now
         self.pace.note_sent(now)
         if self.requests_allowed:
             self.requests_allowed -= 1
@@ -254,6 +260,8 @@ class Sites:
         self.on_slow: Callable[[Site], object] = _nothing
         self._slow: dict[str, Site] = {}
         """The sites that were slow once."""
+        self.had_slow = False
+        """Whether any site was slow."""
         self.is_ending = False
         """Whether no request waits for its turn any more."""
 
@@ -298,6 +306,7 @@ class Sites:
         self.on_turn(site)
 
     def _note_slow(self, site: Site) -> None:
+        self.had_slow = True
         self._slow[site.name] = site
         self.on_slow(site)
 
