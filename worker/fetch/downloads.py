@@ -68,6 +68,8 @@ class Downloads(Generic[Image]):
         self._first_bytes = first_bytes
         self._max_image_bytes = settings.max_image_bytes
         self._places = FilePlaces()
+        self._resumed: dict[str, HttpUrl] = {}
+        """Where the redirects of images lead that wait for the site there, by the images' URLs."""
         self._retry_policy = RetryPolicy(
             first_pause_seconds=FIRST_PAUSE_SECONDS,
             longest_pause_seconds=LONGEST_PAUSE_SECONDS,
@@ -115,34 +117,43 @@ class Downloads(Generic[Image]):
         self, text: str, held: ByteRange | None, *, rotation: int, is_last_resort: bool, may_go_back: bool
     ) -> Fetched[Image]:
         is_signed = scheme_of(text) == "s3"
-        if held is None:
-            url = await self._objects.sign(text) if is_signed else parse_http_url(text)
-            return await self._follow(
-                url, is_signed=is_signed, rotation=rotation, is_last_resort=is_last_resort, may_go_back=may_go_back
-            )
         follow = partial(
             self._follow,
-            is_signed=is_signed,
+            text=text,
             held=held,
             rotation=rotation,
             is_last_resort=is_last_resort,
             may_go_back=may_go_back,
         )
-        if (place := self._places.of(text)) is not None:
+        place: HttpUrl | None = None
+        if held is not None:
+            place = self._places.of(text)
+        elif self._resumed:
+            place = self._resumed.pop(text, None)
+        if place is not None:
             try:
-                return await follow(place)
+                return await follow(place, is_signed=is_signed and held is not None)
             except ImageFailed as failed:
                 self._places.forget(text)  # what it led to may be good for some time only
                 if isinstance(failed, Unanswered):
                     raise
-        return await follow(await self._objects.sign_file(text) if is_signed else parse_http_url(text))
+            except MustWait as wait:
+                if wait.forbidden is None:
+                    raise
+                self._places.forget(text)  # as above
+        if held is None:
+            url = await self._objects.sign(text) if is_signed else parse_http_url(text)
+        else:
+            url = await self._objects.sign_file(text) if is_signed else parse_http_url(text)
+        return await follow(url, is_signed=is_signed)
 
     async def _follow(
         self,
         url: HttpUrl,
         *,
+        text: str,
         is_signed: bool,
-        held: ByteRange | None = None,
+        held: ByteRange | None,
         rotation: int,
         is_last_resort: bool,
         may_go_back: bool,
@@ -157,7 +168,12 @@ class Downloads(Generic[Image]):
             is_trusted = is_signed or held is not None
             cookie = cookies.header(url) if cookies else ""
             request = self._client.request(url, is_trusted=is_trusted, cookie=cookie, held=held)
-            answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort, may_go_back=may_go_back)
+            try:
+                answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort, may_go_back=may_go_back)
+            except MustWait:
+                if url.text != text and cookies is None and held is None and not is_signed:
+                    self._resumed[text] = url
+                raise
             if not isinstance(answer, Redirect):
                 if held is not None and url is not start and cookies is None:
                     self._places.note(held.uri, url)

@@ -86,11 +86,9 @@ class Hosts:
         without one fails only if the network works.
         """
         site = self.sites.of(request.url)
-        if not (site.is_free or site.promised):
-            await self._turn(site, may_go_back=may_go_back)
         host = request.url.host  # without its port: the limit of requests holds for all its ports together
-        if not self.slots.try_acquire(host):
-            await self.slots.acquire(host)
+        if not (site.is_free and self.slots.try_acquire(host)):  # most requests have both at once
+            await self._turn_and_slot(site, host, may_go_back=may_go_back)
         admitted = self._admission.decide(request.host)
         if not isinstance(admitted, Admit):  # most are admitted at once
             admitted = await self._wait_for_admission(request, site, admitted, is_last_resort=is_last_resort)
@@ -125,6 +123,16 @@ class Hosts:
             site.note_end()
             self.slots.release(host)
 
+    async def _turn_and_slot(self, site: Site, host: str, *, may_go_back: bool) -> None:
+        """Wait for a turn at a site and for a slot of the host, and take both."""
+        while True:
+            if not (site.is_free or site.promised):
+                await self._turn(site, may_go_back=may_go_back)
+            await self.slots.acquire(host)
+            if site.is_free or site.promised or site.has_turn(time.monotonic()):
+                return
+            self.slots.release(host)  # the site has become slow meanwhile
+
     async def _turn(self, site: Site, *, may_go_back: bool) -> None:
         """Wait for a turn at a site, and take it. Nothing is held meanwhile."""
         if site.is_slow and (may_go_back or self.sites.is_ending) and not site.has_turn(time.monotonic()):
@@ -140,9 +148,9 @@ class Hosts:
             began = time.monotonic()
             known_good_urls = self._admission.most_promising_urls(KNOWN_GOOD_URLS_ASKED)
             now = time.monotonic()
-            may_be_asked = [each for each in known_good_urls if not self.sites.of(each.url).wait_seconds(now)]
+            may_be_asked = [each for each in known_good_urls if not self.sites.of(each.url).wants_silence(now)]
             if known_good_urls and not may_be_asked:
-                return True  # they all have asked for silence, which was an answer
+                return True  # all of them have answered, if only to ask for a pause
             for known_good_url in may_be_asked:
                 if await self._answers(known_good_url) or self._admission.network.has_answered_since(began):
                     return True
@@ -221,8 +229,8 @@ class Hosts:
             self._admission.note_refusal(failure.host)
             status = 429 if failure.reason is Reason.RATE_LIMITED else 503
             raise MustWait(site, refusal=Refusal(status, failure.asked_at, failure.retry_after_seconds)) from failure
-        if failure.slows:
-            site.note_refusal(sent_at=failure.asked_at, retry_after_seconds=failure.retry_after_seconds)
+        if failure.slows and (site.is_slow or site.refuses_often()):
+            site.note_refusal(sent_at=failure.asked_at, retry_after_seconds=0)
         if failure.is_hosts_fault:
             self.has_faulty_host = True
         if failure.may_pass:

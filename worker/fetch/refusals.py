@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 MAX_REFUSALS_IN_COMPANY = 3
 """Number of refusals of a row, with answers to other rows in between, that slow its site."""
 
-ANSWERS_APART = 20
-"""Number of answers between the refusals of two rows from which these are no sign that the site wants fewer requests.
-This holds while the site is not slow."""
-
 FIRST_PAUSE_SECONDS = 1.0
 """Pause in seconds of a row after its first refusal. It doubles with each further one."""
 
@@ -43,8 +39,6 @@ class Refusals:
 
     def __init__(self) -> None:
         self._rows: dict[int, _Refused] = {}
-        self._last_alone: dict[str, int] = {}
-        """For each site the number of its answers at the last first refusal of a row."""
 
     def count(self, row: Row) -> int:
         """Return how often the row was refused."""
@@ -68,18 +62,11 @@ class Refusals:
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(known.count - 1, 10))
         if is_own:
             return max(pause, refusal.retry_after_seconds)
-        if not site.pace.is_slow and not refusal.retry_after_seconds and self._is_alone(known, site):
+        is_alone = not site.is_slow and not refusal.retry_after_seconds
+        if is_alone and (known.count > 1 or not site.refuses_often()):
             return pause
         site.note_refusal(sent_at=refusal.sent_at, retry_after_seconds=refusal.retry_after_seconds)
         return pause
-
-    def _is_alone(self, known: _Refused, site: Site) -> bool:
-        """Return whether a site that is not slow has refused only this row for a while. Else it means all rows."""
-        if known.count > 1:
-            return True
-        last = self._last_alone.get(site.name)
-        self._last_alone[site.name] = site.answers
-        return last is None or site.answers - last >= ANSWERS_APART
 
     def forget(self, row: Row) -> None:
         """Forget a row that is settled."""

@@ -26,6 +26,9 @@ LONGEST_RETRY_AFTER_SECONDS = 3600.0
 NEW_SITE_SECONDS = 0.5
 """Time in seconds in which the number of requests to a new site may double, even if none is answered."""
 
+ANSWERS_APART = 20
+"""Number of answers between two refusals from which these do not count as often."""
+
 HELD_SECONDS = 3600.0
 """Time in seconds after which a held site is looked at again, if nobody lets it go before."""
 
@@ -52,6 +55,8 @@ class Site:
 
     __slots__ = (
         "_asked_at",
+        "_refused_after",
+        "_silent_until",
         "_timer",
         "_waiting",
         "answers",
@@ -106,6 +111,9 @@ class Site:
         self._waiting: deque[asyncio.Future[None]] | None = None
         """Requests that wait for a turn. They come before the rows."""
         self._timer: asyncio.TimerHandle | None = None
+        self._silent_until = -math.inf
+        self._refused_after: int | None = None
+        """Number of answers before the last refusal while the site was not slow."""
         self._asked_at: float | None = None
         """Time of the first request."""
         self.is_free = self._is_free_now()
@@ -139,6 +147,18 @@ class Site:
             if self.in_flight + self.promised >= most << min(int(doublings), 12):
                 return NEW_SITE_SECONDS - since
         return seconds
+
+    def refuses_often(self) -> bool:
+        """Note a refusal while the site is not slow, and return whether another one came shortly before it.
+
+        One alone says more about its image: it does not slow the site.
+        """
+        before, self._refused_after = self._refused_after, self.answers
+        return before is not None and self.answers - before < ANSWERS_APART
+
+    def wants_silence(self, now: float) -> bool:
+        """Whether the site has asked for a pause that is not over."""
+        return now < self._silent_until or self.requests_allowed == 0
 
     def has_turn(self, now: float) -> bool:
         """Return whether a row may have a turn: no request waits for one."""
@@ -189,9 +209,11 @@ class Site:
 
     def note_refusal(self, *, sent_at: float, retry_after_seconds: float) -> None:
         """Note an answer that asks for fewer requests."""
-        was_slow = self.is_slow
+        was_slow, now = self.is_slow, time.monotonic()
         pause = min(retry_after_seconds, LONGEST_RETRY_AFTER_SECONDS)
-        self.pace.note_refusal(sent_at=sent_at, now=time.monotonic(), retry_after_seconds=pause)
+        if pause:
+            self._silent_until = max(self._silent_until, now + pause)
+        self.pace.note_refusal(sent_at=sent_at, now=now, retry_after_seconds=pause)
         self.is_free = self._is_free_now()
         if self.is_slow and not was_slow:
             self.on_slow(self)
