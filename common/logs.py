@@ -47,6 +47,11 @@ FAILURES_LISTED = "failures_listed"
 """The event with which a worker that fails its chunk names the file that lists all failed images. `embedder run` shows
 it."""
 
+SLOW_SITE = "slow_site"
+"""The event with which a worker names a site that serves slowly: how many images a second it serves (`rate_per_s`), how
+many are `left`, and in how many seconds they will be there (`done_in_s`). `embedder run` and `embedder status` read
+it."""
+
 CHUNK_REFUSED = "chunk_refused"
 """The event with which a merge names a chunk file that it refuses. `embedder run` computes that chunk again."""
 

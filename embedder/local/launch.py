@@ -17,10 +17,12 @@ from common.settings import ENV_PREFIX
 from common.store import open_store
 from embedder.local import report
 from embedder.local.display import open_display
+from embedder.local.finished_work import find_finished_work
 from embedder.local.local_run import LocalRun
 from embedder.local.outcome import JobFailed
 from embedder.local.programs import check_worker_libraries
 from embedder.local.progress import Phase, RunProgress
+from embedder.local.top_up import with_chunk_count_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +41,8 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
     check_worker_libraries()
     configure_logs(settings.log_level)
     store = open_store(settings.run_uri)
+    if settings.top_up:
+        settings = with_chunk_count_of_run(settings, store)
     progress = RunProgress(settings.indexes, is_undivided=settings.chunk_count == 1)
     display = open_display(progress, sys.stderr)
     errors, result = Console(stderr=True, highlight=False, soft_wrap=True), Console(highlight=False, soft_wrap=True)
@@ -68,13 +72,21 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
     finally:
         if not keep_logs:
             shutil.rmtree(log_dir, ignore_errors=True)
+    command = ["embedder", *sys.argv[1:]]
     if outcome.exit_code != ExitCode.OK:
-        command = ["embedder", *sys.argv[1:]]
         report.report_failures(errors, outcome, command, chunk_count=settings.chunk_count)
-    elif outcome.merge is None:
-        report.report_chunks(result, store)
+        return outcome.exit_code
+    if outcome.has_nothing_to_fetch:
+        report.report_nothing_to_fetch(result, store, settings.reasons)
+    if outcome.merge is not None:
+        failures = report.report_result(result, store, skipped=progress.skipped, untrained=untrained)
+    elif outcome.has_nothing_to_fetch:
+        failures = {}
     else:
-        report.report_result(result, store, skipped=progress.skipped, untrained=untrained)
+        report.report_chunks(result, store)
+        failures = find_finished_work(store, with_reasons=True).failures_by_reason(settings.indexes)
+    command += [] if settings.top_up else ["--top-up"]
+    report.report_top_up(result, failures, settings.reasons, command)
     return outcome.exit_code
 
 
