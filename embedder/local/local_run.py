@@ -137,7 +137,8 @@ class LocalRun:
             chunk = finished.chunks.get(index)
             self._progress.finish(index, rows=None if chunk is None else chunk.rows)
         if top_up.indexes:
-            self._display.say("info", "top_up", top_up.sentence(), chunk=None)
+            message = top_up.sentence(is_undivided=self._settings.chunk_count == 1)
+            self._display.say("info", "top_up", message, chunk=None)
             await self._run_chunks(self._with_reference_chunk(top_up, finished))
         else:
             self._outcome.has_nothing_to_fetch = True

@@ -43,16 +43,22 @@ class TopUp:
     def rows(self) -> int:
         return sum(sum(reasons.values()) for reasons in self.again.values())
 
-    def sentence(self) -> str:
-        """Return what is about to be done."""
+    def sentence(self, *, is_undivided: bool) -> str:
+        """Return what is about to be done. It names no chunk where the run `is_undivided`."""
         parts = []
         if self.again:
             by_reason: Counter[str] = sum((Counter(each) for each in self.again.values()), Counter())
             named = ", ".join(f"{reason} {count:,}" for reason, count in by_reason.most_common())
-            parts.append(f"{self.rows:,} images are fetched again ({named}), of chunks {format_indexes(self.again)}")
+            of = "" if is_undivided else f", of {_chunks(self.again)}"
+            are = "image is" if self.rows == 1 else "images are"
+            parts.append(f"{self.rows:,} {are} fetched again ({named}){of}")
         if self.missing:
-            parts.append(f"chunks {format_indexes(self.missing)} are not in the store and are computed whole")
+            parts.append(f"not in the store, so computed whole: {_chunks(self.missing)}")
         return "; ".join(parts)
+
+
+def _chunks(indexes: Collection[int]) -> str:
+    return f"{'chunk' if len(indexes) == 1 else 'chunks'} {format_indexes(indexes)}"
 
 
 def plan_top_up(store: Store, finished: FinishedWork, *, indexes: Collection[int], reasons: Collection[str]) -> TopUp:
