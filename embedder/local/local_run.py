@@ -134,15 +134,14 @@ class LocalRun:
         indexes = self._settings.indexes
         top_up = plan_top_up(self._store, finished, indexes=indexes, reasons=self._settings.reasons)
         for index in set(indexes) - set(top_up.indexes):
-            chunk = finished.chunks.get(index)
-            self._progress.finish(index, rows=None if chunk is None else chunk.rows)
+            self._progress.finish(index, rows=finished.rows(index))
         if top_up.indexes:
             message = top_up.sentence(is_undivided=self._settings.chunk_count == 1)
             self._display.say("info", "top_up", message, chunk=None)
             await self._run_chunks(self._with_reference_chunk(top_up, finished))
         else:
             self._outcome.has_nothing_to_fetch = True
-            if not top_up.has_unmerged:
+            if not finished.has_unmerged:
                 return
         self._outcome.has_earlier_rows = not self._outcome.failed.keys() & set(top_up.missing)
         if self._settings.merge and self._outcome.has_earlier_rows:

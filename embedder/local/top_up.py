@@ -31,8 +31,6 @@ class TopUp:
     """The rows that are fetched again: by the index of the chunk, their number by reason."""
     missing: Sequence[int]
     """The chunks that are neither in the store nor in the result. They are computed whole."""
-    has_unmerged: bool
-    """Whether the store holds chunk files that the result may lack."""
 
     @property
     def indexes(self) -> list[int]:
@@ -81,7 +79,6 @@ def plan_top_up(store: Store, finished: FinishedWork, *, indexes: Collection[int
         missing=[
             index for index in indexes if index not in finished.chunks and not (run is not None and run.holds(index))
         ],
-        has_unmerged=run is None or bool(finished.chunks),
     )
 
 
