@@ -83,6 +83,11 @@ class Layout(NamedTuple):
     """In the order of their offsets."""
     starts: Sequence[int]
     """For each chunk the row of the result where the chunk begins, and at the end the number of all rows."""
+    from_earlier: Sequence[bool] = ()
+    """For each chunk whether its rows come from an earlier result; empty where none do. There the rows of neighbours
+    lie behind each other."""
+    copied_texts: frozenset[str] = frozenset()
+    """The columns of texts that have the same width in the earlier result, so the store can copy them as well."""
 
     @property
     def rows(self) -> int:
@@ -118,6 +123,47 @@ class Layout(NamedTuple):
                 if end > start:
                     yield Piece(column.name, chunk, 0, end - start, column.row_bytes)
             offset = column.offset + self.rows * column.row_bytes
+
+    def can_copy(self, piece: Piece) -> bool:
+        """Return whether the object that holds the piece has the same bytes as the result."""
+        if piece.column in self.copied_texts:
+            return self.from_earlier[piece.chunk]
+        return piece.column == EMBEDDINGS
+
+    def joined_pieces(self) -> Iterator[Piece]:
+        """Yield the pieces that make the result; neighbours that one copied range holds are one piece.
+
+        Such a piece has the first chunk's position and the rows of all its chunks: see `split`.
+        """
+        last: Piece | None = None
+        end = 0  # the chunk before which the last piece ends
+        for piece in self.pieces():
+            if last is not None and self._continues(last, piece, end):
+                last = last._replace(rows=last.rows + piece.rows)
+            else:
+                if last is not None:
+                    yield last
+                last = piece
+            end = piece.chunk + 1
+        if last is not None:
+            yield last
+
+    def _continues(self, last: Piece, piece: Piece, end: int) -> bool:
+        return (
+            bool(self.from_earlier)
+            and last.column == piece.column != METADATA
+            and self.can_copy(piece)
+            and self.from_earlier[last.chunk]
+            and all(self.from_earlier[end : piece.chunk + 1])
+        )
+
+    def split(self, piece: Piece) -> Iterator[Piece]:
+        """Yield the piece as pieces of one chunk each."""
+        if piece.column == METADATA or not piece.rows:
+            yield piece
+            return
+        start = self.starts[piece.chunk] + piece.first
+        yield from self.rows_of(self.column(piece.column), start, start + piece.rows)
 
 
 def result_attributes(headers: Sequence[ChunkHeader], totals: Totals) -> dict[str, Any]:
