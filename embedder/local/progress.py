@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, MANIFEST_FILES, SLOW_SITE
+from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, MANIFEST_FILES, ROWS_RESUMED, ROWS_TAKEN_OVER, SLOW_SITE
 from embedder.local.slow_sites import SlowSite, all_workers, read_slow_site
 
 if TYPE_CHECKING:
@@ -75,22 +75,26 @@ class RunProgress:
 
     def observe(self, index: int, line: LogLine) -> None:
         """Take a worker's line: its files, its number of rows, or how far it is. Other lines change nothing."""
+        chunk = self._chunks[index]
         if line.event == MANIFEST_FILES:
             self.skipped = line.values.get("skipped", "")
-        chunk = self._chunks[index]
-        if line.event == SLOW_SITE and (site := read_slow_site(line)) is not None:
+        elif line.event == SLOW_SITE and (site := read_slow_site(line)) is not None:
             chunk.slow_sites[site.site] = chunk.lines, site
-        rows = line.count("rows" if line.event == CHUNK_STARTED else "of")
-        if line.event not in {CHUNK_STARTED, CHUNK_PROGRESS} or rows is None:
-            return
-        settled = line.count("images") or 0
-        # The rows that are settled when the worker starts are those of an earlier attempt.
-        settled_here = 0 if line.event == CHUNK_STARTED else max(0, settled - chunk.settled)
-        self._meter.advance(self._settled_here, settled_here)
-        chunk.lines += line.event == CHUNK_PROGRESS
-        chunk.settled, chunk.of = settled, rows
-        chunk.deferred = line.count("deferred") or 0
-        chunk.waiting_on = line.values.get("waiting_on", "")
+        # Rows that an earlier attempt or an earlier run has settled do not count for the rate.
+        elif line.event == ROWS_TAKEN_OVER:
+            chunk.settled += (line.count("embedded") or 0) + (line.count("failed") or 0)
+        elif line.event == ROWS_RESUMED:
+            chunk.settled += line.count("rows") or 0
+        elif line.event == CHUNK_STARTED:
+            chunk.of = line.count("rows")
+            self._meter.advance(self._settled_here, 0)
+        elif line.event == CHUNK_PROGRESS and (rows := line.count("of")) is not None:
+            settled = line.count("images") or 0
+            self._meter.advance(self._settled_here, max(0, settled - chunk.settled))
+            chunk.settled, chunk.of = settled, rows
+            chunk.deferred = line.count("deferred") or 0
+            chunk.waiting_on = line.values.get("waiting_on", "")
+            chunk.lines += 1
 
     def wait(self, index: int) -> None:
         """Note that an attempt at the chunk has failed and that another one will follow."""

@@ -87,10 +87,19 @@ def test_the_rate_is_that_of_the_last_minute(clock: Clock) -> None:
     assert progress.rate_per_second == 10
 
 
-def test_rows_that_are_settled_at_the_start_do_not_count_for_the_rate(clock: Clock) -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["taken_over chunk=0 embedded=890 failed=10 to_compute=100", "started chunk=0 of=1 rows=1000"],
+        ["started chunk=0 of=1 rows=1000", "resumed chunk=0 rows=900 of=1000 checkpoints=2"],
+    ],
+)
+def test_rows_that_are_settled_at_the_start_do_not_count_for_the_rate(clock: Clock, lines: list[str]) -> None:
     progress = RunProgress([0], clock=clock)
     progress.start(0)
-    progress.observe(0, line("started chunk=0 of=1 rows=1000 images=900"))
+    for each in lines:
+        progress.observe(0, line(each))
+    assert progress.settled == 900
     clock.now += 10
     progress.observe(0, line("embedded chunk=0 images=950 of=1000 deferred=3"))
     assert progress.settled == 950
