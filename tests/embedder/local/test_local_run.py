@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.errors import ChunkInvalid, ExitCode, Stopped, StoreAccessDenied
+from common.errors import ChunkInvalid, ExitCode, SettingsError, Stopped, StoreAccessDenied
 from common.exit_policy import Action, action_for, container_exit_code
 from common.logs import configure_logs
 from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_failures_key, chunk_key
@@ -439,6 +439,26 @@ def test_a_top_up_of_only_some_chunks_leaves_the_others(bench: Bench) -> None:
     bench.attempts()
     bench.run(chunk_indexes="2", merge=False, top_up=True)
     assert bench.attempts() == ["2-0"]
+
+
+@pytest.mark.parametrize("top_up", [True, False])
+def test_a_merge_after_a_top_up_that_was_killed_is_completed_before_any_worker_starts(
+    bench: Bench, top_up: bool
+) -> None:
+    bench.run({"1": ["lose 2"]}, merge=False)
+    topped_up = bench.store.read(chunk_key(1))
+    bench.run()
+    bench.attempts()
+    # The result is replaced, and the summary is not.
+    bench.store.put_bytes(chunk_key(1), topped_up)
+    bench.store.delete([SUMMARY_KEY])
+    with pytest.raises(SettingsError, match=r"a merge of the run in .* was interrupted"):
+        bench.run(top_up=top_up, merge=False)
+    outcome = bench.run(top_up=top_up)
+    assert outcome.exit_code == ExitCode.OK
+    assert bench.attempts() == ([] if top_up else ["0-0"])
+    assert bench.has(SUMMARY_KEY)
+    assert not bench.has(chunk_key(1))
 
 
 @pytest.mark.parametrize(
