@@ -262,6 +262,8 @@ class FolderAssembly:
     def copy(self, number: int, offset: int, source: ObjectStat, start: int, length: int) -> None:  # noqa: ARG002
         path = self._store.root / source.key
         with path.open("rb", buffering=0) as file:
+            if _object_stat(source.key, os.fstat(file.fileno())) != source:
+                raise StoreUnavailable(f"{path} was replaced before it was copied")
             while length:
                 copied = self._copy_some(file.fileno(), start, offset, length)
                 if not copied:
