@@ -29,6 +29,10 @@ CHUNK_STARTED = "started"
 CHUNK_PROGRESS = "embedded"
 """The event with which a worker says how far its chunk is. `embedder run` and `embedder status` read it."""
 
+SLOW_SITE = "slow_site"
+"""The event with which a worker says, for one slow site, how often it is asked (`rate_per_s`), how many images are left
+(`left`) and when they will be done (`done_in_s`). `embedder run` and `embedder status` read it."""
+
 ROWS_TAKEN_OVER = "taken_over"
 """The event with which a top-up says how many rows of its chunk stay as they are (`embedded`, `failed`). `embedder run`
 reads it."""
@@ -53,11 +57,6 @@ it."""
 
 FAILURES_LISTED = "failures_listed"
 """The event with which a worker that fails its chunk names the file that lists all failed images. `embedder run` shows
-it."""
-
-SLOW_SITE = "slow_site"
-"""The event with which a worker names a site that serves slowly: how many images a second it serves (`rate_per_s`), how
-many are `left`, and in how many seconds they will be there (`done_in_s`). `embedder run` and `embedder status` read
 it."""
 
 CHUNK_REFUSED = "chunk_refused"

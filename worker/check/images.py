@@ -130,6 +130,7 @@ class ImageCheck:
             update={
                 "fetch_attempts": min(fetch.fetch_attempts, ATTEMPTS),
                 "source_patience_seconds": min(fetch.source_patience_seconds, PATIENCE_SECONDS),
+                "slow_site_seconds": min(fetch.slow_site_seconds, PATIENCE_SECONDS),
                 "fetch_timeout_seconds": min(fetch.fetch_timeout_seconds, REQUEST_SECONDS),
             }
         )

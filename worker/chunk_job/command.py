@@ -33,6 +33,10 @@ def last_word(outcome: Outcome) -> Finished:
                 f"chunk {outcome.chunk} is in the store: {outcome.location}, {outcome.size} bytes, "
                 f"{outcome.embedded} images embedded, {outcome.failed} failed{_reasons(outcome.failures_by_reason)}"
             )
+            if outcome.deferred:
+                message += (
+                    f"; {outcome.deferred} are deferred, because their sites serve slowly: fetch them with a top-up"
+                )
         case ToppedUp():
             stored = last_word(outcome.stored)
             failed = outcome.computed - outcome.gained
@@ -55,7 +59,10 @@ def last_word(outcome: Outcome) -> Finished:
         case AlreadyMerged():
             return Finished(f"this run is finished: {outcome.result} holds chunk {outcome.chunk}")
     requested = outcome.embedded + outcome.failed
-    return Finished(message, {"images": requested, "of": requested, "failed": outcome.failed})
+    counts = {"images": requested, "of": requested, "failed": outcome.failed}
+    if isinstance(outcome, Stored):
+        counts["deferred"] = outcome.deferred
+    return Finished(message, counts)
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
