@@ -109,6 +109,8 @@ class ImagesFacts(_Frozen):
     """Median time from the request to the last byte, for the good images."""
     mean_decode_ms: float
     """Mean time of a decoder for one image, in milliseconds."""
+    is_held_back: bool = False
+    """Whether a site has refused requests because there were too many."""
 
 
 class ModelFacts(_Frozen):

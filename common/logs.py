@@ -33,6 +33,14 @@ SLOW_SITE = "slow_site"
 """The event with which a worker says, for one slow site, how often it is asked (`rate_per_s`), how many images are left
 (`left`) and when they will be done (`done_in_s`). `embedder run` and `embedder status` read it."""
 
+ROWS_TAKEN_OVER = "taken_over"
+"""The event with which a top-up says how many rows of its chunk stay as they are (`embedded`, `failed`). `embedder run`
+reads it."""
+
+ROWS_RESUMED = "resumed"
+"""The event with which a worker says how many rows of its chunk an earlier attempt has embedded (`rows`).
+`embedder run` reads it."""
+
 MANIFEST_FILES = "manifest_files"
 """The event with which a worker says which files are its manifest, and which are left out. `embedder run` reads it."""
 

@@ -75,3 +75,6 @@ MAY_PASS = frozenset(
     {Reason.DEFERRED, Reason.RATE_LIMITED, Reason.SERVER_ERROR, Reason.TIMEOUT, Reason.CONNECTION_FAILED}
 )
 """The reasons that say more about a moment than about the image: the images that a top-up fetches by default."""
+
+HELD_BACK = frozenset({Reason.DEFERRED, Reason.RATE_LIMITED})
+"""The reasons of images whose site serves them at a pace of its own."""

@@ -95,6 +95,8 @@ class Plan:
     """Duration with these workers, or with one where their number is not known. None where nothing is left to
     compute."""
     result_bytes: int
+    is_held_back: bool = False
+    """Whether a site refuses requests beyond a pace of its own, so that the site decides how long the run takes."""
     here: Here | None
     """The run on this machine; None where the model could not be measured."""
 
@@ -102,7 +104,7 @@ class Plan:
     def assignments(self) -> list[str]:
         """Return the chart's values, as in --set."""
         values = [f"chunks.count={self.chunks}"]
-        if self.parallelism is not None:
+        if self.parallelism is not None and not self.is_held_back:
             values.append(f"worker.parallelism={self.parallelism}")
         if not self.on_gpu:
             values.append("gpu.count=0")
@@ -175,6 +177,7 @@ def make_plan(
         parallelism=parallelism,
         hours=math.ceil(left / (parallelism or 1)) * pod_seconds / 3600 if left else None,
         result_bytes=round(manifest.rows * (4 * (model.dimensions if model else 512) + manifest.mean_url_bytes)),
+        is_held_back=images is not None and images.is_held_back,
         here=None if model is None else _here(manifest, model, kept=kept, run=run),
     )
 

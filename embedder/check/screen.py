@@ -110,6 +110,11 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
         f"({'measured on this device' if plan.is_measured else otherwise})"
         + (f"; with {workers} the run takes {_hours(plan.hours)}." if plan.hours is not None else ".")
     )
+    if plan.is_held_back and plan.hours is not None:
+        yield (
+            "A site refuses requests beyond a pace of its own, so it takes longer: the log of a worker and `embedder "
+            "status` show each such site's pace and when it is done. More workers do not make the site faster."
+        )
     yield "For the chart:"
     yield "  " + " \\\n  ".join(f"--set {value}" for value in plan.assignments)
     if plan.here is not None:

@@ -17,6 +17,7 @@ EXAMPLES = (
     "embedder run photos.csv out --model untrained",
     "embedder run image_urls.json out --ids image_ids.json --chunks 20",
     "embedder run list.parquet s3://bucket/run --set fetch_concurrency=128",
+    "embedder run photos.csv out --top-up",
 )
 
 EPILOG = options.examples_epilog(EXAMPLES)
@@ -30,6 +31,8 @@ def run(
     chunk_count: options.ChunkCount = None,
     parallelism: options.Parallelism = None,
     chunk_indexes: options.ChunkIndexes = None,
+    top_up: options.TopUp = False,
+    top_up_reasons: options.TopUpReasons = None,
     ids_uri: options.IdsUri = None,
     no_merge: options.NoMerge = False,
     keep_chunks: options.KeepChunks = False,
@@ -50,6 +53,8 @@ def run(
 
     You can stop it with Ctrl-C at any time: the same command continues from what is finished.
 
+    With --top-up it fetches again what failed for a reason that may pass, as often as you like.
+
     An option takes precedence over the environment variable that is named below it.
     """
     given = {
@@ -58,6 +63,8 @@ def run(
         "chunk_count": chunk_count,
         "chunk_indexes": chunk_indexes,
         "parallelism": parallelism,
+        "top_up": "true" if top_up else None,
+        "top_up_reasons": top_up_reasons,
         "ids_uri": ids_uri,
         "merge": "false" if no_merge else None,
         "keep_chunks": "true" if keep_chunks else None,

@@ -12,16 +12,18 @@ from rich.table import Column
 from rich.text import Text
 
 from common.durations import format_duration
-from common.logs import log
+from common.logs import SLOW_SITE, log, printable
 from embedder.local.progress import Phase
+from embedder.local.slow_sites import MOST_SHOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
     from rich.console import RenderableType
 
     from embedder.local.progress import RunProgress
+    from embedder.local.slow_sites import SlowSite
 
 Level = Literal["info", "warning", "error"]
 
@@ -74,11 +76,18 @@ class LineDisplay:
             "of" if progress.is_total_known else "of_about": progress.total,
             "rate_per_s": progress.rate_per_second,
             "eta_s": None if progress.eta_seconds is None else round(progress.eta_seconds),
+            "deferred": progress.deferred or None,
             "waiting_on": progress.waiting_on or None,
         }
         values |= {name: value for name, value in optional.items() if value is not None}
         values |= {f"chunks_{phase.name.lower()}": progress.chunks(phase) for phase in Phase}
         log.info("progress", **values)
+        sites = progress.slow_sites
+        for site in sites[:MOST_SHOWN]:
+            done_in = {} if site.done_in_seconds is None else {"done_in_s": round(site.done_in_seconds)}
+            log.info(SLOW_SITE, site=site.site, rate_per_s=site.rate_per_second, left=site.left, **done_in)
+        if more := sites[MOST_SHOWN:]:
+            log.info("more_slow_sites", sites=len(more), left=sum(site.left for site in more))
 
     def say(self, level: Level, event: str, message: str, *, chunk: int | None, exit_code: int | None = None) -> None:
         about = {"chunk": chunk, "exit_code": exit_code}
@@ -135,11 +144,12 @@ class _RunBar(Progress):
         embedding ━━━━━━━━━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━ 12,000 of about 40,000 images · 600/s · 47s left
                   1 of 4 chunks done · 1 running · waiting on fetch
 
-    While chunks are merged, the bar pulses and the line shows the merger's latest log line.
+    Below them is a line for each slow site. While chunks are merged, the bar pulses, and the line shows the merger's
+    latest log line.
     """
 
     def __init__(self, console: Console) -> None:
-        self._below = ""  # rich renders once while it is set up
+        self._below = [""]  # rich renders once while it is set up
         super().__init__(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(
@@ -170,22 +180,30 @@ class _RunBar(Progress):
             visible=not is_merging,
         )
         self.update(self._merging, images=f"{progress.settled:,} images", visible=is_merging)
-        self._below = progress.merge_note or _describe_chunks(progress)
+        if progress.merge_note is not None:
+            self._below = [progress.merge_note]
+        else:
+            self._below = [_describe_chunks(progress), *_describe_slow_sites(progress.slow_sites)]
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield what rich shows: the visible tasks, and the line below them."""
+        """Yield what rich shows: the visible tasks, and the lines below them."""
         yield from super().get_renderables()
-        yield Text(f"          {self._below}", style="dim", no_wrap=True, overflow="ellipsis")
+        for line in self._below:
+            yield Text(f"          {line}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _describe_images(progress: RunProgress) -> str:
     about = "" if progress.is_total_known else "about "
     parts = [f"{progress.settled:,} of {about}{progress.total:,} images" if progress.total else "starting"]
     if progress.rate_per_second is not None:
-        parts.append(f"{progress.rate_per_second:,.{0 if progress.rate_per_second >= 100 else 1}f}/s")
+        parts.append(_describe_rate(progress.rate_per_second))
     if progress.eta_seconds is not None:
         parts.append(f"{format_duration(progress.eta_seconds)} left")
     return " · ".join(parts)
+
+
+def _describe_rate(per_second: float) -> str:
+    return f"{per_second:,.{0 if per_second >= 100 else 1}f}/s"
 
 
 def _describe_chunks(progress: RunProgress) -> str:
@@ -196,9 +214,23 @@ def _describe_chunks(progress: RunProgress) -> str:
         parts.append(f"{progress.chunks(Phase.RUNNING):,} running")
         if progress.chunks(Phase.FAILED):
             parts.append(f"{progress.chunks(Phase.FAILED):,} failed")
+    if progress.deferred:
+        parts.append(f"{progress.deferred:,} deferred")
     if progress.waiting_on:
         parts.append(f"waiting on {progress.waiting_on}")
     return " · ".join(parts)
+
+
+def _describe_slow_sites(sites: Sequence[SlowSite]) -> list[str]:
+    lines = []
+    for site in sites[:MOST_SHOWN]:
+        parts = [f"{printable(site.site)} serves {_describe_rate(site.rate_per_second)}", f"{site.left:,} left"]
+        if site.done_in_seconds is not None:
+            parts.append(f"done in {format_duration(site.done_in_seconds)}")
+        lines.append(" · ".join(parts))
+    if more := sites[MOST_SHOWN:]:
+        lines.append(f"and {len(more):,} more slow sites with {sum(site.left for site in more):,} images")
+    return lines
 
 
 def open_display(progress: RunProgress, stream: TextIO) -> Display:

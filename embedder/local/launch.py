@@ -13,19 +13,24 @@ from rich.console import Console
 from common.errors import ExitCode, SettingsError, Stopped
 from common.logs import configure_logs
 from common.process.resources import new_temporary_folder, written_file
+from common.run.state import find_finished
 from common.settings import ENV_PREFIX
 from common.store import open_store
 from embedder.local import report
 from embedder.local.display import open_display
+from embedder.local.finished_work import find_finished_work
 from embedder.local.local_run import LocalRun
 from embedder.local.outcome import JobFailed
 from embedder.local.programs import check_worker_libraries
 from embedder.local.progress import Phase, RunProgress
+from embedder.local.top_up import with_chunk_count_of_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from common.store.contract import Store
     from embedder.local.display import Display
+    from embedder.local.outcome import Outcome
     from embedder.local.programs import Programs
     from embedder.local.settings import LocalRunSettings
 
@@ -39,11 +44,12 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
     check_worker_libraries()
     configure_logs(settings.log_level)
     store = open_store(settings.run_uri)
+    if settings.top_up:
+        settings = with_chunk_count_of_run(settings, store)
     progress = RunProgress(settings.indexes, is_undivided=settings.chunk_count == 1)
     display = open_display(progress, sys.stderr)
     errors, result = Console(stderr=True, highlight=False, soft_wrap=True), Console(highlight=False, soft_wrap=True)
-    untrained = settings.model == "untrained"
-    if untrained:
+    if settings.model == "untrained":
         display.say("warning", "untrained", report.UNTRAINED, chunk=None)
     log_dir = _make_log_dir(settings)
     run = LocalRun(
@@ -68,14 +74,34 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
     finally:
         if not keep_logs:
             shutil.rmtree(log_dir, ignore_errors=True)
+    command = ["embedder", *sys.argv[1:]]
     if outcome.exit_code != ExitCode.OK:
-        command = ["embedder", *sys.argv[1:]]
         report.report_failures(errors, outcome, command, chunk_count=settings.chunk_count)
-    elif outcome.merge is None:
-        report.report_chunks(result, store)
-    else:
-        report.report_result(result, store, skipped=progress.skipped, untrained=untrained)
+        return outcome.exit_code
+    if outcome.has_nothing_to_fetch:
+        report.report_nothing_to_fetch(result, store, settings.reasons)
+    failures = _report_success(result, outcome, settings, store, skipped=progress.skipped)
+    report.report_top_up(result, failures, settings.reasons, command + ([] if settings.top_up else ["--top-up"]))
     return outcome.exit_code
+
+
+def _report_success(
+    console: Console, outcome: Outcome, settings: LocalRunSettings, store: Store, *, skipped: str
+) -> Mapping[str, int]:
+    """Print where the vectors are, and return the number of failed images by reason that a top-up can fetch."""
+    if outcome.merge is not None:
+        failures = report.report_result(console, store, skipped=skipped, untrained=settings.model == "untrained")
+        return failures if _can_be_topped_up(store) else {}
+    if outcome.has_nothing_to_fetch:
+        return {}
+    report.report_chunks(console, store)
+    return find_finished_work(store, with_reasons=True).failures_by_reason(settings.indexes)
+
+
+def _can_be_topped_up(store: Store) -> bool:
+    """Return whether the result says which rows are those of which chunk. One of an earlier version does not."""
+    run = find_finished(store)
+    return run is not None and bool(run.header.table_digest)
 
 
 def _environment(settings: LocalRunSettings, display: Display) -> Mapping[str, str]:

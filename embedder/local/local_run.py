@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from common.errors import ExitCode
+from common.errors import ExitCode, SettingsError
 from common.exit_policy import Action, action_for
 from common.indexes import format_indexes
 from common.logs import CHUNK_REFUSED
@@ -21,6 +21,7 @@ from embedder.local.processes import Processes
 from embedder.local.settings import worker_environment
 from embedder.local.signals import until_signalled
 from embedder.local.supervisor import Listener, Supervisor, retry_policy
+from embedder.local.top_up import TopUp, plan_top_up
 
 if TYPE_CHECKING:
     import signal
@@ -73,11 +74,14 @@ class LocalRun:
         however this method ends.
         """
         self._store.check_access()
-        finished = find_finished_work(self._store)
+        finished = self._find_finished_work()
         with self._display:
             return asyncio.run(
                 until_signalled(self._run(finished), on_first=self._say_stopping, on_further=self._processes.kill_all)
             )
+
+    def _find_finished_work(self) -> FinishedWork:
+        return find_finished_work(self._store, with_reasons=self._settings.top_up)
 
     def _say_stopping(self, number: signal.Signals) -> None:
         message = f"{number.name}: waiting for the workers to stop; a second signal kills them"
@@ -86,14 +90,67 @@ class LocalRun:
     async def _run(self, finished: FinishedWork) -> Outcome:
         ticking = asyncio.ensure_future(self._tick())
         try:
-            await self._run_workers(finished)
-            if self._settings.merge and not self._outcome.failed:
-                self._outcome.merge = await self._merge_and_mend()
-                if self._outcome.merge.exit_code == ExitCode.OK:
-                    self._display.say("info", "merged", self._outcome.merge.message, chunk=None)
+            if finished.has_interrupted_merge:
+                if not await self._complete_merge():
+                    return self._outcome
+                finished = await asyncio.to_thread(self._find_finished_work)
+            if self._settings.top_up:
+                await self._run_top_up(finished)
+            else:
+                await self._run_workers(finished)
+                if self._settings.merge and not self._outcome.failed:
+                    await self._finish()
         finally:
             ticking.cancel()
         return self._outcome
+
+    async def _finish(self) -> None:
+        self._outcome.merge = await self._merge_and_mend()
+        if self._outcome.merge.exit_code == ExitCode.OK:
+            self._display.say("info", "merged", self._outcome.merge.message, chunk=None)
+
+    async def _complete_merge(self) -> bool:
+        """Run the merge that a kill has interrupted, and return whether it succeeded.
+
+        Only a merge knows which rows are in the result, so it comes before the look at what is left to compute.
+        """
+        if not self._settings.merge:
+            raise SettingsError(
+                f"a merge of the run in {self._store.uri} was interrupted, and must be completed before anything else; "
+                "leave out --no-merge"
+            )
+        self._display.say("info", "completing", "a merge was interrupted, it is completed first", chunk=None)
+        ending = await self._merge()
+        self._progress.merge_note = None
+        if ending.exit_code != ExitCode.OK:
+            self._outcome.merge = ending
+        return ending.exit_code == ExitCode.OK
+
+    async def _run_top_up(self, finished: FinishedWork) -> None:
+        """Run the workers of the chunks that have rows to fetch again, and then the merge.
+
+        A chunk whose worker fails keeps its earlier rows, so the others are merged nevertheless.
+        """
+        indexes = self._settings.indexes
+        top_up = plan_top_up(self._store, finished, indexes=indexes, reasons=self._settings.reasons)
+        for index in set(indexes) - set(top_up.indexes):
+            self._progress.finish(index, rows=finished.rows(index))
+        if top_up.indexes:
+            message = top_up.sentence(is_undivided=self._settings.chunk_count == 1)
+            self._display.say("info", "top_up", message, chunk=None)
+            await self._run_chunks(self._with_reference_chunk(top_up, finished))
+        else:
+            self._outcome.has_nothing_to_fetch = True
+            if not finished.has_unmerged:
+                return
+        self._outcome.has_earlier_rows = not self._outcome.failed.keys() & set(top_up.missing)
+        if self._settings.merge and self._outcome.has_earlier_rows:
+            await self._finish()
+
+    def _with_reference_chunk(self, top_up: TopUp, finished: FinishedWork) -> list[int]:
+        """Return the chunks that need a worker, and one that compares the settings if no other of them does so."""
+        reference_chunk = None if top_up.again else finished.reference_chunk(self._settings.indexes)
+        return top_up.indexes if reference_chunk is None else sorted({*top_up.indexes, reference_chunk})
 
     async def _tick(self) -> None:
         while True:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from common.format.reasons import MAY_PASS
 from common.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
@@ -80,6 +81,26 @@ ChunkIndexes = Annotated[
         panel=_WORK,
         text="Compute only these chunks; the first chunk is 0.",
         default="all",
+    ),
+]
+TopUp = Annotated[
+    bool,
+    typer.Option(
+        "--top-up",
+        metavar=" ",
+        help="Fetch again only the images of a run that failed for a reason that may pass, and take all others as they "
+        "are. The number of chunks is that of the run.\n\n[dim]EMBEDDER_TOP_UP=true[/dim]",
+        rich_help_panel=_WORK,
+    ),
+]
+TopUpReasons = Annotated[
+    str | None,
+    _setting(
+        "--top-up-reasons",
+        "top_up_reasons",
+        metavar="LIST",
+        panel=_WORK,
+        text=f"Fetch again the images with these reasons, with commas. Without it: {', '.join(sorted(MAY_PASS))}.",
     ),
 ]
 IdsUri = Annotated[

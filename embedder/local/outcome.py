@@ -33,6 +33,10 @@ class Outcome:
     """The last attempt of each chunk that failed, by the chunk's index."""
     merge: Ending | None = None
     """The last attempt of the merge, None when no merge was started."""
+    has_nothing_to_fetch: bool = False
+    """Whether a top-up found no row to fetch again and no chunk that is missing."""
+    has_earlier_rows: bool = False
+    """Whether every chunk that a top-up failed to compute keeps its earlier rows, so that the others are merged."""
 
     @property
     def exit_code(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from rich.progress import Progress
 
-from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, MANIFEST_FILES
+from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, MANIFEST_FILES, ROWS_RESUMED, ROWS_TAKEN_OVER, SLOW_SITE
+from embedder.local.slow_sites import SlowSite, all_workers, read_slow_site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,8 +37,19 @@ class ChunkProgress:
     """Number of images that are embedded or in the ledger."""
     of: int | None = None
     """Number of images in the chunk, None until its worker has logged it."""
+    deferred: int = 0
+    """Number of images whose site serves slowly and whose turn did not come."""
     waiting_on: str = ""
     """The stage that the worker waits for, as it logged last."""
+    slow_sites: dict[str, tuple[int, SlowSite]] = field(default_factory=dict)
+    """The sites that serve slowly, by name, each after the number of progress lines when it was logged last."""
+    lines: int = 0
+    """Number of progress lines of the worker."""
+
+    @property
+    def current_slow_sites(self) -> list[SlowSite]:
+        """The sites that the worker still logs: it names each slow site once beside each progress line."""
+        return [site for seen, site in self.slow_sites.values() if seen >= self.lines - 1]
 
 
 class RunProgress:
@@ -63,16 +75,26 @@ class RunProgress:
 
     def observe(self, index: int, line: LogLine) -> None:
         """Take a worker's line: its files, its number of rows, or how far it is. Other lines change nothing."""
+        chunk = self._chunks[index]
         if line.event == MANIFEST_FILES:
             self.skipped = line.values.get("skipped", "")
-        chunk = self._chunks[index]
-        rows = line.count("rows" if line.event == CHUNK_STARTED else "of")
-        if line.event not in {CHUNK_STARTED, CHUNK_PROGRESS} or rows is None:
-            return
-        settled = line.count("images") or 0
-        self._meter.advance(self._settled_here, max(0, settled - chunk.settled))
-        chunk.settled, chunk.of = settled, rows
-        chunk.waiting_on = line.values.get("waiting_on", "")
+        elif line.event == SLOW_SITE and (site := read_slow_site(line)) is not None:
+            chunk.slow_sites[site.site] = chunk.lines, site
+        # Rows that an earlier attempt or an earlier run has settled do not count for the rate.
+        elif line.event == ROWS_TAKEN_OVER:
+            chunk.settled += (line.count("embedded") or 0) + (line.count("failed") or 0)
+        elif line.event == ROWS_RESUMED:
+            chunk.settled += line.count("rows") or 0
+        elif line.event == CHUNK_STARTED:
+            chunk.of = line.count("rows")
+            self._meter.advance(self._settled_here, 0)
+        elif line.event == CHUNK_PROGRESS and (rows := line.count("of")) is not None:
+            settled = line.count("images") or 0
+            self._meter.advance(self._settled_here, max(0, settled - chunk.settled))
+            chunk.settled, chunk.of = settled, rows
+            chunk.deferred = line.count("deferred") or 0
+            chunk.waiting_on = line.values.get("waiting_on", "")
+            chunk.lines += 1
 
     def wait(self, index: int) -> None:
         """Note that an attempt at the chunk has failed and that another one will follow."""
@@ -101,6 +123,17 @@ class RunProgress:
     def settled(self) -> int:
         """Return the number of images that are embedded or in the ledger, those of an earlier command included."""
         return sum(chunk.settled for chunk in self._chunks.values())
+
+    @property
+    def deferred(self) -> int:
+        """Return the number of images whose turn did not come, in the chunks that this command has computed."""
+        return sum(chunk.deferred for chunk in self._chunks.values())
+
+    @property
+    def slow_sites(self) -> list[SlowSite]:
+        """Return the sites that serve the running workers slowly, those with the most images left first."""
+        running = (chunk for chunk in self._chunks.values() if chunk.phase is Phase.RUNNING)
+        return all_workers(site for chunk in running for site in chunk.current_slow_sites)
 
     @property
     def is_total_known(self) -> bool:

@@ -14,7 +14,7 @@ from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
 from common.run.summary import read_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -32,10 +32,11 @@ UNTRAINED = (
 )
 
 
-def report_result(console: Console, store: Store, *, skipped: str, untrained: bool) -> None:
+def report_result(console: Console, store: Store, *, skipped: str, untrained: bool) -> Mapping[str, int]:
     """Print what is in the result, and in words which files were no part of the manifest (`skipped`).
 
-    Raises ChunkInvalid and StoreUnavailable when the summary cannot be read.
+    Returns the number of failed images by reason. Raises ChunkInvalid and StoreUnavailable when the summary cannot be
+    read.
     """
     summary = read_summary(store)
     if summary is None:
@@ -63,6 +64,31 @@ def report_result(console: Console, store: Store, *, skipped: str, untrained: bo
     console.print('  print(result["urls"][0].decode(), result["embeddings"][0])', style="cyan")
     if untrained:
         warn_untrained(console)
+    return summary.failures_by_reason
+
+
+def report_top_up(
+    console: Console, failures_by_reason: Mapping[str, int], reasons: Collection[Reason], command: Sequence[str]
+) -> None:
+    """Print how many images failed for one of the reasons, and the command that fetches them again."""
+    counts = {reason: count for reason in reasons if (count := failures_by_reason.get(reason, 0))}
+    if not counts:
+        return
+    total = sum(counts.values())
+    named = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items(), key=lambda each: -each[1]))
+    console.print(
+        f"\n{total:,} {'image' if total == 1 else 'images'} failed for a reason that may pass ({named}). This command "
+        f"fetches {'it' if total == 1 else 'them'} again, and nothing else:\n\n  {shlex.join(command)}\n",
+        style="yellow",
+    )
+
+
+def report_nothing_to_fetch(console: Console, store: Store, reasons: Collection[Reason]) -> None:
+    """Print that a top-up has nothing to do."""
+    console.print(
+        f"nothing to fetch again: no image of the run in {store.uri} failed with {', '.join(sorted(reasons))}",
+        style="bold green",
+    )
 
 
 def report_chunks(console: Console, store: Store) -> None:
@@ -82,7 +108,9 @@ def report_failures(console: Console, outcome: Outcome, command: Sequence[str], 
     for name, ending in parts:
         explained += bool(ending.failures.reasons)
         console.print(_failure(name, ending, with_reasons=explained <= EXPLAINED_CHUNKS))
-    if outcome.failed:
+    if outcome.failed and outcome.has_earlier_rows:
+        console.print("What failed has the rows that it had before.")
+    elif outcome.failed:
         succeeded = "" if chunk_count == 1 else "Every chunk that succeeded is in the store. "
         console.print(f"{succeeded}Nothing was merged.")
     can_pass = all(action_for(ending.exit_code) is Action.RETRY for _, ending in parts)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from common.errors import SettingsError
+from common.format.reasons import MAY_PASS, Reason
 from common.indexes import parse_indexes
 from common.settings import ENV_PREFIX, RunSettings, settings_of
 from merger.settings import MergerSettings
@@ -43,6 +44,14 @@ class LocalRunSettings(RunSettings):
     merge: bool = True
     """Whether the chunks are merged when all of them are in the store."""
 
+    top_up: bool = False
+    """Whether only those images are fetched again that failed for a reason that may pass, in a run that is computed.
+    All other rows stay as they are."""
+
+    top_up_reasons: str = ""
+    """The reasons of the images that `top_up` fetches again, as in `deferred,timeout`. Empty: the reasons that may
+    pass: those that say more about a moment than about the image."""
+
     log_dir: str = ""
     """Folder for the full log of every attempt. Empty: a temporary folder, which is removed when everything
     succeeds."""
@@ -56,6 +65,26 @@ class LocalRunSettings(RunSettings):
         parse_indexes(text)
         return text
 
+    @field_validator("top_up_reasons")
+    @classmethod
+    def _are_reasons(cls, text: str) -> str:
+        read_reasons(text)
+        return text
+
+    @model_validator(mode="after")
+    def _reasons_have_a_use(self) -> Self:
+        if self.top_up_reasons and not self.top_up:
+            raise ValueError(
+                f"EMBEDDER_TOP_UP_REASONS is {self.top_up_reasons!r}, which only a top-up uses; add --top-up, or leave "
+                "out --top-up-reasons"
+            )
+        return self
+
+    @property
+    def reasons(self) -> frozenset[Reason]:
+        """Return the reasons of the images that a top-up fetches again."""
+        return read_reasons(self.top_up_reasons) or MAY_PASS
+
     @property
     def indexes(self) -> list[int]:
         """Return the chunks to compute. Raises SettingsError when the run has no chunk with one of these indexes."""
@@ -66,6 +95,17 @@ class LocalRunSettings(RunSettings):
                 f"choose indexes from 0 to {self.chunk_count - 1}"
             )
         return indexes
+
+
+def read_reasons(text: str) -> frozenset[Reason]:
+    """Return the reasons of a list with commas. Raises ValueError when one of them is no reason."""
+    names = [name for each in text.split(",") if (name := each.strip())]
+    unknown = sorted(set(names) - set(Reason))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], list(Reason), n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join(Reason)}"
+        raise ValueError(f"there is no reason {unknown[0]}; {remedy}")
+    return frozenset(map(Reason, names))
 
 
 SETTABLE = {

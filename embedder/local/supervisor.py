@@ -7,7 +7,7 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from common.exit_policy import Action, action_for, explain_exit_code
-from common.logs import parse_line
+from common.logs import SLOW_SITE, parse_line
 from common.process.last_word import Event
 from common.retry import RetryPolicy
 from embedder.local.failure_lines import FailureLines
@@ -106,7 +106,7 @@ class Supervisor:
                 return
             if failures.take(line):
                 return
-            if line.level in {"warning", "error"}:
+            if line.level in {"warning", "error"} and line.event != SLOW_SITE:  # shown with the progress
                 self._display.forward(text)
             on_line(line)
 

@@ -182,6 +182,45 @@ def test_a_setting_without_an_option_comes_from_the_environment(tmp_path: Path) 
     assert kept == ["Images_Embedded_0.h5", "Images_Embedded_1.h5"]
 
 
+def test_a_run_says_what_fetches_again_what_may_pass_and_the_command_does_so(tmp_path: Path) -> None:
+    command = ["run", "a list.csv", "out", "--chunks", "2", "--no-merge"]
+    done = embedder(tmp_path, *command, behaviours={"0": ["defer 1"], "1": ["defer 2"]})
+    assert done.stdout.endswith(
+        "\n3 images failed for a reason that may pass (deferred 3). This command fetches them again, and nothing else:"
+        "\n\n  embedder run 'a list.csv' out --chunks 2 --no-merge --top-up\n\n"
+    )
+    # The number of chunks is that of the run.
+    done = embedder(tmp_path, "run", "a list.csv", "out", "--top-up")
+    assert done.returncode == 0, done.stderr
+    assert "3 images are fetched again (deferred 3), of chunks 0,1" in done.stderr
+    assert "23 of 23 images embedded" in done.stdout
+    assert "may pass" not in done.stdout
+    done = embedder(tmp_path, "run", "a list.csv", "out", "--top-up")
+    assert done.returncode == 0
+    assert done.stdout == (
+        "nothing to fetch again: no image of the run in out failed with connection_failed, deferred, rate_limited, "
+        "server_error, timeout\n"
+    )
+    assert done.stderr == ""
+
+
+def test_a_merged_run_says_what_fetches_again_what_may_pass_as_often_as_it_is_asked(tmp_path: Path) -> None:
+    command = ["run", "list.csv", "out"]
+    for _ in range(2):  # the second time it computes nothing
+        done = embedder(tmp_path, *command, behaviours={"0": ["defer 1"]})
+        assert done.stdout.endswith(
+            "\n1 image failed for a reason that may pass (deferred 1). This command fetches it again, and nothing else:"
+            "\n\n  embedder run list.csv out --top-up\n\n"
+        )
+
+
+def test_a_top_up_with_another_number_of_chunks_than_the_run_has_is_refused(tmp_path: Path) -> None:
+    embedder(tmp_path, "run", "list.csv", "out", "--chunks", "2", "--no-merge")
+    done = embedder(tmp_path, "run", "list.csv", "out", "--chunks", "3", "--top-up")
+    assert done.returncode == 78
+    assert "EMBEDDER_CHUNK_COUNT is 3, and the run in out has 2 chunks; leave out --chunks" in done.stderr
+
+
 # Mistakes
 
 
@@ -192,6 +231,9 @@ def test_a_setting_without_an_option_comes_from_the_environment(tmp_path: Path) 
         (["list.csv", "out", "--chunks", "-1"], "EMBEDDER_CHUNK_COUNT is '-1': input should be greater than"),
         (["list.csv", "out", "--only", "4"], "EMBEDDER_CHUNK_INDEXES names chunk 4"),
         (["list.csv", "out", "--set", "fetch_concurency=1"], "did you mean fetch_concurrency?"),
+        (["list.csv", "out", "--top-up-reasons", "timeout"], "which only a top-up uses; add --top-up"),
+        (["list.csv", "out", "--top-up", "--top-up-reasons", "timeouts"], "no reason timeouts; did you mean timeout?"),
+        (["list.csv", "out", "--top-up"], "out holds no run that could be topped up"),
         (["list.csv", "a-file"], "cannot be written"),
         (["list.csv", "out", "--log-dir", "a-file/logs"], "EMBEDDER_LOG_DIR is a-file/logs"),
     ],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.errors import EmbedderError, SourceUnavailable, TooManyFailures
 from common.findings import Finding, ImagesFacts, SourceFacts, Subject, Verdict, fault
-from common.format.reasons import Reason
+from common.format.reasons import HELD_BACK, Reason
 from worker.decoders.job import Lost
 from worker.failure_advice import advice_for
 from worker.fetch.image_fetcher import ImageFetcher
@@ -58,6 +58,12 @@ UNUSABLE_ROW = {Reason.INVALID_URL, Reason.MALFORMED_ROW, Reason.URL_TOO_LONG, R
 UNUSABLE_ADVICE = (
     "the list or its column of URLs is wrong: name the column in EMBEDDER_URL_COLUMN, or give another list in "
     "EMBEDDER_MANIFEST_URI"
+)
+
+PACE_ADVICE = (
+    "a site refuses requests beyond a pace of its own, and a worker keeps to that pace; the site decides how long the "
+    "run takes, so neither more workers nor more requests at the same time make it faster; images whose turn does not "
+    "come are deferred, and a top-up fetches them"
 )
 
 REQUEST_SECONDS = 10.0
@@ -244,6 +250,7 @@ class ImageCheck:
             mean_bytes=statistics.fmean(each.length for each in self._good.values()) if good else 0,
             median_fetch_ms=1000 * statistics.median(each.seconds for each in self._good.values()) if good else 0,
             mean_decode_ms=1000 * self._times.snapshot().decode_worked / good if good else 0,
+            is_held_back=any(failed.reason in HELD_BACK for _, _, each in self._by_source for failed in each.values()),
         )
         named = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         found = f"{good} of {sampled} sampled images can be fetched and decoded"
@@ -256,9 +263,16 @@ class ImageCheck:
                 ),
                 facts,
             )
-        # As in a chunk, images that only had no turn at a slow site do not count.
-        counted = lost - reasons[Reason.DEFERRED] if good else lost
-        if counted > max_failure_ratio * sampled:
+        held_back = sum(reasons[reason] for reason in HELD_BACK)
+        if good and held_back and lost - held_back <= max_failure_ratio * sampled:
+            # A worker would wait for these images, as a check does not.
+            return Finding(
+                subject=Subject.IMAGES,
+                verdict=Verdict.WARNING,
+                message=f"{found}, the others failed: {named}{self._example()}; {PACE_ADVICE}",
+                facts=facts,
+            )
+        if lost > max_failure_ratio * sampled:
             return fault(
                 Subject.IMAGES,
                 TooManyFailures(

@@ -57,10 +57,17 @@ def model(device: str, rate: float, *, batch_size: int = 320) -> Finding:
     )
 
 
-def images(mean_bytes: float) -> Finding:
+def images(mean_bytes: float, *, is_held_back: bool = False) -> Finding:
     return finding(
         ImagesFacts(
-            sampled=20, good=20, reasons={}, sources=(), mean_bytes=mean_bytes, median_fetch_ms=20, mean_decode_ms=2.5
+            sampled=20,
+            good=20,
+            reasons={},
+            sources=(),
+            mean_bytes=mean_bytes,
+            median_fetch_ms=20,
+            mean_decode_ms=2.5,
+            is_held_back=is_held_back,
         )
     )
 
@@ -127,6 +134,15 @@ def test_the_rate_of_a_cpu_is_not_taken_for_that_of_the_workers_gpu() -> None:
     assert made.images_per_second == 2_000
     assert made.here is not None
     assert made.here.images_per_second == 40
+
+
+def test_where_a_site_refuses_requests_nothing_speaks_for_more_workers() -> None:
+    found = [manifest(9_000_000), model("cpu", 40), gpus(16, 10)]
+    free, held = (plan(*found, images(60_000, is_held_back=each)) for each in (False, True))
+    assert "worker.parallelism=10" in free.assignments
+    assert not any("parallelism" in each for each in held.assignments)
+    assert "More workers do not make the site faster." in screen(made=held)
+    assert "More workers" not in screen(made=free)
 
 
 def test_allocatable_gpus_count_where_the_free_ones_are_not_known() -> None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.errors import ExitCode, Stopped, StoreAccessDenied
+from common.errors import ChunkInvalid, ExitCode, SettingsError, Stopped, StoreAccessDenied
 from common.exit_policy import Action, action_for, container_exit_code
 from common.logs import configure_logs
-from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_failures_key, chunk_key
+from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_failures_key, chunk_key
 from common.run.summary import read_summary
 from common.store import open_store
 from embedder.local.display import LineDisplay
@@ -70,6 +70,7 @@ class Bench:
                 "EMBEDDER_CHUNK_INDEXES": configured.chunk_indexes,
                 "EMBEDDER_MODEL": model,
                 "EMBEDDER_ON_MISSING_CHUNKS": on_missing_chunks,
+                "EMBEDDER_TOP_UP": str(configured.top_up).lower(),
                 "TEST_FOLDER": str(self.folder),
                 "TEST_BEHAVIOURS": json.dumps(behaviours or {}),
             },
@@ -373,6 +374,119 @@ def test_a_worker_without_a_last_word_is_reported_with_its_last_line_and_cannot_
 def test_a_line_of_megabytes_is_neither_lost_nor_in_the_way(bench: Bench) -> None:
     assert bench.run({"0": ["flood"]}, chunk_count=1, merge=False).exit_code == ExitCode.OK
     assert (bench.folder / "logs" / "chunk-0-attempt-1.log").stat().st_size > 3_000_000
+
+
+# Topping up
+
+
+def test_a_top_up_starts_workers_for_the_chunks_with_such_failures_alone_and_merges(bench: Bench) -> None:
+    bench.run({"1": ["defer 2"], "2": ["lose 1"]}, merge=False)
+    bench.attempts()
+    outcome = bench.run(top_up=True)
+    assert bench.environment_of("1-0")["EMBEDDER_TOP_UP"] == "true"
+    assert bench.attempts() == ["1-0"]
+    assert outcome.merge is not None
+    assert outcome.merge.message == "32 rows merged"
+    assert bench.progress is not None
+    assert bench.progress.settled == 33
+
+
+def test_the_reasons_choose_the_chunks_of_a_top_up(bench: Bench) -> None:
+    bench.run({"1": ["defer 2"], "2": ["lose 1"]}, merge=False)
+    bench.attempts()
+    bench.run(merge=False, top_up_reasons="not_found, timeout", top_up=True)
+    assert bench.attempts() == ["2-0"]
+
+
+def test_a_top_up_with_nothing_to_fetch_starts_no_worker_and_merges_what_is_not_merged(bench: Bench) -> None:
+    bench.run({"2": ["lose 1"]}, merge=False)
+    bench.attempts()
+    outcome = bench.run(top_up=True)
+    assert bench.attempts() == []
+    assert outcome.merge is not None
+    assert outcome.has_nothing_to_fetch
+    again = bench.run(top_up=True)
+    assert (again.merge, again.exit_code, again.has_nothing_to_fetch) == (None, ExitCode.OK, True)
+    assert bench.attempts() == []
+
+
+def test_a_top_up_computes_a_chunk_that_is_missing_beside_one_that_compares_the_settings(bench: Bench) -> None:
+    bench.run(chunk_indexes="0-1", merge=False)
+    bench.attempts()
+    assert bench.run(top_up=True).exit_code == ExitCode.OK
+    assert bench.attempts() == ["0-0", "2-0"]
+    assert bench.has(RESULT_KEY)
+
+
+def test_a_top_up_that_fails_for_one_chunk_keeps_its_rows_and_merges_the_others(bench: Bench) -> None:
+    bench.run({"1": ["defer 2"], "2": ["defer 1"]}, merge=False)
+    bench.attempts()
+    outcome = bench.run({"2": ["65"]}, top_up=True)
+    assert outcome.exit_code == ExitCode.DATA_ERROR
+    assert outcome.merge is not None
+    assert outcome.merge.message == "32 rows merged"
+
+
+def test_a_top_up_after_a_chunk_that_is_missing_failed_merges_nothing(bench: Bench) -> None:
+    bench.run({"1": ["defer 2"]}, merge=False, chunk_indexes="0-1")
+    outcome = bench.run({"2": ["65"]}, top_up=True)
+    assert outcome.exit_code == ExitCode.DATA_ERROR
+    assert outcome.merge is None
+
+
+def test_a_top_up_of_only_some_chunks_leaves_the_others(bench: Bench) -> None:
+    bench.run({"1": ["defer 2"], "2": ["defer 1"]}, merge=False)
+    bench.attempts()
+    bench.run(chunk_indexes="2", merge=False, top_up=True)
+    assert bench.attempts() == ["2-0"]
+
+
+@pytest.mark.parametrize("top_up", [True, False])
+def test_a_merge_after_a_top_up_that_was_killed_is_completed_before_any_worker_starts(
+    bench: Bench, top_up: bool
+) -> None:
+    bench.run({"1": ["lose 2"]}, merge=False)
+    topped_up = bench.store.read(chunk_key(1))
+    bench.run()
+    bench.attempts()
+    # The result is replaced, and the summary is not.
+    bench.store.put_bytes(chunk_key(1), topped_up)
+    bench.store.delete([SUMMARY_KEY])
+    with pytest.raises(SettingsError, match=r"a merge of the run in .* was interrupted"):
+        bench.run(top_up=top_up, merge=False)
+    outcome = bench.run(top_up=top_up)
+    assert outcome.exit_code == ExitCode.OK
+    assert bench.attempts() == ([] if top_up else ["0-0"])
+    assert bench.has(SUMMARY_KEY)
+    assert not bench.has(chunk_key(1))
+
+
+@pytest.mark.parametrize(
+    ("ledger", "sentence"),
+    [
+        (None, r"has 0 rows, and summary\.json counts 2 failed images"),
+        (b"chunk,row,id,url,reason,detail\n1,10,,https://example.org/a.jpg,deferred,\n", "has 1 rows"),
+        (b"a list of something else\n", "is not the ledger of a run: its first line is 'a list of something else'"),
+    ],
+)
+def test_a_top_up_does_not_believe_a_ledger_that_is_not_whole(
+    bench: Bench, ledger: bytes | None, sentence: str
+) -> None:
+    bench.run({"1": ["defer 2"]})
+    bench.attempts()
+    bench.store.delete([FAILURES_KEY])
+    if ledger is not None:
+        bench.store.put_bytes(FAILURES_KEY, ledger)
+    with pytest.raises(ChunkInvalid, match=sentence):
+        bench.run(top_up=True)
+    assert bench.attempts() == []
+
+
+def test_a_slow_site_is_shown_with_the_progress_and_not_as_a_line_of_its_worker(bench: Bench) -> None:
+    with start(bench, {"0": ["slow"]}) as program:
+        _, said = program.communicate()
+    assert program.returncode == 0
+    assert "slow_site" not in said
 
 
 # Stopping

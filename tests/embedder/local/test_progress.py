@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from common.durations import format_duration
-from common.logs import LogLine, parse_line
+from common.logs import LogLine, configure_logs, parse_line
 from embedder.local.display import LineDisplay, TerminalDisplay, open_display
 from embedder.local.progress import Phase, RunProgress
+from embedder.local.slow_sites import SlowSite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +85,101 @@ def test_the_rate_is_that_of_the_last_minute(clock: Clock) -> None:
         settled += 10 * rate
         progress.observe(0, line(f"embedded chunk=0 images={settled} of=1000000"))
     assert progress.rate_per_second == 10
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["taken_over chunk=0 embedded=890 failed=10 to_compute=100", "started chunk=0 of=1 rows=1000"],
+        ["started chunk=0 of=1 rows=1000", "resumed chunk=0 rows=900 of=1000 checkpoints=2"],
+    ],
+)
+def test_rows_that_are_settled_at_the_start_do_not_count_for_the_rate(clock: Clock, lines: list[str]) -> None:
+    progress = RunProgress([0], clock=clock)
+    progress.start(0)
+    for each in lines:
+        progress.observe(0, line(each))
+    assert progress.settled == 900
+    clock.now += 10
+    progress.observe(0, line("embedded chunk=0 images=950 of=1000 deferred=3"))
+    assert progress.settled == 950
+    assert progress.rate_per_second == 5
+    assert progress.deferred == 3
+
+
+def slow_site(site: str, *, rate: float, left: int, chunk: int = 0) -> LogLine:
+    return line(f"slow_site chunk={chunk} site={site} rate_per_s={rate} left={left} done_in_s={left / rate:.0f}")
+
+
+def test_slow_sites_are_summed_over_the_workers_and_the_one_with_most_images_left_comes_first(clock: Clock) -> None:
+    progress = RunProgress(range(2), clock=clock)
+    for index in range(2):
+        progress.start(index)
+        progress.observe(index, line("embedded images=1 of=1000"))
+        progress.observe(index, slow_site("a.example", rate=2, left=10))
+    progress.observe(1, slow_site("b.example", rate=0.5, left=300))
+    assert progress.slow_sites == [SlowSite("b.example", 0.5, 300, 600), SlowSite("a.example", 4, 20, 5)]
+
+
+def test_a_site_that_a_worker_no_longer_names_is_not_slow(clock: Clock) -> None:
+    progress = RunProgress([0], clock=clock)
+    progress.start(0)
+    for _ in range(3):
+        progress.observe(0, line("embedded images=1 of=1000"))
+        progress.observe(0, slow_site("a.example", rate=2, left=10))
+    progress.observe(0, line("embedded images=2 of=1000"))
+    assert progress.slow_sites
+    progress.observe(0, line("embedded images=3 of=1000"))
+    assert progress.slow_sites == []
+
+
+@pytest.mark.parametrize("end", [RunProgress.finish, RunProgress.fail, RunProgress.wait])
+def test_a_chunk_that_has_ended_has_no_slow_site(clock: Clock, end: Callable[[RunProgress, int], None]) -> None:
+    progress = RunProgress([0], clock=clock)
+    progress.start(0)
+    progress.observe(0, slow_site("a.example", rate=2, left=10))
+    assert progress.slow_sites
+    end(progress, 0)
+    assert progress.slow_sites == []
+
+
+@pytest.mark.parametrize("text", ["slow_site left=3", "slow_site site=a.example", "slow_site site=a.example left=-1"])
+def test_a_slow_site_without_its_name_or_number_is_not_shown(clock: Clock, text: str) -> None:
+    progress = RunProgress([0], clock=clock)
+    progress.start(0)
+    progress.observe(0, line(text))
+    assert progress.slow_sites == []
+
+
+@pytest.fixture
+def slow(clock: Clock) -> RunProgress:
+    """Return the progress of a worker with 7 slow sites."""
+    progress = RunProgress([0], clock=clock)
+    progress.start(0)
+    progress.observe(0, line("embedded chunk=0 images=20 of=1000 deferred=12 waiting_on=fetch"))
+    for number in range(7):
+        progress.observe(0, slow_site(f"site{number}.example", rate=2, left=1200 - number))
+    return progress
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_five_slow_sites_are_shown_and_the_number_of_the_others(slow: RunProgress, width: int) -> None:
+    shown = shown_on_terminal(slow, width=width, act=TerminalDisplay.tick)
+    assert "running · 12 deferred · waiting on fetch" in shown
+    assert "site0.example serves 2.0/s · 1,200 left · done in 10m 00s" in shown
+    assert "site4.example" in shown
+    assert "site5.example" not in shown
+    assert "and 2 more slow sites with 2,389 images" in shown
+
+
+def test_lines_name_five_slow_sites_and_count_the_others(slow: RunProgress, capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logs()
+    LineDisplay(slow).tick()
+    said = [parsed for text in capfd.readouterr().err.splitlines() if (parsed := parse_line(text)) is not None]
+    assert [each.event for each in said] == ["progress", *["slow_site"] * 5, "more_slow_sites"]
+    assert said[0].values["deferred"] == "12"
+    assert said[1].values == {"site": "site0.example", "rate_per_s": "2", "left": "1200", "done_in_s": "600"}
+    assert said[-1].values == {"sites": "2", "left": "2389"}
 
 
 def test_the_images_of_an_attempt_that_failed_count_no_longer(clock: Clock) -> None:

@@ -1,8 +1,9 @@
 """A worker without a model: its log lines, exit codes and chunk files are those of the real worker.
 
 TEST_FOLDER has the journal of all attempts. TEST_BEHAVIOURS says what each attempt at a chunk does, as JSON:
-{"3": ["75", "SIGKILL"], "4": ["78 while hanging 5"], "5": ["hang"], "6": ["lose 3"], "7": ["fail images"]}. Attempts
-beyond the list succeed.
+{"3": ["75", "SIGKILL"], "4": ["78 while hanging 5"], "5": ["hang"], "6": ["lose 3"], "7": ["fail images"], "8": ["defer
+3"], "9": ["slow"]}. Attempts beyond the list succeed. With EMBEDDER_TOP_UP, the deferred images of a chunk file are
+embedded.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from common.format.chunk_file import Chunk, Failure, read_header, write_chunk
 from common.format.provenance import Provenance
 from common.format.reasons import Reason
 from common.format.result_file import read_result
-from common.logs import configure_logs, log
+from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, SLOW_SITE, configure_logs, log
 from common.process import program
 from common.run.keys import RESULT_KEY, chunk_key
 from common.run.state import find_finished
@@ -47,8 +48,12 @@ def main() -> program.Finished:
     )
     behaviour = behaviours[before] if before < len(behaviours) else "succeed"
     behave(behaviour)
-    lost = int(behaviour.removeprefix("lose ")) if behaviour.startswith("lose ") else 0
-    return program.Finished(embed(open_store(os.environ["EMBEDDER_RUN_URI"]), lost=lost))
+    word, _, count = behaviour.partition(" ")
+    lost = int(count) if word in REASONS else 0
+    return program.Finished(embed(open_store(os.environ["EMBEDDER_RUN_URI"]), lost=lost, reason=REASONS.get(word)))
+
+
+REASONS = {"lose": Reason.NOT_FOUND, "defer": Reason.DEFERRED}
 
 
 ENDINGS = {
@@ -87,6 +92,11 @@ def behave(behaviour: str) -> None:
             report_failures()
         case "warn":
             log.warning("slow_source", host="example.org", wait_s=30)
+        case "slow":
+            log.info(CHUNK_STARTED, of=int(os.environ["EMBEDDER_CHUNK_COUNT"]), rows=ROWS)
+            log.info(CHUNK_PROGRESS, images=1, of=ROWS, failed=0, deferred=0, waiting_on="fetch")
+            log.warning(SLOW_SITE, site="slow.example", rate_per_s=0.5, left=9, done_in_s=18)
+            time.sleep(0.3)
         case "flood":
             sys.stdout.write("x" * 3_000_000)
         case "hang" | "ignore":
@@ -119,13 +129,17 @@ def provenance() -> Provenance:
     )
 
 
-def embed(store: Store, *, lost: int) -> str:
+def embed(store: Store, *, lost: int, reason: Reason | None) -> str:
     """Store a chunk with ROWS images that are embedded and `lost` images that are not, unless the chunk is done."""
     found = store.stat(chunk_key(INDEX))
+    again = 0
     if found is not None:
         with store.open(found.key, found.size) as file:
-            provenance().check_same(read_header(file, name=found.key).provenance, name=found.key)
-        return f"{found.key} is in the store already"
+            header = read_header(file, name=found.key)
+        provenance().check_same(header.provenance, name=found.key)
+        if os.environ.get("EMBEDDER_TOP_UP") != "true" or not header.failed:
+            return f"{found.key} is in the store already"
+        again = header.failed
     result = store.stat(RESULT_KEY)
     if result is not None:
         with store.open(RESULT_KEY, result.size) as file:
@@ -133,24 +147,25 @@ def embed(store: Store, *, lost: int) -> str:
     finished = find_finished(store)
     if finished is not None and finished.holds(INDEX):
         return f"{RESULT_KEY} is in the store already"
-    log.info("started", of=int(os.environ["EMBEDDER_CHUNK_COUNT"]), rows=ROWS + lost)
-    embeddings = np.eye(ROWS, 512, dtype=np.float32)
+    rows = ROWS + again
+    log.info("started", of=int(os.environ["EMBEDDER_CHUNK_COUNT"]), rows=rows + lost)
+    embeddings = np.eye(rows, 512, dtype=np.float32)
     chunk = Chunk(
         index=INDEX,
-        urls=[f"https://example.org/{INDEX}/{row}.jpg" for row in range(ROWS)],
+        urls=[f"https://example.org/{INDEX}/{row}.jpg" for row in range(rows)],
         ids=None,
         embeddings=embeddings,
         failures=[
-            Failure(ROWS + row, f"https://example.org/{INDEX}/{ROWS + row}.jpg", Reason.NOT_FOUND, "404")
+            Failure(ROWS + row, f"https://example.org/{INDEX}/{ROWS + row}.jpg", reason or Reason.NOT_FOUND, "404")
             for row in range(lost)
         ],
         provenance=provenance(),
     )
     with tempfile.TemporaryDirectory() as folder:
         write_chunk(Path(folder) / "chunk.h5", chunk)
-        store.put_file(chunk_key(INDEX), Path(folder) / "chunk.h5", overwrite=False)
+        store.put_file(chunk_key(INDEX), Path(folder) / "chunk.h5", overwrite=False, replacing=found)
     FailuresFile(store, INDEX).remove()
-    log.info("embedded", images=ROWS + lost, of=ROWS + lost, failed=lost, rate_per_s=81.2, waiting_on="fetch")
+    log.info("embedded", images=rows + lost, of=rows + lost, failed=lost, rate_per_s=81.2, waiting_on="fetch")
     return f"{ROWS} images embedded"
 
 

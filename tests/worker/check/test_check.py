@@ -227,6 +227,19 @@ def test_few_lost_images_are_a_warning_with_their_reasons(tmp_path: Path) -> Non
     assert (source.source, source.asked, source.good) == ("url", 20, 17)
 
 
+def test_a_site_that_refuses_too_many_requests_is_a_warning_that_speaks_of_its_pace(tmp_path: Path) -> None:
+    with image_server() as server:
+        urls = [server.on(f"/{number}.jpg", answer(JPEG)) for number in range(12)]
+        urls += [server.on(f"/{number}.jpg", answer(status=429)) for number in range(12, 20)]
+        checked = run_check(manifest_uri=write_manifest(tmp_path, urls), run_uri=tmp_path / "run")
+    found = checked[Subject.IMAGES]
+    assert (checked.exit_code, found.verdict) == (0, Verdict.WARNING)
+    assert isinstance(found.facts, ImagesFacts)
+    assert found.facts.is_held_back
+    assert "a site refuses requests beyond a pace of its own" in found.message
+    assert "EMBEDDER_FETCH_CONCURRENCY" not in found.message
+
+
 def test_hosts_that_reset_or_stall_cost_seconds_and_not_the_check(tmp_path: Path) -> None:
     with image_server() as server:
         urls = [server.on(f"/{number}.jpg", answer(JPEG)) for number in range(8)]
