@@ -1,4 +1,4 @@
-"""The worker Job, or a top-up, as the gate sees it: listed, then watched. Faults of the API are logged and waited out."""
+"""The worker Job or a top-up as the gate sees it: listed, then watched. Faults of the API are logged and waited out."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ EVERYTHING = tuple(
     for alias in ALIASES
     for assignment in (
         "rerun.chunks=1",
+        "topUp.enabled=true",
         "metrics.enabled=true",
         "metrics.podMonitor.enabled=true",
         "metrics.prometheusRule.enabled=true",
