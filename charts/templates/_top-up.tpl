@@ -58,8 +58,10 @@ rather a copy, and changes it. */}}
 {{- $_ := set $worker "runtimeClassName" "" }}
 {{- end }}
 {{- range $field := list "device" "resources" "nodeSelector" "tolerations" "affinity" "runtimeClassName" }}
-{{- if not (kindIs "invalid" (get $.topUp $field)) }}
-{{- $_ := set $worker $field (get $.topUp $field) }}
+{{- $value := get $.topUp $field }}
+{{- if not (kindIs "invalid" $value) }}
+{{- /* --set makes numbers and booleans of names, and 0 and false would count as not set. */}}
+{{- $_ := set $worker $field (ternary (include "embedder.string" $value) $value (eq $field "runtimeClassName")) }}
 {{- end }}
 {{- end }}
 {{- end -}}
