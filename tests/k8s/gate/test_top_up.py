@@ -99,7 +99,7 @@ def test_a_finished_run_is_not_taken_for_the_end_of_the_top_up(
     assert first.values["message"] == f"Job {JOB} is running; the merge follows when it has ended"
 
 
-def test_it_asks_for_no_more_than_its_role_allows(cluster: ClusterDouble, folder: Store) -> None:
+def test_the_gate_of_a_top_up_asks_for_no_more_than_its_role_allows(cluster: ClusterDouble, folder: Store) -> None:
     allowed = {f"metadata.name={name}" for name in (JOB, "embedder-worker")}
 
     def is_allowed(request: Request) -> bool:
