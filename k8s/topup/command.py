@@ -9,14 +9,16 @@ import typer
 import yaml
 
 from common.errors import ClusterUnavailable, SettingsError, TopUpRefused
-from common.format.reasons import MAY_PASS, Reason
+from common.format.reasons import MAY_PASS
 from common.indexes import parse_indexes
+from common.store import open_store
 from k8s.api.errors import AlreadyExists
 from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
 from k8s.derived_job import check_quantity, lasting_owners, parse_assignments, prefix_of
 from k8s.release.release import Release
 from k8s.release.wording import name_chunks
-from k8s.topup.job import make_topup, make_topup_merge, merge_name, next_topup_name
+from k8s.topup.job import make_topup, make_topup_merge, merge_name, next_topup_name, parse_labels, parse_reasons
+from k8s.topup.ledger import find_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,6 +136,15 @@ def topup(
             show_default=False,
         ),
     ] = None,
+    store: Annotated[
+        bool,
+        typer.Option(
+            "--store",
+            metavar=" ",
+            help="Look into the store, with the credentials of this machine, and leave out the chunks of a merged run "
+            "that have no such images.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", metavar=" ", help="Print the Jobs without creating them.")
     ] = False,
@@ -166,6 +177,11 @@ def topup(
         if selected.failed:
             rerun = f"embedder rerun {found.flags()}"
             typer.echo(f"left out because failed: {name_chunks(selected.failed)}; {rerun} computes them", err=True)
+        if store:
+            selected = leave_out_chunks_without_images(found, selected, changes.reasons)
+            if not selected.chunks:
+                typer.echo("nothing to fetch again: no wanted chunk has images that failed for these reasons", err=True)
+                return
         jobs = make_jobs(found, selected.chunks, changes)
         if dry_run:
             typer.echo(yaml.safe_dump_all(jobs, sort_keys=False, width=120), nl=False)
@@ -215,6 +231,15 @@ def select_chunks(release: Release, wanted: list[int]) -> Selection:
     return Selection(chunks, left_out)
 
 
+def leave_out_chunks_without_images(release: Release, selected: Selection, reasons: str) -> Selection:
+    """Return the chunks of the selection that have images to fetch again, as far as the store tells."""
+    if not release.run_uri:
+        raise SettingsError("--store needs the address of the run, and a Secret has it; leave out --store")
+    wanted = frozenset(reasons.split(",")) if reasons else MAY_PASS
+    found = find_chunks(open_store(release.run_uri), wanted)
+    return selected if found is None else selected._replace(chunks=[each for each in selected.chunks if each in found])
+
+
 def make_jobs(release: Release, chunks: list[int], changes: Changes) -> list[Object]:
     """Return the Job of the top-up, and its merge if the release's merge Job is there to make it from."""
     name = next_topup_name(prefix_of(release), [job.name for job in release.jobs])
@@ -224,29 +249,6 @@ def make_jobs(release: Release, chunks: list[int], changes: Changes) -> list[Obj
         return [job]
     merge = release.objects[release.merge.name]
     return [job, make_topup_merge(merge, name=merge_name(name), topup=name, owners=owners)]
-
-
-def parse_reasons(text: str) -> str:
-    """Return the reasons, each once and separated by commas. Raises SettingsError for one that does not exist."""
-    reasons = [each.strip() for each in text.split(",") if each.strip()]
-    known = {str(reason) for reason in Reason}
-    for reason in reasons:
-        if reason not in known:
-            raise SettingsError(f"--reasons {reason} is not a reason of failures.csv; choose of {', '.join(Reason)}")
-    if text and not reasons:
-        raise SettingsError(f"--reasons {text!r} names no reason; write for example deferred,timeout")
-    return ",".join(dict.fromkeys(reasons))
-
-
-def parse_labels(texts: list[str]) -> dict[str, str]:
-    """Return the labels of texts `KEY=VALUE`. Raises SettingsError for another text."""
-    labels = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise SettingsError(f"--node-selector {text!r} is not a label; write for example pool=cpu")
-        labels[key] = value
-    return labels
 
 
 def _parse_chunks(chunks: str) -> list[int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.errors import TopUpRefused
+from common.errors import SettingsError, TopUpRefused
+from common.format.reasons import Reason
 from k8s.derived_job import container_of, copy_job, derive_worker_job, set_variables, taken_numbers
 from k8s.release.job import TOP_UP, TOP_UP_JOB, TOP_UP_REASONS
 from k8s.release.labels import Component
@@ -93,6 +94,29 @@ def next_topup_name(prefix: str, names: Collection[str]) -> str:
 def merge_name(topup: str) -> str:
     """Return the name of the merge that follows the top-up of that name."""
     return f"{topup}-merge"
+
+
+def parse_reasons(text: str) -> str:
+    """Return the reasons, each once and separated by commas. Raises SettingsError for one that does not exist."""
+    reasons = [each.strip() for each in text.split(",") if each.strip()]
+    known = {str(reason) for reason in Reason}
+    for reason in reasons:
+        if reason not in known:
+            raise SettingsError(f"--reasons {reason} is not a reason of failures.csv; choose of {', '.join(Reason)}")
+    if text and not reasons:
+        raise SettingsError(f"--reasons {text!r} names no reason; write for example deferred,timeout")
+    return ",".join(dict.fromkeys(reasons))
+
+
+def parse_labels(texts: Iterable[str]) -> dict[str, str]:
+    """Return the labels of texts `KEY=VALUE`. Raises SettingsError for another text."""
+    labels = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise SettingsError(f"--node-selector {text!r} is not a label; write for example pool=cpu")
+        labels[key] = value
+    return labels
 
 
 def _leave_gpus(job: Object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
@@ -10,16 +11,22 @@ import pytest
 import yaml
 
 from common.errors import ClusterAccessDenied, SettingsError, TopUpRefused
+from common.format.chunk_file import Failure
 from common.format.reasons import Reason
+from common.store import open_store
 from k8s.release.job import environment_of, job_from
 from k8s.topup.job import TOP_UPS, make_topup, make_topup_merge, next_topup_name
+from merger.merge import merge
 from tests.charts.helm import render
 from tests.charts.objects import containers, environment, of_kind, pod_spec
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE
 from tests.k8s.release_objects import merge_job, pod_of, running, worker_job
+from tests.merger.runs import make_chunk, put_chunk, settings_for
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.k8s.cluster_double import ClusterDouble, Request
     from tests.k8s.release_objects import Object
 
@@ -184,6 +191,37 @@ def test_without_a_chunk_that_is_done_there_is_nothing_to_top_up(cluster: Cluste
     put_run(cluster, merge_ended="", completed="", failed="0-9", ended="Failed")
     with pytest.raises(TopUpRefused, match=f"no chunk of the run is done; .*embedder rerun {FLAGS}"):
         embedder("topup")
+
+
+@pytest.mark.parametrize(
+    ("options", "chunks"), [((), "1,3"), (("--reasons", "not_found"), "0,3"), (("--chunks", "0-2"), "1")]
+)
+def test_with_the_store_only_chunks_with_such_images_get_a_pod(
+    cluster: ClusterDouble, tmp_path: Path, options: tuple[str, ...], chunks: str
+) -> None:
+    store = open_store(str(tmp_path / "run"))
+    reasons = {0: Reason.NOT_FOUND, 1: Reason.DEFERRED}
+    for chunk in range(4):
+        made = make_chunk(chunk, 3, chunk_count=4)
+        failures = [Failure(9, "http://a/b\nc,d", reasons[chunk], "x", "y")] if chunk in reasons else []
+        put_chunk(store, replace(made, failures=failures))
+    merge(store, settings_for(store, 4))
+    # A top-up of this chunk has not been merged yet.
+    put_chunk(store, make_chunk(3, 3, chunk_count=4))
+    cluster.put("jobs", merge_job(ended="Complete"))
+    cluster.put("jobs", worker_job(4, completed="0-3", ended="Complete", run_uri=store.uri))
+    embedder("topup", "--store", *options)
+    assert environment_of(created(cluster)[0])["EMBEDDER_CHUNK_INDEXES"] == chunks
+    assert "nothing to fetch again" in embedder("topup", "--store", "--chunks", "2").err
+    assert "embedder-topup-2" not in cluster.objects["jobs"]
+
+
+def test_with_the_store_all_chunks_of_a_run_that_is_not_merged_are_looked_at(
+    cluster: ClusterDouble, tmp_path: Path
+) -> None:
+    cluster.put("jobs", merge_job())
+    cluster.put("jobs", worker_job(4, completed="0-3", ended="Complete", run_uri=str(tmp_path / "run")))
+    assert "failed images of all chunks again" in embedder("topup", "--store").err
 
 
 def test_without_the_worker_job_the_chart_is_named(cluster: ClusterDouble) -> None:
