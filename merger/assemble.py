@@ -100,11 +100,11 @@ def _raise_first(done: set[Future[None]]) -> None:
 
 
 def _copy(number: int, part: CopyPart, sources: Sources, assembly: Assembly) -> None:
-    stat, header = sources.chunks[part.piece.chunk]
-    span = header.spans[part.piece.column]
-    start = span.offset + part.piece.first * span.row_bytes
+    chunk = sources.chunks[part.piece.chunk]
+    # The rows of neighbours in an earlier result lie behind each other, so a part may go on in the next chunk.
+    start = chunk.header.spans[part.piece.column].offset + part.piece.first * sources.row_pitch(part.piece)
     try:
-        assembly.copy(number, part.offset, stat, start, part.size)
+        assembly.copy(number, part.offset, chunk.stat, start, part.size)
     except (StoreUnavailable, StoreAccessDenied) as error:
         raise CopyFailed(str(error)) from error
 

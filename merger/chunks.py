@@ -1,4 +1,7 @@
-"""The chunks of a run as they lie in the store, and the checks that they can be merged."""
+"""The chunks of a run as they lie in the store, and the checks that they can be merged.
+
+A chunk lies in its chunk file, or in the result of an earlier merge (see `merger.earlier_result`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ChunkInvalid
 from common.format.chunk_file import METADATA_BYTES, ChunkHeader, read_header
+from common.format.merged_chunks import MergedChunk, merged_chunk
 from common.run.keys import CHUNKS_PREFIX, chunk_failures_index, chunk_failures_key, chunk_index, chunk_key
 from common.store.object_reader import ObjectReader
 from merger.finding import (
@@ -24,10 +28,11 @@ from merger.finding import (
 from merger.parallel import ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence, Set
+    from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
     from common.format.provenance import Provenance
     from common.store.contract import ObjectStat, Store
+    from merger.earlier_result import EarlierResult
     from merger.progress import Traffic
 
 
@@ -38,7 +43,17 @@ object a moment after its write."""
 
 class StoredChunk(NamedTuple):
     stat: ObjectStat
+    """The chunk file, or the earlier result that holds the chunk's rows."""
     header: ChunkHeader
+    merged: MergedChunk
+    """What the table of the result says about the chunk."""
+    row_pitch: Mapping[str, int] | None = None
+    """For a chunk in an earlier result: the distance in bytes between two rows, for each column. None for a chunk file,
+    whose rows lie behind each other without a gap."""
+
+    @property
+    def is_file(self) -> bool:
+        return self.row_pitch is None
 
 
 class Inputs(NamedTuple):
@@ -49,10 +64,34 @@ class Inputs(NamedTuple):
     missing: Sequence[int]
     """The indexes of the chunks that a partial merge goes without, ascending."""
     provenance: Provenance
+    earlier: EarlierResult | None = None
+    """The result that holds the chunks that have no chunk file, None where each has one."""
 
     @property
     def headers(self) -> list[ChunkHeader]:
         return [chunk.header for chunk in self.chunks]
+
+    @property
+    def table(self) -> list[MergedChunk]:
+        return [chunk.merged for chunk in self.chunks]
+
+    @property
+    def files(self) -> list[StoredChunk]:
+        """The chunks that have a chunk file."""
+        return [chunk for chunk in self.chunks if chunk.is_file]
+
+    @property
+    def embedded_by(self) -> list[str]:
+        """The versions of the program that computed the chunks."""
+        earlier = () if self.earlier is None else self.earlier.embedded_by
+        return sorted({chunk.header.program_version for chunk in self.files}.union(earlier))
+
+    def moved(self, earlier: ObjectStat) -> Inputs:
+        """Return the same chunks, with those of the earlier result in this copy of it."""
+        if self.earlier is None:
+            return self
+        chunks = [chunk if chunk.is_file else chunk._replace(stat=earlier) for chunk in self.chunks]
+        return self._replace(chunks=chunks, earlier=self.earlier._replace(stat=earlier))
 
 
 def list_chunks(store: Store) -> dict[int, ObjectStat]:
@@ -61,17 +100,31 @@ def list_chunks(store: Store) -> dict[int, ObjectStat]:
     return dict(sorted((index, stat) for index, stat in found if index is not None))
 
 
-def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurrency: int, traffic: Traffic) -> Inputs:
+def read_inputs(
+    store: Store,
+    *,
+    chunk_count: int,
+    allow_missing: bool,
+    concurrency: int,
+    traffic: Traffic,
+    find_earlier: Callable[[Collection[int]], EarlierResult | None] = lambda _: None,
+) -> Inputs:
     """Return the chunks to merge. Reads only their headers.
+
+    `find_earlier` is asked for an earlier result with the chunks that have no chunk file, where there are any.
 
     Raises MergeRefused with OtherRun or OtherChunkCount where a chunk is not of this run, with BadChunks that names
     every chunk that breaks an invariant, and with MissingChunks where chunks are missing and `allow_missing` is false,
     or where there is no chunk at all.
     """
-    stats = list_chunks(store)
-    stats |= _find_unlisted(store, set(range(chunk_count)) - stats.keys(), concurrency=concurrency)
-    missing = sorted(set(range(chunk_count)) - stats.keys())
-    chunks, problems = _read_headers(store, stats, concurrency=concurrency, traffic=traffic)
+    stats = find_chunks(store, chunk_count=chunk_count, concurrency=concurrency)
+    without_file = set(range(chunk_count)) - stats.keys()
+    chunks, problems = read_headers(store, stats, concurrency=concurrency, traffic=traffic)
+    earlier = find_earlier(without_file) if without_file else None
+    if earlier is not None:
+        chunks += _chunks_of(earlier, without_file)
+        chunks.sort(key=lambda chunk: chunk.header.index)
+    missing = sorted(without_file - {chunk.header.index for chunk in chunks})
     if chunks:
         _check_same_run(store, chunks, chunk_count=chunk_count)
         problems += _find_misfits(store, chunks)
@@ -80,7 +133,23 @@ def read_inputs(store: Store, *, chunk_count: int, allow_missing: bool, concurre
     if missing and (not allow_missing or not chunks):
         explained_by = _find_explanations(store, missing)
         raise MergeRefused(MissingChunks(tuple(missing), chunk_count, explained_by))
-    return Inputs(chunks, missing, chunks[0].header.provenance)
+    return Inputs(chunks, missing, chunks[0].header.provenance, earlier)
+
+
+def find_chunks(store: Store, *, chunk_count: int, concurrency: int) -> dict[int, ObjectStat]:
+    """Return the chunk files in the store by index, also those that its list does not show yet."""
+    stats = list_chunks(store)
+    return stats | _find_unlisted(store, set(range(chunk_count)) - stats.keys(), concurrency=concurrency)
+
+
+def _chunks_of(earlier: EarlierResult, indexes: Collection[int]) -> list[StoredChunk]:
+    """Return those of the chunks that the earlier result holds."""
+    headers, row_pitch = earlier.headers(), earlier.row_pitch()
+    return [
+        StoredChunk(earlier.stat, headers[chunk.index], chunk, row_pitch)
+        for chunk in earlier.contents.chunks
+        if chunk.index in indexes
+    ]
 
 
 def _find_explanations(store: Store, missing: Collection[int]) -> tuple[str, ...]:
@@ -97,7 +166,7 @@ def _find_unlisted(store: Store, indexes: Set[int], *, concurrency: int) -> dict
     return {index: stat for index, stat in stats if stat is not None}
 
 
-def _read_headers(
+def read_headers(
     store: Store, stats: Mapping[int, ObjectStat], *, concurrency: int, traffic: Traffic
 ) -> tuple[list[StoredChunk], list[Problem]]:
     """Return the chunks whose headers are whole, and a problem for each of the others."""
@@ -109,7 +178,8 @@ def _read_headers(
             return header
         # Thousands of equal provenances become one object.
         provenance = shared.setdefault(header.provenance, header.provenance)
-        return StoredChunk(stats[index], replace(header, provenance=provenance))
+        header = replace(header, provenance=provenance)
+        return StoredChunk(stats[index], header, merged_chunk(header))
 
     results = list(ordered(read, stats, concurrency=concurrency))
     chunks = [result for result in results if isinstance(result, StoredChunk)]
@@ -141,8 +211,8 @@ def _look_at_header(store: Store, index: int, stat: ObjectStat, traffic: Traffic
 
 def _check_same_run(store: Store, chunks: Sequence[StoredChunk], *, chunk_count: int) -> None:
     first, provenance = chunks[0].stat, chunks[0].header.provenance
-    for stat, header in chunks:
-        check_same_run(provenance, header.provenance, location=store.location(stat.key))
+    for chunk in chunks:
+        check_same_run(provenance, chunk.header.provenance, location=store.location(chunk.stat.key))
     check_chunk_count(chunk_count, provenance.chunk_count, location=store.location(first.key))
 
 
@@ -154,8 +224,8 @@ def _find_misfits(store: Store, chunks: Sequence[StoredChunk]) -> list[Problem]:
     ((dimensions, _),) = Counter(chunk.header.dimensions for chunk in with_rows).most_common(1)
     ((have_ids, _),) = Counter("ids" in chunk.header.spans for chunk in with_rows).most_common(1)
     problems = []
-    for stat, header in with_rows:
-        location = store.location(stat.key)
+    for chunk in with_rows:
+        header, location = chunk.header, store.location(chunk.stat.key)
         if header.dimensions != dimensions:
             message = f"{location} has {header.dimensions} dimensions, most chunks have {dimensions}"
             problems.append(Problem(header.index, Fault.DIMENSIONS, message=message))

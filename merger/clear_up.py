@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from common.errors import StoreAccessDenied
 from common.logs import log
 from common.run.keys import (
     CHUNKS_PREFIX,
+    EARLIER_RESULT_KEY,
     FAILURES_KEY,
     RESULT_KEY,
     SUMMARY_KEY,
@@ -16,26 +18,58 @@ from common.run.keys import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-    from common.store.contract import Store
+    from common.store.contract import ObjectStat, Store
+
+LOOKED_FOR = 1000
+"""The largest number of chunk files that are looked for one by one where the list does not show them."""
 
 
-def clear_up(store: Store, *, chunk_count: int, merged_chunks: Iterable[int], keep_chunks: bool) -> None:
+def clear_up(
+    store: Store,
+    *,
+    chunk_count: int,
+    merged_chunks: Sequence[ObjectStat],
+    keep_chunks: bool,
+    earlier: ObjectStat | None,
+) -> None:
     """Remove what killed programs left behind and, unless `keep_chunks`, what the result makes superfluous.
 
-    That is the chunk files of `merged_chunks`, which the result holds, and the lists of failed images that attempts at
-    these chunks have left. `keep_chunks` must be true for a result that lacks chunks: their lists say why.
+    That is the chunk files `merged_chunks`, whose rows the result holds, and the lists of failed images that attempts
+    at these chunks have left. `keep_chunks` must be true for a result that lacks chunks: their lists say why. `earlier`
+    is the copy of the earlier result. An object that another program has replaced stays.
 
     Call it only for a finished run: before that, an upload of the result may belong to a merge that is still alive.
     """
-    leftovers = store.abort_assemblies(RESULT_KEY)
+    leftovers = store.abort_assemblies(RESULT_KEY) + store.abort_assemblies(EARLIER_RESULT_KEY)
     of_chunks = [name(index) for name in (chunk_key, chunk_failures_key) for index in range(chunk_count)]
-    leftovers += store.clear_up([RESULT_KEY, FAILURES_KEY, SUMMARY_KEY, *of_chunks])
+    leftovers += store.clear_up([RESULT_KEY, FAILURES_KEY, SUMMARY_KEY, EARLIER_RESULT_KEY, *of_chunks])
     if leftovers:
         log.info("cleared_up", leftovers=leftovers)
-    if keep_chunks:
-        return
-    store.delete(chunk_key(index) for index in merged_chunks)
-    # Listed after the deletion, so that the list is short.
-    store.delete([stat.key for stat in store.list(CHUNKS_PREFIX) if chunk_failures_index(stat.key) is not None])
+    if not keep_chunks:
+        store.delete(_unchanged(store, merged_chunks))
+        # Listed after the deletion, so that the list is short.
+        store.delete([stat.key for stat in store.list(CHUNKS_PREFIX) if chunk_failures_index(stat.key) is not None])
+    # Last: as long as it is there, the next merge can tell what this one has merged.
+    if earlier is not None and store.stat(EARLIER_RESULT_KEY) == earlier:
+        _delete_copy(store, may_stay=keep_chunks)
+
+
+def _unchanged(store: Store, merged: Sequence[ObjectStat]) -> Sequence[str]:
+    """Return the keys of those objects that are still what was merged: a top-up may have written a chunk anew."""
+    listed = {stat.key: stat for stat in store.list(CHUNKS_PREFIX)}
+    # The list may be a moment behind.
+    unlisted = [stat for stat in merged if listed.get(stat.key) != stat]
+    current = {stat.key: store.stat(stat.key) for stat in unlisted} if len(unlisted) <= LOOKED_FOR else {}
+    return [stat.key for stat in merged if stat in (listed.get(stat.key), current.get(stat.key))]
+
+
+def _delete_copy(store: Store, *, may_stay: bool) -> None:
+    try:
+        store.delete([EARLIER_RESULT_KEY])
+    except StoreAccessDenied as error:
+        # Whoever keeps the chunks need not be able to delete.
+        if not may_stay:
+            raise
+        log.warning("leftovers_stay", objects=1, error=str(error))

@@ -97,7 +97,27 @@ class OtherChunkCount:
     found: int
 
 
-Finding = BadChunks | MissingChunks | OtherRun | OtherChunkCount
+@dataclass(frozen=True)
+class OtherLedger:
+    """A ledger that does not list the failures of chunks whose rows come from the earlier result."""
+
+    location: str
+    chunks: tuple[int, ...]
+    """The indexes of the chunks."""
+
+
+@dataclass(frozen=True)
+class BadEarlierRows:
+    """Rows of an earlier result that are not what the workers wrote."""
+
+    location: str
+    chunks: tuple[int, ...]
+    """The indexes of the chunks."""
+    message: str = field(compare=False)
+    """A sentence that says what is wrong."""
+
+
+Finding = BadChunks | MissingChunks | OtherRun | OtherChunkCount | OtherLedger | BadEarlierRows
 
 
 def may_be_true(finding: Finding) -> bool:
@@ -143,8 +163,25 @@ def error_of(finding: Finding) -> ChunkInvalid | ChunksMissing | FingerprintMism
                 f"{location} is of a run of {found} chunks, EMBEDDER_CHUNK_COUNT is {expected}; set it to {found}, or "
                 "choose another EMBEDDER_RUN_URI"
             )
+        case OtherLedger(location, chunks):
+            return ChunkInvalid(
+                f"{location} does not list the failed images of {_name_chunks(chunks)} as the result counts them; "
+                f"{_COMPUTE_AGAIN}"
+            )
+        case BadEarlierRows(location, chunks, message):
+            return ChunkInvalid(f"{location} is damaged in {_name_chunks(chunks)}: {message}; {_COMPUTE_AGAIN}")
         case _:
             assert_never(finding)
+
+
+_COMPUTE_AGAIN = (
+    "delete summary.json, run the worker for these indexes with EMBEDDER_CHUNK_INDEXES, then merge again: the rows of "
+    "all other chunks are taken from the result"
+)
+
+
+def _name_chunks(indexes: tuple[int, ...]) -> str:
+    return f"chunk{'' if len(indexes) == 1 else 's'} {brief_indexes(indexes)}"
 
 
 def _name_missing(missing: MissingChunks) -> str:

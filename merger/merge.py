@@ -17,15 +17,15 @@ import time
 from typing import TYPE_CHECKING
 
 from common.errors import StoreUnavailable
-from common.format.chunk_file import ChunkHeader
 from common.logs import CHUNK_REFUSED, log
 from common.process import program
-from common.run.keys import RESULT_KEY
+from common.run.keys import EARLIER_RESULT_KEY, RESULT_KEY
 from common.run.state import FinishedRun, find_finished
 from common.store.contract import AssemblyGone, ObjectExists
 from merger.attempt import merge_inputs
-from merger.chunks import list_chunks, read_header_of, read_inputs
+from merger.chunks import read_inputs
 from merger.clear_up import clear_up
+from merger.earlier_result import find_earlier_result
 from merger.finding import (
     BadChunks,
     Finding,
@@ -36,10 +36,11 @@ from merger.finding import (
     may_be_true,
 )
 from merger.outcome import AlreadyFinished, Merged
-from merger.progress import Progress, Traffic
+from merger.progress import Progress
+from merger.sufficient import is_sufficient, look_at_files
 
 if TYPE_CHECKING:
-    from common.store.contract import Store
+    from common.store.contract import ObjectStat, Store
     from merger.settings import MergerSettings
 
 ATTEMPTS = 5
@@ -83,8 +84,14 @@ def merge(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished:
 
 
 def _attempt(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished:
-    if (finished := _find_sufficient(store, settings)) is not None:
-        return _end_as_finished(store, finished, settings)
+    # What is replaced or deleted at the end is what was there before the chunk files were listed.
+    leftover = store.stat(EARLIER_RESULT_KEY)
+    finished = find_finished(store)
+    result = store.stat(RESULT_KEY) if finished is None else finished.result
+    if finished is not None:
+        check_chunk_count(settings.chunk_count, finished.provenance.chunk_count, location=store.location(RESULT_KEY))
+        if is_sufficient(store, finished, settings):
+            return _end_as_finished(store, finished, settings, leftover)
     with Progress(interval_seconds=settings.progress_seconds) as progress:
         program.on_stop(progress.log)
         inputs = read_inputs(
@@ -93,62 +100,44 @@ def _attempt(store: Store, settings: MergerSettings) -> Merged | AlreadyFinished
             allow_missing=settings.on_missing_chunks == "partial",
             concurrency=settings.merge_concurrency,
             traffic=progress.traffic,
+            find_earlier=lambda without_file: find_earlier_result(store, result, finished, without_file=without_file),
         )
         # If another merge deleted chunk files while they were listed here, it had finished the run before.
-        if inputs.missing and (finished := _find_sufficient(store, settings)) is not None:
-            return _end_as_finished(store, finished, settings)
-        return Merged(merge_inputs(store, inputs, settings, progress))
-
-
-def _find_sufficient(store: Store, settings: MergerSettings) -> FinishedRun | None:
-    """Return the finished run, None where there is none or where this merge can add chunks to it.
-
-    Raises MergeRefused where the finished run has another chunk count.
-    """
-    finished = find_finished(store)
-    if finished is None:
-        return None
-    location = store.location(finished.result.key)
-    check_chunk_count(settings.chunk_count, finished.provenance.chunk_count, location=location)
-    return finished if _is_sufficient(finished, store, settings) else None
+        if inputs.missing or inputs.earlier is not None:
+            now = find_finished(store)
+            if now is not None and now.summary != (finished and finished.summary):
+                raise ObjectExists(store.location(RESULT_KEY))
+        return Merged(merge_inputs(store, inputs, settings, progress, replacing=result))
 
 
 def _is_finished(store: Store, settings: MergerSettings) -> bool:
     finished = find_finished(store)
-    return finished is not None and _is_sufficient(finished, store, settings)
+    return finished is not None and is_sufficient(store, finished, settings)
 
 
-def _is_sufficient(finished: FinishedRun, store: Store, settings: MergerSettings) -> bool:
-    """Return whether a finished run needs no other merge.
-
-    A complete one needs none. A partial one is sufficient while partial results are allowed and the store has no chunk
-    that the result misses.
-    """
-    if finished.is_complete:
-        return True
-    if settings.on_missing_chunks == "refuse":
-        return False
-    return not list_chunks(store).keys() & set(finished.header.missing)
-
-
-def _end_as_finished(store: Store, finished: FinishedRun, settings: MergerSettings) -> AlreadyFinished:
+def _end_as_finished(
+    store: Store, finished: FinishedRun, settings: MergerSettings, leftover: ObjectStat | None
+) -> AlreadyFinished:
     """Clear up what an earlier merge may have left, and return its outcome.
+
+    `leftover` is the copy of an earlier result that was there before the chunk files were listed.
 
     Raises MergeRefused where a chunk file in the store is of another run.
     """
-    chunks = list_chunks(store)
-    for index, stat in chunks.items():
-        try:
-            header = read_header_of(store, index, stat, Traffic())
-        except StoreUnavailable:
-            if store.stat(stat.key) is not None:
-                raise
-            continue  # it was deleted, and the list still shows it
-        # A damaged chunk file is of no use to any run, so it may be deleted.
-        if isinstance(header, ChunkHeader):
-            check_same_run(finished.provenance, header.provenance, location=store.location(stat.key))
-    keep_chunks = settings.keep_chunks or not finished.is_complete
-    clear_up(store, chunk_count=settings.chunk_count, merged_chunks=chunks, keep_chunks=keep_chunks)
+    superfluous = []
+    for chunk in look_at_files(store, finished, settings):
+        if chunk.provenance is not None:
+            location = store.location(chunk.stat.key)
+            check_same_run(finished.provenance, chunk.provenance, location=location)
+        if not chunk.is_new:
+            superfluous.append(chunk.stat)
+    clear_up(
+        store,
+        chunk_count=settings.chunk_count,
+        merged_chunks=superfluous,
+        keep_chunks=settings.keep_chunks or not finished.is_complete,
+        earlier=leftover,
+    )
     return AlreadyFinished(finished.summary)
 
 

@@ -1,7 +1,8 @@
 """The parts that the result is assembled from.
 
-The store can copy a part by itself if the part is a range of one chunk file's vectors. All other parts pass through
-this process and are uploaded. S3 takes at most 10,000 parts, and every part except the last must have at least 5 MiB.
+The store can copy a part by itself if the part is a range of one chunk file's vectors, or a range of vectors or texts
+of an earlier result (see `merger.earlier_result`). All other parts pass through this process and are uploaded. S3 takes
+at most 10,000 parts, and every part except the last must have at least 5 MiB.
 
 So bytes that are too few for a part wait. Then they are filled up to 5 MiB with the first rows of the next large chunk,
 or they join the uploaded part before them. An example: 5 MiB are 2,560 vectors of 512 float32 numbers; there are four
@@ -27,13 +28,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ConfigError
-from merger.layout import EMBEDDINGS, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from common.store.contract import PartLimits
-    from merger.layout import Layout
+    from merger.layout import Layout, Piece
 
 UPLOAD_BYTES = 8 << 20
 """Size of an uploaded part in bytes, unless there would be too many parts. It decides how much memory a merge takes."""
@@ -51,11 +51,12 @@ class PartSizes(NamedTuple):
 
 
 class CopyPart(NamedTuple):
-    """Rows that the store copies from a chunk file."""
+    """Rows that the store copies from a chunk file, or rows of neighbours that it copies from an earlier result."""
 
     offset: int
     """First byte of the part in the result."""
     piece: Piece
+    """In an earlier result it may go on in the next chunks (see `Layout.joined_pieces`)."""
 
     @property
     def size(self) -> int:
@@ -85,16 +86,16 @@ def plan_parts(layout: Layout, limits: PartLimits, *, sizes: PartSizes | None = 
     uploaded parts become larger. Raises ConfigError when no plan keeps the limits.
     """
     _check_size(layout, limits)
-    pieces = list(layout.pieces())
+    pieces = list(layout.joined_pieces())
     sizes = sizes or PartSizes()
     while True:
-        parts = _divide(pieces, limits, sizes, uploaded=frozenset())
+        parts = _divide(layout, pieces, limits, sizes, uploaded=frozenset())
         if len(parts) <= limits.max_count:
             return parts
         if sizes.copy_bytes < limits.max_bytes:
             sizes = sizes._replace(copy_bytes=min(2 * sizes.copy_bytes, limits.max_bytes))
             continue
-        if gathered := _gather(pieces, limits, sizes):
+        if gathered := _gather(layout, pieces, limits, sizes):
             return gathered
         if sizes.upload_bytes >= limits.max_bytes:
             raise ConfigError(
@@ -119,7 +120,7 @@ def plan_equal_parts(
     rows: list[list[Piece]] = [[] for _ in bounds[1:]]
     starts = [0] * len(rows)  # where the first row of each part begins
     offset = 0
-    for piece in layout.pieces():
+    for piece in layout.joined_pieces():
         first = 0
         while first < piece.rows:
             start = offset + first * piece.row_bytes
@@ -134,10 +135,11 @@ def plan_equal_parts(
     parts: list[Part] = []
     for (start, end), pieces, first_row in zip(pairwise(bounds), rows, starts, strict=True):
         is_whole = len(pieces) == 1 and first_row == start and pieces[0].size == end - start
-        if copying and is_whole and pieces[0].column == EMBEDDINGS:
+        if copying and is_whole and layout.can_copy(pieces[0]):
             parts.append(CopyPart(start, pieces[0]))
         else:
-            parts.append(UploadPart(start, tuple(pieces), end - start))
+            of_chunks = tuple(each for piece in pieces for each in layout.split(piece))
+            parts.append(UploadPart(start, of_chunks, end - start))
     return parts
 
 
@@ -149,22 +151,22 @@ def _check_size(layout: Layout, limits: PartLimits) -> None:
         )
 
 
-def _gather(pieces: Sequence[Piece], limits: PartLimits, sizes: PartSizes) -> Sequence[Part] | None:
+def _gather(layout: Layout, pieces: Sequence[Piece], limits: PartLimits, sizes: PartSizes) -> Sequence[Part] | None:
     """Return a plan that uploads as few chunks as possible, the smallest ones, to keep `limits.max_count`.
 
     Returns None when even uploading all chunks below the size of an uploaded part gives too many parts. The number of
     uploaded chunks is found by bisection.
     """
-    small = [i for i, piece in enumerate(pieces) if piece.column == EMBEDDINGS and piece.size < sizes.upload_bytes]
+    small = [i for i, piece in enumerate(pieces) if layout.can_copy(piece) and piece.size < sizes.upload_bytes]
     # The sort keeps the order of chunks of equal size. So neighbours are uploaded, and neighbours can share a part.
     small.sort(key=lambda i: pieces[i].size)
     too_few, enough = 0, len(small)
-    best = _divide(pieces, limits, sizes, uploaded=frozenset(small))
+    best = _divide(layout, pieces, limits, sizes, uploaded=frozenset(small))
     if len(best) > limits.max_count:
         return None
     while enough - too_few > 1:
         middle = (too_few + enough) // 2
-        parts = _divide(pieces, limits, sizes, uploaded=frozenset(small[:middle]))
+        parts = _divide(layout, pieces, limits, sizes, uploaded=frozenset(small[:middle]))
         if len(parts) <= limits.max_count:
             best, enough = parts, middle
         else:
@@ -173,19 +175,19 @@ def _gather(pieces: Sequence[Piece], limits: PartLimits, sizes: PartSizes) -> Se
 
 
 def _divide(
-    pieces: Iterable[Piece], limits: PartLimits, sizes: PartSizes, *, uploaded: Container[int]
+    layout: Layout, pieces: Iterable[Piece], limits: PartLimits, sizes: PartSizes, *, uploaded: Container[int]
 ) -> Sequence[Part]:
     """Return the parts of a plan that does not copy the pieces at the positions `uploaded`."""
     division = _Division(limits, sizes)
     for position, piece in enumerate(pieces):
         given = division.rows_needed(piece)
-        can_copy = piece.column == EMBEDDINGS and position not in uploaded
-        if can_copy and (piece.rows - given) * piece.row_bytes >= limits.min_bytes:
-            division.upload(piece.part(0, given))
+        can_copy = layout.can_copy(piece) and position not in uploaded
+        is_copied = can_copy and (piece.rows - given) * piece.row_bytes >= limits.min_bytes
+        for each in layout.split(piece.part(0, given) if is_copied else piece):
+            division.upload(each)
+        if is_copied:
             division.close()
             division.copy(piece.part(given, piece.rows - given))
-        else:
-            division.upload(piece)
     division.close()
     return division.parts
 

@@ -38,6 +38,8 @@ class Step(StrEnum):
 
     HEADERS = "headers"
     """Reading the headers of the chunks."""
+    EARLIER_RESULT = "earlier_result"
+    """Copying the earlier result, after a top-up."""
     FAILURES = "failures"
     """Reading the failures of the chunks."""
     PARTS = "parts"

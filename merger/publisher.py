@@ -9,7 +9,7 @@ from common.errors import ChunkInvalid, StoreUnavailable
 from common.format.result_file import read_result
 from common.logs import log
 from common.run.keys import RESULT_KEY
-from common.store.contract import AssemblyRefused
+from common.store.contract import AssemblyRefused, ObjectExists
 from merger.assemble import CopyFailed, assemble
 from merger.finding import MergeRefused, check_same_run
 from merger.plan import CopyPart, plan_equal_parts, plan_parts
@@ -75,8 +75,11 @@ class Publisher:
         self._progress = progress
         self._location = self._store.location(RESULT_KEY)
 
-    def publish(self) -> Published:
+    def publish(self, *, replacing: ObjectStat | None) -> Published:
         """Return the result in the store if it is the right one, else make it, verify it and publish it.
+
+        `replacing` is the result that was there before the chunks were listed. Another one may hold rows of chunk files
+        that another merge has deleted since, so it is not replaced.
 
         A result that cannot be verified is deleted again. Raises StoreUnavailable when the result cannot be made;
         MergeRefused when a result of another run is there or a chunk has vectors without norm 1; DigestDiffers when a
@@ -87,6 +90,8 @@ class Publisher:
             self._check_same_run(existing)
             if (found := self._verify_existing(existing)) is not None:
                 return found
+        if existing != replacing:
+            raise ObjectExists(self._location)
         ways = {"auto": list(_Way), "server-side": [_Way.COPIES, _Way.EQUAL_COPIES], "streaming": [_Way.UPLOADS]}
         problem: Exception | None = None
         tried: list[str] = []
@@ -149,6 +154,7 @@ class Publisher:
                 concurrency=self._settings.merge_concurrency,
                 progress=self._progress,
             )
+            self._sources.check_unchanged()
             if being_made.is_readable:
                 verification = self._verify(Result(self._layout.size, being_made.read, self._sources), sample, kept)
             self._progress.step = Step.PUBLISHING
@@ -157,6 +163,8 @@ class Publisher:
             try:
                 verification = self._verify(self._in_store(published), sample, kept)
             except (ResultDiffers, DigestDiffers, MergeRefused):
+                # A chunk file that a top-up has replaced meanwhile says nothing about the result.
+                self._sources.check_unchanged()
                 self._withdraw(published)
                 raise
         return Published(published, "streaming" if way is _Way.UPLOADS else "server-side", verification)

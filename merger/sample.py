@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 def choose_rows(layout: Layout, parts: Iterable[Part], *, random_rows: int, seed: str) -> Sample:
-    """Return the first and last row of each chunk and random rows; for vectors also the ends of each copied part.
+    """Return the first and last row of each chunk and random rows; also the ends of each copied part.
 
     In a small run most requests are for random rows. They are there to find wrong copies by the store. Texts are
     uploaded, and the store has checked the MD5 of each upload, so fewer random rows are enough for them: one in
@@ -54,13 +54,15 @@ def choose_rows(layout: Layout, parts: Iterable[Part], *, random_rows: int, seed
         if end > start:
             ends |= {start, end - 1}
     part_ends: set[int] = set()
+    text_ends: set[int] = set()
     for part in parts:
         if isinstance(part, CopyPart):
             start = layout.starts[part.piece.chunk] + part.piece.first
-            part_ends |= {start, start + part.piece.rows - 1}
+            of_column = part_ends if part.piece.column == EMBEDDINGS else text_ends
+            of_column |= {start, start + part.piece.rows - 1}
     # The seed makes the next attempt compare the same rows: it finds the same fault again.
     drawn = random.Random(seed).sample(range(layout.rows), min(random_rows, layout.rows))
-    return Sample(sorted(ends | part_ends | set(drawn)), sorted(ends | set(drawn[::TEXT_SHARE])))
+    return Sample(sorted(ends | part_ends | set(drawn)), sorted(ends | text_ends | set(drawn[::TEXT_SHARE])))
 
 
 def stretches(layout: Layout, sample: Sample) -> Iterator[Stretch]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from common.run.keys import CHUNKS_PREFIX
+from common.store.contract import ObjectExists
 from merger.layout import METADATA
 
 if TYPE_CHECKING:
@@ -43,17 +45,36 @@ class Sources(NamedTuple):
         return self.store.location(self.chunks[chunk].stat.key)
 
     def read(self, piece: Piece) -> NDArray[np.uint8]:
-        """Return the rows of a piece as the chunk file has them.
+        """Return the rows of a piece as the chunk file has them, or had them when an earlier merge took them from it.
 
         The shape is (rows, bytes of a row in the chunk file), or (bytes, 1) for metadata.
         """
         if piece.column == METADATA:
             return np.frombuffer(self.layout.metadata_at(piece.first, piece.rows), np.uint8).reshape(-1, 1)
-        stat, header = self.chunks[piece.chunk]
-        span = header.spans[piece.column]
-        data = self.store.read(stat.key, span.offset + piece.first * span.row_bytes, piece.rows * span.row_bytes)
+        chunk = self.chunks[piece.chunk]
+        span = chunk.header.spans[piece.column]
+        pitch = self.row_pitch(piece)
+        data = self.store.read(chunk.stat.key, span.offset + piece.first * pitch, piece.rows * pitch)
         self.traffic.add(read=len(data))
-        return np.frombuffer(data, np.uint8).reshape(piece.rows, span.row_bytes)
+        rows = np.frombuffer(data, np.uint8).reshape(piece.rows, pitch)
+        # In an earlier result, texts are padded to the width of the whole run.
+        return rows if pitch == span.row_bytes else np.ascontiguousarray(rows[:, : span.row_bytes])
+
+    def row_pitch(self, piece: Piece) -> int:
+        """Return the distance in bytes between two rows of the piece in the object that holds them."""
+        chunk = self.chunks[piece.chunk]
+        return chunk.header.spans[piece.column].row_bytes if chunk.row_pitch is None else chunk.row_pitch[piece.column]
+
+    def check_unchanged(self) -> None:
+        """Raise ObjectExists where a chunk file or the earlier result is no longer the object that is merged.
+
+        A top-up replaces chunk files, and another merge deletes them.
+        """
+        listed = {stat.key: stat for stat in self.store.list(CHUNKS_PREFIX)}
+        for stat in dict.fromkeys(chunk.stat for chunk in self.chunks):
+            # The list may be a moment behind.
+            if listed.get(stat.key) != stat and self.store.stat(stat.key) != stat:
+                raise ObjectExists(f"{self.store.location(stat.key)}, which was replaced or deleted")
 
 
 def widen(rows: NDArray[np.uint8], row_bytes: int) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from common.format.merged_chunks import encode_table, table_digest
 from common.format.provenance import program_version
 from common.indexes import format_indexes
 from common.run.summary import Summary
@@ -44,8 +45,10 @@ def summarise(
         dimensions=layout.column(EMBEDDINGS).row_bytes // 4,
         chunk_count=inputs.provenance.chunk_count,
         chunks_merged=format_indexes(header.index for header in inputs.headers),
+        chunks_topped_up=format_indexes(chunk.header.index for chunk in inputs.files) if inputs.earlier else "",
+        table_digest=table_digest(encode_table(inputs.table)),
         provenance=inputs.provenance,
-        embedded_by=sorted({header.program_version for header in inputs.headers}),
+        embedded_by=inputs.embedded_by,
         merged_by=program_version(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         assembly=assembly,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.errors import ChunkInvalid
-from common.run.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_index
+from common.errors import ChunkInvalid, StoreUnavailable
+from common.run.keys import CHUNKS_PREFIX, EARLIER_RESULT_KEY, RESULT_KEY, chunk_index
 from common.run.summary import Summary, read_summary
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def find_finished(store: Store) -> FinishedRun | None:
     is not finished: a merge replaces them.
 
     The result's version is not compared: two pods that merge the same chunks write the same bytes, and the pod that
-    publishes later must not make the other pod's summary wrong.
+    publishes later must not make the other pod's summary wrong. The table of its chunks is compared: after a top-up, a
+    result with other rows may have the same counts.
     """
     try:
         summary = read_summary(store)
@@ -56,13 +57,36 @@ def find_finished(store: Store) -> FinishedRun | None:
 
 
 def find_missing(store: Store, chunk_count: int) -> set[int]:
-    """Return the chunks that are neither in the store nor in a finished result."""
-    present = {chunk_index(stat.key) for stat in store.list(CHUNKS_PREFIX)}
-    missing = set(range(chunk_count)) - present
-    if not missing or (finished := find_finished(store)) is None:
+    """Return the chunks that are neither in the store nor in a finished result.
+
+    After a top-up, a merge that has begun and not finished takes the chunks that have no file from the earlier result.
+    """
+    listed = {stat.key: stat for stat in store.list(CHUNKS_PREFIX)}
+    missing = set(range(chunk_count)) - {chunk_index(key) for key in listed}
+    if not missing:
         return missing
-    # A complete merge deletes the chunk files. A partial merge keeps the files that it has.
-    return set() if finished.is_complete else missing
+    if (finished := find_finished(store)) is not None:
+        # A complete merge deletes the chunk files. A partial merge keeps the files that it has.
+        return missing & set(finished.header.missing)
+    if (earlier := listed.get(EARLIER_RESULT_KEY)) is not None:
+        return missing - _chunks_of(store, earlier)
+    return missing
+
+
+def _chunks_of(store: Store, result: ObjectStat) -> set[int]:
+    """Return the chunks that the copy of an earlier result holds."""
+    from common.format.merged_chunks import read_merged_chunks  # noqa: PLC0415 - see _read_header
+
+    try:
+        with store.open(result.key, result.size) as file:
+            chunks = read_merged_chunks(file, name=store.location(result.key))
+    except ChunkInvalid:
+        return set()
+    except StoreUnavailable:
+        if store.stat(result.key) is not None:
+            raise
+        return set()  # a merge has just deleted it
+    return {chunk.index for chunk in chunks or ()}
 
 
 def _read_header(store: Store, result: ObjectStat) -> ResultHeader:
@@ -81,6 +105,7 @@ def _belong_together(result: ObjectStat, header: ResultHeader, summary: Summary)
         summary.rows_embedded,
         summary.rows_failed,
         summary.chunks_missing,
+        summary.table_digest,
     )
     return of_summary == (
         result.size,
@@ -89,4 +114,5 @@ def _belong_together(result: ObjectStat, header: ResultHeader, summary: Summary)
         header.embedded,
         header.failed,
         header.chunks_missing,
+        header.table_digest,
     )

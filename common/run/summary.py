@@ -42,6 +42,11 @@ class Summary(BaseModel):
     dimensions: int
     chunk_count: int
     chunks_merged: str
+    chunks_topped_up: str = ""
+    """The chunks whose rows this merge took from chunk files, while it took those of all others from an earlier result;
+    as in `3,7-9`."""
+    table_digest: str = ""
+    """The digest of the result's table of chunks, "" in a summary of an earlier version."""
     provenance: Provenance
     embedded_by: list[str]
     """The versions of the program that computed the chunks."""
