@@ -15,7 +15,6 @@ from common.errors import ChunksMissing, StoreAccessDenied, TemporaryError
 from common.indexes import brief_indexes, format_indexes
 from common.logs import log
 from common.retry import RetryPolicy
-from common.run.keys import EARLIER_RESULT_KEY
 from common.run.state import find_missing
 
 if TYPE_CHECKING:
@@ -102,8 +101,6 @@ class Gate:
         """Return the chunks that are missing, None where the store does not answer."""
         try:
             missing = find_missing(self._store, self._settings.chunk_count)
-            if missing and self._store.stat(EARLIER_RESULT_KEY) is not None:
-                missing = set()  # a merge after a top-up was interrupted, and has the other chunks in this object
         except (TemporaryError, StoreAccessDenied) as error:
             # A refusal of the first request is a wrong setting. Later, credentials may be about to be renewed.
             if isinstance(error, StoreAccessDenied) and not self._has_listed:

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from common.logs import configure_logs, parse_line
-from common.run.keys import EARLIER_RESULT_KEY, chunk_key
+from common.run.keys import EARLIER_RESULT_KEY, RESULT_KEY, chunk_key
 from common.store import open_store
 from k8s.gate.__main__ import wait
 from k8s.gate.gate import AllChunksPresent
@@ -160,11 +160,13 @@ def test_a_top_up_that_was_deleted_is_not_waited_for_for_ever(cluster: ClusterDo
 
 
 def test_a_merge_that_was_killed_halfway_is_completed_by_the_next_one(cluster: ClusterDouble, folder: Store) -> None:
-    # The result has been replaced, its summary has not, and the chunks that did not change are in the earlier result.
+    finish_run(folder)
     cluster.put("jobs", worker_job(COUNT, completed="0-3", ended="Complete"))
     cluster.put("jobs", top_up_job(ended="Complete"))
     folder.put_bytes(chunk_key(2), b"a chunk of the top-up")
-    folder.put_bytes(EARLIER_RESULT_KEY, b"the result before the top-up")
+    # The result has been replaced, its summary has not, and the chunks that did not change are in the earlier result.
+    folder.put_bytes(EARLIER_RESULT_KEY, folder.read(RESULT_KEY))
+    folder.put_bytes(RESULT_KEY, b"the result that was not verified", overwrite=True)
     assert RunningGate(folder).end() == AllChunksPresent(COUNT)
 
 
