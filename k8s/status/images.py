@@ -50,11 +50,16 @@ class Rows(NamedTuple):
     deferred: int
 
     @classmethod
-    def from_counts(cls, counts: Mapping[str, int]) -> Rows | None:
-        """Return the rows, None where a count is missing: the chunk may have been merged before this worker began."""
+    def from_counts(cls, counts: Mapping[str, int], *, before: Rows | None) -> Rows | None:
+        """Return the rows, None where a count is missing: the chunk may have been merged before this worker began.
+
+        `before` are the rows by an earlier pod. A worker that finds its chunk in the store does not count how many of
+        its images are deferred.
+        """
         if not {"images", "of", "failed"} <= counts.keys():
             return None
-        return cls(counts["images"], counts["of"], counts["failed"], counts.get("deferred", 0))
+        deferred = counts.get("deferred", before.deferred if before is not None else 0)
+        return cls(counts["images"], counts["of"], counts["failed"], min(deferred, counts["failed"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +92,10 @@ def count_images(
     done: dict[int, Rows] = {}
     running: dict[int, Progress] = {}
     for pod in pods:
-        if pod.chunk in chunks.done and (rows := Rows.from_counts(pod.counts)) is not None:
-            done[pod.chunk] = rows
+        if pod.chunk in chunks.done:
+            rows = Rows.from_counts(pod.counts, before=done.get(pod.chunk))
+            if rows is not None:
+                done[pod.chunk] = rows
         elif pod.chunk in chunks.running and pod.is_running and pod.name in progress:
             running[pod.chunk] = progress[pod.name]
     sizes = [rows.of for rows in done.values()] + [each.of for each in running.values() if each.of]

@@ -16,6 +16,7 @@ import promql_parser
 import pytest
 from PIL import Image
 
+from common.format.reasons import Reason
 from common.logs import parse_line
 from common.run.keys import chunk_key
 from common.store import open_store
@@ -174,7 +175,8 @@ def test_every_query_names_metrics_and_labels_that_are_served(served: Served, wh
         for matcher in selector.matchers.matchers:
             if matcher.name in own_labels:
                 assert matcher.name in served.labels_by_name[str(selector.name)], where
-                assert (matcher.name, matcher.value) in served.label_values, where
+                known = served.label_values | {("reason", str(reason)) for reason in Reason}
+                assert (matcher.name, matcher.value) in known, where
             else:
                 assert matcher.name in from_targets, where
         selected = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
@@ -247,6 +249,9 @@ def test_failures_fire_near_the_limit_of_their_own_pod(served: Served) -> None:
     ((labels, value),) = fired(name, moment(more, earlier))
     assert (labels["chunk"], labels["pod"], value) == ("0", "embedder-worker-0", 17)
     assert fired(name, moment(worker), "metrics.prometheusRule.failureLimitPercent=10")
+    # Deferred images do not count against the limit.
+    deferred = [each._replace(labels={**each.labels, "reason": "deferred"}) for each in more if "reason" in each.labels]
+    assert fired(name, moment(worker, deferred)) == []
 
 
 def test_failed_chunks_fire_unless_a_rerun_is_at_work(served: Served) -> None:

@@ -59,6 +59,14 @@ def test_deferred_images_are_counted_and_a_top_up_is_suggested(cluster: ClusterD
     assert "420 failed, of which 400 deferred (embedder topup fetches them)" in embedder("status").out
 
 
+def test_a_worker_that_found_its_chunk_does_not_count_the_deferred_images_anew(cluster: ClusterDouble) -> None:
+    put_merged_run(cluster, deferred=100, count=1)
+    job = top_up(cluster, completedIndexes="0", ended="Complete")
+    nothing = finished("nothing to compute again", images=1000, of=1000, failed=105)
+    cluster.put("pods", pod_of(job, 0, **ended(0, nothing)))
+    assert status()["images"]["deferred"] == 100
+
+
 def test_no_top_up_is_suggested_where_nothing_is_deferred_or_workers_still_run(cluster: ClusterDouble) -> None:
     put_merged_run(cluster, deferred=0)
     assert not any("topup" in command for command in status()["next"])
