@@ -29,6 +29,10 @@ CHUNK_STARTED = "started"
 CHUNK_PROGRESS = "embedded"
 """The event with which a worker says how far its chunk is. `embedder run` and `embedder status` read it."""
 
+SLOW_SITE = "slow_site"
+"""The event with which a worker says, for one slow site, how often it is asked (`rate_per_s`), how many images are left
+(`left`) and when they will be done (`done_in_s`). `embedder run` and `embedder status` read it."""
+
 MANIFEST_FILES = "manifest_files"
 """The event with which a worker says which files are its manifest, and which are left out. `embedder run` reads it."""
 

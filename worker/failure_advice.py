@@ -27,10 +27,10 @@ ADVICE: dict[Reason, str] = {
     Reason.NOT_FOUND: f"the list is old or has wrong addresses: take a newer list, {_WITHOUT_THEM}",
     Reason.ACCESS_DENIED: "use URLs that need no login, or for s3:// credentials that may read the objects; some sites "
     "refuse programs that EMBEDDER_USER_AGENT does not introduce",
-    Reason.RATE_LIMITED: "ask these hosts less often: lower EMBEDDER_FETCH_CONCURRENCY_PER_HOST and the number of "
-    "workers at the same time, or fetch from a mirror (EMBEDDER_SOURCES, EMBEDDER_MIRROR_URL)",
-    Reason.SERVER_ERROR: "these hosts are overloaded or broken: lower EMBEDDER_FETCH_CONCURRENCY_PER_HOST, or try "
-    "again later",
+    Reason.RATE_LIMITED: "a worker finds the pace that a site bears by itself: fetch from a mirror (EMBEDDER_SOURCES, "
+    "EMBEDDER_MIRROR_URL), run fewer pods at the same time, or fetch these images later with a top-up",
+    Reason.SERVER_ERROR: "these hosts are overloaded or broken: run fewer pods at the same time, fetch from a mirror "
+    "(EMBEDDER_SOURCES, EMBEDDER_MIRROR_URL), or fetch these images later with a top-up",
     Reason.HTTP_ERROR: f"open an example in a browser and repair the URLs in the list, {_WITHOUT_THEM}",
     Reason.TOO_MANY_REDIRECTS: f"write the addresses at which the images lie into the list, {_WITHOUT_THEM}",
     Reason.TIMEOUT: "raise EMBEDDER_FETCH_TIMEOUT_SECONDS, EMBEDDER_READ_TIMEOUT_SECONDS or EMBEDDER_FETCH_ATTEMPTS, "

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from worker.collector import Collector
     from worker.pipeline import Pipeline
 
+MAX_SITES = 10
+"""Largest number of slow sites with metrics of their own: those with the most images left."""
+
 
 class ChunkMetrics(MetricsCollector):
     """The metrics of one chunk, labelled with its index."""
@@ -59,6 +62,18 @@ class ChunkMetrics(MetricsCollector):
             if state:
                 seconds.add_metric([self._chunk, stage, state], value)
         yield seconds
+        rates = GaugeMetricFamily(
+            f"{NAMESPACE}_slow_site_rate",
+            "Requests a second to a site that is asked at a limited rate.",
+            labels=["chunk", "site"],
+        )
+        left = GaugeMetricFamily(
+            f"{NAMESPACE}_slow_site_images_left", "Images of such a site that are left.", labels=["chunk", "site"]
+        )
+        for site in pipeline.slow_sites()[:MAX_SITES]:
+            rates.add_metric([self._chunk, site.name], site.rate)
+            left.add_metric([self._chunk, site.name], site.left)
+        yield from (rates, left)
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"{NAMESPACE}_{name}", text, labels=["chunk"])

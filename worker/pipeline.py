@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from worker.encode.batches import Batch, Batches
     from worker.encode.encoder import Encoder
     from worker.fetch.relayed_proxies import RelayedProxies
+    from worker.fetch.sites import SiteState
     from worker.rows import HeldImages, ImageFailed, Row
     from worker.settings import FetchSettings, HttpSettings
     from worker.stage_times import StageTimes
@@ -143,6 +144,15 @@ class Pipeline:
     @property
     def requests(self) -> int:
         return self._fetcher.requests if self._fetcher else 0
+
+    @property
+    def had_slow_sites(self) -> bool:
+        """Whether any site was asked at a limited rate."""
+        return self._fetcher is not None and self._fetcher.had_slow_sites
+
+    def slow_sites(self) -> list[SiteState]:
+        """Return the slow sites for which rows are left, those with the most rows first."""
+        return self._fetcher.slow_sites() if self._fetcher else []
 
     def stop(self) -> None:
         """End the stages early. Rows that are not settled yet stay unsettled."""

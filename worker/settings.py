@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -166,8 +167,9 @@ class HttpSettings(Section):
     """Longest time between two pieces of an answer."""
 
     retry_after_limit_seconds: float = Field(default=60, ge=0)
-    """Longest pause that a server may ask for with Retry-After. It is added to the pause before a retry. A longer one
-    is cut to this time."""
+    """Longest pause that the server of a manifest may ask for with Retry-After. It is added to the pause before a
+    retry. A longer one is cut to this time. A site of images may ask for an hour at most, in which other sites go
+    on."""
 
     user_agent: str = "embedder/{version} (batch image embedding job)"
     """User-Agent header of every request; `{version}` stands for the version of the program. Add an address where the
@@ -203,13 +205,31 @@ class FetchSettings(Section):
     """Longest time of one whole request. It also ends a request to a host that sends a few bytes at a time."""
 
     fetch_attempts: int = Field(default=6, ge=1, le=20)
-    """Largest number of requests for one image from one source. A request is repeated after a fault that may pass (429,
-    5xx, a reset, a timeout)."""
+    """Largest number of requests for one image from one source. A request is repeated after a fault that may pass (5xx,
+    a reset, a timeout). An answer that asks for fewer requests, 429 or 503 with Retry-After, does not count."""
 
     source_patience_seconds: float = Field(default=90, gt=0)
     """Time for which a failing host is tried. After this time the host's images fail without a request. When no host
     has answered for that long, the chunk ends with exit code 75 and no image counts as failed. A store that restarts
     takes a minute."""
+
+    max_rate_per_site: float = Field(default=0, ge=0)
+    """Largest number of requests a second that this worker sends to one site: a registered domain such as flickr.com
+    with all its hosts. 0: no limit, apart from the pace that the worker finds for a site that answers 429 or 503."""
+
+    min_rate_per_site: float = Field(default=0.05, gt=0)
+    """Smallest number of requests a second to which a site can slow this worker down. The default, one request in 20 s,
+    notices within half a minute that a site serves again. A longer Retry-After is obeyed all the same."""
+
+    site_rates: str = ""
+    """Fixed rates of sites that you know, in requests a second of this worker, as in `flickr.com=2,example.org=10`.
+    Such a site is not asked faster or slower than that, whatever it answers; only Retry-After interrupts it."""
+
+    slow_site_seconds: float = Field(default=300, ge=0)
+    """Time for which the chunk goes on when only images of slow sites are left. The images that have had no turn by
+    then fail as `deferred`, and a top-up fetches them. A slow site is one that the worker asks at a limited rate. The
+    default is about the time that another pod takes to come back for the same images: it is scheduled, pulls its image
+    and loads its model. Raise it where a waiting worker costs little, as on CPUs."""
 
     max_image_bytes: int = Field(default=64 << 20, ge=1024)
     """Size in bytes of the largest image that is fetched. Open Images' largest original has about 30 MB."""
@@ -222,6 +242,44 @@ class FetchSettings(Section):
     """Whether images are also fetched from private, loopback and link-local addresses and from any port. It is off, so
     that a list from the internet cannot reach into the cluster. The operator's own manifest, mirror and S3 endpoint
     are always allowed."""
+
+    @field_validator("site_rates")
+    @classmethod
+    def _are_rates(cls, text: str) -> str:
+        parse_site_rates(text)
+        return text
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Self:
+        if 0 < self.max_rate_per_site < self.min_rate_per_site:
+            raise ValueError(
+                f"EMBEDDER_MIN_RATE_PER_SITE {self.min_rate_per_site:g} is above EMBEDDER_MAX_RATE_PER_SITE "
+                f"{self.max_rate_per_site:g}; lower it"
+            )
+        return self
+
+    @property
+    def rates_by_site(self) -> dict[str, float]:
+        """Return the fixed rates in requests/s, by site."""
+        return parse_site_rates(self.site_rates)
+
+
+def parse_site_rates(text: str) -> dict[str, float]:
+    """Return the rates of a list such as `flickr.com=2,example.org=10`. Raises ValueError."""
+    rates: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        site, _, value = part.partition("=")
+        site = site.strip().lower()
+        try:
+            rate = float(value)
+        except ValueError:
+            rate = math.nan
+        if not site or not 0 < rate < math.inf:
+            raise ValueError(f"{part!r} is no site with its rate in requests a second, as in flickr.com=2")
+        if site in rates:
+            raise ValueError(f"{site} has two rates")
+        rates[site] = rate
+    return rates
 
 
 class DecodeSettings(Section):

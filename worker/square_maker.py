@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker.decoders.decoders import error_of
 from worker.decoders.job import Lost
+from worker.fetch.must_wait import MustWait
 from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class SquareMaker:
         self._put_square, self._fail, self._end = put, fail, end
         self._tasks = asyncio.TaskGroup()
         self._ahead = fetcher.ahead(rows, most_under_way=most_under_way)
+        self._later = fetcher.later(self._ahead, fail=self._fail_waiting)
         self._unsettled = len(rows)
         self._all_settled = asyncio.Event()
         self._large_image = asyncio.Lock()
@@ -67,10 +69,13 @@ class SquareMaker:
         """Return once `put` or `fail` was called for each row."""
         if not self._unsettled:
             return
-        async with self._tasks:
-            for _ in range(self._task_count):
-                self._tasks.create_task(self._fetch_some())
-            await self._all_settled.wait()
+        try:
+            async with self._tasks:
+                for _ in range(self._task_count):
+                    self._tasks.create_task(self._fetch_some())
+                await self._all_settled.wait()
+        finally:
+            self._later.close()
 
     async def _fetch_some(self) -> None:
         """Fetch the image of one row after the other until no row is left. What follows does not hold this up."""
@@ -80,6 +85,8 @@ class SquareMaker:
                     fetched = await self._fetcher.fetch(row)
                 except (ImageFailed, Lost) as error:
                     self._settle_without_square(row, error)
+                except MustWait as wait:
+                    self._later.put_back(row, wait)
                 else:
                     self.fetched += 1
                     fetched.image.when_decoded(partial(self._note_decoded, row, fetched))
@@ -107,9 +114,20 @@ class SquareMaker:
             self._fail(row.position, error)
             self._note_settled(row)
 
+    def _fail_waiting(self, row: Row, failed: ImageFailed) -> None:
+        """Settle a row that is not under way as failed."""
+        try:
+            self._fail(row.position, failed)
+            self._forget(row)
+        except Exception as error:  # noqa: BLE001 - handed on
+            self._end(error)
+
     def _note_settled(self, row: Row) -> None:
+        self._ahead.note_settled(row)
+        self._forget(row)
+
+    def _forget(self, row: Row) -> None:
         self._fetcher.forget(row)
-        self._ahead.note_settled()
         self._unsettled -= 1
         if not self._unsettled:
             self._all_settled.set()
@@ -152,12 +170,20 @@ class SquareMaker:
             self._suspects_under_way += 1
             self._is_alone = alone
         try:
-            return await self._slot_of(await self._fetcher.fetch(row))
+            return await self._slot_of(await self._fetch_again(row))
         finally:
             async with self._suspects:
                 self._suspects_under_way -= 1
                 self._is_alone = False
                 self._suspects.notify_all()
+
+    async def _fetch_again(self, row: Row) -> Fetched[Job]:
+        """Fetch a lost image. It waits for its site here, as one of few."""
+        while True:
+            try:
+                return await self._fetcher.fetch(row)
+            except MustWait as wait:
+                await asyncio.sleep(self._later.pause_seconds(row, wait))
 
     async def _slot_of(self, fetched: Fetched[Job]) -> int:
         """Return the slot of the square. No other large image is decoded at the same time as a large one."""

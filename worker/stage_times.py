@@ -34,6 +34,12 @@ ADVICE: Mapping[Stage, str] = {
 }
 """What to do about each bottleneck."""
 
+SLOW_SITES_ADVICE = (
+    "some sites serve slowly, and more requests at the same time get no more from them; fetch from a mirror "
+    "(EMBEDDER_SOURCES, EMBEDDER_MIRROR_URL), or leave their images to a top-up"
+)
+"""What to do when fetching is the bottleneck because of slow sites."""
+
 
 class Snapshot(NamedTuple):
     """Seconds since the start. Those of requests and decoders are sums over all of them."""

@@ -61,7 +61,8 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- include "embedder.env.settings" (dict "values" $worker "names" (list
   "modelRevision" "dtype" "batchSize" "encodeTimeoutSeconds" "decodeThreads" "sources" "mirrorUrl" "rotate"
   "maxUrlBytes" "fetchConcurrency" "fetchConcurrencyPerHost" "connectTimeoutSeconds" "readTimeoutSeconds"
-  "fetchTimeoutSeconds" "fetchAttempts" "retryAfterLimitSeconds" "sourcePatienceSeconds" "maxImageBytes" "maxInflightBytes" "verifyImageCertificates" "allowPrivateHosts" "userAgent"
+  "fetchTimeoutSeconds" "fetchAttempts" "retryAfterLimitSeconds" "sourcePatienceSeconds"
+  "maxRatePerSite" "minRatePerSite" "siteRates" "slowSiteSeconds" "maxImageBytes" "maxInflightBytes" "verifyImageCertificates" "allowPrivateHosts" "userAgent"
   "maxImagePixels" "decodeTimeoutSeconds" "maxFailureRatio" "progressSeconds")) }}
 {{- if $.Values.metrics.enabled }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}

@@ -19,7 +19,24 @@ def test_a_stored_chunk_is_reported_with_its_failures_by_reason() -> None:
     assert finished.message == (
         "chunk 7 is in the store: s3://b/7.h5, 99 bytes, 5 images embedded, 3 failed, not_found 2, timeout 1"
     )
-    assert finished.counts == {"images": 8, "of": 8, "failed": 3}
+    assert finished.counts == {"images": 8, "of": 8, "failed": 3, "deferred": 0}
+
+
+def test_the_last_word_says_how_many_images_are_deferred_and_what_fetches_them() -> None:
+    stored = Stored(
+        chunk=7,
+        location="s3://b/7.h5",
+        size=99,
+        embedded=5,
+        failed=3,
+        deferred=2,
+        failures_by_reason={"deferred": 2, "timeout": 1},
+    )
+    finished = last_word(stored)
+    assert finished.message.endswith(
+        "3 failed, deferred 2, timeout 1; 2 are deferred, because their sites serve slowly: fetch them with a top-up"
+    )
+    assert finished.counts["deferred"] == 2
 
 
 def test_a_chunk_that_was_in_the_store_before_is_reported_with_the_same_counts() -> None:

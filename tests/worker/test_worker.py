@@ -106,7 +106,7 @@ def test_every_kind_of_failure_is_a_row_of_the_ledger(server: ImageServer, tmp_p
         server.on("/gone.jpg", answer(status=410)): "not_found",
         server.on("/forbidden.jpg", answer(status=403)): "access_denied",
         server.on("/teapot.jpg", answer(status=418)): "http_error",
-        server.on("/busy.jpg", answer(status=429)): "rate_limited",
+        server.on("/busy.jpg", answer(status=429)): "deferred",
         server.on("/broken.jpg", answer(status=500)): "server_error",
         server.on("/stalls.jpg", stall()): "timeout",
         server.on("/loop.jpg", redirect("/loop.jpg")): "too_many_redirects",
@@ -129,7 +129,7 @@ def test_every_kind_of_failure_is_a_row_of_the_ledger(server: ImageServer, tmp_p
         max_failure_ratio=1,
         fetch_attempts=2,
         read_timeout_seconds=4,
-        retry_after_limit_seconds=1,
+        slow_site_seconds=2,
         max_image_bytes=200_000,
     )
     assert ended.exit_code == 0, ended.log

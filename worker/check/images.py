@@ -124,6 +124,7 @@ class ImageCheck:
             update={
                 "fetch_attempts": min(fetch.fetch_attempts, ATTEMPTS),
                 "source_patience_seconds": min(fetch.source_patience_seconds, PATIENCE_SECONDS),
+                "slow_site_seconds": min(fetch.slow_site_seconds, PATIENCE_SECONDS),
                 "fetch_timeout_seconds": min(fetch.fetch_timeout_seconds, REQUEST_SECONDS),
             }
         )
@@ -255,7 +256,9 @@ class ImageCheck:
                 ),
                 facts,
             )
-        if lost > max_failure_ratio * sampled:
+        # As in a chunk, images that only had no turn at a slow site do not count.
+        counted = lost - reasons[Reason.DEFERRED] if good else lost
+        if counted > max_failure_ratio * sampled:
             return fault(
                 Subject.IMAGES,
                 TooManyFailures(

@@ -32,6 +32,10 @@ def last_word(outcome: Outcome) -> Finished:
                 f"chunk {outcome.chunk} is in the store: {outcome.location}, {outcome.size} bytes, "
                 f"{outcome.embedded} images embedded, {outcome.failed} failed{reasons}"
             )
+            if outcome.deferred:
+                message += (
+                    f"; {outcome.deferred} are deferred, because their sites serve slowly: fetch them with a top-up"
+                )
         case AlreadyStored():
             message = (
                 f"chunk {outcome.chunk} is in the store already: {outcome.location}, "
@@ -40,4 +44,7 @@ def last_word(outcome: Outcome) -> Finished:
         case AlreadyMerged():
             return Finished(f"this run is finished: {outcome.result} holds chunk {outcome.chunk}")
     requested = outcome.embedded + outcome.failed
-    return Finished(message, {"images": requested, "of": requested, "failed": outcome.failed})
+    counts = {"images": requested, "of": requested, "failed": outcome.failed}
+    if isinstance(outcome, Stored):
+        counts["deferred"] = outcome.deferred
+    return Finished(message, counts)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from common.errors import ChunkInvalid, EmbedderError, SettingsError, SourceUnavailable, TooManyFailures
 from common.format.chunk_file import write_chunk
 from common.format.provenance import Provenance
-from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, log
+from common.format.reasons import Reason
+from common.logs import CHUNK_PROGRESS, CHUNK_STARTED, SLOW_SITE, log
 from common.process import program
 from common.process.resources import temporary_folder
 from common.store import open_store
@@ -27,7 +28,7 @@ from worker.manifest.manifest import open_manifest
 from worker.metrics import serve_chunk_metrics
 from worker.pipeline import Pipeline
 from worker.spool import opened_spool
-from worker.stage_times import ADVICE, StageTimes
+from worker.stage_times import ADVICE, SLOW_SITES_ADVICE, StageTimes
 from worker.vector_file import VectorFile
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 MAX_CHUNK_ROWS = 2_000_000
 """Number of rows of the largest chunk: S3 takes 5 GiB in one upload, and the file of a larger chunk would not fit."""
+
+LOGGED_SITES = 5
+"""Number of slow sites that are logged with the progress: those with the most images left."""
 
 
 def embed_chunk(settings: WorkerSettings) -> Outcome:
@@ -204,13 +208,15 @@ class _ChunkJob:
             before, settled = self._log_progress(pipeline, collector, since=before, settled=settled)
         now, _ = self._log_progress(pipeline, collector)
         bottleneck = pipeline.times.bottleneck(now)
+        is_slowed = bottleneck.stage == "fetch" and pipeline.had_slow_sites
+        advice = SLOW_SITES_ADVICE if is_slowed else ADVICE[bottleneck.stage]
         log.info(
             "spent",
             **{f"{name}_s": seconds for name, seconds in now._asdict().items()},
             requests=pipeline.requests,
             megabytes=pipeline.bytes_received / 1e6,
             images_per_s=collector.settled / now.wall,
-            bottleneck=f"{bottleneck.stage} {bottleneck.share:.0%} of the time: {ADVICE[bottleneck.stage]}",
+            bottleneck=f"{bottleneck.stage} {bottleneck.share:.0%} of the time: {advice}",
         )
 
     def _log_progress(
@@ -227,9 +233,12 @@ class _ChunkJob:
             images=collector.settled,
             of=collector.requested,
             failed=collector.failed,
+            deferred=collector.deferred,
             rate_per_s=(collector.settled - settled) / max(now.wall - (since.wall if since else 0), 1e-9),
             waiting_on=pipeline.times.bottleneck(now, since=since).stage,
         )
+        for site in pipeline.slow_sites()[:LOGGED_SITES]:
+            log.info(SLOW_SITE, site=site.name, rate_per_s=site.rate, left=site.left, done_in_s=site.seconds_left)
         return now, collector.settled
 
     def _store_chunk(self, collector: Collector, *, overwrite: bool) -> Outcome:
@@ -254,6 +263,7 @@ class _ChunkJob:
             size=stored.size,
             embedded=len(chunk.urls),
             failed=len(chunk.failures),
+            deferred=by_reason[Reason.DEFERRED],
             failures_by_reason={str(reason): count for reason, count in by_reason.most_common()},
         )
 

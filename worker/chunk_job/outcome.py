@@ -19,6 +19,8 @@ class Stored:
     """Size of the chunk file in bytes."""
     embedded: int
     failed: int
+    deferred: int = 0
+    """Number of the failed images that had no turn at their slow sites."""
     failures_by_reason: Mapping[str, int] = field(default_factory=dict)
     """Number of failed images for each reason, the most frequent reason first."""
 

@@ -132,6 +132,11 @@ class Admission:
         """Note that a host has sent something, however useless."""
         self.network.note_answer(self._clock())
 
+    def note_refusal(self, host: str) -> None:
+        """Note that a host has asked for fewer requests. So it is well, and its site's pace does the rest."""
+        self.circuits.note_answer(host)
+        self.network.note_answer(self._clock())
+
     def note_end(self, host: str) -> None:
         """Note that a request is over, with an answer, a failure or neither."""
         self.network.note_end()

@@ -13,6 +13,7 @@ from worker.fetch.failures import Unanswered
 from worker.fetch.fetched import Fetched
 from worker.fetch.file_places import FilePlaces
 from worker.fetch.image_url import join_redirect, parse_http_url, scheme_of
+from worker.fetch.must_wait import MustWait
 from worker.fetch.statuses import REDIRECTS, check_status
 from worker.fetch.transport import Answered, Image
 from worker.rows import ImageFailed
@@ -67,6 +68,8 @@ class Downloads(Generic[Image]):
         self._first_bytes = first_bytes
         self._max_image_bytes = settings.max_image_bytes
         self._places = FilePlaces()
+        self._resumed: dict[str, HttpUrl] = {}
+        """Where the redirects of images lead that wait for the site there, by the images' URLs."""
         self._retry_policy = RetryPolicy(
             first_pause_seconds=FIRST_PAUSE_SECONDS,
             longest_pause_seconds=LONGEST_PAUSE_SECONDS,
@@ -82,15 +85,22 @@ class Downloads(Generic[Image]):
 
         `is_last_resort` tells that the image has no other source. Raises as `ImageFetcher.fetch`, and Unanswered.
         """
+        failed: list[Exception] = []
         try:
             return await call_async(
-                lambda: self._follow_redirects(url, held, rotation=rotation, is_last_resort=is_last_resort),
+                lambda: self._follow_redirects(
+                    url, held, rotation=rotation, is_last_resort=is_last_resort, may_go_back=not failed
+                ),
                 self._retry_policy,
                 may_pass=_may_pass,
                 asked_seconds=_retry_after_seconds,
                 counts=_counts,
-                before_pause=self._count_retry,
+                before_pause=lambda pause: self._note_retry(pause, failed),
             )
+        except MustWait:
+            if failed and self._hosts.sites.is_ending and isinstance(failed[-1], ImageFailed):
+                raise failed[-1] from None  # it was asked, and is not asked again
+            raise
         except GivenUp as given_up:
             failure, attempts = given_up.error, given_up.attempts
             if not isinstance(failure, ImageFailed):
@@ -99,28 +109,54 @@ class Downloads(Generic[Image]):
                 f"{failure.detail} after {attempts} attempt{'s' if attempts > 1 else ''}"
             ) from given_up
 
-    def _count_retry(self, _: Pause) -> None:
+    def _note_retry(self, pause: Pause, failed: list[Exception]) -> None:
         self.retries += 1
+        failed.append(pause.error)
 
     async def _follow_redirects(
-        self, text: str, held: ByteRange | None, *, rotation: int, is_last_resort: bool
+        self, text: str, held: ByteRange | None, *, rotation: int, is_last_resort: bool, may_go_back: bool
     ) -> Fetched[Image]:
         is_signed = scheme_of(text) == "s3"
-        if held is None:
-            url = await self._objects.sign(text) if is_signed else parse_http_url(text)
-            return await self._follow(url, is_signed=is_signed, rotation=rotation, is_last_resort=is_last_resort)
-        follow = partial(self._follow, is_signed=is_signed, held=held, rotation=rotation, is_last_resort=is_last_resort)
-        if (place := self._places.of(text)) is not None:
+        follow = partial(
+            self._follow,
+            text=text,
+            held=held,
+            rotation=rotation,
+            is_last_resort=is_last_resort,
+            may_go_back=may_go_back,
+        )
+        place: HttpUrl | None = None
+        if held is not None:
+            place = self._places.of(text)
+        elif self._resumed:
+            place = self._resumed.pop(text, None)
+        if place is not None:
             try:
-                return await follow(place)
+                return await follow(place, is_signed=is_signed and held is not None)
             except ImageFailed as failed:
                 self._places.forget(text)  # what it led to may be good for some time only
                 if isinstance(failed, Unanswered):
                     raise
-        return await follow(await self._objects.sign_file(text) if is_signed else parse_http_url(text))
+            except MustWait as wait:
+                if wait.forbidden is None:
+                    raise
+                self._places.forget(text)  # as above
+        if held is None:
+            url = await self._objects.sign(text) if is_signed else parse_http_url(text)
+        else:
+            url = await self._objects.sign_file(text) if is_signed else parse_http_url(text)
+        return await follow(url, is_signed=is_signed)
 
     async def _follow(
-        self, url: HttpUrl, *, is_signed: bool, held: ByteRange | None = None, rotation: int, is_last_resort: bool
+        self,
+        url: HttpUrl,
+        *,
+        text: str,
+        is_signed: bool,
+        held: ByteRange | None,
+        rotation: int,
+        is_last_resort: bool,
+        may_go_back: bool,
     ) -> Fetched[Image]:
         start = url
         send = partial(self._send, rotation=rotation)
@@ -132,7 +168,12 @@ class Downloads(Generic[Image]):
             is_trusted = is_signed or held is not None
             cookie = cookies.header(url) if cookies else ""
             request = self._client.request(url, is_trusted=is_trusted, cookie=cookie, held=held)
-            answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort)
+            try:
+                answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort, may_go_back=may_go_back)
+            except MustWait:
+                if url.text != text and cookies is None and held is None and not is_signed:
+                    self._resumed[text] = url
+                raise
             if not isinstance(answer, Redirect):
                 if held is not None and url is not start and cookies is None:
                     self._places.note(held.uri, url)

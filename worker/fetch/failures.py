@@ -3,11 +3,14 @@
 ImageFailed      The failure is final: a server's answer (404, a body that is too large), a missing file, an invalid
 │                URL. The request is not repeated. The image's next source is tried.
 ├── NotAsked     The same, but no server was asked, because the host is not allowed.
-└── Unanswered   No useful answer came. The request is repeated if `may_pass` (429, 5xx, a timeout, a reset), and not
+├── Forbidden    The answer 403. `doubts` tells when it is final.
+└── Unanswered   No useful answer came. The request is repeated if `may_pass` (5xx, a timeout, a reset), and not
                  repeated if not (no such host, a certificate that is not valid). When all sources have failed, the
                  reason may be the image, its host or the network. `Hosts.is_network_up` decides: either the image
                  fails, or it is fetched again. What the host itself has sent (no HTTP, half an answer, a certificate
                  that is not valid) is its own fault, and shows that the network is well.
+
+A refusal, 429 or 503 with Retry-After, is no failure of the image: the row waits for its site (`must_wait`).
 
 Two errors end the chunk instead, because no image is to blame: SourceUnavailable when all hosts fail for too long, and
 ResourceExhausted when this machine cannot open another connection.
@@ -28,6 +31,10 @@ class NotAsked(ImageFailed):
     """No server was asked, because the host is not allowed. This says nothing about whether any host answers."""
 
 
+class Forbidden(ImageFailed):
+    """A server answered with 403. Some sites do so to whoever asks too often."""
+
+
 class Unanswered(ImageFailed):
     """A server was asked, and no useful answer came."""
 
@@ -39,6 +46,8 @@ class Unanswered(ImageFailed):
         may_pass: bool,
         retry_after_seconds: float = 0.0,
         is_hosts_fault: bool = False,
+        slows: bool = False,
+        is_refusal: bool = False,
     ) -> None:
         super().__init__(reason, detail)
         self.may_pass = may_pass
@@ -47,6 +56,10 @@ class Unanswered(ImageFailed):
         """Whether the host itself has sent what cannot be used. Then the network is well."""
         self.retry_after_seconds = retry_after_seconds
         """The pause that the host asked for."""
+        self.slows = slows
+        """Whether the site is asked more slowly from now on."""
+        self.is_refusal = is_refusal
+        """Whether the site only asks for fewer requests, so that the image and its host are not to blame."""
         self.host = ""
         """The host that was asked. `Hosts` sets this attribute and the next two."""
         self.asked_at = -math.inf
@@ -62,6 +75,8 @@ class Unanswered(ImageFailed):
             may_pass=self.may_pass,
             retry_after_seconds=self.retry_after_seconds,
             is_hosts_fault=self.is_hosts_fault,
+            slows=self.slows,
+            is_refusal=self.is_refusal,
         )
         other.host, other.asked_at, other.was_probe = self.host, self.asked_at, self.was_probe
         return other

@@ -10,8 +10,11 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from common.format.reasons import Reason
 from worker.fetch.admission import Admission, Admit, Decision, HostGivenUp, NetworkGivenUp, Probe, Wait
-from worker.fetch.failures import NotAsked, Unanswered
+from worker.fetch.failures import Forbidden, NotAsked, Unanswered
+from worker.fetch.must_wait import MustWait, Refusal
+from worker.fetch.sites import Sites
 from worker.fetch.slots import Slots
 from worker.fetch.statuses import check_status
 from worker.rows import ImageFailed
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from worker.fetch.http_client import HttpClient
     from worker.fetch.request import Request
+    from worker.fetch.sites import Site
     from worker.settings import FetchSettings
     from worker.stage_times import StageTimes
 
@@ -43,6 +47,7 @@ class Hosts:
         self, settings: FetchSettings, *, client: HttpClient[Any], retry_after_limit_seconds: float, times: StageTimes
     ) -> None:
         self._retry_after_limit_seconds = retry_after_limit_seconds
+        self.sites = Sites(settings)
         self._times = times
         self._asking = times.measure("fetch_worked")
         self.slots = Slots(total=settings.fetch_concurrency, per_host=settings.fetch_concurrency_per_host)
@@ -64,44 +69,75 @@ class Hosts:
                 yield
 
     async def ask(
-        self, request: Request, send: Callable[[Request], Awaitable[Answer]], *, is_last_resort: bool
+        self,
+        request: Request,
+        send: Callable[[Request], Awaitable[Answer]],
+        *,
+        is_last_resort: bool,
+        may_go_back: bool = True,
     ) -> Answer:
         """Call `send` once the request may be made, and return what it returns.
+
+        Raises MustWait if the site refuses the request, and if a slow site has no turn for it now and the row
+        `may_go_back` to wait for one. Else the request waits here.
 
         Raises the failures that the module `failures` describes, and SourceUnavailable if all hosts fail for too long.
         When the host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image
         without one fails only if the network works.
         """
+        site = self.sites.of(request.url)
         host = request.url.host  # without its port: the limit of requests holds for all its ports together
-        if not self.slots.try_acquire(host):
-            await self.slots.acquire(host)
+        if not (site.is_free and self.slots.try_acquire(host)):  # most requests have both at once
+            await self._turn_and_slot(site, host, may_go_back=may_go_back)
         admitted = self._admission.decide(request.host)
         if not isinstance(admitted, Admit):  # most are admitted at once
-            admitted = await self._wait_for_admission(request, admitted, is_last_resort=is_last_resort)
+            admitted = await self._wait_for_admission(request, site, admitted, is_last_resort=is_last_resort)
         asked_at = time.monotonic()
+        site.note_begin(asked_at)
         try:
             with self._asking:
                 answer = await send(request)
         except Unanswered as failure:
             failure.host, failure.asked_at, failure.was_probe = request.host, asked_at, admitted.is_probe
-            if failure.is_hosts_fault:
-                self.has_faulty_host = True
-            if failure.may_pass:
-                self._note_failure(request.host, failure, is_last_resort=is_last_resort)
-            elif failure.is_hosts_fault:
-                self._admission.note_contact()
+            self._note_unanswered(site, failure, is_last_resort=is_last_resort)
             raise
         except NotAsked:
             raise
+        except Forbidden as forbidden:
+            self._admission.note_answer(request)
+            if is_last_resort:
+                _check_is_final(forbidden, site, asked_at=asked_at)
+            site.note_answer(sent_at=asked_at)
+            raise
         except ImageFailed:
             self._admission.note_answer(request)
+            site.note_answer(sent_at=asked_at)
             raise
         else:
             self._admission.note_answer(request)
+            site.note_answer(sent_at=asked_at)
+            site.has_answered = True
             return answer
         finally:
             self._admission.note_end(request.host)
+            site.note_end()
             self.slots.release(host)
+
+    async def _turn_and_slot(self, site: Site, host: str, *, may_go_back: bool) -> None:
+        """Wait for a turn at a site and for a slot of the host, and take both."""
+        while True:
+            if not (site.is_free or site.promised):
+                await self._turn(site, may_go_back=may_go_back)
+            await self.slots.acquire(host)
+            if site.is_free or site.promised or site.has_turn(time.monotonic()):
+                return
+            self.slots.release(host)  # the site has become slow meanwhile
+
+    async def _turn(self, site: Site, *, may_go_back: bool) -> None:
+        """Wait for a turn at a site, and take it. Nothing is held meanwhile."""
+        if site.is_slow and (may_go_back or self.sites.is_ending) and not site.has_turn(time.monotonic()):
+            raise MustWait(site)
+        await site.turn()
 
     async def is_network_up(self, *, since: float) -> bool:
         """Return whether any host has answered since then. Ask known-good URLs if that is not known."""
@@ -110,7 +146,12 @@ class Hosts:
             if known is not None:
                 return known
             began = time.monotonic()
-            for known_good_url in self._admission.most_promising_urls(KNOWN_GOOD_URLS_ASKED):
+            known_good_urls = self._admission.most_promising_urls(KNOWN_GOOD_URLS_ASKED)
+            now = time.monotonic()
+            may_be_asked = [each for each in known_good_urls if not self.sites.of(each.url).wants_silence(now)]
+            if known_good_urls and not may_be_asked:
+                return True  # all of them have answered, if only to ask for a pause
+            for known_good_url in may_be_asked:
                 if await self._answers(known_good_url) or self._admission.network.has_answered_since(began):
                     return True
             self._admission.network.note_silence(began=began)
@@ -122,11 +163,13 @@ class Hosts:
             self._note_failure(failure.host, failure)
         await asyncio.sleep(SILENCE_PAUSE_SECONDS)
 
-    async def _wait_for_admission(self, request: Request, decision: Decision, *, is_last_resort: bool) -> Admit:
+    async def _wait_for_admission(
+        self, request: Request, site: Site, decision: Decision, *, is_last_resort: bool
+    ) -> Admit:
         """Wait until the request may be made. The caller holds a slot, before and after it."""
         while True:
             try:
-                admitted = await self._carry_out(decision, is_last_resort=is_last_resort)
+                admitted = await self._carry_out(decision, site, is_last_resort=is_last_resort)
             except BaseException:
                 self.slots.release(request.url.host)
                 raise
@@ -134,15 +177,19 @@ class Hosts:
                 return admitted
             self.slots.release(request.url.host)
             await asyncio.sleep(admitted.seconds)
+            if not (site.is_free or site.promised):
+                await self._turn(site, may_go_back=False)
             await self.slots.acquire(request.url.host)
             decision = self._admission.decide(request.host)
 
-    async def _carry_out(self, decision: Decision, *, is_last_resort: bool) -> Admit | Wait:
+    async def _carry_out(self, decision: Decision, site: Site, *, is_last_resort: bool) -> Admit | Wait:
         match decision:
             case Admit() | Wait():
                 return decision
             case Probe(known_good_url):
-                return Admit() if await self._answers(known_good_url) else Wait(SILENCE_PAUSE_SECONDS)
+                if not await self._answers(known_good_url):
+                    return Wait(SILENCE_PAUSE_SECONDS)
+                return Admit() if site.is_free else Wait(ANSWERED_PAUSE_SECONDS)
             case HostGivenUp() as host:
                 if not is_last_resort or await self.is_network_up(since=host.failed_at):
                     raise host.image_failed()
@@ -155,18 +202,50 @@ class Hosts:
 
     async def _answers(self, known_good_url: Request) -> bool:
         """Ask for a known-good URL, and return whether a useful answer came."""
+        site, asked_at = self.sites.of(known_good_url.url), time.monotonic()
+        site.note_begin(asked_at)
         try:
             check_status(await self._client.probe(known_good_url))
         except Unanswered as failure:
+            if failure.slows:
+                site.note_refusal(sent_at=asked_at, retry_after_seconds=failure.retry_after_seconds)
+            if failure.is_refusal:
+                self._admission.note_refusal(known_good_url.host)
+                return True
             self._note_failure(known_good_url.host, failure)
             return False
         except ImageFailed:
             pass  # a 404 is useful too
         finally:
             self._admission.note_end(known_good_url.host)
+            site.note_end()
+        site.note_answer(sent_at=asked_at)
         self._admission.note_answer(known_good_url)
         return True
+
+    def _note_unanswered(self, site: Site, failure: Unanswered, *, is_last_resort: bool) -> None:
+        """Note the failure of a request. Raises MustWait if the site only asks for fewer requests."""
+        if failure.is_refusal:
+            self._admission.note_refusal(failure.host)
+            status = 429 if failure.reason is Reason.RATE_LIMITED else 503
+            raise MustWait(site, refusal=Refusal(status, failure.asked_at, failure.retry_after_seconds)) from failure
+        if failure.slows and (site.is_slow or site.refuses_often()):
+            site.note_refusal(sent_at=failure.asked_at, retry_after_seconds=0)
+        if failure.is_hosts_fault:
+            self.has_faulty_host = True
+        if failure.may_pass:
+            self._note_failure(failure.host, failure, is_last_resort=is_last_resort)
+        elif failure.is_hosts_fault:
+            self._admission.note_contact()
 
     def _note_failure(self, host: str, failure: Unanswered, *, is_last_resort: bool = True) -> None:
         failure.retry_after_seconds = min(failure.retry_after_seconds, self._retry_after_limit_seconds)
         self._admission.note_failure(host, failure, is_last_resort=is_last_resort)
+
+
+def _check_is_final(forbidden: Forbidden, site: Site, *, asked_at: float) -> None:
+    """Raise MustWait if an answer 403 is a refusal, or may be one."""
+    if site.refuses_with_403:
+        raise MustWait(site, refusal=Refusal(403, asked_at, 0.0)) from forbidden
+    if site.has_answered and not site.denies_with_403:
+        raise MustWait(site, forbidden=forbidden) from forbidden

@@ -15,8 +15,11 @@ from worker.fetch.hosts import Hosts
 from worker.fetch.http_client import HttpClient
 from worker.fetch.image_url import check_characters, parse_http_url, scheme_of
 from worker.fetch.local_image import local_path
+from worker.fetch.must_wait import MustWait
 from worker.fetch.object_urls import ObjectUrls
-from worker.fetch.rows_ahead import RowsAhead
+from worker.fetch.refusals import Refusals
+from worker.fetch.rows_ahead import Place, RowsAhead
+from worker.fetch.rows_later import RowsLater
 from worker.fetch.sources import candidates, first_url
 from worker.fetch.statuses import failure_of
 from worker.fetch.transport import Broken, Image, ReadFile
@@ -25,12 +28,13 @@ from worker.stage_times import StageTimes
 from worker.url_forms import odd_form
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from types import TracebackType
 
     from worker.fetch.image_url import HttpUrl
     from worker.fetch.relayed_proxies import RelayedProxies
     from worker.fetch.resolvers import Resolver
+    from worker.fetch.sites import SiteState
     from worker.fetch.transport import Transport
     from worker.rows import ByteRange, HeldImages
     from worker.settings import FetchSettings, HttpSettings
@@ -45,6 +49,13 @@ SIGNED_AT_ONCE = 64
 
 FILES = "file://"
 """Stands for the host of local files, whose reads take slots like requests."""
+
+FILES_PLACE = Place(FILES, None)
+
+UNKNOWN_PLACE = Place("", None)
+
+PLACES_KEPT = 5000
+"""Number of servers that are remembered with their sites."""
 
 MAX_FIRST_BYTES = 1 << 20
 """The largest number of bytes that are reserved for an image before its length is known."""
@@ -104,6 +115,9 @@ class ImageFetcher(Generic[Image]):
             budget=self._budget,
             first_bytes=self._first_bytes,
         )
+        self._refusals = Refusals()
+        self._attempts, self._slow_site_seconds = settings.fetch_attempts, settings.slow_site_seconds
+        self._places: dict[str, Place] = {}
         self._bytes_of_files = 0
 
     @property
@@ -143,11 +157,32 @@ class ImageFetcher(Generic[Image]):
         """Return the rows as they wait to be fetched. As many as may be under way may wait for their hosts."""
         return RowsAhead(
             self._signed_ahead(rows),
-            host_of=self._first_host,
+            place_of=self._first_place,
             slots=self._hosts.slots,
+            sites=self._hosts.sites,
             most_waiting=most_under_way,
             most_under_way=most_under_way,
         )
+
+    def later(self, ahead: RowsAhead, *, fail: Callable[[Row, ImageFailed], object]) -> RowsLater:
+        """Return what takes rows back that must wait. `fail` is called with a row that does not wait any more."""
+        return RowsLater(
+            ahead,
+            sites=self._hosts.sites,
+            refusals=self._refusals,
+            slow_site_seconds=self._slow_site_seconds,
+            attempts=self._attempts,
+            fail=fail,
+        )
+
+    @property
+    def had_slow_sites(self) -> bool:
+        """Whether any site was asked at a limited rate."""
+        return self._hosts.sites.had_slow
+
+    def slow_sites(self) -> list[SiteState]:
+        """Return the slow sites for which rows are left, those with the most rows first. Any thread may call it."""
+        return self._hosts.sites.slow()
 
     def _signed_ahead(self, rows: Sequence[Row]) -> Iterator[Row]:
         for start in range(0, len(rows), SIGNED_AT_ONCE):
@@ -157,20 +192,36 @@ class ImageFetcher(Generic[Image]):
             )
             yield from block
 
-    def _first_host(self, row: Row) -> str:
-        """Return the host of the row's first request, or any other text if that is hard to tell."""
+    def _first_place(self, row: Row) -> Place:
+        """Return where the row's first request goes."""
         url = first_url(row, self._sources, mirror_url=self._mirror_url) if row.held is None else row.held.uri
         scheme, _, rest = url.partition("://")
         if scheme not in REQUESTED_SCHEMES:
-            return FILES
-        place = rest.partition("/")[0]
-        return self._objects.host_of(place) if scheme == "s3" else place.partition(":")[0]
+            return FILES_PLACE
+        server = f"{scheme}://{rest.partition('/')[0]}"
+        return self._places.get(server) or self._find_place(server)
+
+    def _find_place(self, server: str) -> Place:
+        if server.startswith("s3://"):
+            url = self._objects.server_of(server[len("s3://") :])
+            if url is None:
+                return UNKNOWN_PLACE
+        else:
+            try:
+                url = parse_http_url(f"{server}/")
+            except ImageFailed:
+                return UNKNOWN_PLACE
+        if len(self._places) >= PLACES_KEPT:
+            self._places.clear()
+        place = self._places[server] = Place(url.host, self._hosts.sites.of(url))
+        return place
 
     async def fetch(self, row: Row) -> Fetched[Image]:
         """Return the image once all its bytes have arrived. They count against `inflight_bytes` until `release`.
 
-        Raises ImageFailed if no source has the image, SourceUnavailable if no source answers at all, StoreAccessDenied
-        or StoreUnavailable if an `s3://` image cannot be signed, and what the transport raises.
+        Raises ImageFailed if no source has the image, MustWait if the row has to wait for a site, SourceUnavailable if
+        no source answers at all, StoreAccessDenied or StoreUnavailable if an `s3://` image cannot be signed, and what
+        the transport raises.
         """
         while True:
             try:
@@ -202,6 +253,12 @@ class ImageFetcher(Generic[Image]):
             except ImageFailed as failed:
                 failure = failed
                 tried.append(f"{source}: {failed.reason} {failed.detail}")
+            except MustWait as wait:
+                if is_last_resort or self._refusals.count(row) + 1 < self._attempts:
+                    raise
+                status = wait.refusal.status if wait.refusal else 429
+                failure = ImageFailed(Reason.RATE_LIMITED, str(status))
+                tried.append(f"{source}: {failure.reason} {failure.detail} after {self._attempts} attempts")
         detail = "; ".join(tried)
         raise failure.with_detail(detail) if failure else ImageFailed(Reason.NO_SOURCE, detail)
 
@@ -219,6 +276,7 @@ class ImageFetcher(Generic[Image]):
 
     def forget(self, row: Row) -> None:
         """Let go of what is kept for a row, because the row is settled."""
+        self._refusals.forget(row)
         if self._held is not None:
             self._held.release(row.position)
 

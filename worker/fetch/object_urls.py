@@ -27,6 +27,9 @@ AHEAD_SECONDS = 300
 """Longest time in seconds between a signature and its first use. The SDK renews credentials earlier than that before
 they expire."""
 
+MOST_AHEAD = 10_000
+"""Number of signed URLs from which no others are made ahead: their rows wait for a slow site."""
+
 
 class _Ahead(NamedTuple):
     url: HttpUrl
@@ -62,10 +65,9 @@ class ObjectUrls:
                 f"https URL: {failure.detail}"
             ) from failure
 
-    def host_of(self, bucket: str) -> str:
-        """Return the host that has the bucket, an empty text if no URL of the bucket was signed yet."""
-        server = self._servers.get(bucket)
-        return server.host if server else ""
+    def server_of(self, bucket: str) -> HttpUrl | None:
+        """Return a URL on the server that has the bucket, None if no URL of the bucket was signed yet."""
+        return self._servers.get(bucket)
 
     def sign_ahead(self, texts: Iterable[str]) -> None:
         """Sign those of the URLs for which nothing has to be loaded, and keep the signed URLs for `sign`.
@@ -74,7 +76,7 @@ class ObjectUrls:
         between two images.
         """
         presigner = self._presigner
-        if presigner is None or presigner.may_block:
+        if presigner is None or presigner.may_block or len(self._ahead) >= MOST_AHEAD:
             return
         now = time.monotonic()
         for text in texts:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from common.errors import ResourceExhausted, SourceUnavailable
 from common.format.reasons import Reason
 from common.retry import retry_after_seconds
-from worker.fetch.failures import NotAsked, Unanswered
+from worker.fetch.failures import Forbidden, NotAsked, Unanswered
 from worker.fetch.transport import Verdict
 from worker.rows import ImageFailed
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 REDIRECTS = {301, 302, 303, 307, 308}
 MAY_PASS = {407, 408, 425, 429, 500, 502, 503, 504, 511}
 """The statuses after which the same request may succeed later."""
+SLOWING = {429, 503}
+"""The statuses after which a site is asked more slowly."""
 
 _REASONS = {
     404: Reason.NOT_FOUND,
@@ -36,10 +38,19 @@ def check_status(answer: Answered) -> None:
     if status == 200:
         return
     reason = _REASONS.get(status) or (Reason.SERVER_ERROR if status >= 500 else Reason.HTTP_ERROR)
+    if status == 403:
+        raise Forbidden(reason, str(status))
     if status not in MAY_PASS:
         raise ImageFailed(reason, _DETAILS.get(status, str(status)))
     wait = retry_after_seconds(answer.retry_after)
-    raise Unanswered(reason, str(status), may_pass=True, retry_after_seconds=wait)
+    raise Unanswered(
+        reason,
+        str(status),
+        may_pass=True,
+        retry_after_seconds=wait,
+        slows=status in SLOWING,
+        is_refusal=status == 429 or (status == 503 and bool(answer.retry_after.strip())),
+    )
 
 
 def failure_of(broken: Broken) -> ImageFailed | ResourceExhausted | SourceUnavailable:

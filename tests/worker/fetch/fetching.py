@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from common.format.reasons import Reason
 from common.settings import read_settings
 from tests.image_server import answer, image_server
 from tests.worker.fetch.thread_transport import Image, ThreadTransport
 from worker.fetch.image_fetcher import ImageFetcher
+from worker.fetch.must_wait import MustWait
 from worker.fetch.relayed_proxies import RelayedProxies
 from worker.rows import ImageFailed, Row
 from worker.settings import WorkerSettings
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from common.format.reasons import Reason
     from worker.fetch.resolvers import Resolver
 
 PICTURE = os.urandom(200_000)
@@ -73,6 +74,8 @@ async def get(fetcher: ImageFetcher[Image], image: str | Row) -> bytes | Reason:
         held = await fetcher.fetch(row)
     except ImageFailed as failed:
         return failed.reason
+    except MustWait:
+        return Reason.RATE_LIMITED  # a chunk would ask again later
     held.release()
     return held.image.data
 

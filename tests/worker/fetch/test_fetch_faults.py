@@ -32,6 +32,7 @@ from tests.image_server import (
 )
 from tests.worker.fetch.fetching import PICTURE, failure, fetch, fetch_together, get, image_fetcher, worker_settings
 from worker.fetch.circuit import FAILURES_TO_OPEN
+from worker.fetch.must_wait import MustWait
 from worker.rows import Row
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ TEMPORARY: list[tuple[str, Behaviour, Reason]] = [
         for status, reason in {
             408: Reason.HTTP_ERROR,
             425: Reason.HTTP_ERROR,
-            429: Reason.RATE_LIMITED,
             500: Reason.SERVER_ERROR,
             502: Reason.SERVER_ERROR,
             503: Reason.SERVER_ERROR,
@@ -125,21 +125,25 @@ def test_headers_without_an_end_are_a_failed_connection(server: ImageServer) -> 
     assert fetch(url) == [Reason.CONNECTION_FAILED]
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_retry_after_is_waited_for_up_to_the_limit(server: ImageServer, status: int) -> None:
-    busy = answer(status=status, headers={"Retry-After": "3600"})
-    url = server.on("/a.jpg", first(1, busy, then=answer(PICTURE)))
+@pytest.mark.parametrize(
+    ("status", "headers"), [(429, {}), (429, {"Retry-After": "1"}), (503, {"Retry-After": "1"})], ids=str
+)
+def test_a_site_that_asks_for_fewer_requests_sends_the_row_back_and_uses_up_no_attempt(
+    server: ImageServer, status: int, headers: dict[str, str]
+) -> None:
+    url = server.on("/a.jpg", answer(status=status, headers=headers))
 
-    async def run() -> float:
-        limits = worker_settings(fetch_attempts=2, retry_after_limit_seconds=0.7)
-        async with image_fetcher(limits) as fetcher:
-            clock = asyncio.get_running_loop().time
-            started = clock()
-            assert await get(fetcher, url) == PICTURE
-            assert fetcher.retries == 1
-            return clock() - started
+    async def run() -> None:
+        async with image_fetcher(worker_settings(fetch_attempts=3)) as fetcher:
+            with pytest.raises(MustWait) as caught:
+                await fetcher.fetch(Row(position=0, url=url))
+            assert caught.value.refusal is not None
+            assert caught.value.refusal.status == status
+            assert caught.value.refusal.retry_after_seconds == float(headers.get("Retry-After", 0))
+            assert fetcher.retries == fetcher.in_flight == 0
 
-    assert asyncio.run(run()) >= 0.7  # without the header the pause is 0.5 s at most
+    asyncio.run(run())
+    assert server.count("/a.jpg") == 1
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_a_slow_host_delays_no_other_host(server: ImageServer) -> None:
 
 
 def test_nothing_is_held_while_an_image_waits_for_its_next_attempt(server: ImageServer) -> None:
-    busy = server.on("/busy", answer(status=503, headers={"Retry-After": "3600"}))
+    busy = server.on("/busy", answer(status=502, headers={"Retry-After": "3600"}))
     good = server.on("/good", answer(PICTURE))
 
     async def run() -> None:
@@ -303,7 +307,7 @@ def test_a_short_outage_of_a_host_costs_no_image(server: ImageServer) -> None:
     release = threading.Event()
 
     def until_released(number: int) -> str:
-        good, bad = answer(b"%d" % number), answer(status=503)
+        good, bad = answer(b"%d" % number), answer(status=502)
 
         async def behave(request: web.BaseRequest) -> web.StreamResponse:
             return await (good if release.is_set() else bad)(request)
@@ -325,7 +329,7 @@ def test_a_short_outage_of_a_host_costs_no_image(server: ImageServer) -> None:
 
 
 def test_a_request_that_was_the_probe_of_an_open_circuit_is_not_an_attempt_of_its_image(server: ImageServer) -> None:
-    busy_at_first = first(FAILURES_TO_OPEN + 1, answer(status=503), then=answer(PICTURE))
+    busy_at_first = first(FAILURES_TO_OPEN + 1, answer(status=502), then=answer(PICTURE))
     urls = [server.on(f"/{number}", busy_at_first) for number in range(FAILURES_TO_OPEN + 1)]
     assert fetch(*urls, fetch_attempts=1) == [Reason.SERVER_ERROR] * FAILURES_TO_OPEN + [PICTURE]
     assert server.count(f"/{FAILURES_TO_OPEN}") == 2

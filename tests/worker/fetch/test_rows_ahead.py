@@ -8,7 +8,9 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.fetch.rows_ahead import RowsAhead
+from tests.worker.fetch.fetching import worker_settings
+from worker.fetch.rows_ahead import Place, RowsAhead
+from worker.fetch.sites import Sites
 from worker.fetch.slots import Slots
 from worker.rows import Row
 
@@ -21,8 +23,9 @@ def rows_of(hosts: str) -> list[Row]:
 def ahead_of(hosts: str, slots: Slots, *, most_waiting: int = 100, most_under_way: int = 100) -> RowsAhead:
     return RowsAhead(
         rows_of(hosts),
-        host_of=lambda row: row.url,
+        place_of=lambda row: Place(row.url, None),
         slots=slots,
+        sites=Sites(worker_settings().fetch),
         most_waiting=most_waiting,
         most_under_way=most_under_way,
     )
@@ -55,11 +58,11 @@ def test_every_row_is_handed_out_once_and_every_task_ends(  # noqa: PLR0917 - hy
             for _ in range(order.randrange(4)):
                 await asyncio.sleep(0)
 
-        async def settle() -> None:
+        async def settle(row: Row) -> None:
             nonlocal under_way
             await pause()
             under_way -= 1
-            ahead.note_settled()
+            ahead.note_settled(row)
 
         async def work() -> None:
             nonlocal under_way
@@ -72,7 +75,7 @@ def test_every_row_is_handed_out_once_and_every_task_ends(  # noqa: PLR0917 - hy
                     await pause()
                     async with slots.slot(row.url):
                         await pause()
-                later.append(asyncio.create_task(settle()))
+                later.append(asyncio.create_task(settle(row)))
 
         await asyncio.gather(*(work() for _ in range(tasks)))
         await asyncio.gather(*later)
@@ -127,18 +130,19 @@ def test_the_rows_that_wait_for_a_host_are_limited() -> None:
 def test_a_row_that_is_settled_makes_room_for_another_one() -> None:
     async def run() -> None:
         ahead = ahead_of("aaa", Slots(total=8, per_host=8), most_under_way=2)
-        await ahead.next()
-        await ahead.next()
+        first, second = await ahead.next(), await ahead.next()
+        assert first is not None
+        assert second is not None
         waiting = asyncio.create_task(ahead.next())
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        ahead.note_settled()
+        ahead.note_settled(first)
         row = await waiting
         assert row is not None
         assert row.position == 2
         waiting = asyncio.create_task(ahead.next())
         await asyncio.sleep(0.01)
-        ahead.note_settled()
+        ahead.note_settled(second)
         assert await waiting is None
 
     asyncio.run(asyncio.wait_for(run(), 10))

@@ -46,6 +46,7 @@ QUICK: dict[str, Any] = {
     "fetch_timeout_seconds": 2,
     "retry_after_limit_seconds": 1,
     "source_patience_seconds": 4,
+    "slow_site_seconds": 4,
 }
 
 
@@ -80,7 +81,7 @@ def test_every_row_is_embedded_or_has_one_reason_however_its_source_misbehaves(
         server.on("/odd-length.jpg", raw(b"HTTP/1.1 200 OK\r\nContent-Length: four\r\n\r\nfour")): "connection_failed",
         server.on("/loop.jpg", redirect("/pool.jpg")): "too_many_redirects",
         server.on("/pool.jpg", redirect("/loop.jpg")): "too_many_redirects",
-        server.on("/always.jpg", busy): "rate_limited",
+        server.on("/always.jpg", busy): "deferred",
         "http://no-such-host.invalid/a.jpg": "connection_failed",
         # Enough to open a circuit, on the host of the good images and after them. The host must not be given up.
         **{server.on(f"/hang{n}.jpg", stall()): "timeout" for n in range(2 * FAILURES_TO_OPEN)},
@@ -97,7 +98,6 @@ def test_every_row_is_embedded_or_has_one_reason_however_its_source_misbehaves(
 DEATHS: dict[str, tuple[Behaviour, float]] = {
     "the connections break": (reset_connection(), 1),
     "it answers 503": (answer(status=503), 0.01),
-    "it answers 429": (answer(status=429, headers={"Retry-After": "3600"}), 0.5),
 }
 
 
