@@ -51,10 +51,6 @@ FAILURES_LISTED = "failures_listed"
 """The event with which a worker that fails its chunk names the file that lists all failed images. `embedder run` shows
 it."""
 
-SLOW_SITE = "slow_site"
-"""The event with which a worker says, for one site that serves slowly, the rate that it bears (`rate_per_s`), how many
-images are `left`, and the time until they are fetched (`done_in_s`). `embedder run` and `embedder status` read it."""
-
 CHUNK_REFUSED = "chunk_refused"
 """The event with which a merge names a chunk file that it refuses. `embedder run` computes that chunk again."""
 

@@ -86,7 +86,9 @@ def scraped_worker() -> Scrape:
             *(server.on(f"/{number}.png", picture) for number in range(4)),
             server.on("/late.png", held(release, then=picture)),
         ]
-        run_pipeline(urls, metrics_port=port, while_running=watch)
+        # A site with a rate of its own is a slow one, which has metrics.
+        rates = f"127.0.0.1:{server.port}=1000"
+        run_pipeline(urls, metrics_port=port, while_running=watch, site_rates=rates)
     return scrapes[0]
 
 
