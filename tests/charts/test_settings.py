@@ -71,6 +71,8 @@ SAMPLES: dict[str, Any] = {
     "chunk_count": 77,
     "manifest_uri": "https://example.com/list.csv",
     "sources": "thumbnail,original",
+    "max_rate_per_site": 4.5,
+    "site_rates": "flickr.com=2,example.org=0.5",
     "user_agent": 'embedder/{version} (https://example.com; "quoted" $HOME $(HOME) $$)',
     "max_failure_ratio": 0.05,
     "max_inflight_bytes": 2_147_483_648,
