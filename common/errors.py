@@ -10,7 +10,8 @@ EmbedderError
 │   ├── FingerprintMismatch      the store holds a run made with other settings
 │   ├── ClusterAccessDenied      no cluster is configured, or it refuses access
 │   ├── NotInCluster             the cluster has no such release, Job or pod
-│   └── RerunRefused             these chunks cannot be computed again at this time
+│   ├── RerunRefused             these chunks cannot be computed again at this time
+│   └── TopUpRefused             failed images cannot be fetched again at this time
 ├── DataError                65  this chunk cannot succeed: its index fails
 │   ├── TooManyFailures          more images failed than the limit allows
 │   ├── ChunkInvalid             a chunk file breaks an invariant
@@ -96,6 +97,10 @@ class NotInCluster(ConfigError):
 
 
 class RerunRefused(ConfigError):
+    pass
+
+
+class TopUpRefused(ConfigError):
     pass
 
 

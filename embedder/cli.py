@@ -22,6 +22,7 @@ from k8s import logs
 from k8s.api.options import IN_CLUSTER
 from k8s.rerun import command as rerun
 from k8s.status import command as status
+from k8s.topup import command as topup
 
 HERE = "On this machine"
 
@@ -41,6 +42,7 @@ app.command("list", rich_help_panel=HERE, epilog=listing.EPILOG)(listing.write_l
 app.command("status", rich_help_panel=IN_CLUSTER, epilog=status.EPILOG)(status.status)
 app.command("logs", rich_help_panel=IN_CLUSTER, epilog=logs.EPILOG)(logs.logs)
 app.command("rerun", rich_help_panel=IN_CLUSTER, epilog=rerun.EPILOG)(rerun.rerun)
+app.command("topup", rich_help_panel=IN_CLUSTER, epilog=topup.EPILOG)(topup.topup)
 
 
 def _show_version(wanted: bool) -> None:

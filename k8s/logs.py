@@ -56,7 +56,7 @@ def logs(
 ) -> None:
     """Show the log of one chunk of a run in the cluster.
 
-    The log has all attempts in order, those of reruns included.
+    The log has all attempts in order, those of reruns and top-ups included.
     Lines go to standard output, a heading for each attempt to standard error.
     """
     if follow and previous:
@@ -85,7 +85,7 @@ class ChunkLog:
         """
         while True:
             attempts = self._attempts()
-            is_pending = self._chunk in self._release.pending()
+            is_pending = self._release.is_busy(self._chunk)
             if not attempts and not (follow and is_pending):
                 if self._shown:  # its Job was deleted after its end, while the log was followed
                     return

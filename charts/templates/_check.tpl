@@ -54,14 +54,21 @@
 {{ include "embedder.string" .Values.rerun.chunks }}
 {{- end -}}
 
-{{/* The number of chunks that a rerun computes. The list must be ascending, and every chunk must exist. */}}
+{{/* The number of chunks that a rerun computes. Takes the root. */}}
 {{- define "embedder.rerun.completions" -}}
-{{- $text := include "embedder.rerun.chunks" . }}
+{{ include "embedder.countChunks" (dict "root" . "name" "rerun.chunks" "text" (include "embedder.rerun.chunks" .) "command" "embedder rerun") }}
+{{- end -}}
+
+{{/* The number of chunks of a list, which must be ascending; every chunk must exist. Takes root, name and text of the list,
+and the command that takes longer lists. */}}
+{{- define "embedder.countChunks" -}}
+{{- $text := .text }}
+{{- $name := .name }}
 {{- if gt (len $text) 100000 }}
-{{- fail (printf "rerun.chunks has %d characters, and an environment variable ends at 131,072; use `embedder rerun`, which writes the list in a shorter form" (len $text)) }}
+{{- fail (printf "%s has %d characters, and an environment variable ends at 131,072; use `%s`, which writes the list in a shorter form" $name (len $text) .command) }}
 {{- end }}
 {{- if not (regexMatch "^(0|[1-9][0-9]{0,5})(-(0|[1-9][0-9]{0,5}))?(,(0|[1-9][0-9]{0,5})(-(0|[1-9][0-9]{0,5}))?)*$" $text) }}
-{{- fail (printf "rerun.chunks is %s, which is not a list of chunks; write it like 3,7-9" $text) }}
+{{- fail (printf "%s is %s, which is not a list of chunks; write it like 3,7-9" $name $text) }}
 {{- end }}
 {{- $count := 0 }}
 {{- $previous := -1 }}
@@ -69,13 +76,14 @@
 {{- $first := splitList "-" $range | first | int }}
 {{- $last := splitList "-" $range | last | int }}
 {{- if or (le $first $previous) (lt $last $first) }}
-{{- fail (printf "rerun.chunks is %s, which is not ascending at %s; write each chunk once and in order, like 3,7-9" $text $range) }}
+{{- fail (printf "%s is %s, which is not ascending at %s; write each chunk once and in order, like 3,7-9" $name $text $range) }}
 {{- end }}
 {{- $count = add $count 1 (sub $last $first) }}
 {{- $previous = $last }}
 {{- end }}
-{{- if ge $previous (int .Values.chunks.count) }}
-{{- fail (printf "rerun.chunks names chunk %d, but chunks.count is %d and the last chunk is %d" $previous (int .Values.chunks.count) (sub (int .Values.chunks.count) 1)) }}
+{{- $chunks := int .root.Values.chunks.count }}
+{{- if ge $previous $chunks }}
+{{- fail (printf "%s names chunk %d, but chunks.count is %d and the last chunk is %d" $name $previous $chunks (sub $chunks 1)) }}
 {{- end }}
 {{- $count }}
 {{- end -}}

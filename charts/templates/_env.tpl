@@ -102,18 +102,21 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
   "keepChunks" "verify" "verifyRows" "assembly" "mergeConcurrency" "progressSeconds")) }}
 {{- end -}}
 
-{{/* The variables of the gate, with the name and the namespace of the worker Job that it reads. Takes the root. */}}
+{{/* The variables of the gate, with the names and the namespace of the Jobs that it reads. Takes root, and topUpJob where the
+merge follows a top-up. */}}
 {{- define "embedder.env.gate" -}}
-{{- include "embedder.env.common" . }}
+{{- $ := .root -}}
+{{- include "embedder.env.common" $ }}
 - name: EMBEDDER_RELEASE
-  value: {{ include "embedder.release" . | quote }}
+  value: {{ include "embedder.release" $ | quote }}
 - name: EMBEDDER_WORKER_JOB
-  value: {{ include "embedder.worker.name" . | quote }}
-{{- if .Values.metrics.enabled }}
-{{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" .Values.metrics.port) }}
+  value: {{ include "embedder.worker.name" $ | quote }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_TOP_UP_JOB" "value" .topUpJob) }}
+{{- if $.Values.metrics.enabled }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}
 {{- end }}
 - name: EMBEDDER_ON_FAILED_CHUNKS
-  value: {{ .Values.merge.onFailedChunks | quote }}
+  value: {{ $.Values.merge.onFailedChunks | quote }}
 - name: POD_NAMESPACE
   valueFrom:
     fieldRef:

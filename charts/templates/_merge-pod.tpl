@@ -1,34 +1,37 @@
-{{/* The pod template of the merge Job: the gate as init container, then the merger. Takes the root. */}}
+{{/* The pod template of a merge Job: the gate as init container, then the merger. Takes root, component, and topUpJob: the
+name of the top-up that the merge follows, "" otherwise. */}}
 {{- define "embedder.mergePodTemplate" -}}
-{{- $merge := .Values.merge -}}
+{{- $ := .root -}}
+{{- $merge := $.Values.merge -}}
 metadata:
-  {{- include "embedder.podMetadata" (dict "root" . "component" "merge" "container" "merger" "pods" $merge) | nindent 2 }}
+  {{- include "embedder.podMetadata" (dict "root" $ "component" .component "container" "merger" "pods" $merge) | nindent 2 }}
 spec:
   restartPolicy: Never
   terminationGracePeriodSeconds: {{ int $merge.terminationGracePeriodSeconds }}
-  {{- include "embedder.mergePodCommon" . | nindent 2 }}
+  {{- include "embedder.mergePodCommon" $ | nindent 2 }}
   initContainers:
     {{- with include "embedder.initContainers" $merge }}
     {{- . | nindent 4 }}
     {{- end }}
-    {{- include "embedder.gateContainer" (dict "root" . "command" (list "python" "-m" "k8s.gate")) | nindent 4 }}
-      {{- with include "embedder.metrics.ports" . }}
+    {{- include "embedder.gateContainer" (dict "root" $ "command" (list "python" "-m" "k8s.gate") "topUpJob" .topUpJob) | nindent 4 }}
+      {{- with include "embedder.metrics.ports" $ }}
       {{- . | nindent 6 }}
       {{- end }}
   containers:
     - name: merger
-      {{- include "embedder.mergeContainerCommon" (dict "root" . "env" (include "embedder.env.merger" . | fromYamlArray)) | nindent 6 }}
+      {{- include "embedder.mergeContainerCommon" (dict "root" $ "env" (include "embedder.env.merger" $ | fromYamlArray)) | nindent 6 }}
       command: [python, -m, merger]
       resources:
         {{- toYaml ($merge.resources | default dict) | nindent 8 }}
       volumeMounts:
-        {{- include "embedder.mergeMounts" . | nindent 8 }}
+        {{- include "embedder.mergeMounts" $ | nindent 8 }}
 {{- end -}}
 
-{{/* The gate's container: the init container of the merge, and the container of `helm test`. Takes root and command. */}}
+{{/* The gate's container: the init container of a merge, and the container of `helm test`. Takes root, command, and topUpJob
+where the merge follows a top-up. */}}
 {{- define "embedder.gateContainer" -}}
 - name: gate
-  {{- include "embedder.mergeContainerCommon" (dict "root" .root "env" (include "embedder.env.gate" .root | fromYamlArray)) | nindent 2 }}
+  {{- include "embedder.mergeContainerCommon" (dict "root" .root "env" (include "embedder.env.gate" (dict "root" .root "topUpJob" .topUpJob) | fromYamlArray)) | nindent 2 }}
   command: {{ toJson .command }}
   resources:
     {{- toYaml (.root.Values.merge.gateResources | default dict) | nindent 4 }}

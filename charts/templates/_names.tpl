@@ -122,14 +122,23 @@ component, name, job (.Values.worker or .Values.merge), checksum, and for a work
 {{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $tag }}{{ end }}
 {{- end -}}
 
-{{/* The selector of the workers' pods, including the pods of reruns and of the check. Takes the root. */}}
+{{/* The selector of the workers' pods, including the pods of reruns, top-ups and the check. Takes the root. */}}
 {{- define "embedder.workerPods" -}}
+{{ include "embedder.podsOf" (dict "root" . "components" (list "worker" "rerun" "topup" "check")) }}
+{{- end -}}
+
+{{/* The selector of the merges' pods. Takes the root. */}}
+{{- define "embedder.mergePods" -}}
+{{ include "embedder.podsOf" (dict "root" . "components" (list "merge" "topup-merge")) }}
+{{- end -}}
+
+{{- define "embedder.podsOf" -}}
 matchLabels:
   app.kubernetes.io/name: embedder
-  app.kubernetes.io/instance: {{ .Release.Name | quote }}
-  embedder-release: {{ include "embedder.release" . | quote }}
+  app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
+  embedder-release: {{ include "embedder.release" .root | quote }}
 matchExpressions:
   - key: app.kubernetes.io/component
     operator: In
-    values: [worker, rerun, check]
+    values: [{{ join ", " .components }}]
 {{- end -}}

@@ -29,7 +29,7 @@ pods of a Job cannot change. Takes root, name, checksum and spec. */}}
 {{- end -}}
 
 {{/* "true" if an upgrade must not create the worker Job again, which Kubernetes has deleted after its time to live: the
-merge is complete, or only the chunks of a rerun are wanted. Fail if the merge Job is gone as well, because nothing tells
+merge is complete, or only a rerun or a top-up is wanted. Fail if the merge Job is gone as well, because nothing tells
 then whether the run has ended. Takes the root. */}}
 {{- define "embedder.worker.isOver" -}}
 {{- $namespace := .Release.Namespace }}
@@ -43,12 +43,14 @@ then whether the run has ended. Takes the root. */}}
 {{- range (dig "status" "conditions" list $live) }}
 {{- if and (eq .type "Complete") (eq .status "True") }}{{ $isComplete = true }}{{ end }}
 {{- end }}
-{{- if or $isComplete (ne (include "embedder.rerun.chunks" .) "") }}true{{ end }}
+{{- if or $isComplete .Values.topUp.enabled (ne (include "embedder.rerun.chunks" .) "") }}true{{ end }}
 {{- else if and (not (kindIs "invalid" .Values.merge.ttlSecondsAfterFinished)) .Values.rbac.create }}
 {{- /* The Role tells a release whose Jobs are gone from one that has only checked, from one that this upgrade adds to its
 parent, and from no cluster. */}}
 {{- $role := lookup "rbac.authorization.k8s.io/v1" "Role" $namespace $merge }}
-{{- if and $role (not (dig "metadata" "annotations" "embedder/only-checks" "" $role)) }}
+{{- $hasRun := and $role (not (dig "metadata" "annotations" "embedder/only-checks" "" $role)) }}
+{{- if and $hasRun .Values.topUp.enabled }}true{{ end }}
+{{- if and $hasRun (not .Values.topUp.enabled) }}
 {{- fail (printf "Job %s and Job %s no longer exist: Kubernetes deletes them when they have ended (ttlSecondsAfterFinished), and this upgrade would start the whole run again; to run again, set worker.ttlSecondsAfterFinished to null, or helm uninstall %s and helm install it; chunks that are in the store are not computed again" $worker $merge .Release.Name) }}
 {{- end }}
 {{- end }}
@@ -61,9 +63,10 @@ root. Without a connection to a cluster, as in `helm template`, no Job is found 
 {{- define "embedder.refuseChangedJobs" -}}
 {{- include "embedder.refuseCheckOfRun" . }}
 {{- include "embedder.refuseOtherNames" . }}
+{{- include "embedder.topUp.refuseChanged" . }}
 {{- $checksums := dict
   (include "embedder.worker.name" .) (include "embedder.worker.fixed" . | include "embedder.checksum")
-  (include "embedder.merge.name" .) (include "embedder.mergePodTemplate" . | include "embedder.checksum") }}
+  (include "embedder.merge.name" .) (include "embedder.mergePodTemplate" (dict "root" . "component" "merge" "topUpJob" "") | include "embedder.checksum") }}
 {{- $namespace := .Release.Namespace }}
 {{- if .Values.check.enabled }}
 {{- $checksums = dict }}

@@ -1,4 +1,4 @@
-{{/* The part of the spec of the worker Job or a rerun that cannot change once the Job exists. Takes completions, and
+{{/* The part of the spec of the worker Job, a rerun or a top-up that cannot change once the Job exists. Takes completions, and
 everything that embedder.workerPodTemplate takes. */}}
 {{- define "embedder.workerJobFixed" -}}
 completionMode: Indexed

@@ -1,5 +1,5 @@
-{{/* The pod template of the worker Job, of a rerun and of the check. Takes root, component, extraEnv (a list), and for a rerun
-chunks and memory, which are "" otherwise. The check has another program than worker. */}}
+{{/* The pod template of the worker Job, of a rerun, of a top-up and of the check. Takes root, component, extraEnv (a list), and
+for a rerun or a top-up chunks and memory, which are "" otherwise. The check has another program than worker. */}}
 {{- define "embedder.workerPodTemplate" -}}
 {{- $ := .root -}}
 {{- $worker := $.Values.worker -}}

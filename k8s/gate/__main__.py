@@ -18,6 +18,7 @@ from common.store import open_store
 from k8s.gate.gate import AllChunksPresent, Gate, MergeWithout
 from k8s.gate.metrics import GateMetrics
 from k8s.gate.settings import GateSettings
+from k8s.gate.top_up import wait_for_top_up
 from k8s.gate.watch import WorkerWatch
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def wait(settings: GateSettings, store: Store, watch: WorkerWatch) -> Opening:
     gate = Gate(settings, store, watch)
     if settings.metrics_port:
         serve_metrics(settings.metrics_port, GateMetrics(gate, chunk_count=settings.chunk_count))
+    if settings.top_up_job:
+        wait_for_top_up(settings)
     return gate.wait()
 
 

@@ -16,6 +16,11 @@ class GateSettings(RunSettings):
     worker_job: str = Field(default="embedder-worker", min_length=1)
     """The name of the worker Job."""
 
+    top_up_job: str = ""
+    """The name of a top-up. The gate then waits until this Job has ended, before it looks for missing chunks: all
+    chunks are there while a top-up fetches some of their images again, and the run may be finished. Empty: this merge
+    follows no top-up."""
+
     on_failed_chunks: Literal["wait", "fail", "partial"] = "wait"
     """What to do when the worker Job has ended and chunks are missing. `wait` names them and the command that computes
     them again, and continues when they are in the store. `fail` ends with exit code 65. `partial` merges the chunks

@@ -1,4 +1,4 @@
-"""The worker Job as the gate sees it: listed, then watched. Faults of the API are logged and waited out."""
+"""The worker Job or a top-up as the gate sees it: listed, then watched. Faults of the API are logged and waited out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class WorkerPhase(Enum):
 
 
 class WorkerState(NamedTuple):
-    """What the gate knows about the worker Job."""
+    """What the gate knows about the Job."""
 
     job: str
     phase: WorkerPhase
@@ -54,7 +54,7 @@ class WorkerState(NamedTuple):
 
 
 _SENTENCES = {
-    WorkerPhase.UNKNOWN: "the state of {job} is unknown, and only the store is watched",
+    WorkerPhase.UNKNOWN: "the state of {job} is unknown",
     WorkerPhase.ABSENT: "{job} does not exist (yet)",
     WorkerPhase.REMOVED: "{job} does not exist any more",
     WorkerPhase.SUSPENDED: "{job} is suspended",
@@ -64,11 +64,20 @@ _SENTENCES = {
 }
 
 
-class WorkerWatch:
-    """What is known about the worker Job. No fault of the API is raised, because the store decides."""
+STORE_ALONE = "only the store is watched, and it cannot tell a failed chunk from one that will still come"
+"""What follows for the worker Job where the gate may not read it."""
 
-    def __init__(self, settings: GateSettings) -> None:
+
+class WorkerWatch:
+    """What is known about the worker Job, or about a top-up. No fault of the API is raised: the gate waits them out."""
+
+    def __init__(self, settings: GateSettings, *, job: str = "", without_access: str = STORE_ALONE) -> None:
+        """Watch the Job of that name, by default the worker Job. `without_access` says what follows where the gate may
+        not read it.
+        """
         self._settings = settings
+        self._name = job or settings.worker_job
+        self._without_access = without_access
         self._cluster: Cluster | None = None
         self._job: Job | None = None
         """The Job, also after it has ended and been deleted."""
@@ -112,7 +121,7 @@ class WorkerWatch:
 
     @property
     def state(self) -> WorkerState:
-        name, job = self._settings.worker_job, self._job
+        name, job = self._name, self._job
         if job is not None and job.end is not None:
             phase = WorkerPhase.FAILED if job.has_failed else WorkerPhase.COMPLETE
             return WorkerState(name, phase, job.cause, self._is_deleted)
@@ -141,7 +150,7 @@ class WorkerWatch:
                 # This class waits out faults, and logs them.
                 self._cluster = connect(namespace=self._settings.pod_namespace, retry=ONCE)
             if not self._version:
-                found, version = self._cluster.job(self._settings.worker_job)
+                found, version = self._cluster.job(self._name)
                 is_news = self._take(found)
                 self._version = version
                 self._recovered()
@@ -158,17 +167,13 @@ class WorkerWatch:
         except EmbedderError as error:
             if type(error) not in self._denials:
                 self._denials.add(type(error))
-                log.warning(
-                    "api_denied",
-                    message=f"{error}; only the store is watched, and it cannot tell a failed chunk from one that "
-                    "will still come",
-                )
+                log.warning("api_denied", message=f"{error}; {self._without_access}")
             self._pause(deadline)
         return False
 
     def _follow(self, cluster: Cluster, deadline: float) -> bool:
         seconds = max(1.0, deadline - time.monotonic())
-        events = cluster.watch_job(self._settings.worker_job, resource_version=self._version, seconds=seconds)
+        events = cluster.watch_job(self._name, resource_version=self._version, seconds=seconds)
         try:
             for kind, found in events:
                 self._version = str((found.get("metadata") or {}).get("resourceVersion") or "")
@@ -208,7 +213,7 @@ class WorkerWatch:
 
     def _recovered(self) -> None:
         if self._is_silent:
-            log.info("api_available", message=f"Job {self._settings.worker_job} is watched")
+            log.info("api_available", message=f"Job {self._name} is watched")
         self._failures, self._is_silent = 0, False
 
     def _pause(self, deadline: float) -> None:

@@ -20,6 +20,13 @@ CHUNK_INDEXES = "EMBEDDER_CHUNK_INDEXES"
 CHUNK_COUNT = "EMBEDDER_CHUNK_COUNT"
 RUN_URI = "EMBEDDER_RUN_URI"
 ON_MISSING_CHUNKS = "EMBEDDER_ON_MISSING_CHUNKS"
+TOP_UP = "EMBEDDER_TOP_UP"
+TOP_UP_REASONS = "EMBEDDER_TOP_UP_REASONS"
+TOP_UP_JOB = "EMBEDDER_TOP_UP_JOB"
+"""The variable of a gate with the name of the top-up that it waits for."""
+
+WITHOUT_CHUNKS = {Component.MERGE, Component.TOPUP_MERGE, Component.CHECK}
+"""The Jobs whose pods compute no chunk."""
 
 
 class JobEnd(StrEnum):
@@ -39,14 +46,14 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The worker Job, a rerun or the merge Job."""
+    """The worker Job, a rerun, a top-up or a merge Job."""
 
     name: str
     component: str
     created: str
     run: Run
     chunks: tuple[int, ...]
-    """The chunk of each index, in ascending order; empty for the merge."""
+    """The chunk of each index, in ascending order; empty for a merge."""
     completed: frozenset[int]
     """The chunks that the Job has completed."""
     failed: frozenset[int]
@@ -103,7 +110,7 @@ def job_from(found: Object) -> Job:
     environment = environment_of(found)
     chunks: tuple[int, ...] = ()
     try:
-        if component not in {Component.MERGE, Component.CHECK}:
+        if component not in WITHOUT_CHUNKS:
             listed = parse_indexes(environment.get(CHUNK_INDEXES, ""))
             chunks = tuple(listed or range(int(spec.get("completions") or 0)))
         completed, failed = (parse_indexes(status.get(key) or "") for key in ("completedIndexes", "failedIndexes"))

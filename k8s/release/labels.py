@@ -35,3 +35,6 @@ class Component(StrEnum):
     RERUN = "rerun"
     MERGE = "merge"
     CHECK = "check"
+    TOPUP = "topup"
+    TOPUP_MERGE = "topup-merge"
+    """The merge that follows a top-up."""

@@ -42,6 +42,18 @@ class Pods(NamedTuple):
     """Number of pods that may exist and were not read: some of those that have ended. 0: all were read."""
 
 
+class TopUpJobs(NamedTuple):
+    """A top-up, and the merge that follows it."""
+
+    job: Job
+    merge: Job | None
+    """None where there is no such Job."""
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self.job.end) and (self.merge is None or bool(self.merge.end))
+
+
 class Release:
     """The Jobs of a release, oldest first. Its pods are asked for when they are needed."""
 
@@ -63,6 +75,14 @@ class Release:
         # A rerun can outlive the worker Job from which it was made. A new worker Job may then belong to another run.
         embedding = [job for job in self.jobs if job.chunks and job.run == self.worker.run]
         self.embedding_jobs = [self.worker, *embedding] if self.worker.is_gone else embedding
+        """The Jobs whose pods work on chunks: the worker Job, reruns and top-ups."""
+        self.computing_jobs = [job for job in self.embedding_jobs if job.component != Component.TOPUP]
+        """Those that compute chunks for the first time or again: the worker Job and reruns."""
+        self.top_ups = [
+            TopUpJobs(job, next((each for each in self.jobs if each.name == f"{job.name}-merge"), None))
+            for job in self.embedding_jobs
+            if job.component == Component.TOPUP
+        ]
 
     def _worker(self) -> Job:
         workers = [job for job in self.jobs if job.component == Component.WORKER]
@@ -126,6 +146,10 @@ class Release:
     def _pending(self) -> frozenset[int]:
         return frozenset().union(*(job.pending for job in self.embedding_jobs)) - self._done
 
+    def is_busy(self, chunk: int) -> bool:
+        """Return whether a Job computes the chunk now or later, or fetches its failed images again."""
+        return any(chunk in job.pending for job in self.embedding_jobs)
+
     @cached_property
     def _failed(self) -> frozenset[int]:
         return self.worker.every_chunk - self._done - self._pending - self._unknown
@@ -134,8 +158,8 @@ class Release:
     def _unknown(self) -> frozenset[int]:
         if not self.worker.is_gone:
             return frozenset()
-        known = (job.every_chunk for job in self.embedding_jobs if not job.is_gone)
-        return self.worker.every_chunk.difference(self._done, *known)
+        known = (job.every_chunk for job in self.computing_jobs if not job.is_gone)
+        return self.worker.every_chunk.difference(self._done, self._pending, *known)
 
     def pods(self, jobs: Iterable[Job], *, chunk: int) -> list[Pod]:
         """Return the Jobs' pods for a chunk, oldest first."""

@@ -11,9 +11,10 @@ from common.errors import ClusterUnavailable, RerunRefused, SettingsError
 from common.indexes import parse_indexes
 from k8s.api.errors import AlreadyExists
 from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
+from k8s.derived_job import check_quantity, lasting_owners, parse_assignments, prefix_of
 from k8s.release.release import Release
 from k8s.release.wording import name_chunks
-from k8s.rerun.job import check_quantity, make_rerun, next_name, parse_assignments
+from k8s.rerun.job import make_rerun, next_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -179,7 +180,7 @@ def _job(
     worker = release.objects[release.worker.name]
     return make_rerun(
         worker,
-        name=next_name(release.worker.name.removesuffix("-worker"), [job.name for job in release.jobs]),
+        name=next_name(prefix_of(release), [job.name for job in release.jobs]),
         chunks=chunks,
         owners=lasting_owners(release),
         environment=environment,
@@ -187,17 +188,6 @@ def _job(
         cpu=cpu,
         parallelism=parallelism,
     )
-
-
-def lasting_owners(release: Release) -> list[Object]:
-    """Return the Jobs whose deletion is to delete a rerun: none where Kubernetes deletes them all when they have ended.
-
-    A rerun whose owners are gone is deleted in the middle of its work.
-    """
-    jobs = [release.worker, release.merge]
-    owners = [release.objects[job.name] for job in jobs if job is not None]
-    lasts = any(each["spec"].get("ttlSecondsAfterFinished") is None for each in owners)
-    return owners if lasts else []
 
 
 def _nothing_to_do(release: Release) -> str:

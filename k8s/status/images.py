@@ -25,6 +25,7 @@ class Progress(NamedTuple):
     """Number of images that are embedded or failed."""
     of: int
     failed: int
+    deferred: int
     rate_per_s: float
     waiting_on: str
 
@@ -34,6 +35,7 @@ class Progress(NamedTuple):
             settled=line.count("images") or 0,
             of=line.count("of") or 0,
             failed=line.count("failed") or 0,
+            deferred=line.count("deferred") or 0,
             rate_per_s=line.number("rate_per_s") or 0.0,
             waiting_on=line.values.get("waiting_on", ""),
         )
@@ -45,13 +47,19 @@ class Rows(NamedTuple):
     settled: int
     of: int
     failed: int
+    deferred: int
 
     @classmethod
-    def from_counts(cls, counts: Mapping[str, int]) -> Rows | None:
-        """Return the rows, None where a count is missing: the chunk may have been merged before this worker began."""
+    def from_counts(cls, counts: Mapping[str, int], *, before: Rows | None) -> Rows | None:
+        """Return the rows, None where a count is missing: the chunk may have been merged before this worker began.
+
+        `before` are the rows by an earlier pod. A worker that finds its chunk in the store does not count how many of
+        its images are deferred.
+        """
         if not {"images", "of", "failed"} <= counts.keys():
             return None
-        return cls(counts["images"], counts["of"], counts["failed"])
+        deferred = counts.get("deferred", before.deferred if before is not None else 0)
+        return cls(counts["images"], counts["of"], counts["failed"], min(deferred, counts["failed"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +70,8 @@ class Images:
     """Number of images that are embedded or failed."""
     failed: int | None = None
     """Number of failed images that workers have reported; an estimate where only some of the pods were read."""
+    deferred: int | None = None
+    """Number of the failed images whose turn did not come at a slow site, reported or estimated as `failed` is."""
     total: int | None = None
     is_estimate: bool = False
     """Whether some chunks were counted as average ones."""
@@ -82,8 +92,10 @@ def count_images(
     done: dict[int, Rows] = {}
     running: dict[int, Progress] = {}
     for pod in pods:
-        if pod.chunk in chunks.done and (rows := Rows.from_counts(pod.counts)) is not None:
-            done[pod.chunk] = rows
+        if pod.chunk in chunks.done:
+            rows = Rows.from_counts(pod.counts, before=done.get(pod.chunk))
+            if rows is not None:
+                done[pod.chunk] = rows
         elif pod.chunk in chunks.running and pod.is_running and pod.name in progress:
             running[pod.chunk] = progress[pod.name]
     sizes = [rows.of for rows in done.values()] + [each.of for each in running.values() if each.of]
@@ -94,7 +106,10 @@ def count_images(
     unreported = len(chunks.done) - len(done)
     settled = sum(rows.settled for rows in done.values()) + unreported * mean
     failed = sum(rows.failed for rows in done.values())
-    failed += round(unreported * failed / len(done)) if is_sample and done else 0
+    deferred = sum(rows.deferred for rows in done.values())
+    if is_sample and done:
+        failed += round(unreported * failed / len(done))
+        deferred += round(unreported * deferred / len(done))
     settled_running = sum(each.settled for each in running.values()) * share
     rate = sum(each.rate_per_s for each in running.values()) * share
     remaining = (len(chunks.running) + len(chunks.waiting)) * mean - settled_running
@@ -102,6 +117,7 @@ def count_images(
     return Images(
         settled=round(settled + settled_running),
         failed=failed + sum(each.failed for each in running.values()),
+        deferred=deferred + sum(each.deferred for each in running.values()),
         total=round(sum(sizes) + (chunks.count - len(sizes)) * mean),
         is_estimate=len(sizes) < chunks.count,
         rate_per_s=rate or None,

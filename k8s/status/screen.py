@@ -16,10 +16,13 @@ from k8s.status.wording import (
     describe_failed_images,
     describe_failure,
     describe_images,
+    describe_may_pass,
     describe_merge,
     describe_node,
     describe_note,
     describe_pending,
+    describe_site,
+    describe_top_up,
     failures_file,
 )
 
@@ -68,6 +71,26 @@ def as_json(status: Status) -> str:
         }
         for group in status.failures
     ]
+    top_ups = [
+        {
+            "job": each.job.name,
+            "chunks": len(each.job.chunks),
+            "done": format_indexes(each.job.completed),
+            "running": format_indexes(each.running),
+            "failed": format_indexes(each.job.left),
+            "failures": [
+                {
+                    "reason": describe_failure(group.why),
+                    "count": len(group.chunks),
+                    "chunks": brief_indexes(group.chunks),
+                }
+                for group in each.failures
+            ],
+            "merge": describe_merge(each.merge),
+            "has_ended": each.has_ended,
+        }
+        for each in status.top_ups
+    ]
     return json.dumps(
         {
             "release": status.release,
@@ -83,6 +106,9 @@ def as_json(status: Status) -> str:
             "pending": pending,
             "failures": failures,
             "nodes": [{"node": node.node, "count": node.count, "reason": describe_node(node)} for node in status.nodes],
+            "slow_sites": [site._asdict() for site in status.slow_sites],
+            "top_ups": top_ups,
+            "may_pass": status.may_pass,
             "merge": describe_merge(status.merge),
             "is_finished": status.is_finished,
             "has_ended": status.has_ended,
@@ -108,7 +134,13 @@ def as_screen(status: Status) -> RenderableType:
     _add_sentences(rows, "pending", [_pending(group) for group in status.pending], style="yellow")
     _add_sentences(rows, "failed", [_failed(group, status.run_uri) for group in status.failures], style="red")
     _add_sentences(rows, "nodes", [describe_node(node) for node in status.nodes], style="red")
+    _add_sentences(rows, "slow sites", [describe_site(site) for site in status.slow_sites], style="yellow")
     rows.add_row("merge", _text(describe_merge(status.merge)))
+    for top_up in status.top_ups:
+        rows.add_row("top-up", _text(describe_top_up(top_up)))
+        _add_sentences(rows, "", [_failed(group, status.run_uri) for group in top_up.failures], style="red")
+    if status.may_pass:
+        rows.add_row("left", _text(describe_may_pass(status.may_pass)))
     _add_sentences(rows, "note", [describe_note(note) for note in status.notes], style="dim")
     parts: list[RenderableType] = [rows]
     if status.next:

@@ -6,15 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable, EmbedderError
+from common.format.reasons import MAY_PASS
 from common.logs import CHUNK_PROGRESS, parse_line, printable, redact_urls
-from common.run.state import find_missing
+from common.run.state import find_finished, find_missing
 from common.store import open_store
 from k8s.release.cause import Cause
 from k8s.release.labels import Component
 from k8s.status.chunks import count_retries, sort_chunks
 from k8s.status.images import Progress, count_images
 from k8s.status.merge import Merge, MergePhase
+from k8s.status.slow_sites import find_slow_sites
 from k8s.status.suggestions import suggest
+from k8s.status.top_ups import TopUp, last_topup_failures
 from k8s.status.troubles import (
     PendingPods,
     Suspended,
@@ -28,10 +31,11 @@ from k8s.status.view import EventsUnread, LogsUnread, PodsUnread, Status, Worker
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from common.store.contract import Store
     from k8s.api.cluster import Cluster
     from k8s.release.job import Job
     from k8s.release.pod import Pod
-    from k8s.release.release import Release
+    from k8s.release.release import Release, TopUpJobs
     from k8s.status.view import Note
 
 RUNNING_TAILS = 50
@@ -53,18 +57,24 @@ def read_status(release: Release, *, look_into_store: bool = False) -> Status:
     pods, unread = release.all_pods()
     if unread:
         notes.append(PodsUnread(len(pods), unread))
-    embedding = [pod for pod in pods if pod.component in {Component.WORKER, Component.RERUN}]
+    embedding = [pod for pod in pods if pod.component in {Component.WORKER, Component.RERUN, Component.TOPUP}]
     run_uri = release.run_uri
-    look_into_store = look_into_store and bool(run_uri)
-    chunks = sort_chunks(release, embedding, stored=_stored(release, run_uri) if look_into_store else frozenset())
+    store = open_store(run_uri) if look_into_store and run_uri else None
+    chunks = sort_chunks(release, embedding, stored=_stored(release, store) if store is not None else frozenset())
     if release.worker.is_gone:
-        notes.append(WorkerGone(release.worker.name, look_into_store))
+        notes.append(WorkerGone(release.worker.name, store is not None))
     # A pod with an obstacle may be on a node that does not answer.
-    running = [pod for pod in embedding if pod.is_running and pod.chunk in chunks.running and pod.obstacle is None]
-    failures = last_failures(chunks, embedding)
-    silent = [
-        pod for pod in failures.values() if pod and pod.end and not pod.end.message and not pod.end.is_out_of_memory
+    running = [
+        pod
+        for pod in embedding
+        if pod.is_running and pod.obstacle is None and (pod.chunk in chunks.running or pod.component == Component.TOPUP)
     ]
+    failures = last_failures(chunks, embedding)
+    failed = [
+        *failures.values(),
+        *(pod for each in _shown_top_ups(release) for pod in last_topup_failures(each, pods).values()),
+    ]
+    silent = [pod for pod in failed if pod and pod.end and not pod.end.message and not pod.end.is_out_of_memory]
     tails = _tails(release.cluster, [*running[-RUNNING_TAILS:], *silent[:FAILED_TAILS]], notes)
     progress = {name: each for name, tail in tails.items() if (each := _last_progress(tail)) is not None}
     last_lines = {name: printable(redact_urls(tail[-1])) for name, tail in tails.items() if tail}
@@ -72,26 +82,69 @@ def read_status(release: Release, *, look_into_store: bool = False) -> Status:
     nodes = find_rejecting_nodes(pods)
     # The Jobs count pods that are not read, the pods count evictions.
     retries = max(count_retries(embedding), sum(job.retries for job in release.embedding_jobs))
+    images = count_images(chunks, embedding, progress, is_sample=bool(unread))
+    may_pass = _may_pass(store) if store is not None else None
+    merges = {
+        job.name: _merge(release, job, [pod for pod in pods if pod.job == job.name], notes)
+        for job in release.jobs
+        if job.component in {Component.MERGE, Component.TOPUP_MERGE}
+    }
     return Status(
         release=release.name,
         namespace=release.cluster.namespace,
         run_uri=redact_urls(run_uri),
         chunks=chunks,
-        images=count_images(chunks, embedding, progress, is_sample=bool(unread)),
+        images=images,
         retries=retries,
         pending=pending,
-        failures=group_failures(release, failures, last_lines),
+        failures=group_failures(release.computing_jobs, failures, last_lines),
         nodes=nodes,
-        merge=_merge(release, [pod for pod in pods if pod.component == Component.MERGE], notes),
+        slow_sites=find_slow_sites(tails.values()),
+        top_ups=[_top_up(each, pods, last_lines, merges) for each in _shown_top_ups(release)],
+        may_pass=may_pass or {},
+        merge=merges[release.merge.name] if release.merge is not None else Merge(MergePhase.WITHOUT_JOB),
         is_finished=release.merge is not None and release.merge.is_complete,
-        has_ended=release.merge is None or release.merge.end is not None,
-        next=suggest(release, chunks, failures, pending=pending, nodes=nodes, run_uri=redact_urls(run_uri)),
+        has_ended=(release.merge is None or release.merge.end is not None)
+        and all(each.has_ended for each in release.top_ups),
+        next=suggest(
+            release,
+            chunks,
+            failures,
+            pending=pending,
+            nodes=nodes,
+            run_uri=redact_urls(run_uri),
+            may_pass=sum(may_pass.values()) if may_pass is not None else images.deferred or 0,
+        ),
         notes=notes,
     )
 
 
-def _stored(release: Release, run_uri: str) -> frozenset[int]:
-    return release.worker.every_chunk - find_missing(open_store(run_uri), release.chunk_count)
+def _stored(release: Release, store: Store) -> frozenset[int]:
+    return release.worker.every_chunk - find_missing(store, release.chunk_count)
+
+
+def _may_pass(store: Store) -> dict[str, int] | None:
+    """Return the number of failed images by those reasons that may pass, None while the run is not finished."""
+    finished = find_finished(store)
+    if finished is None:
+        return None
+    return {reason: count for reason, count in finished.summary.failures_by_reason.items() if reason in MAY_PASS}
+
+
+def _shown_top_ups(release: Release) -> list[TopUpJobs]:
+    return [each for each in release.top_ups if not each.has_ended or each is release.top_ups[-1]]
+
+
+def _top_up(jobs: TopUpJobs, pods: list[Pod], last_lines: dict[str, str], merges: dict[str, Merge]) -> TopUp:
+    job = jobs.job
+    running = {pod.chunk for pod in pods if pod.job == job.name and pod.is_running and pod.chunk is not None}
+    return TopUp(
+        job=job,
+        running=frozenset(running) & job.pending,
+        failures=tuple(group_failures([job], last_topup_failures(jobs, pods), last_lines)),
+        merge=merges[jobs.merge.name] if jobs.merge is not None else Merge(MergePhase.WITHOUT_JOB),
+        has_ended=jobs.has_ended,
+    )
 
 
 def _tails(cluster: Cluster, pods: Iterable[Pod], notes: list[Note]) -> dict[str, list[str]]:
@@ -152,10 +205,7 @@ def _event_time(event: dict[str, object]) -> str:
     return str(last or event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
-def _merge(release: Release, pods: list[Pod], notes: list[Note]) -> Merge:
-    job = release.merge
-    if job is None:
-        return Merge(MergePhase.WITHOUT_JOB)
+def _merge(release: Release, job: Job, pods: list[Pod], notes: list[Note]) -> Merge:
     last = pods[-1] if pods else None
     end = last.end if last is not None else None
     if job.end:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.errors import ExitCode
+from common.format.reasons import Reason
 from common.run.keys import RESULT_KEY
 from k8s.rerun.job import doubled, memory_of
 from k8s.status.troubles import failed_images
@@ -35,8 +36,9 @@ def suggest(
     pending: Sequence[PendingPods],
     nodes: Sequence[RejectingNode],
     run_uri: str,
+    may_pass: int,
 ) -> list[str]:
-    """Return the commands to run next."""
+    """Return the commands to run next. `may_pass` is the number of failed images that a top-up may get."""
     flags, namespace = release.flags(), release.cluster.namespace
     merge = release.merge
     is_in_bucket = run_uri.startswith("s3://")
@@ -56,6 +58,7 @@ def suggest(
             commands.append(f"embedder rerun {flags}{_remedies(release, failures)}")
     elif chunks.running:
         commands.append(f"embedder logs {min(chunks.running)} -f {flags}")
+    commands += _about_top_ups(release, chunks, may_pass)
     if chunks.unknown and not (merge is not None and merge.is_complete):
         commands.append(f"embedder status {flags} --store")
     if pending and pending[0].pods:
@@ -65,6 +68,20 @@ def suggest(
     if merge is not None and merge.is_complete and is_in_bucket:
         commands.append(f"aws s3 cp {run_uri.rstrip('/')}/{RESULT_KEY} .")
     return commands
+
+
+def _about_top_ups(release: Release, chunks: Chunks, may_pass: int) -> list[str]:
+    flags = release.flags()
+    going_on = [each for each in release.top_ups if not each.has_ended]
+    if going_on:
+        pending = going_on[-1].job.pending
+        return [f"embedder logs {min(pending)} -f {flags}"] if pending else []
+    if not may_pass or chunks.running or chunks.waiting:
+        return []
+    if release.worker.is_gone:
+        values = "--reuse-values --set topUp.enabled=true"
+        return [f"helm upgrade {release.name} <chart> -n {release.cluster.namespace} {values}"]
+    return [f"embedder topup {flags}"]
 
 
 def _listed(chunk: int, pod: Pod | None) -> FailedImages | None:
@@ -79,6 +96,14 @@ def _remedies(release: Release, failures: Mapping[int, Pod | None]) -> str:
     starved = next((pod for pod, end in ended if end.is_out_of_memory), None)
     memory = doubled(memory_of(release.objects[starved.job])) if starved is not None else ""
     options = f" --memory {memory}" if memory else ""
-    if any(end.exit_code == ExitCode.CONFIG_ERROR or pod.failed_images for pod, end in ended):
+    if any(end.exit_code == ExitCode.CONFIG_ERROR or _may_be_a_setting(pod.failed_images) for pod, end in ended):
         options += " --set-env NAME=VALUE"
     return options
+
+
+def _may_be_a_setting(failed: Mapping[str, int]) -> bool:
+    """Return whether another setting may help against the most frequent reason of a chunk's failed images.
+
+    A source that asks for fewer requests gets a pace of its own, and more requests would make it worse.
+    """
+    return bool(failed) and max(failed, key=failed.__getitem__) not in {Reason.RATE_LIMITED, Reason.DEFERRED}

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 from k8s.release.labels import Component
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from k8s.release.cause import Cause
     from k8s.release.job import Job
     from k8s.release.pod import Pod, PodEnd
-    from k8s.release.release import Release
     from k8s.status.chunks import Chunks
 
 SHOWN_PODS = 3
@@ -145,9 +144,9 @@ class _Group:
 
 
 def group_failures(
-    release: Release, failures: Mapping[int, Pod | None], last_lines: Mapping[str, str]
+    jobs: Sequence[Job], failures: Mapping[int, Pod | None], last_lines: Mapping[str, str]
 ) -> list[FailedChunks]:
-    """Return the failed chunks by cause. The first chunk of a group gives the group's wording.
+    """Return the failed chunks of the Jobs by cause. The first chunk of a group gives the group's wording.
 
     Chunks whose images failed have the same cause when their most frequent reasons are equal.
 
@@ -156,7 +155,7 @@ def group_failures(
     groups: dict[Hashable, _Group] = {}
     for chunk, pod in failures.items():
         if pod is None or pod.end is None:
-            failure = _without_pod(release, chunk)
+            failure = _without_pod(jobs, chunk)
             group = groups.setdefault(failure, _Group(failure))
         else:
             last_line = last_lines.get(pod.name, "")
@@ -184,8 +183,8 @@ def failed_images(chunk: int, pod: Pod) -> FailedImages | None:
     return FailedImages(chunk=chunk, reasons=reasons, is_listed="listed" in pod.counts) if reasons else None
 
 
-def _without_pod(release: Release, chunk: int) -> Failure:
-    job: Job | None = next((job for job in reversed(release.embedding_jobs) if chunk in job.left), None)
+def _without_pod(jobs: Sequence[Job], chunk: int) -> Failure:
+    job = next((job for job in reversed(jobs) if chunk in job.left), None)
     if job is None:
         return InNoJob()
     if chunk in job.failed:

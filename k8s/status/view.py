@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from k8s.status.chunks import Chunks
     from k8s.status.images import Images
     from k8s.status.merge import Merge
+    from k8s.status.slow_sites import SlowSite
+    from k8s.status.top_ups import TopUp
     from k8s.status.troubles import FailedChunks, PendingPods, RejectingNode
 
 
@@ -62,6 +64,13 @@ class Status:
     pending: list[PendingPods]
     failures: list[FailedChunks]
     nodes: list[RejectingNode]
+    slow_sites: list[SlowSite]
+    """The sites that serve slowly, by the logs of the workers that run."""
+    top_ups: list[TopUp]
+    """The top-ups that go on, and the last one, oldest first."""
+    may_pass: dict[str, int]
+    """Number of failed images by reason, for reasons that may pass, as summary.json has them. Empty where the store was
+    not looked into, or the run is not finished."""
     merge: Merge
     is_finished: bool
     """Whether the merge is complete."""

@@ -14,8 +14,12 @@ from k8s.status.troubles import GivenUp, InNoJob, NotComputed, PodFailed, Suspen
 from k8s.status.view import EventsUnread, LogsUnread, PodsUnread, WorkerGone
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from k8s.status.images import Images
     from k8s.status.merge import Merge
+    from k8s.status.slow_sites import SlowSite
+    from k8s.status.top_ups import TopUp
     from k8s.status.troubles import FailedImages, Failure, RejectingNode
     from k8s.status.view import Note
 
@@ -30,10 +34,36 @@ def describe_images(images: Images) -> str:
     if images.eta_seconds is not None:
         parts.append(f"{format_duration(images.eta_seconds)} left")
     if images.failed:
-        parts.append(f"{images.failed:,} failed")
+        deferred = f", of which {images.deferred:,} deferred (embedder topup fetches them)" if images.deferred else ""
+        parts.append(f"{images.failed:,} failed{deferred}")
     if images.waiting_on:
         parts.append(f"waiting on {images.waiting_on}")
     return " · ".join(parts)
+
+
+def describe_site(site: SlowSite) -> str:
+    by = f"by {site.workers:,} workers, " if site.workers > 1 else ""
+    done = f", done in {format_duration(site.done_in_s)}" if site.done_in_s is not None else ""
+    return f"{site.site} serves {site.rate_per_s:,.3g}/s, {by}{site.left:,} images left{done}"
+
+
+def describe_top_up(top_up: TopUp) -> str:
+    """Return how far the top-up is, and what the merge that follows it does."""
+    job = top_up.job
+    counts = {
+        "done": len(job.completed),
+        "running": len(top_up.running),
+        "waiting": len(job.pending - top_up.running),
+        "failed": len(job.left),
+    }
+    states = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count or state == "done")
+    chunks = f"{states} of {len(job.chunks):,} chunk{'' if len(job.chunks) == 1 else 's'}"
+    return f"{job.name}: {chunks} · merge {describe_merge(top_up.merge)}"
+
+
+def describe_may_pass(counts: Mapping[str, int]) -> str:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.items())
+    return f"{sum(counts.values()):,} failed images may be had by embedder topup: {reasons}"
 
 
 def describe_pending(why: Cause | Suspended) -> str:

@@ -125,6 +125,8 @@ def _is_selected(labels: Mapping[str, str], selector: promql.VectorSelector) -> 
         value = labels.get(matcher.name, "")
         if matcher.op == promql.MatchOp.Equal:
             is_match = value == matcher.value
+        elif matcher.op == promql.MatchOp.NotEqual:
+            is_match = value != matcher.value
         elif matcher.op == promql.MatchOp.Re:
             is_match = re.fullmatch(matcher.value, value) is not None
         else:

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import ExitCode
 from common.exit_policy import UNCOUNTED_FAILURES_VARIABLE
+from k8s.topup.job import TOP_UPS
 from tests.charts.helm import render, template, value_sets
 from tests.charts.objects import (
     containers,
@@ -52,7 +53,7 @@ def test_every_object_carries_the_standard_labels(values: Path) -> None:
         labels = each["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == "embedder"
         assert labels["app.kubernetes.io/instance"] == labels["embedder-release"] == "embedder"
-        known = {"worker", "merge", "rerun", "check", "s3", "metrics", "test"}
+        known = {"worker", "merge", "rerun", "topup", "topup-merge", "check", "s3", "metrics", "test"}
         assert labels["app.kubernetes.io/component"] in known
         assert {"app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"} <= labels.keys()
 
@@ -109,9 +110,10 @@ def exit_code_rules(job: dict[str, Any]) -> list[tuple[str, list[int]]]:
 
 
 def test_the_pod_failure_policy_matches_the_exit_codes_of_the_programs() -> None:
-    objects = render("rerun.chunks=3")
+    objects = render("rerun.chunks=3", "topUp.enabled=true")
     # A sidecar's exit code does not mean what ours do, so each rule names a container.
-    ours = {"worker": {"worker"}, "rerun": {"worker"}, "merge": {"gate", "merger"}}
+    merging = {"gate", "merger"}
+    ours = {"worker": {"worker"}, "rerun": {"worker"}, "topup": {"worker"}, "merge": merging, "topup-merge": merging}
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     for job in of_kind(objects, "Job"):
         # This rule comes first, since a pod that the cluster removes may end with any exit code.
@@ -119,7 +121,7 @@ def test_the_pod_failure_policy_matches_the_exit_codes_of_the_programs() -> None
         assert rules[0] == disrupted
         component = job["metadata"]["labels"]["app.kubernetes.io/component"]
         assert {rule["onExitCodes"]["containerName"] for rule in rules[1:]} == ours[component]
-        if component == "merge":
+        if "merge" in component:
             codes = [ExitCode.DATA_ERROR, ExitCode.CONFIG_ERROR]
             assert exit_code_rules(job)[1:] == [("FailJob", codes), ("FailJob", codes)]
         else:
@@ -131,8 +133,8 @@ def test_the_pod_failure_policy_matches_the_exit_codes_of_the_programs() -> None
 
 
 def test_the_worker_is_told_how_many_pods_of_its_index_were_not_counted() -> None:
-    for job in of_kind(render("rerun.chunks=3"), "Job"):
-        if job["metadata"]["labels"]["app.kubernetes.io/component"] == "merge":
+    for job in of_kind(render("rerun.chunks=3", "topUp.enabled=true"), "Job"):
+        if "merge" in job["metadata"]["labels"]["app.kubernetes.io/component"]:
             continue
         (variable,) = [
             each
@@ -143,13 +145,13 @@ def test_the_worker_is_told_how_many_pods_of_its_index_were_not_counted() -> Non
         assert variable["valueFrom"]["fieldRef"]["fieldPath"] == path
 
 
-def test_the_role_allows_reading_the_worker_job_only() -> None:
+def test_the_role_allows_reading_the_worker_job_and_top_ups_only() -> None:
     objects = render()
     assert named(objects, "Role", "embedder-merge")["rules"] == [
         {
             "apiGroups": ["batch"],
             "resources": ["jobs"],
-            "resourceNames": ["embedder-worker"],
+            "resourceNames": ["embedder-worker", *(f"embedder-topup-{number}" for number in range(1, TOP_UPS + 1))],
             "verbs": ["get", "list", "watch"],
         }
     ]
@@ -170,6 +172,6 @@ def test_the_test_pod_asks_the_gate_for_a_report() -> None:
 
 
 def test_the_jobs_name_their_kueue_queue_and_the_chart_does_not_suspend_them() -> None:
-    jobs = of_kind(render("kueue.queueName=batch", "rerun.chunks=1"), "Job")
-    assert [job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for job in jobs] == ["batch"] * 3
+    jobs = of_kind(render("kueue.queueName=batch", "rerun.chunks=1", "topUp.enabled=true"), "Job")
+    assert [job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for job in jobs] == ["batch"] * 5
     assert all("suspend" not in job["spec"] for job in jobs)

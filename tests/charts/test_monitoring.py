@@ -16,6 +16,7 @@ import promql_parser
 import pytest
 from PIL import Image
 
+from common.format.reasons import Reason
 from common.logs import parse_line
 from common.run.keys import chunk_key
 from common.store import open_store
@@ -85,7 +86,9 @@ def scraped_worker() -> Scrape:
             *(server.on(f"/{number}.png", picture) for number in range(4)),
             server.on("/late.png", held(release, then=picture)),
         ]
-        run_pipeline(urls, metrics_port=port, while_running=watch)
+        # A site with a rate of its own is a slow one, which has metrics.
+        rates = f"127.0.0.1:{server.port}=1000"
+        run_pipeline(urls, metrics_port=port, while_running=watch, site_rates=rates)
     return scrapes[0]
 
 
@@ -174,7 +177,8 @@ def test_every_query_names_metrics_and_labels_that_are_served(served: Served, wh
         for matcher in selector.matchers.matchers:
             if matcher.name in own_labels:
                 assert matcher.name in served.labels_by_name[str(selector.name)], where
-                assert (matcher.name, matcher.value) in served.label_values, where
+                known = served.label_values | {("reason", str(reason)) for reason in Reason}
+                assert (matcher.name, matcher.value) in known, where
             else:
                 assert matcher.name in from_targets, where
         selected = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
@@ -247,6 +251,9 @@ def test_failures_fire_near_the_limit_of_their_own_pod(served: Served) -> None:
     ((labels, value),) = fired(name, moment(more, earlier))
     assert (labels["chunk"], labels["pod"], value) == ("0", "embedder-worker-0", 17)
     assert fired(name, moment(worker), "metrics.prometheusRule.failureLimitPercent=10")
+    # Deferred images do not count against the limit.
+    deferred = [each._replace(labels={**each.labels, "reason": "deferred"}) for each in more if "reason" in each.labels]
+    assert fired(name, moment(worker, deferred)) == []
 
 
 def test_failed_chunks_fire_unless_a_rerun_is_at_work(served: Served) -> None:
@@ -280,6 +287,9 @@ def test_gpus_that_wait_for_images_fire_for_all_workers_together(served: Served)
     assert fired(name, moment(busy)) == []
     ((_, share),) = fired(name, moment(busy, idle))
     assert share == pytest.approx(800 / 1800)
+    # A top-up waits for slow sites by its nature.
+    top_up = [each._replace(labels={**each.labels, "app_kubernetes_io_component": "topup"}) for each in idle]
+    assert fired(name, moment(busy, top_up)) == []
     assert name not in rules("gpu.count=0")
 
 

@@ -22,6 +22,8 @@ EVERY_HELM = pytest.mark.parametrize("program", helms(), ids=lambda program: pro
 EVERYTHING = (
     "chunks.count=100000",
     "rerun.chunks=0-89999",
+    "topUp.enabled=true",
+    "topUp.attempt=9999",
     "metrics.enabled=true",
     "metrics.podMonitor.enabled=true",
     "metrics.prometheusRule.enabled=true",
@@ -60,6 +62,10 @@ NAMED = [
     "commonAnnotations.some",
     "test.podLabels.some",
     "imagePullSecrets[0].name",
+    "topUp.runtimeClassName",
+    "topUp.nodeSelector.some",
+    "topUp.tolerations[0].value",
+    "topUp.extraEnv[0].value",
     *(
         f"{group}.{name}"
         for group in ("worker", "merge")
@@ -88,6 +94,9 @@ NEEDED = (
     "worker.extraEnv[0].name=SOME",
     "merge.extraEnv[0].name=SOME",
     "rerun.chunks=1",
+    "topUp.enabled=true",
+    "topUp.tolerations[0].key=some",
+    "topUp.extraEnv[0].name=SOME",
     "metrics.enabled=true",
     "metrics.podMonitor.enabled=true",
     "metrics.prometheusRule.enabled=true",

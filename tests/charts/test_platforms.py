@@ -193,7 +193,7 @@ def test_a_worker_tolerates_the_taint_of_its_resource_and_of_its_vendor(resource
 
 
 def test_every_pod_asks_for_a_node_with_linux() -> None:
-    for workload in workloads(render("rerun.chunks=1")):
+    for workload in workloads(render("rerun.chunks=1", "topUp.enabled=true")):
         assert pod_spec(workload)["nodeSelector"] == {"kubernetes.io/os": "linux"}
 
 
@@ -292,7 +292,7 @@ def test_one_service_account_may_serve_the_workers_and_the_merge() -> None:
 )
 def test_pods_tell_a_mesh_whether_they_want_a_sidecar(sidecar: str, labels: Object, annotations: Object) -> None:
     words = ("istio", "linkerd", "kuma")
-    for workload in workloads(render(f"mesh.sidecar={sidecar}", "rerun.chunks=1")):
+    for workload in workloads(render(f"mesh.sidecar={sidecar}", "rerun.chunks=1", "topUp.enabled=true")):
         metadata = workload["spec"]["template"]["metadata"] if workload["kind"] == "Job" else workload["metadata"]
         for kind, expected in (("labels", labels), ("annotations", annotations)):
             found = {key: text for key, text in metadata[kind].items() if any(word in key for word in words)}

@@ -212,7 +212,7 @@ def test_weights_are_mounted_read_only_where_the_worker_looks(
 def test_the_network_policy_covers_reruns_and_blocks_private_addresses() -> None:
     (policy,) = of_kind(render("networkPolicy.enabled=true"), "NetworkPolicy")
     (expression,) = policy["spec"]["podSelector"]["matchExpressions"]
-    assert expression["values"] == ["worker", "rerun", "check"]
+    assert expression["values"] == ["worker", "rerun", "topup", "check"]
     assert policy["spec"]["ingress"] == []
     blocks = [to["ipBlock"] for rule in policy["spec"]["egress"] for to in rule.get("to", [])]
     assert {"10.0.0.0/8", "169.254.0.0/16", "192.168.0.0/16"} <= set(blocks[0]["except"])

@@ -45,8 +45,8 @@ ELSEWHERE = {
 NO_VALUE = {
     "job_completion_index",  # Kubernetes sets it
     "chunk_indexes",  # rerun.chunks sets it, in the Job of the rerun
-    "top_up",  # the Job of a top-up sets it
-    "top_up_reasons",  # topUp.reasons sets it, in that Job
+    "top_up",  # topUp.enabled sets it, in the Job of the top-up
+    "top_up_reasons",  # topUp.reasons sets it there
     "uncounted_failures",  # Kubernetes counts them, in an annotation of the pod
     "on_missing_chunks",  # merge.onFailedChunks sets it
     "metrics_port",  # metrics.enabled and metrics.port set it
@@ -71,6 +71,8 @@ SAMPLES: dict[str, Any] = {
     "chunk_count": 77,
     "manifest_uri": "https://example.com/list.csv",
     "sources": "thumbnail,original",
+    "max_rate_per_site": 4.5,
+    "site_rates": "flickr.com=2,example.org=0.5",
     "user_agent": 'embedder/{version} (https://example.com; "quoted" $HOME $(HOME) $$)',
     "max_failure_ratio": 0.05,
     "max_inflight_bytes": 2_147_483_648,

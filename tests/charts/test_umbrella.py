@@ -25,6 +25,7 @@ EVERYTHING = tuple(
     for alias in ALIASES
     for assignment in (
         "rerun.chunks=1",
+        "topUp.enabled=true",
         "metrics.enabled=true",
         "metrics.podMonitor.enabled=true",
         "metrics.prometheusRule.enabled=true",
@@ -75,7 +76,7 @@ def test_two_aliases_share_no_name_no_label_and_no_selector(umbrella: Path, prog
             is_of_merge = each["metadata"]["labels"]["app.kubernetes.io/component"] == "merge"
             for job in of_kind(objects, "Job"):
                 labels = job["spec"]["template"]["metadata"]["labels"]
-                is_merge = labels["app.kubernetes.io/component"] == "merge"
+                is_merge = labels["app.kubernetes.io/component"] in {"merge", "topup-merge"}
                 assert selects(selector, labels) == (job in own and is_merge == is_of_merge)
         (rule,) = of_kind(own, "PrometheusRule")
         for alert in rule["spec"]["groups"][0]["rules"]:

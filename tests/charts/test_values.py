@@ -34,6 +34,13 @@ REFUSALS = [
     (["wroker.batchSize=8"], "wroker"),
     (["image.worker.tga=v1"], "tga"),
     (["rerun.chunk=7"], "chunk"),
+    (["topUp.chunk=7"], "chunk"),
+    (["topUp.reasons={defered}"], "reasons"),
+    (["topUp.attempt=0"], "attempt"),
+    (["topUp.attempt=10000"], "attempt"),
+    (["topUp.device=gpu"], "device"),
+    (["topUp.enabled=true", "topUp.chunks=9-7"], "topUp.chunks is 9-7, which is not ascending"),
+    (["topUp.enabled=true", "topUp.chunks=900"], "topUp.chunks names chunk 900"),
     (["chunks.count=0"], "count"),
     (["chunks.count=100001"], "count"),
     (["chunks.count=many"], "count"),
@@ -168,7 +175,10 @@ def test_every_value_is_in_the_schema_and_every_property_is_in_the_values() -> N
     in_schema = properties(schema) - {"global", "enabled"}
     in_values = set(leaves(yaml.safe_load(VALUES.read_text())))
     for leaf in in_values:
-        assert any(leaf == path or leaf.startswith(f"{path}.") for path in in_schema), leaf
+        # A group that is null by default has its properties in the schema alone.
+        assert any(leaf == path or leaf.startswith(f"{path}.") or path.startswith(f"{leaf}.") for path in in_schema), (
+            leaf
+        )
     for path in in_schema:
         # The properties below resources are those of Kubernetes; few have a default.
         in_resources = "esources." in path

@@ -16,9 +16,9 @@ import pytest
 from common.indexes import format_indexes, parse_indexes
 from common.run.keys import chunk_key
 from common.store import open_store
+from k8s.derived_job import CHUNKS_ANNOTATION
 from k8s.release.job import environment_of, job_from
 from k8s.release.release import READ_FAILED_PODS, READ_SUCCEEDED_PODS
-from k8s.rerun.job import CHUNKS_ANNOTATION
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE
 from tests.k8s.release_objects import ended, failed, merge_job, pod_of, worker_job

@@ -487,7 +487,7 @@ def test_the_report_says_how_result_and_summary_differ(cluster: ClusterDouble, s
 @pytest.mark.parametrize(
     ("phase", "words"),
     [
-        (WorkerPhase.UNKNOWN, "the state of Job w is unknown, and only the store is watched"),
+        (WorkerPhase.UNKNOWN, "the state of Job w is unknown"),
         (WorkerPhase.ABSENT, "Job w does not exist (yet)"),
         (WorkerPhase.REMOVED, "Job w does not exist any more"),
         (WorkerPhase.SUSPENDED, "Job w is suspended"),

@@ -49,6 +49,7 @@ def test_images_and_the_time_left_come_from_the_last_words_and_the_last_lines(cl
     assert status()["images"] == {
         "settled": 5000,
         "failed": 44,
+        "deferred": 0,
         "total": 10_000,
         "is_estimate": True,
         "rate_per_s": 250.0,
