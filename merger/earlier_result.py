@@ -17,9 +17,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ChunkInvalid
-from common.format.chunk_file import ChunkHeader, DatasetSpan
+from common.format.chunk_file import ChunkHeader
 from common.format.merged_chunks import read_contents
 from common.format.result_file import read_result
+from common.format.sealed_file import DatasetSpan
 from common.run.keys import EARLIER_RESULT_KEY
 from common.run.summary import read_summary
 

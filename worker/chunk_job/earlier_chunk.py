@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from common.errors import ChunkInvalid, SettingsError, StoreUnavailable
-from common.format.chunk_file import BLOCK_BYTES, DatasetSpan, Failure, read_header
+from common.format.chunk_file import Failure, read_header
 from common.format.merged_chunks import read_contents
 from common.format.reasons import Reason
 from common.format.result_file import read_result
 from common.format.rows import check_norms
+from common.format.sealed_file import BLOCK_BYTES, DatasetSpan
 from common.logs import log
 from common.process.resources import describe_error
 from common.run.keys import EARLIER_RESULT_KEY, chunk_key
