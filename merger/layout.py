@@ -2,11 +2,12 @@
 
     offset  content
     0       HDF5's own metadata: attributes, names, shapes
-    8192    urls         one row after the other, in the order of the chunks
+    ...     chunks       the table of the chunks that are merged (see common.format.merged_chunks)
+    ...     urls         one row after the other, in the order of the chunks
     ...     ids          only where the manifest has ids
     ...     embeddings   most of the bytes; the store can copy them by itself
 
-Where the attributes are long, the rows begin later than at byte 8,192.
+The table is part of the metadata here, because its bytes come from no chunk.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from common.format.hdf5 import Dataset, lay_out
+from common.format.merged_chunks import DATASET, TABLE_DIGEST, TYPE, encode_table, merged_chunk, table_digest
 from common.format.run_attributes import run_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from common.format.chunk_file import ChunkHeader
+    from common.format.merged_chunks import MergedChunk
     from merger.totals import Totals
 
 ALIGNMENT = 4096
@@ -33,7 +36,7 @@ SMALL_BYTES = 2048
 """Smallest dataset, in bytes, that is aligned. HDF5 packs smaller ones together, and alignment would leave holes."""
 
 METADATA = ""
-"""Column name of the pieces that hold no rows: HDF5's own metadata, and the holes before aligned datasets."""
+"""Column name of the pieces that hold no rows: HDF5's own metadata, the table, and holes before aligned datasets."""
 
 EMBEDDINGS = "embeddings"
 
@@ -74,7 +77,8 @@ class Layout(NamedTuple):
     size: int
     """Bytes of the result."""
     metadata: dict[int, bytes]
-    """The bytes that are not rows, by offset. The first entry is HDF5's metadata; the others are holes, all zeros."""
+    """The bytes that are not rows, by offset. The first entry is HDF5's metadata with the table of the chunks; the
+    others are holes, all zeros."""
     columns: Sequence[Column]
     """In the order of their offsets."""
     starts: Sequence[int]
@@ -126,13 +130,17 @@ def result_attributes(headers: Sequence[ChunkHeader], totals: Totals) -> dict[st
     return run_attributes(headers[0].provenance) | {"created_at": created_at} | totals._asdict()
 
 
-def compute_layout(headers: Sequence[ChunkHeader], attributes: dict[str, Any]) -> Layout:
+def compute_layout(
+    headers: Sequence[ChunkHeader], attributes: dict[str, Any], table: Sequence[MergedChunk] | None = None
+) -> Layout:
     """Return the layout of the result of these chunks, in the order given.
 
-    All chunks with rows have the same dimensions, and either all have ids or none has. HDF5 decides the offsets.
+    All chunks with rows have the same dimensions, and either all have ids or none has. HDF5 decides the offsets. The
+    `table` is what the result says about its chunks, by default what their headers say.
     """
     with_rows = [header for header in headers if header.embedded] or list(headers)
     starts = list(accumulate((header.embedded for header in headers), initial=0))
+    encoded = encode_table([merged_chunk(header) for header in headers] if table is None else table)
     datasets = {}
     for name in ("urls", "ids"):
         if all(name in header.spans for header in with_rows):
@@ -140,7 +148,21 @@ def compute_layout(headers: Sequence[ChunkHeader], attributes: dict[str, Any]) -
             datasets[name] = Dataset((starts[-1],), np.dtype(f"S{width}"), {})
     dimensions = max(header.dimensions for header in with_rows)
     datasets[EMBEDDINGS] = Dataset((starts[-1], dimensions), np.dtype("<f4"), {})
-    skeleton = lay_out(attributes, datasets, alignment_threshold=SMALL_BYTES, alignment_interval=ALIGNMENT)
+    with_table = {DATASET: Dataset((len(headers),), TYPE, {TABLE_DIGEST: table_digest(encoded)})} | datasets
+    skeleton = lay_out(attributes, with_table, alignment_threshold=SMALL_BYTES, alignment_interval=ALIGNMENT)
     columns = [Column(name, skeleton.offsets[name], dataset.row_bytes) for name, dataset in datasets.items()]
     columns.sort(key=lambda column: column.offset)
-    return Layout(skeleton.size, skeleton.metadata, columns, starts)
+    metadata = _joined(skeleton.metadata | {skeleton.offsets[DATASET]: encoded})
+    return Layout(skeleton.size, metadata, columns, starts)
+
+
+def _joined(ranges: Mapping[int, bytes]) -> dict[int, bytes]:
+    """Return the ranges, by offset, with those that lie behind each other as one."""
+    joined: dict[int, list[bytes]] = {}
+    start = end = -1
+    for offset, data in sorted(ranges.items()):
+        if offset != end:
+            start = offset
+        joined.setdefault(start, []).append(data)
+        end = offset + len(data)
+    return {offset: b"".join(parts) for offset, parts in joined.items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import ChunkInvalid
 from common.format.hdf5 import READ_ERRORS, open_hdf5
+from common.format.merged_chunks import DATASET, TABLE_DIGEST
 from common.format.run_attributes import read_provenance
 from common.indexes import parse_indexes
 from common.process.resources import exhausted
@@ -26,6 +27,11 @@ class ResultHeader:
     failed: int
     chunks_missing: str
     """The chunks that are not in a partial merge, as in `3,7-9`."""
+    created_at: str
+    """The time at which the newest chunk was written, in UTC, in ISO 8601."""
+    table_digest: str
+    """The digest of the table of the chunks (see common.format.merged_chunks), "" where an earlier version of this
+    program merged them."""
 
     @property
     def missing(self) -> list[int]:
@@ -42,6 +48,8 @@ def read_result(file: BinaryIO, *, name: str) -> ResultHeader:
                 embedded=int(result.attrs["rows_embedded"]),
                 failed=int(result.attrs["rows_failed"]),
                 chunks_missing=str(result.attrs["chunks_missing"]),
+                created_at=str(result.attrs["created_at"]),
+                table_digest=str(result[DATASET].attrs[TABLE_DIGEST]) if DATASET in result else "",
             )
         _ = header.missing  # raises ValueError for a text of another form
     except READ_ERRORS as error:
