@@ -141,10 +141,11 @@ def read_contents(file: BinaryIO, *, name: str) -> ResultContents | None:
         with open_hdf5(file, name=name) as result:
             if DATASET not in result:
                 return None
-            # The columns first: the table's bytes take the place of HDF5's metadata in the reader's memory.
+            # The table last: its bytes take the place of the other metadata in the reader's memory.
             columns = {column: _column(result, column) for column in ("urls", "ids", "embeddings") if column in result}
+            chunk_count = int(result.attrs["chunk_count"])
             chunks = _chunks(result)
-            _check(chunks, columns, chunk_count=int(result.attrs["chunk_count"]))
+            _check(chunks, columns, chunk_count=chunk_count)
     except READ_ERRORS as error:
         raise exhausted(error) or ChunkInvalid(f"the table of chunks in {name} is damaged: {error}") from error
     return ResultContents(chunks, columns)
@@ -167,8 +168,9 @@ def _chunks(result: h5py.File) -> Sequence[MergedChunk]:
         raise ValueError(f"it has the type {dataset.dtype} and the shape {dataset.shape}")
     if dataset.nbytes > result.id.get_filesize():
         raise ValueError(f"it has {dataset.shape[0]} rows, more than the file has room for")
+    digest = dataset.attrs[TABLE_DIGEST]
     table: NDArray[Any] = dataset[:]
-    if table_digest(table.tobytes()) != dataset.attrs[TABLE_DIGEST]:
+    if table_digest(table.tobytes()) != digest:
         raise ValueError("its bytes are not those that were written")
     columns = {
         name: [row.tobytes() for row in table[name]] if name in _DIGESTS else table[name].tolist()

@@ -98,8 +98,8 @@ def test_hdf5_reads_from_the_layout_what_was_written_by_it(headers: list[ChunkHe
         expected[column.name] = content.tobytes()
     with h5py.File(file, "r") as result:
         assert set(result) == {"chunks", *expected}
-        for name, content in expected.items():
-            assert result[name][:].tobytes() == content
+        for name, written in expected.items():
+            assert result[name][:].tobytes() == written
             assert result[name].chunks is None
         assert result["embeddings"].dtype == np.dtype("<f4")
         assert result["embeddings"].shape == (layout.rows, headers[0].dimensions)
