@@ -71,6 +71,11 @@ class Collector:
                 if not self._is_embedded[position] and position not in self._failures
             ]
 
+    def embedded_rows(self) -> NDArray[np.intp]:
+        """Return the positions of the embedded rows, in ascending order."""
+        with self._lock:
+            return np.flatnonzero(self._is_embedded)
+
     def keep_failure(self, failure: Failure) -> None:
         """Settle a row as failed that an earlier chunk file has as failed."""
         with self._lock:
@@ -91,6 +96,18 @@ class Collector:
             self.embedded += int(is_sound.sum())
             for position in places[~is_sound].tolist():
                 self._fail(position, Reason.NOT_FINITE, "the model's output is not finite or has length 0")
+
+    def embed_after_all(self, positions: NDArray[np.intp], vectors: NDArray[np.float32]) -> None:
+        """Settle failed rows as embedded, with the vectors, (rows, dimensions), of another pod that has embedded them.
+
+        Raises ResourceExhausted when the disk has no room for the vectors.
+        """
+        self._vectors.write(positions, vectors)
+        with self._lock:
+            for position in positions.tolist():
+                self._deferred -= self._failures.pop(position).reason is Reason.DEFERRED
+            self._is_embedded[positions] = True
+            self.embedded += len(positions)
 
     def fail(self, position: int, failed: ImageFailed) -> None:
         """Settle the row at `position` as failed."""

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from common.format.provenance import program_version
+from common.format.reasons import MAY_PASS, Reason
 from common.indexes import parse_indexes
 from common.settings import RunSettings, Section
 
@@ -46,6 +47,14 @@ class ChunkSettings(RunSettings):
     the list of its failed images: so many failures mean a wrong list, or a source that is down. 2 to 5 % of Open
     Images' photos are gone."""
 
+    top_up: bool = False
+    """Whether only those failed images are computed again that may succeed now. All other rows are taken from the
+    chunk, or from the result once the run is merged. The chart and `embedder run --top-up` set it."""
+
+    top_up_reasons: str = ""
+    """Reasons of the ledger for which a top-up computes an image again, separated by commas. Empty: those that may
+    pass, `deferred`, `rate_limited`, `server_error`, `timeout` and `connection_failed`."""
+
     progress_seconds: float = Field(default=10, gt=0)
     """Time between two lines of progress in the log."""
 
@@ -58,6 +67,15 @@ class ChunkSettings(RunSettings):
     def _are_indexes(cls, text: str) -> str:
         parse_indexes(text)
         return text
+
+    @field_validator("top_up_reasons")
+    @classmethod
+    def _are_reasons(cls, text: str) -> str:
+        names = [name.strip() for name in text.split(",")] if text.strip() else []
+        known = {reason.value for reason in Reason}
+        if wrong := [name for name in names if name not in known]:
+            raise ValueError(f"{wrong[0]!r} is no reason of the ledger; choose from {', '.join(sorted(known))}")
+        return ",".join(names)
 
     @model_validator(mode="after")
     def _index_is_within(self) -> Self:
@@ -76,6 +94,11 @@ class ChunkSettings(RunSettings):
                 f"{self.chunk_count} is {self.chunk_count - 1}"
             )
         return self
+
+    @property
+    def reasons_to_top_up(self) -> frozenset[Reason]:
+        """Return the reasons for which a top-up computes an image again."""
+        return frozenset(map(Reason, self.top_up_reasons.split(","))) if self.top_up_reasons else MAY_PASS
 
     @property
     def chunk_index(self) -> int:

@@ -34,3 +34,8 @@ def new_failures_csv(path: Path) -> Iterator[Callable[[Sequence[str]], None]]:
 def harmless(cell: str) -> str:
     """Return the cell, after an apostrophe where a spreadsheet would take the cell for a formula."""
     return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
+
+
+def original(cell: str) -> str:
+    """Return the cell without the apostrophe that `harmless` has put before it."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA_STARTS) else cell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -220,10 +221,11 @@ class FolderStore:
         target = self.root / key
         if replacing is None:
             _link(part, target)
-        elif self.stat(key) != replacing:
-            raise ObjectExists(str(target))
-        else:  # the check and the rename are two steps: a second writer between them is overwritten
-            part.replace(target)
+        else:
+            with _locked(target):
+                if self.stat(key) != replacing:
+                    raise ObjectExists(str(target))
+                part.replace(target)
         return self._settled(key)
 
     def _settled(self, key: str) -> ObjectStat:
@@ -311,6 +313,24 @@ def _link(part: Path, target: Path) -> None:
         if target.exists():
             raise ObjectExists(str(target)) from None
         part.rename(target)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Let no other program of this kind replace the file in the block, where the file system knows locks.
+
+    Raises ObjectExists when the file is absent.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise ObjectExists(str(path)) from None
+    try:
+        with suppress(OSError):  # a second writer between the check and the rename is then overwritten
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sha256(path: Path) -> str:

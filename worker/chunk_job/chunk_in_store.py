@@ -101,6 +101,16 @@ class ChunkInStore:
                 overwrite = True
         raise StoreUnavailable(f"other pods replaced or deleted {self.location} {PUT_ATTEMPTS} times")
 
+    def take_back(self, stored: ObjectStat) -> None:
+        """Delete the chunk that this pod has stored, unless another one is there meanwhile."""
+        if self._store.stat(self._key) == stored:
+            try:
+                self._store.delete([self._key])
+            except StoreAccessDenied as error:  # the merge can delete it, if it runs once more
+                log.warning("not_taken_back", key=self._key, error=str(error))
+            else:
+                log.info("taken_back", key=self._key)
+
     def _find_once(self) -> AlreadyDone | None:
         chunk = self._store.stat(self._key)
         if chunk is None:
@@ -152,17 +162,8 @@ class ChunkInStore:
                 merged = None
             self.check_peers()
         except FingerprintMismatch:
-            self._take_back(stored)
+            self.take_back(stored)
             raise
         if merged is not None:
-            self._take_back(stored)
+            self.take_back(stored)
         return merged
-
-    def _take_back(self, stored: ObjectStat) -> None:
-        if self._store.stat(self._key) == stored:
-            try:
-                self._store.delete([self._key])
-            except StoreAccessDenied as error:  # the merge can delete it, if it runs once more
-                log.warning("not_taken_back", key=self._key, error=str(error))
-            else:
-                log.info("taken_back", key=self._key)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from common.logs import configure_logs
 from common.process.program import Finished
 from common.settings import read_settings
-from worker.chunk_job.outcome import AlreadyMerged, AlreadyStored, Stored
+from worker.chunk_job.outcome import AlreadyMerged, AlreadyStored, NothingToTopUp, Stored, ToppedUp
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from worker.chunk_job.outcome import Outcome
 
 
@@ -27,10 +29,23 @@ def last_word(outcome: Outcome) -> Finished:
     """Return what the worker says at its end, with the counts that `embedder status` reads."""
     match outcome:
         case Stored():
-            reasons = "".join(f", {reason} {count}" for reason, count in outcome.failures_by_reason.items())
             message = (
                 f"chunk {outcome.chunk} is in the store: {outcome.location}, {outcome.size} bytes, "
-                f"{outcome.embedded} images embedded, {outcome.failed} failed{reasons}"
+                f"{outcome.embedded} images embedded, {outcome.failed} failed{_reasons(outcome.failures_by_reason)}"
+            )
+        case ToppedUp():
+            stored = last_word(outcome.stored)
+            failed = outcome.computed - outcome.gained
+            return Finished(
+                f"{outcome.computed} images were computed again, {outcome.gained} of them are embedded now, {failed} "
+                f"failed once more{_reasons(outcome.failed_by_reason)}; {stored.message}",
+                {**stored.counts, "computed": outcome.computed, "gained": outcome.gained},
+            )
+        case NothingToTopUp():
+            message = (
+                f"nothing to compute again in chunk {outcome.chunk}: none of its failed images has a reason of "
+                f"EMBEDDER_TOP_UP_REASONS; {outcome.location} stays, {outcome.embedded} images embedded, "
+                f"{outcome.failed} failed"
             )
         case AlreadyStored():
             message = (
@@ -41,3 +56,7 @@ def last_word(outcome: Outcome) -> Finished:
             return Finished(f"this run is finished: {outcome.result} holds chunk {outcome.chunk}")
     requested = outcome.embedded + outcome.failed
     return Finished(message, {"images": requested, "of": requested, "failed": outcome.failed})
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return "".join(f", {reason} {count}" for reason, count in counts.items())

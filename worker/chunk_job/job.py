@@ -14,7 +14,9 @@ from common.store import open_store
 from common.store.contract import ObjectStat
 from worker.chunk_job.chunk_in_store import ChunkInStore
 from worker.chunk_job.failures_file import FailuresFile
-from worker.chunk_job.outcome import AlreadyMerged, Stored
+from worker.chunk_job.outcome import AlreadyMerged, NothingToTopUp, Stored
+from worker.chunk_job.top_up import TopUp
+from worker.chunk_job.top_up_look import find_nothing_to_top_up
 from worker.collector import Collector
 from worker.decode import plain_jpeg
 from worker.decode.geometry import PREPROCESSING_VERSION
@@ -31,6 +33,7 @@ from worker.stage_times import ADVICE, StageTimes
 from worker.vector_file import VectorFile
 
 if TYPE_CHECKING:
+    from common.format.chunk_file import Chunk
     from common.store.contract import Store
     from worker.chunk_job.outcome import Outcome
     from worker.manifest.manifest import Manifest, ManifestChunk
@@ -48,6 +51,8 @@ def embed_chunk(settings: WorkerSettings) -> Outcome:
     Raises the errors of common.errors. After any error, the store holds the whole chunk or no chunk. After
     TooManyFailures it also holds the list of the failed images, if it could be written.
     """
+    if settings.chunk.top_up and (nothing := find_nothing_to_top_up(settings)) is not None:
+        return nothing
     return _ChunkJob(settings).run()
 
 
@@ -77,17 +82,25 @@ class _ChunkJob:
         )
         self._place = ChunkInStore(store, self._index, self._provenance)
         self._failures_file = FailuresFile(store, self._index)
+        self._top_up: TopUp | None = None
+        if settings.chunk.top_up:
+            self._top_up = TopUp(
+                store,
+                self._index,
+                lambda other, name: self._provenance().check_same(other, name=name),
+                settings.chunk.reasons_to_top_up,
+            )
 
     def run(self) -> Outcome:
         outcome = self._run()
-        if not isinstance(outcome, AlreadyMerged):
+        if not isinstance(outcome, AlreadyMerged | NothingToTopUp):
             self._failures_file.remove()
         return outcome
 
     def _run(self) -> Outcome:
         is_damaged = False
         try:
-            if (done := self._place.find()) is not None:
+            if self._top_up is None and (done := self._place.find()) is not None:
                 return done
         except ChunkInvalid as error:
             log.warning("damaged_chunk", message=f"{error}; it is computed again")
@@ -103,7 +116,9 @@ class _ChunkJob:
         self, chunk: ManifestChunk, held: HeldImages | None, vectors: VectorFile, *, overwrite: bool
     ) -> Outcome:
         chunk_count = self._settings.chunk.chunk_count
-        collector = Collector(chunk, vectors)
+        collector = self._top_up.collector(chunk, vectors) if self._top_up else Collector(chunk, vectors)
+        if isinstance(collector, NothingToTopUp):
+            return collector
         columns = {} if self._manifest.columns is None else {"columns": self._manifest.columns}
         log.info(
             CHUNK_STARTED,
@@ -233,28 +248,32 @@ class _ChunkJob:
         return now, collector.settled
 
     def _store_chunk(self, collector: Collector, *, overwrite: bool) -> Outcome:
-        encoder = self._model.encoder.result()
-        by_reason = collector.count_by_reason()
-        chunk = collector.chunk(
-            index=self._index,
-            dimensions=encoder.dimensions,
-            has_ids=self._manifest.has_ids,
-            provenance=self._provenance(),
-        )
-        with temporary_folder("chunk") as folder:
-            path = folder / "chunk.h5"
-            write_chunk(path, chunk)
-            # Upload last: the key's existence means that the chunk is whole.
-            stored = self._place.put(path, overwrite=overwrite)
+        if self._top_up is not None:
+            stored = self._top_up.store(collector, self._place, lambda path: write_chunk(path, self._chunk(collector)))
+        else:
+            with temporary_folder("chunk") as folder:
+                path = folder / "chunk.h5"
+                write_chunk(path, self._chunk(collector))
+                # Upload last: the key's existence means that the chunk is whole.
+                stored = self._place.put(path, overwrite=overwrite)
         if not isinstance(stored, ObjectStat):
             return stored
-        return Stored(
+        outcome = Stored(
             chunk=self._index,
             location=self._place.location,
             size=stored.size,
-            embedded=len(chunk.urls),
-            failed=len(chunk.failures),
-            failures_by_reason={str(reason): count for reason, count in by_reason.most_common()},
+            embedded=collector.embedded,
+            failed=collector.failed,
+            failures_by_reason={str(reason): count for reason, count in collector.count_by_reason().most_common()},
+        )
+        return outcome if self._top_up is None else self._top_up.outcome(outcome, collector)
+
+    def _chunk(self, collector: Collector) -> Chunk:
+        return collector.chunk(
+            index=self._index,
+            dimensions=self._model.encoder.result().dimensions,
+            has_ids=self._manifest.has_ids,
+            provenance=self._provenance(),
         )
 
 

@@ -42,5 +42,32 @@ class AlreadyMerged:
     """Location of the result."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NothingToTopUp:
+    """No row of the chunk failed for a reason that a top-up was asked for."""
+
+    chunk: int
+    location: str
+    """Location of the chunk file, or of the result that holds the chunk."""
+    embedded: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToppedUp:
+    """This worker has computed some rows of an earlier chunk again and stored the chunk."""
+
+    stored: Stored
+    computed: int
+    """Number of rows that were computed again."""
+    failed_by_reason: Mapping[str, int]
+    """Number of those that failed once more, for each reason, the most frequent reason first."""
+
+    @property
+    def gained(self) -> int:
+        """Number of those that are embedded now."""
+        return self.computed - sum(self.failed_by_reason.values())
+
+
 AlreadyDone = AlreadyStored | AlreadyMerged
-Outcome = Stored | AlreadyDone
+Outcome = Stored | ToppedUp | NothingToTopUp | AlreadyDone
