@@ -49,7 +49,7 @@ class ChunkSettings(RunSettings):
 
     top_up: bool = False
     """Whether only those failed images are computed again that may succeed now. All other rows are taken from the
-    chunk, or from the result once the run is merged. The chart and `embedder run --top-up` set it."""
+    chunk, or from the result once the run is merged. The Job of a top-up sets it."""
 
     top_up_reasons: str = ""
     """Reasons of the ledger for which a top-up computes an image again, separated by commas. Empty: those that may

@@ -45,6 +45,8 @@ ELSEWHERE = {
 NO_VALUE = {
     "job_completion_index",  # Kubernetes sets it
     "chunk_indexes",  # rerun.chunks sets it, in the Job of the rerun
+    "top_up",  # the Job of a top-up sets it
+    "top_up_reasons",  # topUp.reasons sets it, in that Job
     "uncounted_failures",  # Kubernetes counts them, in an annotation of the pod
     "on_missing_chunks",  # merge.onFailedChunks sets it
     "metrics_port",  # metrics.enabled and metrics.port set it

@@ -64,9 +64,16 @@ class TopUp:
     """
 
     def __init__(
-        self, store: Store, index: int, check: Callable[[Provenance, str], object], reasons: AbstractSet[Reason]
+        self,
+        store: Store,
+        index: int,
+        check: Callable[[Provenance, str], object],
+        reasons: AbstractSet[Reason],
+        *,
+        deletion_seconds: float = DELETION_SECONDS,
     ) -> None:
         self._store, self._index, self._reasons = store, index, reasons
+        self._deletion_seconds = deletion_seconds
         self._key = chunk_key(index)
         self._location = store.location(self._key)
         self._earlier = EarlierChunks(store, index, check)
@@ -159,7 +166,7 @@ class TopUp:
             self._seen = self._seen._replace(chunk=stored)
             self._check_peers(stored, place)
             if replaced is not None and self._is_merged():
-                time.sleep(DELETION_SECONDS)
+                time.sleep(self._deletion_seconds)
             if self._look() == self._seen:
                 return stored
         raise StoreUnavailable(f"other pods replaced or deleted {self._location} {ATTEMPTS} times")
@@ -236,12 +243,12 @@ class TopUp:
         """
         seen = self._look()
         found = self._earlier.find()
-        places = [found.earlier] if found.earlier is not None and found.chunk != self._seen.chunk else []
+        if found.earlier is not None and (found.earlier.is_merged or found.chunk != self._seen.chunk):
+            self._add(collector, found.earlier)
         if found.earlier is None or not found.earlier.is_merged:
             merged = self._earlier.find_merged()
-            places += [merged] if merged is not None else []
-        for place in places:
-            self._add(collector, place)
+            if merged is not None:
+                self._add(collector, merged)
         self._seen = seen._replace(chunk=found.chunk)
         there = self._there = found.earlier
         if there is None or there.embedded < collector.embedded:
