@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import SettingsError
 from common.format.provenance import program_version
+from common.format.reasons import MAY_PASS, Reason
 from tests.worker.fetch.fetching import worker_settings
 
 
@@ -26,3 +27,11 @@ def test_a_user_agent_that_is_no_header_is_a_wrong_setting() -> None:
     for wrong in ("two\r\nlines: yes", "Zoë", "tab\t"):
         with pytest.raises(SettingsError, match=r"EMBEDDER_USER_AGENT is .*printable ASCII"):
             worker_settings(user_agent=wrong)
+
+
+def test_a_top_up_is_for_the_reasons_that_may_pass_unless_reasons_are_named() -> None:
+    assert worker_settings().chunk.reasons_to_top_up == MAY_PASS
+    named = worker_settings(top_up_reasons="not_found, timeout").chunk.reasons_to_top_up
+    assert named == {Reason.NOT_FOUND, Reason.TIMEOUT}
+    with pytest.raises(SettingsError, match=r"'gone' is no reason of the ledger; choose from access_denied, "):
+        worker_settings(top_up_reasons="not_found,gone")

@@ -17,6 +17,7 @@ from tests.worker.images import encoded, noise
 from tests.worker.worker_process import run_worker, start_worker, worker_environment, write_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from subprocess import Popen
 
@@ -83,11 +84,15 @@ class RunWithFailures:
     def _compute(self, store: Store, **other: object) -> None:
         ended = run_worker(index=1, **self.settings(store, **other))
         assert ended.exit_code == 0, ended.log
-        made_up = make_chunk(0, ROWS - 3, chunk_count=CHUNKS, failed=3, with_ids=False)
-        put_chunk(store, replace(made_up, provenance=header(store).provenance))
+        of_chunk_1 = header(store)
+        made_up = make_chunk(
+            0, ROWS - 3, chunk_count=CHUNKS, failed=3, with_ids=False, dimensions=of_chunk_1.dimensions
+        )
+        put_chunk(store, replace(made_up, provenance=of_chunk_1.provenance))
 
-    def start_top_up(self, store: Store, **other: object) -> Popen[str]:
-        return start_worker(worker_environment(index=1, **self.settings(store, top_up=True, **other)))
+    def start_top_up(self, store: Store, *, sdk: Mapping[str, str]) -> Popen[str]:
+        """Start a top-up with the SDK's variables that lead to the store."""
+        return start_worker(worker_environment(index=1, **self.settings(store, top_up=True)) | dict(sdk))
 
     def top_up(self, store: Store, **other: object) -> Ended:
         return run_worker(index=1, **self.settings(store, top_up=True, **other))
