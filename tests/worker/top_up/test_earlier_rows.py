@@ -60,6 +60,13 @@ def test_while_a_merge_replaces_the_result_the_rows_come_from_the_copy_of_the_ol
         assert pod.begin() == list(MAY_BE_EMBEDDED)
 
 
+def test_a_run_whose_result_is_not_verified_yet_is_no_source_of_rows(folder_store: Store) -> None:
+    put_earlier_run(folder_store, is_merged=True)
+    folder_store.delete([SUMMARY_KEY])
+    with Pod(folder_store) as pod:
+        assert pod.begin() == list(range(12))
+
+
 def test_a_chunk_that_is_nowhere_is_computed_as_a_whole(folder_store: Store) -> None:
     with Pod(folder_store) as pod:
         assert pod.begin() == list(range(12))
