@@ -27,14 +27,18 @@ FIRST_PART = 1 / 12
 """Part of the measured rate with which a worker begins. The measured rate is too high: it has emptied the site's
 allowance, and the other workers have done the same."""
 
+ANSWERS_TO_CLIMB = 2
+"""Number of answers after the first refusal before another refusal can end the climb. Without an answer, the refusal
+still belongs to the rush in which the workers began."""
+
 CLIMB = 0.6
-"""Growth of the square root of the rate, per second, until the second refusal: 200 requests/s take 25 s. Rates that
+"""Growth of the square root of the rate, per second, until the climb ends: 200 requests/s take 25 s. Rates that
 grow so become more equal while they grow."""
 
 DECREASE = 0.8
 """Factor of the rate after a refusal."""
 
-CYCLE_SECONDS = 6.0
+CYCLE_SECONDS = 7.0
 """Shortest time in seconds in which the rate grows back what a refusal took. Since it is the same at all rates, all
 workers bear the same number of refusals a second. This is what makes their rates equal."""
 
@@ -44,15 +48,19 @@ CYCLE_HOLDS = 12
 LARGEST_STEP = 0.25
 """Largest growth of the rate with one answer, as a part of the rate."""
 
-SMALLEST_STEP = 0.003
+SMALLEST_STEP = 0.03
 """Smallest growth of the rate with one answer, as a part of the rate."""
 
 STEP_INCREASE, STEP_DECREASE = 1.02, 1 / 1.3
 """Factors of the step after an answer and after a refusal. They balance at 1 refusal in 13 requests, which bounds the
-refusals at rates at which the cycle of 6 seconds would cause more."""
+refusals at rates at which the cycle of 7 seconds would cause more."""
 
 TURN_RATE = 0.35
 """Rate in requests/s below which a worker takes turns."""
+
+STEP_BEFORE_TURNS = 0.11
+"""Largest step with which a worker begins to take turns: it has been refused at least four times. A few refusals at the
+start, when the site's allowance is empty, do not tell a slow site from a fast one."""
 
 TURN_SHIFT = 0.25
 """Longest shift of a refused turn, as a part of the interval."""
@@ -115,6 +123,7 @@ class Pace:
         self._first_sent_at: float | None = None
         self._answers = 0
         """Number of answers of a new site, or since the last refusal."""
+        self._climbed_answers = 0
         self._patience_ends_at = math.inf
         self._trial_turns_left = 0
         self._strikes = 0.0
@@ -167,6 +176,7 @@ class Pace:
             case _Phase.TURNS:
                 self._note_turn_answered(now)
             case _Phase.CLIMBING | _Phase.STEADY:
+                self._climbed_answers += 1
                 self._found *= 1 + min(self._step, self._largest_step(now))
                 self._step = min(self._step * STEP_INCREASE, LARGEST_STEP)
         self._found = min(self._found, self._at_most)
@@ -189,7 +199,8 @@ class Pace:
                 # The site's allowance is empty now. A retry at once would be refused again.
                 self._next_at = resumed_at + self._random.uniform(0.5, 1.0) / self._found
             case _Phase.CLIMBING | _Phase.STEADY:
-                self._phase = _Phase.STEADY
+                if self._climbed_answers >= ANSWERS_TO_CLIMB:
+                    self._phase = _Phase.STEADY
                 self._found *= DECREASE
                 self._step = max(self._step * STEP_DECREASE, SMALLEST_STEP)
                 self._next_at = resumed_at + self._random.random() / self._found
@@ -198,7 +209,8 @@ class Pace:
         self._found = min(max(self._found, self._at_least), self._at_most)
         self._refused_at = now
         self._answers = 0
-        if self._phase is _Phase.STEADY and self._found < TURN_RATE:
+        takes_turns = self._found < TURN_RATE and self._step <= STEP_BEFORE_TURNS
+        if takes_turns and self._phase is not _Phase.TURNS:
             self._phase = _Phase.TURNS
             # Turns of all workers have intervals of a power of two, so that they keep their places among each other.
             self._found = max(math.ldexp(1.0, round(math.log2(self._found))), self._at_least)
@@ -210,6 +222,7 @@ class Pace:
         self._phase = _Phase.CLIMBING
         self._found = max(FIRST_RATE, FIRST_PART * self._answers / seconds)
         self._step = LARGEST_STEP
+        self._climbed_answers = 0
 
     def _largest_step(self, now: float) -> float:
         """Return the largest growth with one answer that keeps the growth in time within its bounds."""
