@@ -75,7 +75,8 @@ def report_top_up(
     if not counts:
         return
     total = sum(counts.values())
-    named = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items(), key=lambda each: -each[1]))
+    by_count = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    named = ", ".join(f"{reason} {count:,}" for reason, count in by_count)
     console.print(
         f"\n{total:,} {'image' if total == 1 else 'images'} failed for a reason that may pass ({named}). This command "
         f"fetches {'it' if total == 1 else 'them'} again, and nothing else:\n\n  {shlex.join(command)}\n",

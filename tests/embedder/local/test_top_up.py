@@ -19,13 +19,13 @@ from common.run.state import find_finished
 from common.run.summary import read_summary
 from common.store import open_store
 from merger.merge import merge
-from tests.image_server import ImageServer, answer, held, image_server
+from tests.image_server import ImageServer, answer, held, image_server, stall
 from tests.merger.runs import settings_for
 from tests.worker.images import encoded, noise
 from tests.worker.worker_process import write_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from common.store.contract import Store
@@ -41,7 +41,9 @@ GONE = ("0/3", "1/4")
 """The images that are gone for good."""
 
 DOWN = ("1/0", "1/5", "1/11")
-"""The images whose source is down at first. Those of chunk 0 arrive."""
+"""The images that do not arrive at first. Those of chunk 0 do."""
+
+FAULTS = dict(zip(DOWN, (answer(status=503), answer(status=429), stall()), strict=True))
 
 
 class Site:
@@ -58,11 +60,11 @@ class Site:
     def urls(self) -> list[str]:
         return [self._server.url(f"/{name}") for name in self.names]
 
-    def serve(self, down: Behaviour | None = None, *, names: Sequence[str] = DOWN) -> None:
-        """Let the images with these names behave so, or arrive, and forget the requests so far."""
+    def serve(self, down: Mapping[str, Behaviour] | None = None) -> None:
+        """Let these images behave so and the others arrive, and forget the requests so far."""
         for name in self.names:
             if name not in GONE:
-                self._server.on(f"/{name}", down if down and name in names else self._images[name])
+                self._server.on(f"/{name}", (down or {}).get(name, self._images[name]))
         self._server.requests.clear()
 
     def hold(self, release: threading.Event) -> None:
@@ -96,7 +98,9 @@ class Command(NamedTuple):
                 "EMBEDDER_ALLOW_PRIVATE_HOSTS": "true",
                 "EMBEDDER_DECODE_THREADS": "1",
                 "EMBEDDER_FETCH_ATTEMPTS": "1",
+                "EMBEDDER_READ_TIMEOUT_SECONDS": "2",
                 "EMBEDDER_RETRY_SECONDS": "0",
+                "EMBEDDER_SLOW_SITE_SECONDS": "1",
                 "TMPDIR": str(self.manifest.parent),
             }
             | environment,
@@ -131,9 +135,9 @@ def undisturbed(command: Command, site: Site, tmp_path_factory: pytest.TempPathF
 def unmerged(command: Command, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The chunks of a run whose images of DOWN did not arrive. Tests copy it."""
     store = open_store(str(tmp_path_factory.mktemp("unmerged") / "run"))
-    site.serve(answer(status=503))
+    site.serve(FAULTS)
     said = command.run(store, "--chunks", str(CHUNKS), "--no-merge")
-    assert f"{len(DOWN)} images failed for a reason that may pass (server_error {len(DOWN)})" in said
+    assert "3 images failed for a reason that may pass (deferred 1, server_error 1, timeout 1)" in said
     return store
 
 
@@ -218,7 +222,7 @@ def test_a_top_up_that_was_killed_is_completed_by_the_same_command_and_what_fail
         program.communicate()
     release.set()
     assert {each.key for each in store.list("")} == {each.key for each in merged.list("")}
-    site.serve(answer(status=503), names=DOWN[:1])
+    site.serve({name: fault for name, fault in FAULTS.items() if name == DOWN[0]})
     said = command.run(store, "--top-up")
     assert "1 image failed for a reason that may pass (server_error 1)" in said
     assert find_finished(store) is not None
