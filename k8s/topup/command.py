@@ -187,13 +187,13 @@ def topup(
             typer.echo(yaml.safe_dump_all(jobs, sort_keys=False, width=120), nl=False)
             return
         try:
-            created = cluster.create_job(jobs[0])
+            # The top-up first: a merge that has no top-up would wait, while a top-up without its merge is merged by the
+            # next one.
+            for job in jobs:
+                cluster.create_job(job)
         except AlreadyExists:  # another person created a top-up
             continue
-        for merge in jobs[1:]:
-            # The gate waits for the Job's end, however early or late its own Job comes.
-            cluster.create_job(merge)
-        _say_created(found, str(created["metadata"]["name"]), selected.chunks)
+        _say_created(found, str(jobs[0]["metadata"]["name"]), selected.chunks)
         return
     raise ClusterUnavailable(f"other people created {ATTEMPTS} top-ups of {release} at the same time; try again")
 
