@@ -55,6 +55,8 @@ def merge_inputs(
     another program got in the way, and StoreUnavailable.
     """
     totals = count_totals(inputs.headers, inputs.missing)
+    if inputs.earlier is not None and not inputs.earlier.is_verified:
+        settings = settings.model_copy(update={"verify": "full"})
     inputs = _keep_earlier(store, inputs, settings, progress)
     sources = Sources(store, inputs.chunks, lay_out_result(inputs, totals), progress.traffic)
     log.info(

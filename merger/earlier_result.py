@@ -9,7 +9,7 @@ where the rows are:
     the run is finished        in its result; an older copy may be of an earlier top-up, so a new one is made
     the run is not finished    in the copy. The result may be a new one that nobody has verified. But where it has other
                                rows for a chunk that has no chunk file, the copy is of an earlier top-up: then the rows
-                               are in the result.
+                               are in the result, and all of them are compared with their digests.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class EarlierResult(NamedTuple):
     contents: ResultContents
     embedded_by: Sequence[str]
     """The versions of the program that computed its chunks."""
+    is_verified: bool = True
+    """Whether a merge has verified it. If not, every row that comes from it must be compared with its digest."""
 
     @property
     def provenance(self) -> Provenance:
@@ -114,9 +116,13 @@ def find_earlier_result(
     whole = read_earlier_result(store, result)
     if finished is not None:
         return whole
+    if whole is not None:
+        whole = whole._replace(is_verified=False)
     copy = read_earlier_result(store, store.stat(EARLIER_RESULT_KEY))
     if copy is None or whole is None:
         return copy or whole
+    if whole.contents == copy.contents:
+        return whole  # perhaps a copy of a result that was not verified either
     of_result, of_copy = whole.chunks, copy.chunks
     agree = all(of_result.get(index) == of_copy.get(index) for index in without_file)
     return copy if agree else whole

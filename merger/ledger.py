@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -78,7 +78,7 @@ def spooled_ledger(sources: Sources, *, concurrency: int) -> Iterator[Ledger]:
 
 def _all_rows(sources: Sources, *, concurrency: int) -> Iterator[tuple[str, ...]]:
     """Yield the failures of all chunks as texts, in the order of COLUMNS."""
-    without_file = [position for position, chunk in enumerate(sources.chunks) if not chunk.is_file]
+    without_file = deque(position for position, chunk in enumerate(sources.chunks) if not chunk.is_file)
     if not any(sources.chunks[position].header.failed for position in without_file):
         for _, rows in _rows_of_files(sources, concurrency=concurrency):
             yield from rows
@@ -87,7 +87,7 @@ def _all_rows(sources: Sources, *, concurrency: int) -> Iterator[tuple[str, ...]
 
     def rows_before(end: int) -> Iterator[tuple[str, ...]]:
         while without_file and without_file[0] < end:
-            header = sources.chunks[without_file.pop(0)].header
+            header = sources.chunks[without_file.popleft()].header
             yield from earlier.rows_of(header.index, failed=header.failed)
 
     for position, rows in _rows_of_files(sources, concurrency=concurrency):

@@ -248,6 +248,27 @@ def test_a_damaged_earlier_result_is_named_with_its_chunks(folder: Store) -> Non
     assert find_finished(folder) is not None
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_every_row_of_a_result_that_was_never_verified_is_compared_with_its_digest(
+    folder: Store, tmp_path: Path, is_damaged: bool
+) -> None:
+    rows = manifest(COUNTS)
+    put(folder, [each.chunk({0}) for each in rows])
+    merged(folder)
+    expected = content(folder)
+    folder.delete([SUMMARY_KEY])
+    put_chunk(folder, rows[1].chunk({0}))
+    if not is_damaged:
+        merged(folder)
+        assert content(folder) == expected == merged_at_once([each.chunk({0}) for each in rows], tmp_path)
+        assert read_summary(folder)["verification"]["mode"] == "full"
+        return
+    with h5py.File(Path(folder.uri) / RESULT_KEY, "r+") as file:
+        file["embeddings"][7] = -file["embeddings"][7]
+    with pytest.raises(ChunkInvalid, match="is damaged in chunk 0"):
+        merged(folder)
+
+
 def test_leftovers_of_earlier_merges_go(store: Store) -> None:
     rows = manifest(COUNTS)
     put(store, [each.chunk({0}) for each in rows])
