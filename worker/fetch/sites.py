@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,9 @@ LONGEST_RETRY_AFTER_SECONDS = 3600.0
 
 NEW_SITE_SECONDS = 0.5
 """Time in seconds in which the number of requests to a new site may double, even if none is answered."""
+
+UNHEARD_SECONDS = 30.0
+"""Time in seconds before that if no request to any site has ended yet."""
 
 ANSWERS_APART = 20
 """Number of answers between two refusals from which these do not count as often."""
@@ -50,11 +54,20 @@ class SiteState(NamedTuple):
         return self.left / self.rate
 
 
+@dataclass(slots=True)
+class Heard:
+    """Whether any request has ended. Before, the processes that make the requests may not have started."""
+
+    at: float | None = None
+    """The time at which the first request ended, None if none has."""
+
+
 class Site:
     """One site: its pace, and what waits for it. For one event loop; times are those of the monotonic clock."""
 
     __slots__ = (
         "_asked_at",
+        "_heard",
         "_refused_after",
         "_silent_until",
         "_timer",
@@ -78,7 +91,7 @@ class Site:
         "under_way",
     )
 
-    def __init__(self, name: str, pace: Pace) -> None:
+    def __init__(self, name: str, pace: Pace, heard: Heard) -> None:
         self.name = name
         self.pace = pace
         self.in_flight = 0
@@ -114,6 +127,7 @@ class Site:
         self._silent_until = -math.inf
         self._refused_after: int | None = None
         """Number of answers before the last refusal while the site was not slow."""
+        self._heard = heard
         self._asked_at: float | None = None
         """Time of the first request."""
         self.is_free = self._is_free_now()
@@ -143,9 +157,11 @@ class Site:
         if not seconds and most is not None and self.in_flight + self.promised >= most:
             if self._asked_at is None:
                 return 0.0
-            doublings, since = divmod(now - self._asked_at, NEW_SITE_SECONDS)
+            heard_at = self._heard.at
+            began = self._asked_at + UNHEARD_SECONDS if heard_at is None else max(self._asked_at, heard_at)
+            doublings, since = divmod(max(0.0, now - began), NEW_SITE_SECONDS)
             if self.in_flight + self.promised >= most << min(int(doublings), 12):
-                return NEW_SITE_SECONDS - since
+                return max(began - now, 0.0) + NEW_SITE_SECONDS - since
         return seconds
 
     def refuses_often(self) -> bool:
@@ -237,6 +253,8 @@ class Site:
     def note_end(self) -> None:
         """Note that a request is over. Another one may have its turn."""
         self.in_flight -= 1
+        if self._heard.at is None:
+            self._heard.at = time.monotonic()
         if self._waiting or self.line:
             self.look_later()
 
@@ -274,6 +292,7 @@ class Sites:
         for name in self._fixed:
             _check_name(name)
         self._random = Random()
+        self._heard = Heard()
         self._by_server: dict[tuple[str, int], Site] = {}
         self._by_name: dict[str, Site] = {}
         self._most_kept = SITES_KEPT
@@ -316,7 +335,7 @@ class Sites:
         if site is None:
             fixed = self._fixed.get(name)
             pace = Pace(at_least=self._at_least, at_most=self._at_most, fixed=fixed, random=self._random)
-            site = self._by_name[name] = Site(name, pace)
+            site = self._by_name[name] = Site(name, pace, self._heard)
             site.on_turn = self._pass_turn
             site.on_slow = self._note_slow
             if site.is_slow:

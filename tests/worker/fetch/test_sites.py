@@ -1,0 +1,99 @@
+"""Which hosts are one site, and when a site has a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from common.errors import SettingsError
+from tests.worker.fetch.fetching import worker_settings
+from worker.fetch.image_url import parse_http_url
+from worker.fetch.rows_ahead import Place, RowsAhead
+from worker.fetch.site_names import site_name
+from worker.fetch.sites import Site, Sites
+from worker.fetch.slots import Slots
+from worker.rows import Row
+
+
+@pytest.mark.parametrize(
+    ("host", "site"),
+    {
+        "farm1.staticflickr.com": "staticflickr.com",
+        "staticflickr.com": "staticflickr.com",
+        "images.example.co.uk": "example.co.uk",
+        "someone.github.io": "someone.github.io",
+        "open-images-dataset.s3.amazonaws.com": "open-images-dataset.s3.amazonaws.com",
+        "a.b.s3.eu-west-1.amazonaws.com": "b.s3.eu-west-1.amazonaws.com",
+        "www.xn--85x722f.xn--55qx5d.cn": "xn--85x722f.xn--55qx5d.cn",
+        "www.example.com.": "example.com",
+        "co.uk": "co.uk:80",
+        "localhost": "localhost:80",
+        "10.0.0.1": "10.0.0.1:80",
+        "2001:db8::1": "[2001:db8::1]:80",
+    }.items(),
+)
+def test_a_site_is_a_registered_domain_or_an_address_with_its_port(host: str, site: str) -> None:
+    assert site_name(host, 80) == site
+
+
+def site_of(sites: Sites, url: str) -> Site:
+    return sites.of(parse_http_url(url))
+
+
+def test_all_hosts_and_ports_of_a_domain_are_one_site_and_each_port_of_an_address_is_one() -> None:
+    sites = Sites(worker_settings().fetch)
+    assert site_of(sites, "http://a.example.org/") is site_of(sites, "https://b.example.org:8443/1.jpg")
+    assert site_of(sites, "http://a.example.org/") is not site_of(sites, "http://a.example.com/")
+    assert site_of(sites, "http://127.0.0.1:81/") is not site_of(sites, "http://127.0.0.1:82/")
+
+
+def test_a_rate_for_a_name_that_is_no_site_is_a_wrong_setting() -> None:
+    with pytest.raises(SettingsError, match=r"www\.flickr\.com is no site; write flickr\.com"):
+        Sites(worker_settings(site_rates="www.flickr.com=2").fetch)
+    for text in ("flickr.com", "flickr.com=0", "flickr.com=fast", "=2", "flickr.com=1,flickr.com=2"):
+        with pytest.raises(SettingsError, match=r"EMBEDDER_SITE_RATES|SITE_RATES"):
+            worker_settings(site_rates=text)
+    with pytest.raises(SettingsError, match="EMBEDDER_MIN_RATE_PER_SITE"):
+        worker_settings(max_rate_per_site=0.01)
+
+
+def test_a_site_with_a_rate_has_turns_at_that_rate_and_others_at_once() -> None:
+    async def run() -> float:
+        sites = Sites(worker_settings(site_rates="example.org=20").fetch)
+        began = time.monotonic()
+        for _ in range(5):
+            await site_of(sites, "http://example.org/").turn()
+        return time.monotonic() - began
+
+    assert asyncio.run(run()) >= 0.15
+
+
+def test_any_number_of_rows_of_slow_sites_is_passed_over_and_the_rows_of_others_follow() -> None:
+    async def run() -> None:
+        sites = Sites(worker_settings(site_rates="example.org=0.01").fetch)
+        slow = site_of(sites, "http://example.org/")
+        rows = [Row(number, "slow") for number in range(5000)] + [Row(5000, "fast")]
+        ahead = RowsAhead(
+            rows,
+            place_of=lambda row: Place(row.url, slow if row.url == "slow" else None),
+            slots=Slots(total=4, per_host=4),
+            sites=sites,
+            most_waiting=8,
+            most_under_way=8,
+        )
+        found = [await ahead.next() for _ in range(3)]
+        assert [row.position for row in found if row] == [0, 1, 5000]
+        assert slow.left == 5000
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+def test_sites_of_which_nothing_has_to_be_remembered_are_forgotten() -> None:
+    sites = Sites(worker_settings(site_rates="example.org=1").fetch)
+    slow = site_of(sites, "http://example.org/")
+    for number in range(25_000):
+        site_of(sites, f"http://127.0.0.1:{number + 1}/")
+    assert site_of(sites, "http://example.org/") is slow
+    assert len(sites._by_server) < 25_000
