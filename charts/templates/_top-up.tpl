@@ -52,6 +52,11 @@ rather a copy, and changes it. */}}
 {{- define "embedder.topUp.changeWorker" -}}
 {{- $worker := .worker }}
 {{- if eq (include "embedder.string" .topUp.device) "cpu" }}
+{{- /* All vectors of a run have one number format. On GPUs a worker chooses float16 by itself, on a CPU another one. */}}
+{{- $device := $worker.device | default (ternary "cuda" "auto" (gt (int .gpu.count) 0)) }}
+{{- if and (eq $device "cuda") (eq ($worker.dtype | default "auto") "auto") }}
+{{- $_ := set $worker "dtype" "float16" }}
+{{- end }}
 {{- $_ := set .gpu "count" 0 }}
 {{- $_ := set $worker "nodeSelector" dict }}
 {{- $_ := set $worker "affinity" (omit ($worker.affinity | default dict) "nodeAffinity") }}

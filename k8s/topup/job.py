@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from common.errors import SettingsError, TopUpRefused
 from common.format.reasons import Reason
 from k8s.derived_job import container_of, copy_job, derive_worker_job, set_variables, taken_numbers
-from k8s.release.job import TOP_UP, TOP_UP_JOB, TOP_UP_REASONS
+from k8s.release.job import TOP_UP, TOP_UP_JOB, TOP_UP_REASONS, environment_of
 from k8s.release.labels import Component
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ TOP_UPS = 20
 of these numbers, because a Role names each object that it allows."""
 
 DEVICE = "EMBEDDER_DEVICE"
+
+DTYPE = "EMBEDDER_DTYPE"
+
+GPU_DTYPE = "float16"
+"""The number format that a worker chooses by itself on a GPU. All vectors of a run have one format, and a CPU would
+choose another one."""
 
 KEPT_NODE_LABELS = {"kubernetes.io/os", "kubernetes.io/arch"}
 """The labels of a node selector that say which nodes can run the image at all."""
@@ -48,7 +54,7 @@ def make_topup(
     if reasons:
         variables[TOP_UP_REASONS] = reasons
     if on_cpus:
-        variables[DEVICE] = "cpu"
+        variables = _as_on_gpus(environment_of(worker)) | variables | {DEVICE: "cpu"}
     job = derive_worker_job(
         worker,
         name=name,
@@ -117,6 +123,12 @@ def parse_labels(texts: Iterable[str]) -> dict[str, str]:
             raise SettingsError(f"--node-selector {text!r} is not a label; write for example pool=cpu")
         labels[key] = value
     return labels
+
+
+def _as_on_gpus(worker: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable that lets CPUs compute in the number format of a worker with these variables on a GPU."""
+    chooses_itself = worker.get(DEVICE) == "cuda" and worker.get(DTYPE, "auto") == "auto"
+    return {DTYPE: GPU_DTYPE} if chooses_itself else {}
 
 
 def _leave_gpus(job: Object) -> None:

@@ -76,6 +76,10 @@ def test_on_cpus_a_top_up_asks_for_no_gpu_and_goes_to_no_node_with_gpus() -> Non
     container = pod["containers"][0]
     assert "nvidia.com/gpu" not in container["resources"]["limits"]
     assert environment(container)["EMBEDDER_DEVICE"] == "cpu"
+    # All vectors have the number format that the workers have on GPUs.
+    for assignments, dtype in ((), "float16"), (("worker.dtype=bfloat16",), "bfloat16"), (("gpu.count=0",), None):
+        moved = containers(top_up(*assignments, "topUp.device=cpu"))[0]
+        assert environment(moved).get("EMBEDDER_DTYPE") == dtype
 
     chosen = pod_spec(
         top_up(*gpus, "topUp.device=cpu", "topUp.nodeSelector.pool=cpus", "topUp.resources.requests.cpu=2")

@@ -15,7 +15,7 @@ from common.format.chunk_file import Failure
 from common.format.reasons import Reason
 from common.store import open_store
 from k8s.release.job import environment_of, job_from
-from k8s.topup.job import TOP_UPS, make_topup, make_topup_merge, next_topup_name
+from k8s.topup.job import GPU_DTYPE, TOP_UPS, make_topup, make_topup_merge, next_topup_name
 from merger.merge import merge
 from tests.charts.helm import render
 from tests.charts.objects import containers, environment, of_kind, pod_spec
@@ -23,6 +23,7 @@ from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE
 from tests.k8s.release_objects import merge_job, pod_of, running, worker_job
 from tests.merger.runs import make_chunk, put_chunk, settings_for
+from worker.encode.encoder import choose_dtype
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,6 +125,7 @@ def test_on_cpus_the_pods_ask_for_no_gpu_and_go_where_they_are_sent(cluster: Clu
         "EMBEDDER_TOP_UP": "true",
         "EMBEDDER_TOP_UP_REASONS": "deferred,not_found",
         "EMBEDDER_DEVICE": "cpu",
+        "EMBEDDER_DTYPE": "float16",  # what the workers choose themselves on GPUs
         "HTTPS_PROXY": "http://p/$x",
         "EMBEDDER_CHUNK_INDEXES": "3-7",
     }
@@ -284,3 +286,8 @@ def test_a_log_is_followed_into_the_top_up_of_its_chunk(cluster: ClusterDouble) 
     name = cluster.put("pods", pod_of(job, 0, **running()))["metadata"]["name"]
     cluster.append_log(name, "worker", "a line of the top-up")
     assert "a line of the top-up" in embedder("logs", "3").out
+
+
+def test_on_cpus_the_number_format_is_the_one_that_workers_choose_on_gpus() -> None:
+    torch = pytest.importorskip("torch")
+    assert choose_dtype("auto", torch.device("cuda")) == getattr(torch, GPU_DTYPE)
