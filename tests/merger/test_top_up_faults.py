@@ -69,7 +69,7 @@ def run(bucket: str, tmp_path: Path) -> ToppedUp:
     return ToppedUp(bucket, tmp_path)
 
 
-def test_a_merge_in_a_storm_ends_as_if_there_were_none(run: ToppedUp, s3: S3Server) -> None:
+def test_a_merge_after_a_top_up_in_a_storm_ends_as_if_there_were_none(run: ToppedUp, s3: S3Server) -> None:
     run.merge_through(s3, storm(seed=4, share=0.1, faults=[RESET, SLOW_DOWN, LOST, CUT_SHORT]))
     run.assert_finished(1)
 
