@@ -85,7 +85,8 @@ def scraped_worker() -> Scrape:
             *(server.on(f"/{number}.png", picture) for number in range(4)),
             server.on("/late.png", held(release, then=picture)),
         ]
-        run_pipeline(urls, metrics_port=port, while_running=watch)
+        # Every site with a rate has metrics of its own.
+        run_pipeline(urls, metrics_port=port, while_running=watch, max_rate_per_site=500)
     return scrapes[0]
 
 
