@@ -86,9 +86,8 @@ def scraped_worker() -> Scrape:
             *(server.on(f"/{number}.png", picture) for number in range(4)),
             server.on("/late.png", held(release, then=picture)),
         ]
-        # A site with a rate of its own is a slow one, which has metrics.
-        rates = f"127.0.0.1:{server.port}=1000"
-        run_pipeline(urls, metrics_port=port, while_running=watch, site_rates=rates)
+        # Every site with a rate has metrics of its own.
+        run_pipeline(urls, metrics_port=port, while_running=watch, max_rate_per_site=500)
     return scrapes[0]
 
 

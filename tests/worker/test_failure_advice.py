@@ -23,6 +23,14 @@ def test_advice_names_settings_of_the_worker_and_no_others(advice: str) -> None:
     assert set(re.findall(r"EMBEDDER_\w+", advice)) <= VARIABLES | {"EMBEDDER_CA_BUNDLE"}
 
 
+@pytest.mark.parametrize("reason", [Reason.RATE_LIMITED, Reason.SERVER_ERROR, Reason.DEFERRED])
+def test_no_advice_makes_a_slow_site_slower(reason: Reason) -> None:
+    advice = advice_for(reason, ["https://example.org/a.jpg"])
+    assert "top-up" in advice
+    assert "CONCURRENCY" not in advice
+    assert "raise" not in advice
+
+
 @pytest.mark.parametrize(
     ("reason", "setting"),
     [
@@ -30,7 +38,7 @@ def test_advice_names_settings_of_the_worker_and_no_others(advice: str) -> None:
         (Reason.URL_TOO_LONG, "EMBEDDER_MAX_URL_BYTES"),
         (Reason.TOO_LARGE, "EMBEDDER_MAX_IMAGE_BYTES"),
         (Reason.TOO_MANY_PIXELS, "EMBEDDER_MAX_IMAGE_PIXELS"),
-        (Reason.RATE_LIMITED, "EMBEDDER_FETCH_CONCURRENCY_PER_HOST"),
+        (Reason.RATE_LIMITED, "EMBEDDER_MIRROR_URL"),
         (Reason.TIMEOUT, "EMBEDDER_FETCH_TIMEOUT_SECONDS"),
         (Reason.MALFORMED_ROW, "EMBEDDER_MANIFEST_FORMAT"),
         (Reason.INVALID_URL, "EMBEDDER_URL_COLUMN"),

@@ -45,7 +45,8 @@ def test_a_scrape_says_how_far_the_chunk_is_and_when_it_last_went_on() -> None:
             *(server.on(f"/{number}.png", picture) for number in range(4)),
             *(server.on(f"/late-{number}.png", held(release, then=picture)) for number in range(4)),
         ]
-        run_pipeline(urls, metrics_port=port, while_running=watch, max_failure_ratio=0.5)
+        site = f"127.0.0.1:{server.port}"
+        run_pipeline(urls, metrics_port=port, while_running=watch, max_failure_ratio=0.5, max_rate_per_site=500)
 
     ((settled, held_up),) = scrapes
     assert held_up("embedder_images_requested", chunk="0") == 9
@@ -53,6 +54,8 @@ def test_a_scrape_says_how_far_the_chunk_is_and_when_it_last_went_on() -> None:
     assert held_up("embedder_failures_total", chunk="0", reason="not_found") == 1
     assert held_up("embedder_failure_ratio_limit", chunk="0") == 0.5
     assert held_up("embedder_requests_total", chunk="0") == 9
+    assert held_up("embedder_slow_site_rate", chunk="0", site=site) == 500
+    assert held_up("embedder_slow_site_images_left", chunk="0", site=site) == 4
     assert held_up("embedder_stage_seconds_total", chunk="0", stage="encode", state="waited") > 0.1
     assert started < held_up("embedder_last_progress_timestamp_seconds", chunk="0") < settled
     end = scrape(port)
