@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import bench_before, bench_ceiling, bench_checkpoints, bench_manifest, bench_worker
+from benchmarks import bench_before, bench_ceiling, bench_checkpoints, bench_manifest, bench_pace, bench_worker
 from benchmarks.ratio import show
 from benchmarks.rig import http_sources, rig, s3_source
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OF_S3 = ("ceiling", "seed", "vit", "start", "memory", "checkpoints")
 """The benchmarks whose photos lie in an S3 server. It starts after the others, because it shares their cores."""
 
-PARTS = ("scale", "before", *OF_S3)
+PARTS = ("scale", "pace", "before", *OF_S3)
 """All benchmarks, in their order."""
 
 
@@ -51,7 +51,9 @@ def main() -> None:
     if "scale" in parts:
         with tempfile.TemporaryDirectory(prefix="embedder-bench-") as folder:
             show(bench_manifest.scale(Path(folder), rows=9_000_000 // share, rounds=rounds))
-    if parts != {"scale"}:
+    if "pace" in parts:
+        show(bench_pace.pace(share=share, rounds=rounds))
+    if not parts <= {"scale", "pace"}:
         _run_workers(parts, before, photos=wanted.photos, share=share, rounds=rounds)
     if missing:
         sys.exit(f"`before` is missing above: {missing}")

@@ -72,11 +72,14 @@ TRIAL_TURNS = 4
 """Number of turns that must be answered before twice as many turns are kept."""
 
 PATIENCE = 8
-"""Time without a refusal before a worker tries twice as many turns, in seconds at 1 request/s. It grows with the square
+"""Time before a worker tries twice as many turns, in seconds at 1 request/s. It grows with the square
 of the interval."""
 
 LONGEST_PATIENCE_SECONDS = 120.0
 """Longest such time in seconds."""
+
+TURNS_TO_POSTPONE = 12
+"""Number of turns by which a refusal puts off such a trial."""
 
 STEP_AFTER_TURNS = 0.05
 """Step with which a worker leaves the turns."""
@@ -205,7 +208,7 @@ class Pace:
                 self._step = max(self._step * STEP_DECREASE, SMALLEST_STEP)
                 self._next_at = resumed_at + self._random.random() / self._found
             case _Phase.TURNS:
-                self._note_turn_refused(sent_at, resumed_at)
+                self._note_turn_refused(sent_at, now, resumed_at)
         self._found = min(max(self._found, self._at_least), self._at_most)
         self._refused_at = now
         self._answers = 0
@@ -215,7 +218,7 @@ class Pace:
             # Turns of all workers have intervals of a power of two, so that they keep their places among each other.
             self._found = max(math.ldexp(1.0, round(math.log2(self._found))), self._at_least)
             self._strikes, self._trial_turns_left = 0.0, 0
-        self._wait_patiently(now)
+            self._wait_patiently(now)
 
     def _begin(self, now: float) -> None:
         seconds = max(1.0, now - (now if self._first_sent_at is None else self._first_sent_at))
@@ -258,12 +261,13 @@ class Pace:
         self._found *= 2
         self._trial_turns_left = TRIAL_TURNS
 
-    def _note_turn_refused(self, sent_at: float, resumed_at: float) -> None:
+    def _note_turn_refused(self, sent_at: float, now: float, resumed_at: float) -> None:
         interval = 1 / self._found
         if self._trial_turns_left:
             # The next turn after a refused one is the other half of the turns. They are kept.
             self._trial_turns_left = 0
             self._found /= 2
+            self._wait_patiently(now)
             self._next_at = sent_at + interval
             if self._next_at <= resumed_at:
                 self._next_at += 2 * interval * math.ceil((resumed_at - self._next_at) / (2 * interval))
@@ -272,6 +276,8 @@ class Pace:
         if self._strikes >= REFUSALS_TO_YIELD:
             self._strikes = 0.0
             self._found /= 2
+            self._wait_patiently(now)
+        self._patience_ends_at += TURNS_TO_POSTPONE * interval
         self._next_at = resumed_at + TURN_SHIFT * self._random.random() / self._found
 
     def _wait_patiently(self, now: float) -> None:
