@@ -51,7 +51,10 @@ def copy_object(
     settings: MergerSettings,
     traffic: Traffic,
 ) -> ObjectStat:
-    """Copy an object, in the ways that the setting `assembly` allows, and return the copy once it is compared."""
+    """Copy an object, in the ways that the setting `assembly` allows, and return the copy once it is compared.
+
+    A wrong copy is deleted. Raises ObjectExists, AssemblyGone and StoreUnavailable.
+    """
     ways = {"auto": (True, False), "server-side": (True,), "streaming": (False,)}[settings.assembly]
     problem: StoreUnavailable | StoreAccessDenied = StoreUnavailable("there is no way to copy")
     for by_store in ways:
@@ -64,7 +67,9 @@ def copy_object(
         else:
             if _is_equal(store, source, published, settings, traffic):
                 return published
-            replacing = published
+            if store.stat(key) == published:
+                store.delete([key])
+            replacing = None
             problem = StoreUnavailable(f"the store has copied {store.location(source.key)} wrongly")
         log.warning("copy_failed", object=store.location(key), by_store=by_store, error=str(problem))
     raise StoreUnavailable(f"{store.location(key)} could not be made: {problem}") from problem

@@ -12,7 +12,7 @@ from common.format.result_file import read_result
 from common.format.rows import check_norms
 from common.indexes import brief_indexes
 from common.process.resources import exhausted
-from common.run.keys import RESULT_KEY, SUMMARY_KEY
+from common.run.keys import EARLIER_RESULT_KEY, RESULT_KEY, SUMMARY_KEY
 from common.run.state import find_finished, find_missing
 from common.run.summary import read_summary
 
@@ -59,13 +59,16 @@ def report(store: Store, settings: GateSettings, watch: WorkerWatch) -> SoundRes
 def _find_result(store: Store) -> FinishedRun | None:
     """Return the finished run, None where the result or the summary is absent.
 
-    Raises ChunkInvalid where both are there and do not make a finished run.
+    Raises ChunkInvalid where both are there and do not make a finished run, unless a merge after a top-up has replaced
+    the result and not yet the summary.
     """
     result, summary = store.stat(RESULT_KEY), read_summary(store)
     if result is None or summary is None:
         return None
     if (finished := find_finished(store)) is not None:
         return finished
+    if store.stat(EARLIER_RESULT_KEY) is not None:
+        return None
     with store.open(RESULT_KEY, result.size) as file:
         header = read_result(file, name=store.location(RESULT_KEY))
     raise ChunkInvalid(

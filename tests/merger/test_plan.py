@@ -54,6 +54,52 @@ def check(layout: Layout, parts: list[Part], limits: PartLimits) -> None:
     assert flat == [(piece.column, piece.chunk, piece.first, piece.rows) for piece in layout.pieces()]
 
 
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_neighbours_in_an_earlier_result_are_copied_as_one_range(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any))
+    layout = layout_of(sizes, row_bytes=64, text_bytes=10, metadata=300)._replace(
+        from_earlier=data.draw(st.lists(st.booleans(), min_size=len(sizes), max_size=len(sizes))),
+        copied_texts=frozenset(data.draw(st.sets(st.just("urls")))),
+    )
+    limits = PartLimits(min_bytes=data.draw(st.integers(1, 700)), max_bytes=100_000, max_count=10_000)
+    plans = [
+        plan_parts(layout, limits, sizes=PartSizes(2_000, 5_000)),
+        plan_equal_parts(layout, limits, copying=True, part_bytes=640),
+    ]
+    for parts in plans:
+        offset = 0
+        covered: list[tuple[str, int, int]] = []
+        for part in parts:
+            assert part.offset == offset
+            offset += part.size
+            for piece in [part.piece] if isinstance(part, CopyPart) else part.pieces:
+                split = list(layout.split(piece))
+                if isinstance(part, CopyPart):
+                    assert len(split) == 1 or all(layout.from_earlier[split[0].chunk : split[-1].chunk + 1])
+                    assert all(layout.can_copy(each) for each in split)
+                else:
+                    assert split == [piece]
+                covered += [
+                    (each.column, each.chunk, row)
+                    for each in split
+                    if each.column
+                    for row in range(each.first, each.first + each.rows)
+                ]
+        assert offset == layout.size
+        assert covered == [
+            (piece.column, piece.chunk, row) for piece in layout.pieces() if piece.column for row in range(piece.rows)
+        ]
+
+
+def test_a_chunk_without_rows_between_two_of_an_earlier_result_keeps_them_apart() -> None:
+    layout = layout_of([50, 0, 50])
+    joined = layout._replace(from_earlier=[True, True, True])
+    apart = layout._replace(from_earlier=[True, False, True])
+    for each, count in ((joined, 1), (apart, 2)):
+        assert sum(piece.column == EMBEDDINGS for piece in each.joined_pieces()) == count
+
+
 def uploaded(parts: list[Part]) -> int:
     return sum(part.size for part in parts if isinstance(part, UploadPart))
 

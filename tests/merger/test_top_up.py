@@ -158,6 +158,42 @@ def test_a_run_of_which_a_chunk_is_topped_up_is_still_finished_and_lacks_nothing
     assert find_missing(folder, 5) == set()
 
 
+def test_a_run_whose_second_merge_was_killed_before_its_summary_lacks_no_chunk(folder: Store, tmp_path: Path) -> None:
+    rows = manifest(COUNTS)
+    put(folder, [each.chunk({0}) for each in rows])
+    merged(folder)
+    earlier, summary = folder.read(RESULT_KEY), folder.read(SUMMARY_KEY)
+    put_chunk(folder, rows[2].chunk())
+    merged(folder)
+    # As it is after the new result and before the new summary.
+    put_chunk(folder, rows[2].chunk())
+    folder.put_bytes(EARLIER_RESULT_KEY, earlier)
+    folder.put_bytes(SUMMARY_KEY, summary)
+    assert find_finished(folder) is None
+    assert find_missing(folder, 5) == set()
+    assert isinstance(merged(folder), Merged)
+    assert content(folder) == merged_at_once(
+        [each.chunk() if each.index == 2 else each.chunk({0}) for each in rows], tmp_path
+    )
+    assert objects(folder) == FINISHED
+
+
+def test_an_older_copy_does_not_bring_back_the_rows_of_an_earlier_result(folder: Store, tmp_path: Path) -> None:
+    rows = manifest(COUNTS)
+    put(folder, [each.chunk({0}) for each in rows])
+    merged(folder)
+    earlier = folder.read(RESULT_KEY)
+    put_chunk(folder, rows[2].chunk())
+    merged(folder)
+    folder.put_bytes(EARLIER_RESULT_KEY, earlier)
+    folder.delete([SUMMARY_KEY])
+    put_chunk(folder, rows[4].chunk())
+    assert isinstance(merged(folder), Merged)
+    assert content(folder) == merged_at_once(
+        [each.chunk() if each.index in {2, 4} else each.chunk({0}) for each in rows], tmp_path
+    )
+
+
 def test_a_ledger_that_does_not_fit_is_refused_and_the_chunks_can_be_computed_again(
     folder: Store, tmp_path: Path
 ) -> None:

@@ -29,7 +29,6 @@ def test_a_tenth_of_the_bytes_of_a_result_pass_through_at_most(store: Store, tmp
     put(store, [rows[index].chunk() for index in failed])
     assert isinstance(merge(store, settings_for(store, CHUNKS)), Merged)
     summary = read_summary(store)
-    print({name: summary[name] for name in ("bytes_copied_by_store", "bytes_uploaded", "bytes_read", "result_bytes")})
     # A bucket takes no part below 5 MiB: the metadata passes through together with as many rows.
     assert summary["bytes_uploaded"] <= 0.1 * summary["result_bytes"]
     assert summary["bytes_read"] <= 0.1 * summary["result_bytes"]
