@@ -15,7 +15,7 @@ from common.store.contract import ObjectStat
 from worker.chunk_job.chunk_in_store import ChunkInStore
 from worker.chunk_job.failures_file import FailuresFile
 from worker.chunk_job.outcome import AlreadyMerged, NothingToTopUp, Stored
-from worker.chunk_job.top_up import TopUp
+from worker.chunk_job.top_up import TopUp, deletion_seconds
 from worker.chunk_job.top_up_look import find_nothing_to_top_up
 from worker.collector import Collector
 from worker.decode import plain_jpeg
@@ -92,6 +92,7 @@ class _ChunkJob:
                 self._index,
                 lambda other, name: self._provenance().check_same(other, name=name),
                 settings.chunk.reasons_to_top_up,
+                deletion_seconds=deletion_seconds(settings.chunk.chunk_count),
             )
 
     def run(self) -> Outcome:

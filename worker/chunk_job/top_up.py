@@ -46,8 +46,16 @@ ATTEMPTS = 5
 """Number of attempts to read or to store a chunk that other pods store, merge or delete at the same time."""
 
 DELETION_SECONDS = 5.0
-"""Time in seconds after which a merge has deleted a chunk file that it has looked at. The look and the deletion are two
-steps, and a top-up may replace the chunk file in between."""
+"""Time in seconds after which a merge of a few chunks has deleted a chunk file that it has looked at. The look and the
+deletion are two steps, and a top-up may replace the chunk file in between."""
+
+DELETED_PER_SECOND = 2000
+"""Number of chunk files for which a merge takes one second more, because it looks at all of them first."""
+
+
+def deletion_seconds(chunk_count: int) -> float:
+    """Return the time in seconds in which a merge of so many chunks deletes the chunk files that it has looked at."""
+    return DELETION_SECONDS + chunk_count / DELETED_PER_SECOND
 
 
 class _Seen(NamedTuple):
@@ -61,6 +69,7 @@ class TopUp:
     """The top-up of chunk `index` of the run in `store`, for the rows that failed for one of `reasons`.
 
     `check` is called with the provenance of each object and its location, and raises FingerprintMismatch.
+    `deletion_seconds` is the time in which a merge of this run deletes the chunk files.
     """
 
     def __init__(
@@ -70,7 +79,7 @@ class TopUp:
         check: Callable[[Provenance, str], object],
         reasons: AbstractSet[Reason],
         *,
-        deletion_seconds: float = DELETION_SECONDS,
+        deletion_seconds: float = 0,
     ) -> None:
         self._store, self._index, self._reasons = store, index, reasons
         self._deletion_seconds = deletion_seconds
@@ -100,7 +109,8 @@ class TopUp:
         Raises SettingsError when the earlier rows are not those of the manifest, FingerprintMismatch when they were
         made with other settings, and ChunkInvalid when the result or its ledger is damaged.
         """
-        for attempt in range(1, ATTEMPTS + 1):
+        suspects: set[ObjectStat] = set()
+        for _ in range(ATTEMPTS):
             self._seen = self._look()
             found = self._earlier.find()
             self._seen = self._seen._replace(chunk=found.chunk)
@@ -115,8 +125,10 @@ class TopUp:
             try:
                 self._settle(collector, chunk, earlier)
             except ChunkInvalid as error:
-                if attempt > 1:
+                # One wrong byte in one answer of the store, or another pod's chunk, looks like damage too.
+                if earlier.source in suspects:
                     self._earlier.note_damage(earlier, error)
+                suspects.add(earlier.source)
                 log.warning("looking_again", error=str(error))
             except StoreUnavailable as error:
                 if self._store.stat(earlier.source.key) == earlier.source:
