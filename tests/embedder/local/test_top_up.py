@@ -98,9 +98,11 @@ class Command(NamedTuple):
                 "EMBEDDER_ALLOW_PRIVATE_HOSTS": "true",
                 "EMBEDDER_DECODE_THREADS": "1",
                 "EMBEDDER_FETCH_ATTEMPTS": "1",
+                # One site serves the good and the bad images, and must not slow down for the bad ones.
+                "EMBEDDER_MIN_RATE_PER_SITE": "100",
                 "EMBEDDER_READ_TIMEOUT_SECONDS": "2",
                 "EMBEDDER_RETRY_SECONDS": "0",
-                "EMBEDDER_SLOW_SITE_SECONDS": "1",
+                "EMBEDDER_SLOW_SITE_SECONDS": "60",
                 "TMPDIR": str(self.manifest.parent),
             }
             | environment,
