@@ -276,7 +276,7 @@ def test_all_decoders_together_keep_the_limit_of_bytes(server: ImageServer) -> N
     assert 4_000_000 < len(body) < 4_040_000
     wide, narrow = Sending(body), Sending(body)
     limits: dict[str, Any] = {"fetch_concurrency": 12, "fetch_concurrency_per_host": 12}
-    urls = [server.on(f"/wide{number}", wide.behave) for number in range(12)]
+    urls = [server.on(f"/wide{number}", wide.behave) for number in range(40)]
     assert run_pipeline(urls, decoders=4, max_inflight_bytes=100 << 20, **limits).failures == {}
     assert wide.most_at_once > 6
     urls = [server.on(f"/narrow{number}", narrow.behave) for number in range(24)]

@@ -30,7 +30,16 @@ from tests.image_server import (
     reset,
     stall,
 )
-from tests.worker.fetch.fetching import PICTURE, failure, fetch, fetch_together, get, image_fetcher, worker_settings
+from tests.worker.fetch.fetching import (
+    PICTURE,
+    failure,
+    fetch,
+    fetch_together,
+    fetcher_among_others,
+    get,
+    image_fetcher,
+    worker_settings,
+)
 from worker.fetch.circuit import FAILURES_TO_OPEN
 from worker.fetch.must_wait import MustWait
 from worker.rows import Row
@@ -155,7 +164,7 @@ def test_no_more_requests_are_under_way_than_is_allowed(server: ImageServer, lim
     urls = [server.on(f"/{number}", held(release, then=chunked(PICTURE))) for number in range(40)]
 
     async def run() -> None:
-        async with image_fetcher(worker_settings(**limits)) as fetcher:
+        async with fetcher_among_others(**limits) as fetcher:
             images = asyncio.gather(*(get(fetcher, url) for url in urls))
             while len(server.requests) < most:
                 await asyncio.sleep(0.01)
@@ -177,8 +186,7 @@ def test_a_slow_host_delays_no_other_host(server: ImageServer) -> None:
         fast = [server.on(f"/{number}", answer(b"fast")) for number in range(20)]
 
         async def run() -> None:
-            limits = worker_settings(fetch_concurrency=4, fetch_concurrency_per_host=3)
-            async with image_fetcher(limits) as fetcher:
+            async with fetcher_among_others(fetch_concurrency=4, fetch_concurrency_per_host=3) as fetcher:
                 waiting = [asyncio.create_task(get(fetcher, f"{slow_host}/{number}")) for number in range(8)]
                 while len(slow.requests) < 3:
                     await asyncio.sleep(0.01)
