@@ -48,7 +48,7 @@ def moments(draw: random.Random, *, is_merged: bool) -> Iterator[Moment]:
     yield Moment(phase="storing", request=STORING, is_passed_on=True)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300, func_only=True)
 @pytest.mark.parametrize("is_merged", [False, True], ids=["unmerged", "merged"])
 def test_a_top_up_that_is_killed_again_and_again_leaves_the_earlier_chunk_or_the_whole_one(
     s3: S3Server, bucket: str, top_ups: RunWithFailures, *, is_merged: bool
@@ -75,7 +75,7 @@ def never(_: Request) -> bool:
     return False
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300, func_only=True)
 def test_either_of_two_top_ups_at_once_may_be_killed_at_any_request(
     s3: S3Server, bucket: str, top_ups: RunWithFailures
 ) -> None:
