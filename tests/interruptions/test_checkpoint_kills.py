@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 ROWS = 600
-KILLS = 4
+KILLS = 3
 SEED = 19
 
 WORK_SECONDS = 0.3

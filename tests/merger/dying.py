@@ -1,4 +1,4 @@
-"""Merges that are killed at a certain request to their store: in a forked process, which ends at once."""
+"""Merges that are killed before a certain write to their store: in a forked process, which ends at once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,23 @@ if TYPE_CHECKING:
 KILLED = 9
 FAILED = 75
 
+WRITES = {
+    "abort_assemblies",
+    "assemble",
+    "clear_up",
+    "copy",
+    "delete",
+    "discard_unfinished",
+    "publish",
+    "put_bytes",
+    "put_file",
+    "upload",
+}
+"""The calls that change what is in a store. A merge that dies between two of them leaves what the first one left."""
+
 
 class _Dying:
-    """Passes each call on to a store or an assembly, and ends the process before call number `left`."""
+    """Passes each call on to a store or an assembly, and ends the process before write number `left`."""
 
     def __init__(self, target: Any, left: list[int], pause: Callable[[], None]) -> None:  # noqa: ANN401 - either
         self._target, self._left, self._pause = target, left, pause
@@ -37,10 +51,11 @@ class _Dying:
             return found
 
         def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as the target's
-            with _LOCK:
-                self._left[0] -= 1
-                if not self._left[0]:
-                    os._exit(KILLED)
+            if name in WRITES:
+                with _LOCK:
+                    self._left[0] -= 1
+                    if not self._left[0]:
+                        os._exit(KILLED)
             self._pause()
             if name == "assemble":
                 return self._assemble(found(*arguments, **options))
@@ -57,8 +72,12 @@ class _Dying:
 _LOCK = threading.Lock()
 
 
-def start_merge(uri: str, settings: MergerSettings, *, calls: int = 0, pause: Callable[[], None] = lambda: None) -> int:
-    """Start a merge in a process that is killed before call number `calls` to the store, 0 for never. Return its id."""
+def start_merge(
+    uri: str, settings: MergerSettings, *, writes: int = 0, pause: Callable[[], None] = lambda: None
+) -> int:
+    """Start a merge in a process that is killed before write number `writes` to the store, 0 for never. Return its
+    id.
+    """
     process = os.fork()
     if process:
         return process
@@ -67,7 +86,7 @@ def start_merge(uri: str, settings: MergerSettings, *, calls: int = 0, pause: Ca
         with open(os.devnull, "w") as silence:  # noqa: PTH123
             os.dup2(silence.fileno(), sys.stdout.fileno())
         clear_clients()
-        store: Any = _Dying(open_store(uri), [calls], pause)
+        store: Any = _Dying(open_store(uri), [writes], pause)
         merge(store, settings)
         code = 0
     except EmbedderError as error:

@@ -32,22 +32,35 @@ COUNTS = (2700, 40, 2750, 3)
 pytestmark = pytest.mark.slow
 
 
-class ToppedUp:
-    """A finished run in a bucket, of which one chunk was topped up."""
+class Prepared:
+    """A finished run of which one chunk was topped up, and what its next merge makes of it."""
 
-    def __init__(self, bucket: str, folder: Path) -> None:
-        self.store = S3Store(f"s3://{bucket}/run")
-        self.folder = folder
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.rows = manifest(COUNTS)
-        put(self.store, [each.chunk({0, 1}) for each in self.rows])
-        merge(self.store, settings_for(self.store, len(COUNTS)))
-        self.old = content(self.store)
-        put_chunk(self.store, self.rows[1].chunk())
+        store = open_store(str(folder / "run"))
+        put(store, [each.chunk({0, 1}) for each in self.rows])
+        merge(store, settings_for(store, len(COUNTS)))
+        self.old = content(store)
+        put_chunk(store, self.rows[1].chunk())
+        self.objects = {key: store.read(key) for key in objects(store)}
+        self._expected: dict[tuple[int, ...], Content] = {}
 
     def expected(self, *topped_up: int) -> Content:
-        return merged_at_once(
-            [each.chunk() if each.index in topped_up else each.chunk({0, 1}) for each in self.rows], self.folder
-        )
+        if topped_up not in self._expected:
+            chunks = [each.chunk() if each.index in topped_up else each.chunk({0, 1}) for each in self.rows]
+            self._expected[topped_up] = merged_at_once(chunks, self._folder)
+        return self._expected[topped_up]
+
+
+class ToppedUp:
+    """The prepared run in a bucket."""
+
+    def __init__(self, bucket: str, prepared: Prepared) -> None:
+        self.store = S3Store(f"s3://{bucket}/run")
+        self.rows, self.old, self.expected = prepared.rows, prepared.old, prepared.expected
+        for key, data in prepared.objects.items():
+            self.store.put_bytes(key, data)
 
     def merge_through(self, s3: S3Server, intervene: Intervention, **options: str) -> None:
         with s3_proxy(s3, intervene) as proxy, pytest.MonkeyPatch.context() as environment:
@@ -64,9 +77,14 @@ class ToppedUp:
         assert "Uploads" not in self.store.prefix.client.list_multipart_uploads(Bucket=self.store.prefix.bucket)
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return Prepared(tmp_path_factory.mktemp("prepared"))
+
+
 @pytest.fixture
-def run(bucket: str, tmp_path: Path) -> ToppedUp:
-    return ToppedUp(bucket, tmp_path)
+def run(bucket: str, prepared: Prepared) -> ToppedUp:
+    return ToppedUp(bucket, prepared)
 
 
 def test_a_merge_after_a_top_up_in_a_storm_ends_as_if_there_were_none(run: ToppedUp, s3: S3Server) -> None:

@@ -89,7 +89,7 @@ def test_of_three_top_ups_at_once_no_row_is_lost_whatever_their_order(
 
 
 def test_many_top_ups_that_store_at_the_same_moment_lose_no_row(folder_store: Store, whole: bytes) -> None:
-    for _ in range(5):
+    for _ in range(3):
         put_earlier_run(folder_store)
         with ExitStack() as stack:
             pods = [stack.enter_context(Pod(folder_store)) for _ in MAY_BE_EMBEDDED]

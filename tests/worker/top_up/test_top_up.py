@@ -17,9 +17,15 @@ if TYPE_CHECKING:
     from common.store.contract import Store
     from tests.worker.top_up.runs import RunWithFailures
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.parametrize("is_merged", [False, True], ids=["unmerged", "merged"])
-@pytest.mark.parametrize("store", ["folder", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+
+@pytest.mark.parametrize(
+    ("store", "is_merged"),
+    [("folder", True), ("s3", False)],
+    ids=["folder, merged", "s3, unmerged"],
+    indirect=["store"],
+)
 def test_a_top_up_requests_the_failed_rows_alone_and_completes_the_chunk_to_the_byte(
     store: Store, run: RunWithFailures, *, is_merged: bool
 ) -> None:
@@ -46,7 +52,6 @@ def test_a_top_up_requests_the_failed_rows_alone_and_completes_the_chunk_to_the_
     assert len(run.requested) == len(FAILING)
 
 
-@pytest.mark.slow
 def test_a_top_up_with_too_many_failures_leaves_the_earlier_chunk(run: RunWithFailures, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "run"))
     run.put(store)
@@ -59,7 +64,6 @@ def test_a_top_up_with_too_many_failures_leaves_the_earlier_chunk(run: RunWithFa
     assert set(run.requested) <= set(run.failing_paths)
 
 
-@pytest.mark.slow
 def test_images_that_fail_once_more_are_counted_by_reason_and_are_not_asked_for_again(
     run: RunWithFailures, tmp_path: Path
 ) -> None:
