@@ -87,6 +87,7 @@ def test_every_row_is_embedded_or_has_one_reason_however_its_source_misbehaves(
         server.on("/loop.jpg", redirect("/pool.jpg")): "too_many_redirects",
         server.on("/pool.jpg", redirect("/loop.jpg")): "too_many_redirects",
         busy_server.on("/always.jpg", busy): "deferred",
+        busy_server.on("/hang.jpg", stall()): "timeout",
         "http://no-such-host.invalid/a.jpg": "connection_failed",
         # Enough to open a circuit, on the host of the good images and after them. The host must not be given up.
         **{server.on(f"/hang{n}.jpg", stall()): "timeout" for n in range(2 * FAILURES_TO_OPEN)},
