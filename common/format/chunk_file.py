@@ -15,6 +15,7 @@ The datasets are contiguous and uncompressed, so that a vector is a byte range. 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -151,6 +152,21 @@ def verify_chunk(file: BinaryIO, *, name: str) -> ChunkHeader:
     if damaged:
         raise ChunkInvalid(f"{name} is damaged: {', '.join(damaged)} are not the bytes that were written")
     return header
+
+
+def count_reasons(file: BinaryIO, header: ChunkHeader, *, name: str) -> Counter[str]:
+    """Return the number of failed rows of an open chunk file by reason. It reads the reasons and nothing else."""
+    span = header.spans["failures/reason"]
+    counts: Counter[str] = Counter()
+    try:
+        for block in blocks(file, span):
+            starts = range(0, len(block), max(1, span.row_bytes))
+            counts.update(
+                block[start : start + span.row_bytes].rstrip(b"\0").decode("utf-8", "replace") for start in starts
+            )
+    except OSError as error:
+        raise StoreUnavailable(describe_error(error, name)) from error
+    return counts
 
 
 def _check_all_norms(file: BinaryIO, header: ChunkHeader, *, name: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ChunkInvalid, StoreUnavailable
-from common.format.chunk_file import read_header
+from common.format.chunk_file import count_reasons, read_header
 from common.format.merged_chunks import MergedChunk, merged_chunk, read_merged_chunks
 from common.format.result_file import read_result
 from common.run.keys import CHUNKS_PREFIX, EARLIER_RESULT_KEY, RESULT_KEY, chunk_index
@@ -16,7 +16,6 @@ from common.run.state import find_finished
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from common.format.chunk_file import ChunkHeader
     from common.run.state import FinishedRun
     from common.store.contract import ObjectStat, Store
 
@@ -146,8 +145,9 @@ def _lacks_chunk_files(result: _Table, chunks: Mapping[int, FinishedChunk]) -> b
 def _read_chunk(store: Store, found: ObjectStat, index: int, *, with_reasons: bool) -> FinishedChunk | None:
     try:
         with store.open(found.key, found.size) as file:
-            header = read_header(file, name=store.location(found.key))
-            reasons = _count_reasons(file, header) if with_reasons else {}
+            name = store.location(found.key)
+            header = read_header(file, name=name)
+            reasons = count_reasons(file, header, name=name) if with_reasons else {}
     except ChunkInvalid:
         return None
     except StoreUnavailable:
@@ -159,11 +159,3 @@ def _read_chunk(store: Store, found: ObjectStat, index: int, *, with_reasons: bo
     return FinishedChunk(
         header.fingerprint, header.requested, header.provenance.chunk_count, merged_chunk(header), reasons
     )
-
-
-def _count_reasons(file: BinaryIO, header: ChunkHeader) -> Counter[str]:
-    span = header.spans["failures/reason"]
-    file.seek(span.offset)
-    texts = file.read(span.rows * span.row_bytes)
-    starts = range(0, len(texts), max(1, span.row_bytes))
-    return Counter(texts[start : start + span.row_bytes].rstrip(b"\0").decode("utf-8", "replace") for start in starts)

@@ -50,16 +50,12 @@ class Rows(NamedTuple):
     deferred: int
 
     @classmethod
-    def from_counts(cls, counts: Mapping[str, int], *, before: Rows | None) -> Rows | None:
-        """Return the rows, None where a count is missing: the chunk may have been merged before this worker began.
-
-        `before` are the rows by an earlier pod. A worker that finds its chunk in the store does not count how many of
-        its images are deferred.
-        """
+    def from_counts(cls, counts: Mapping[str, int]) -> Rows | None:
+        """Return the rows, None where a count is missing: the chunk may have been merged before this worker began."""
         if not {"images", "of", "failed"} <= counts.keys():
             return None
-        deferred = counts.get("deferred", before.deferred if before is not None else 0)
-        return cls(counts["images"], counts["of"], counts["failed"], min(deferred, counts["failed"]))
+        deferred = min(counts.get("deferred", 0), counts["failed"])
+        return cls(counts["images"], counts["of"], counts["failed"], deferred)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +89,7 @@ def count_images(
     running: dict[int, Progress] = {}
     for pod in pods:
         if pod.chunk in chunks.done:
-            rows = Rows.from_counts(pod.counts, before=done.get(pod.chunk))
+            rows = Rows.from_counts(pod.counts)
             if rows is not None:
                 done[pod.chunk] = rows
         elif pod.chunk in chunks.running and pod.is_running and pod.name in progress:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from common.errors import ChunkInvalid, FingerprintMismatch
 from common.format.chunk_file import write_chunk
+from common.format.reasons import Reason
 from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from common.store.contract import ObjectStat
@@ -46,6 +48,15 @@ def test_a_chunk_that_is_absent_is_put(store: Store, file: Path) -> None:
     stored = place(store).put(file, overwrite=False)
     assert isinstance(stored, ObjectStat)
     assert place(store).find() == AlreadyStored(chunk=0, location=place(store).location, embedded=3, failed=1)
+
+
+def test_a_chunk_that_is_found_is_reported_with_its_deferred_images(store: Store) -> None:
+    chunk = make_chunk(0, 3, chunk_count=COUNT, failed=3)
+    failures = [*chunk.failures[:1], *(replace(each, reason=Reason.DEFERRED) for each in chunk.failures[1:])]
+    put_chunk(store, replace(chunk, failures=failures))
+    assert place(store).find() == AlreadyStored(
+        chunk=0, location=place(store).location, embedded=3, failed=3, deferred=2
+    )
 
 
 def test_another_pods_chunk_is_found_and_left(store: Store, file: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from common.errors import ChunkInvalid, EmbedderError, StoreAccessDenied, StoreUnavailable
 from common.format.checkpoint_file import MAX_CHECKPOINT_BYTES, read_checkpoint
 from common.format.rows import slices
-from common.logs import log
+from common.logs import ROWS_RESUMED, log
 from common.run.keys import checkpoint_index, checkpoint_number, checkpoints_prefix
 from worker.chunk_job.checkpoint_writer import CheckpointWriter
 
@@ -82,7 +82,7 @@ class Checkpoints:
                 wanted = is_wanted[rows]
                 collector.embed(rows[wanted].tolist(), vectors[wanted])
             is_wanted[checkpoint.rows] = False
-        log.info("resumed", rows=collector.embedded - before, of=collector.requested, checkpoints=len(found))
+        log.info(ROWS_RESUMED, rows=collector.embedded - before, of=collector.requested, checkpoints=len(found))
 
     def start(self, collector: Collector) -> None:
         """Begin to write checkpoints of the rows that are embedded from now on."""

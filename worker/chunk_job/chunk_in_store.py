@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.errors import ChunkInvalid, FingerprintMismatch, StoreAccessDenied, StoreUnavailable
-from common.format.chunk_file import read_header, verify_chunk
+from common.format.chunk_file import count_reasons, read_header, verify_chunk
+from common.format.reasons import Reason
 from common.format.result_file import read_result
 from common.logs import log
 from common.run.keys import CHUNKS_PREFIX, RESULT_KEY, chunk_index, chunk_key
@@ -116,20 +117,28 @@ class ChunkInStore:
         if chunk is None:
             return self._find_merged()
         try:
-            header = self._verified(chunk.size)
+            header, deferred = self._verified(chunk.size)
         except (ChunkInvalid, StoreUnavailable):
             if self._store.stat(self._key) is not None:
                 raise
             return self._find_merged()  # a merge has deleted the chunk while it was read
         self._provenance().check_same(header.provenance, name=self.location)
-        return AlreadyStored(chunk=self._index, location=self.location, embedded=header.embedded, failed=header.failed)
+        return AlreadyStored(
+            chunk=self._index,
+            location=self.location,
+            embedded=header.embedded,
+            failed=header.failed,
+            deferred=deferred,
+        )
 
-    def _verified(self, size: int) -> ChunkHeader:
+    def _verified(self, size: int) -> tuple[ChunkHeader, int]:
+        """Return the header of the chunk file, every byte of which is whole, and its number of deferred images."""
         with self._store.open(self._key, size) as file:
             header = verify_chunk(file, name=self.location)
+            deferred = count_reasons(file, header, name=self.location)[Reason.DEFERRED]
         if header.index != self._index:
             raise ChunkInvalid(f"{self.location} holds chunk {header.index}, expected chunk {self._index}")
-        return header
+        return header, deferred
 
     def _find_merged(self) -> AlreadyMerged | None:
         """Return the finished run that holds the chunk, None if there is none.

@@ -59,9 +59,7 @@ def last_word(outcome: Outcome) -> Finished:
         case AlreadyMerged():
             return Finished(f"this run is finished: {outcome.result} holds chunk {outcome.chunk}")
     requested = outcome.embedded + outcome.failed
-    counts = {"images": requested, "of": requested, "failed": outcome.failed}
-    if isinstance(outcome, Stored):
-        counts["deferred"] = outcome.deferred
+    counts = {"images": requested, "of": requested, "failed": outcome.failed, "deferred": outcome.deferred}
     return Finished(message, counts)
 
 

@@ -82,6 +82,10 @@ class EarlierChunk:
         return self.requested - len(self.failures)
 
     @property
+    def deferred(self) -> int:
+        return sum(failure.reason is Reason.DEFERRED for failure in self.failures)
+
+    @property
     def positions(self) -> NDArray[np.intp]:
         """Return the positions of the embedded rows, in ascending order."""
         failed = np.array([failure.row for failure in self.failures], dtype=np.intp)

@@ -33,6 +33,8 @@ class AlreadyStored:
     location: str
     embedded: int
     failed: int
+    deferred: int = 0
+    """Number of the failed images that had no turn at their slow sites."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class NothingToTopUp:
     """Location of the chunk file, or of the result that holds the chunk."""
     embedded: int
     failed: int
+    deferred: int = 0
+    """Number of the failed images that had no turn at their slow sites."""
 
 
 @dataclass(frozen=True, kw_only=True)

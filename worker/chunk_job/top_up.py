@@ -19,7 +19,7 @@ import numpy as np
 from common.errors import ChunkInvalid, FingerprintMismatch, SettingsError, StoreUnavailable
 from common.format.failures_csv import harmless
 from common.format.rows import to_bytes_column
-from common.logs import log
+from common.logs import ROWS_TAKEN_OVER, log
 from common.process.resources import temporary_folder
 from common.run.keys import RESULT_KEY, chunk_key
 from common.store.contract import ObjectExists, ObjectReplaced, ObjectStat
@@ -136,7 +136,7 @@ class TopUp:
                 log.info("another_pod_was_first", message=str(error))
             else:
                 log.info(
-                    "taken_over",
+                    ROWS_TAKEN_OVER,
                     embedded=collector.embedded,
                     failed=collector.failed,
                     to_compute=len(self._rows),
@@ -268,7 +268,11 @@ class TopUp:
         if there.is_merged:
             return AlreadyMerged(chunk=self._index, result=there.name)
         return AlreadyStored(
-            chunk=self._index, location=there.name, embedded=there.embedded, failed=len(there.failures)
+            chunk=self._index,
+            location=there.name,
+            embedded=there.embedded,
+            failed=len(there.failures),
+            deferred=there.deferred,
         )
 
     def _add(self, collector: Collector, place: EarlierChunk) -> None:
@@ -305,4 +309,10 @@ class TopUp:
 
 
 def _nothing(index: int, earlier: EarlierChunk) -> NothingToTopUp:
-    return NothingToTopUp(chunk=index, location=earlier.name, embedded=earlier.embedded, failed=len(earlier.failures))
+    return NothingToTopUp(
+        chunk=index,
+        location=earlier.name,
+        embedded=earlier.embedded,
+        failed=len(earlier.failures),
+        deferred=earlier.deferred,
+    )

@@ -59,10 +59,12 @@ def test_deferred_images_are_counted_and_a_top_up_is_suggested(cluster: ClusterD
     assert "420 failed, of which 400 deferred (embedder topup fetches them)" in embedder("status").out
 
 
-def test_a_worker_that_found_its_chunk_does_not_count_the_deferred_images_anew(cluster: ClusterDouble) -> None:
+def test_the_deferred_images_of_a_chunk_are_counted_once_when_a_top_up_finds_nothing_to_fetch(
+    cluster: ClusterDouble,
+) -> None:
     put_merged_run(cluster, deferred=100, count=1)
     job = top_up(cluster, completedIndexes="0", ended="Complete")
-    nothing = finished("nothing to compute again", images=1000, of=1000, failed=105)
+    nothing = finished("nothing to compute again", images=1000, of=1000, failed=105, deferred=100)
     cluster.put("pods", pod_of(job, 0, **ended(0, nothing)))
     assert status()["images"]["deferred"] == 100
 

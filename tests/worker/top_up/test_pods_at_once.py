@@ -107,11 +107,11 @@ def test_a_later_top_up_that_has_no_more_rows_leaves_the_chunk_of_the_first(fold
     with Pod(folder_store) as one, Pod(folder_store) as other:
         for pod in (one, other):
             pod.begin()
-        one.embed(0, 2)
+        one.embed(0, 2, failing={3: Reason.DEFERRED})
         other.embed(2)
         one.store()
         before = folder_store.stat(chunk_key(INDEX))
-        there = AlreadyStored(chunk=INDEX, location=other.place.location, embedded=10, failed=2)
+        there = AlreadyStored(chunk=INDEX, location=other.place.location, embedded=10, failed=2, deferred=1)
         assert other.store() == there
     assert folder_store.stat(chunk_key(INDEX)) == before
 
