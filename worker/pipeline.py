@@ -65,6 +65,7 @@ class Pipeline:
     `sources` are tried in their order. `folder` is where relative paths start, None for a manifest from the network.
     `held` gives the images that the worker itself reads from the manifest, None if there are none.
     `batches` and `encoder` are futures, because the model loads while the first images are fetched.
+    `errors_are_answers` is as for ImageFetcher.
     """
 
     def __init__(
@@ -85,7 +86,9 @@ class Pipeline:
         encode_timeout_seconds: float,
         max_failure_ratio: float,
         times: StageTimes,
+        errors_are_answers: bool = False,
     ) -> None:
+        self._errors_are_answers = errors_are_answers
         self._collector = collector
         self._rows = rows
         self._sources, self._folder, self._held = sources, folder, held
@@ -202,6 +205,7 @@ class Pipeline:
             proxies=self._proxies,
             held=self._held,
             times=self.times,
+            errors_are_answers=self._errors_are_answers,
         )
         self.times.watch_loop()
         try:

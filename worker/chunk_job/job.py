@@ -180,6 +180,8 @@ class _ChunkJob:
             encode_timeout_seconds=self._settings.encode.encode_timeout_seconds,
             max_failure_ratio=self._settings.chunk.max_failure_ratio,
             times=self._times,
+            # These rows have failed before. If their hosts all answer 5xx, they fail again, and nothing is lost.
+            errors_are_answers=self._top_up is not None and self._top_up.has_earlier_rows,
         )
         pipeline.start()
         if self._settings.chunk.metrics_port:

@@ -91,6 +91,11 @@ class TopUp:
         self._rows: AbstractSet[int] = frozenset()
         """The positions of the rows that are computed again; none where there is no earlier chunk."""
 
+    @property
+    def has_earlier_rows(self) -> bool:
+        """Whether rows of an earlier chunk were found, so that only some rows are computed."""
+        return bool(self._rows)
+
     def find_nothing_to_do(self) -> NothingToTopUp | None:
         """Return that no row is to be computed again, None if there are such rows."""
         found = self._earlier.find()

@@ -41,11 +41,21 @@ Answer = TypeVar("Answer")
 
 
 class Hosts:
-    """For one event loop. `client` makes the probes, `times` measures the requests."""
+    """For one event loop. `client` makes the probes, `times` measures the requests.
+
+    With `errors_are_answers`, a status such as 500 shows that the network is well.
+    """
 
     def __init__(
-        self, settings: FetchSettings, *, client: HttpClient[Any], retry_after_limit_seconds: float, times: StageTimes
+        self,
+        settings: FetchSettings,
+        *,
+        client: HttpClient[Any],
+        retry_after_limit_seconds: float,
+        times: StageTimes,
+        errors_are_answers: bool = False,
     ) -> None:
+        self._errors_are_answers = errors_are_answers
         self._retry_after_limit_seconds = retry_after_limit_seconds
         self.sites = Sites(settings)
         self._times = times
@@ -231,6 +241,8 @@ class Hosts:
             raise MustWait(site, refusal=Refusal(status, failure.asked_at, failure.retry_after_seconds)) from failure
         if failure.slows and (site.is_slow or site.refuses_often()):
             site.note_refusal(sent_at=failure.asked_at, retry_after_seconds=0)
+        if self._errors_are_answers and failure.reason is Reason.SERVER_ERROR:
+            failure.is_hosts_fault = True
         if failure.is_hosts_fault:
             self.has_faulty_host = True
         if failure.may_pass:

@@ -67,7 +67,8 @@ class ImageFetcher(Generic[Image]):
     `sources` are tried in their order. Relative paths of a local manifest start in `folder`. It is None for a manifest
     from the network, and then no local file is read. `inflight_bytes` limits the bytes of images in memory. `held`
     gives the images that the worker itself reads, for the source `bytes`. `resolver` replaces the system's resolver.
-    `times` measures the requests.
+    `times` measures the requests. With `errors_are_answers`, images whose hosts all answer 5xx fail, and the chunk does
+    not end.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class ImageFetcher(Generic[Image]):
         held: HeldImages | None = None,
         resolver: Resolver | None = None,
         times: StageTimes | None = None,
+        errors_are_answers: bool = False,
     ) -> None:
         self._transport = transport
         self._mirror_url = settings.mirror_url
@@ -105,7 +107,11 @@ class ImageFetcher(Generic[Image]):
             resolver=resolver,
         )
         self._hosts = Hosts(
-            settings, client=self._client, retry_after_limit_seconds=http.retry_after_limit_seconds, times=times
+            settings,
+            client=self._client,
+            retry_after_limit_seconds=http.retry_after_limit_seconds,
+            times=times,
+            errors_are_answers=errors_are_answers,
         )
         self._downloads = Downloads(
             settings,

@@ -8,6 +8,9 @@ makes no request and reads no clock: `now` is always a time on the caller's mono
      ▲                                               │
      └────────────── the pace is outgrown ───────────┘
 
+A site that has refused everything for some time and then answers again says nothing about its limit: whatever its phase
+was, the worker climbs again.
+
 docs/decisions/0010-a-pace-for-each-site.md explains the law and has the measurements behind its constants.
 """
 
@@ -84,6 +87,15 @@ TURNS_TO_POSTPONE = 12
 STEP_AFTER_TURNS = 0.05
 """Step with which a worker leaves the turns."""
 
+REFUSALS_OF_OUTAGE = 8
+"""Number of refusals in a row after which a site is taken to have served nobody for some time. Workers that share a
+site are seldom refused so often in a row. The number doubles with each such outage, because many workers at a very slow
+site are refused as often."""
+
+ANSWERS_AFTER_OUTAGE = 3
+"""Number of answers in a row after which such an outage is over. The rate before it says nothing, so the worker climbs
+again."""
+
 CATCH_UP_SECONDS = 0.05
 """Delay in seconds that a caller may make up for at high rates, because timers are late."""
 
@@ -127,6 +139,10 @@ class Pace:
         self._answers = 0
         """Number of answers of a new site, or since the last refusal."""
         self._climbed_answers = 0
+        self._refusals_in_a_row = 0
+        self._refusals_of_outage = REFUSALS_OF_OUTAGE
+        self._is_after_outage = False
+        """Whether the site has answered again after an outage, and has refused nothing since."""
         self._patience_ends_at = math.inf
         self._trial_turns_left = 0
         self._strikes = 0.0
@@ -173,6 +189,9 @@ class Pace:
         if sent_at < self._refused_at or self._fixed is not None:
             return
         self._answers += 1
+        if self._refusals_in_a_row:
+            self._is_after_outage = self._refusals_in_a_row >= self._refusals_of_outage
+            self._refusals_in_a_row = 0
         match self._phase:
             case _Phase.NEW:
                 return
@@ -182,9 +201,12 @@ class Pace:
                 self._climbed_answers += 1
                 self._found *= 1 + min(self._step, self._largest_step(now))
                 self._step = min(self._step * STEP_INCREASE, LARGEST_STEP)
+        if self._is_after_outage and self._answers >= ANSWERS_AFTER_OUTAGE:
+            self._climb_again(now)
         self._found = min(self._found, self._at_most)
         if self._is_outgrown(now):
             self._phase, self._found, self._answers, self._first_sent_at = _Phase.NEW, math.inf, 0, None
+            self._refusals_of_outage = REFUSALS_OF_OUTAGE
 
     def note_refusal(self, *, sent_at: float, now: float, retry_after_seconds: float) -> None:
         """Note a refusal (429, 503). `retry_after_seconds` is what the site asks for, 0 if it asks for nothing.
@@ -195,6 +217,8 @@ class Pace:
         if self._fixed is not None or sent_at < self._refused_at:
             return
         self._hold_seconds = retry_after_seconds
+        self._refusals_in_a_row += 1
+        self._is_after_outage = False
         resumed_at = max(now, self._held_until)
         match self._phase:
             case _Phase.NEW:
@@ -226,6 +250,14 @@ class Pace:
         self._found = max(FIRST_RATE, FIRST_PART * self._answers / seconds)
         self._step = LARGEST_STEP
         self._climbed_answers = 0
+
+    def _climb_again(self, now: float) -> None:
+        self._is_after_outage = False
+        self._refusals_of_outage *= 2
+        self._phase = _Phase.CLIMBING
+        self._found = max(self._found, FIRST_RATE)
+        self._step = LARGEST_STEP
+        self._next_at = min(self._next_at, now + self._random.uniform(0.5, 1.0) / self._found)
 
     def _largest_step(self, now: float) -> float:
         """Return the largest growth with one answer that keeps the growth in time within its bounds."""

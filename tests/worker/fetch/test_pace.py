@@ -62,6 +62,21 @@ def test_a_worker_speeds_up_when_the_site_lifts_its_limit(before: Limit, after: 
     assert simulation.outcome(begin=150, end=180).used >= 0.9
 
 
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("before_seconds", [0, 60], ids=["from the start", "later"])
+def test_workers_are_soon_at_full_speed_again_after_a_site_has_refused_everything(
+    workers: int, before_seconds: float
+) -> None:
+    limit, nothing = Limit(20, 20), Limit(1e-9, 1e-9)
+    simulation = Simulation(SimulatedSite(limit if before_seconds else nothing), workers=workers, seed=1)
+    simulation.run(before_seconds)
+    simulation.site.limit = nothing
+    simulation.run(before_seconds + 25)
+    simulation.site.limit = limit
+    simulation.run(before_seconds + 115)
+    assert simulation.outcome(begin=before_seconds + 85, end=before_seconds + 115).used >= 0.9
+
+
 def test_workers_slow_down_when_the_site_lowers_its_limit() -> None:
     simulation = Simulation(SimulatedSite(Limit(200, 200)), workers=2, seed=1)
     simulation.run(60)

@@ -52,6 +52,21 @@ def test_a_top_up_requests_the_failed_rows_alone_and_completes_the_chunk_to_the_
     assert len(run.requested) == len(FAILING)
 
 
+def test_images_that_their_site_cannot_serve_stay_failed_and_the_top_up_ends_well(
+    run: RunWithFailures, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "run"))
+    run.put(store)
+    run.serve(answer(status=500))
+    ended = run.top_up(store, fetch_attempts=2, source_patience_seconds=3)
+    assert ended.exit_code == 0, ended.log
+    assert ended.last_word.startswith("5 images were computed again, 0 of them are embedded now, 5 failed once more, ")
+    assert set(run.requested) == set(run.failing_paths)
+    run.serve()
+    assert run.top_up(store).exit_code == 0
+    assert datasets(store) == datasets(run.whole)
+
+
 def test_a_top_up_with_too_many_failures_leaves_the_earlier_chunk(run: RunWithFailures, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "run"))
     run.put(store)
