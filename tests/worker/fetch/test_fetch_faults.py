@@ -9,7 +9,7 @@ import shutil
 import ssl
 import subprocess
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -159,7 +159,7 @@ def test_a_site_that_asks_for_fewer_requests_sends_the_row_back_and_uses_up_no_a
     ("limits", "most"),
     [({"fetch_concurrency": 3}, 3), ({"fetch_concurrency": 9, "fetch_concurrency_per_host": 2}, 2)],
 )
-def test_no_more_requests_are_under_way_than_is_allowed(server: ImageServer, limits: dict[str, int], most: int) -> None:
+def test_no_more_requests_are_under_way_than_is_allowed(server: ImageServer, limits: dict[str, Any], most: int) -> None:
     release = threading.Event()
     urls = [server.on(f"/{number}", held(release, then=chunked(PICTURE))) for number in range(40)]
 
