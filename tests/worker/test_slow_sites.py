@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.image_server import ImageServer
+    from worker.pipeline import Pipeline
 
 JPEG = encoded(photo(), "JPEG")
 
@@ -37,6 +38,25 @@ def test_a_site_with_an_allowance_gives_all_its_images(status: int, retry_after:
         outcome = run_pipeline(images_of(server, 60, site), fetch_attempts=1, max_failure_ratio=0)
         assert outcome.failures == {}
         assert 0 < len(site.refused) <= 20
+
+
+def test_a_site_that_limits_with_503_and_names_no_pause_gives_all_its_images_too() -> None:
+    with image_server() as server:
+        site = Allowance(40, burst=40, status=503)
+        outcome = run_pipeline(images_of(server, 80, site), max_failure_ratio=0)
+        assert outcome.failures == {}
+        assert site.refused
+
+
+def test_broken_images_do_not_slow_their_site() -> None:
+    pipelines: list[Pipeline] = []
+    with image_server() as server:
+        broken = [server.on(f"/broken{number}.jpg", answer(status=503)) for number in range(4)]
+        urls = [each for number in range(4) for each in [*images_of(server, 20, name=f"{number}-"), broken[number]]]
+        outcome = run_pipeline(urls, fetch_attempts=3, max_failure_ratio=0.1, while_running=pipelines.append)
+    assert set(outcome.failures) == set(broken)
+    assert set(outcome.reasons.values()) == {"server_error"}
+    assert not pipelines[0].had_slow_sites
 
 
 def test_a_fast_site_is_done_while_the_images_of_a_slow_one_are_deferred() -> None:

@@ -109,7 +109,7 @@ class Hosts:
                 answer = await send(request)
         except Unanswered as failure:
             failure.host, failure.asked_at, failure.was_probe = request.host, asked_at, admitted.is_probe
-            self._note_unanswered(site, failure, is_last_resort=is_last_resort)
+            self._note_unanswered(site, failure, is_last_resort=is_last_resort, is_first=may_go_back)
             raise
         except NotAsked:
             raise
@@ -233,13 +233,16 @@ class Hosts:
         self._admission.note_answer(known_good_url)
         return True
 
-    def _note_unanswered(self, site: Site, failure: Unanswered, *, is_last_resort: bool) -> None:
-        """Note the failure of a request. Raises MustWait if the site only asks for fewer requests."""
+    def _note_unanswered(self, site: Site, failure: Unanswered, *, is_last_resort: bool, is_first: bool) -> None:
+        """Note the failure of a request. Raises MustWait if the site only asks for fewer requests.
+
+        Of a broken image, which fails each time, the first request alone (`is_first`) can slow its site.
+        """
         if failure.is_refusal:
             self._admission.note_refusal(failure.host)
             status = 429 if failure.reason is Reason.RATE_LIMITED else 503
             raise MustWait(site, refusal=Refusal(status, failure.asked_at, failure.retry_after_seconds)) from failure
-        if failure.slows and (site.is_slow or site.refuses_often()):
+        if failure.slows and is_first and site.is_often_busy():
             site.note_refusal(sent_at=failure.asked_at, retry_after_seconds=0)
         if self._errors_are_answers and failure.reason is Reason.SERVER_ERROR:
             failure.is_hosts_fault = True

@@ -30,6 +30,13 @@ NEW_SITE_SECONDS = 0.5
 UNHEARD_SECONDS = 3.0
 """Time in seconds before that if no request to any site has ended yet."""
 
+SHARE_OF_BUSY_SITE = 0.2
+"""Share of a site's latest answers that must be 503 without Retry-After before they slow it. Fewer are said of single
+images: a site at which 5 % of the images are broken is as fast as any other."""
+
+NEWEST_ANSWER_WEIGHT = 0.1
+"""Weight of the newest answer in that share, so that it covers about the last ten answers."""
+
 ANSWERS_APART = 20
 """Number of answers between two refusals from which these do not count as often."""
 
@@ -67,6 +74,7 @@ class Site:
 
     __slots__ = (
         "_asked_at",
+        "_busy_share",
         "_heard",
         "_refused_after",
         "_silent_until",
@@ -125,6 +133,7 @@ class Site:
         """Requests that wait for a turn. They come before the rows."""
         self._timer: asyncio.TimerHandle | None = None
         self._silent_until = -math.inf
+        self._busy_share = 0.0
         self._refused_after: int | None = None
         """Number of answers before the last refusal while the site was not slow."""
         self._heard = heard
@@ -172,6 +181,11 @@ class Site:
         before, self._refused_after = self._refused_after, self.answers
         return before is not None and self.answers - before < ANSWERS_APART
 
+    def is_often_busy(self) -> bool:
+        """Note an answer 503 without Retry-After, and return whether so many answers are 503 that the site is busy."""
+        self._busy_share += (1 - self._busy_share) * NEWEST_ANSWER_WEIGHT
+        return self._busy_share >= SHARE_OF_BUSY_SITE
+
     def wants_silence(self, now: float) -> bool:
         """Whether the site has asked for a pause that is not over."""
         return now < self._silent_until or self.requests_allowed == 0
@@ -217,6 +231,8 @@ class Site:
     def note_answer(self, *, sent_at: float) -> None:
         """Note an answer that does not ask for fewer requests."""
         self.answers += 1
+        if self._busy_share:
+            self._busy_share -= self._busy_share * NEWEST_ANSWER_WEIGHT
         if self.is_free:
             self.pace.note_answer(sent_at=sent_at, now=sent_at)
             return

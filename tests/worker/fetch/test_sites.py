@@ -70,6 +70,24 @@ def test_a_site_with_a_rate_has_turns_at_that_rate_and_others_at_once() -> None:
     assert asyncio.run(run()) >= 0.15
 
 
+def test_some_broken_images_are_not_taken_for_a_busy_site() -> None:
+    site = site_of(Sites(worker_settings().fetch), "http://a.example.org/")
+    for _ in range(100):
+        assert not site.is_often_busy()
+        for _ in range(19):
+            site.note_answer(sent_at=0)
+
+
+def test_a_site_is_busy_when_every_third_answer_says_so() -> None:
+    site = site_of(Sites(worker_settings().fetch), "http://a.example.org/")
+    said = []
+    for _ in range(5):
+        said.append(site.is_often_busy())
+        for _ in range(2):
+            site.note_answer(sent_at=0)
+    assert said == [False, False, True, True, True]
+
+
 def test_any_number_of_rows_of_slow_sites_is_passed_over_and_the_rows_of_others_follow() -> None:
     async def run() -> None:
         sites = Sites(worker_settings(site_rates="example.org=0.01").fetch)
