@@ -52,8 +52,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="embedder-bench-") as folder:
             show(bench_manifest.scale(Path(folder), rows=9_000_000 // share, rounds=rounds))
     if "pace" in parts:
-        show(bench_pace.pace(share=share, rounds=rounds))
-    if not parts <= {"scale", "pace"}:
+        show(bench_pace.shared_site(share=share))
+    if parts != {"scale"}:
         _run_workers(parts, before, photos=wanted.photos, share=share, rounds=rounds)
     if missing:
         sys.exit(f"`before` is missing above: {missing}")
@@ -73,6 +73,10 @@ def _run_workers(
     with rig(photo_count=1600 // share, source=photos) as stand:
         if before is not None:
             _compare_with(before, stand, share=share, rounds=rounds)
+        if "pace" in parts:
+            with http_sources(stand.photos) as sources:
+                source = sources.by_scheme["http"]
+                show(bench_pace.beside_a_slow_site(stand, source, rows=3200 // share, rounds=rounds))
         if not parts.isdisjoint(OF_S3):
             with s3_source(stand.photos) as source:
                 _measure(parts, stand, source, share=share, rounds=rounds)

@@ -1,7 +1,8 @@
 """Workers that share one site with a limit: how much of it they use, how often they are refused, how equal they are.
 
 The site is an HTTP server with a token bucket, and the workers are processes that send requests at the worker's own
-pace (`worker.fetch.pace`). They fetch no images, so that eight of them fit on a small machine.
+pace (`worker.fetch.pace`). They fetch no images, so that eight of them fit on a small machine. A whole worker shows
+that a slow site does not hold up a fast one.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.processes import median
+from benchmarks.processes import in_turn, median_seconds
 from benchmarks.ratio import Ratio
+from benchmarks.rig import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from benchmarks.rig import Rig
 
 RATES = (2, 20, 200)
 """Requests/s that the site allows."""
@@ -37,16 +41,16 @@ class Counts(NamedTuple):
     lost: int
 
 
-def pace(*, share: int, rounds: int) -> list[Ratio]:
+def shared_site(*, share: int) -> list[Ratio]:
     """Measure all cases. Above a `share` of 1, the workers get less time to find the rate."""
     warm_up, counted = (WARM_UP_SECONDS, COUNTED_SECONDS) if share == 1 else (10, 10)
     ratios: list[Ratio] = []
     for rate in RATES:
         for workers in WORKERS:
             with _limited_server(rate) as port:
-                counts = [one[0] for one in _run_clients([port], workers, warm_up, counted)]
+                counts = _run_clients(port, workers, warm_up, counted)
             ratios += _ratios(counts, rate=rate, seconds=counted)
-    return [*ratios, _second_site(seconds=max(2, counted // 10), rounds=rounds)]
+    return ratios
 
 
 def _ratios(counts: list[Counts], *, rate: int, seconds: int) -> list[Ratio]:
@@ -61,32 +65,40 @@ def _ratios(counts: list[Counts], *, rate: int, seconds: int) -> list[Ratio]:
     ]
 
 
-def _second_site(*, seconds: int, rounds: int) -> Ratio:
-    """Compare the requests to a fast site, with and without requests to a slow one beside them.
+def beside_a_slow_site(rig: Rig, source: Source, *, rows: int, rounds: int) -> list[Ratio]:
+    """Compare a chunk of `rows` images with one that has as many images of a slow site between them.
 
-    The clients have 48 requests in flight at each site, so this compares the paces, not the fetcher's places.
+    The slow site's images are deferred as soon as nothing else is left, so both chunks end with the fast site's images.
     """
-    alone, beside = [], []
-    with _limited_server(0) as fast, _limited_server(2) as slow:
-        for _ in range(rounds):
-            alone.append(float(_run_clients([fast], 1, 1, seconds)[0][0].answered))
-            beside.append(float(_run_clients([fast, slow], 1, 1, seconds)[0][0].answered))
-    detail = f"{median(beside) / seconds:.0f} and {median(alone) / seconds:.0f} requests/s"
-    return Ratio("a fast site beside one of 2/s, over alone", median(beside) / median(alone), ">= 0.95", detail)
+    settings = {"slow_site_seconds": 0, "max_failure_ratio": 1}
+    with _limited_server(2) as port:
+        slow = [f"http://127.0.0.1:{port}/{number}.jpg" for number in range(rows)]
+        mixed = Source([url for pair in zip(source.rows(rows), slow, strict=True) for url in pair], source.environment)
+        costs = in_turn(
+            {
+                "alone": lambda: rig.run_worker(source, rows, rig.tiny_model, settings=settings),
+                "beside": lambda: rig.run_worker(mixed, 2 * rows, rig.tiny_model, settings=settings),
+            },
+            rounds,
+        )
+    seconds = {way: median_seconds(costs[way]) for way in costs}
+    detail = f"{seconds['beside']:.1f} and {seconds['alone']:.1f} s for {rows} images"
+    ratio = seconds["beside"] / seconds["alone"]
+    return [Ratio("time of a fast site's images, beside a site of 2/s over alone", ratio, "<= 1.05", detail)]
 
 
-def _run_clients(ports: list[int], workers: int, warm_up: int, counted: int) -> list[list[Counts]]:
-    command = [sys.executable, "-m", "benchmarks.paced_client", str(warm_up), str(warm_up + counted), *map(str, ports)]
+def _run_clients(port: int, workers: int, warm_up: int, counted: int) -> list[Counts]:
+    command = [sys.executable, "-m", "benchmarks.paced_client", str(warm_up), str(warm_up + counted), str(port)]
     clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(workers)]
     outputs = [client.communicate()[0] for client in clients]
     if any(client.returncode for client in clients):
         raise RuntimeError("a client failed; its error is above")
-    return [[Counts(**counts) for counts in json.loads(output)] for output in outputs]
+    return [Counts(**json.loads(output)) for output in outputs]
 
 
 @contextmanager
 def _limited_server(rate: int) -> Iterator[int]:
-    """Serve at this rate, with a burst of one second, until the block ends. 0: without a limit."""
+    """Serve at this rate, with a burst of one second, until the block ends."""
     command = [sys.executable, "-m", "benchmarks.limited_server", str(rate)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

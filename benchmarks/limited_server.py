@@ -1,6 +1,6 @@
 """An HTTP server that answers a number of requests a second, and the others with 429: python -m … RATE.
 
-The burst is one second. A rate of 0 answers all, after 50 ms. It prints its port, and serves until it is stopped.
+The burst is one second. It prints its port, and serves until it is stopped.
 """
 
 from __future__ import annotations
@@ -8,9 +8,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-
-DELAY_SECONDS = 0.05
-"""Time in seconds before a site without a limit answers. It makes the requests in flight the limit, not the CPU."""
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REFUSAL = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"
@@ -25,8 +22,6 @@ class LimitedServer:
         try:
             while True:
                 await reader.readuntil(b"\r\n\r\n")
-                if not self._rate:
-                    await asyncio.sleep(DELAY_SECONDS)
                 writer.write(ANSWER if self._answers() else REFUSAL)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -35,8 +30,6 @@ class LimitedServer:
             writer.close()
 
     def _answers(self) -> bool:
-        if not self._rate:
-            return True
         now = time.monotonic()
         self._tokens = min(self._rate, self._tokens + (now - self._filled_at) * self._rate)
         self._filled_at = now

@@ -1,7 +1,7 @@
-"""Sends requests at the worker's own pace, for a time: python -m … BEGIN END PORT [PORT]. Prints what it counted.
+"""Sends requests at the worker's own pace, for a time: python -m … BEGIN END PORT. Prints what it counted.
 
-All sites have requests to send from the start to END; what comes after BEGIN is counted. Both are seconds. Prints one
-line of JSON: for each port, the rows that were answered and refused, and those of the whole time that were lost.
+There are requests to send from the start to END; what comes after BEGIN is counted. Both are seconds. Prints one line
+of JSON: the rows that were answered and refused, and those of the whole time that were lost.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ class Client:
 async def main() -> None:
     start = time.monotonic()
     begin, end = (start + float(seconds) for seconds in sys.argv[1:3])
-    clients = [Client(int(port), begin, end) for port in sys.argv[3:]]
-    await asyncio.gather(*(client.run() for client in clients))
-    print(json.dumps([client.counts() for client in clients]))
+    client = Client(int(sys.argv[3]), begin, end)
+    await client.run()
+    print(json.dumps(client.counts()))
 
 
 if __name__ == "__main__":
