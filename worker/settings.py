@@ -366,8 +366,8 @@ class EncodeSettings(Section):
 
     batch_size: int = Field(default=0, ge=0, le=8192)
     """Number of images in one forward pass. 0: chosen for the device. On CPUs 32 for each core, at most 256, because
-    larger batches are no faster. On CUDA by the GPU's multiprocessors and memory: 128 on a T4 or L4, 256 on an A100,
-    320 on an H100; these are estimates."""
+    larger batches are no faster, but 16 for each core at least. On CUDA by the GPU's multiprocessors and memory: 128 on
+    a T4 or L4, 256 on an A100, 320 on an H100; these are estimates."""
 
     encode_timeout_seconds: float = Field(default=600, gt=0)
     """Longest time of one batch on the device. After it, the device counts as hanging and the chunk ends with exit code

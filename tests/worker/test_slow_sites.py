@@ -158,11 +158,12 @@ def test_a_redirect_to_a_slow_site_is_charged_to_that_site() -> None:
 
 def test_a_fixed_rate_is_kept() -> None:
     with image_server() as server:
-        urls = images_of(server, 10)
+        urls = images_of(server, 20)
         began = time.monotonic()
-        outcome = run_pipeline(urls, site_rates=f"127.0.0.1:{server.port}=5")
+        outcome = run_pipeline(urls, site_rates=f"127.0.0.1:{server.port}=10")
         assert outcome.failures == {}
-        assert time.monotonic() - began >= 1.7
+        # Between 20 requests lie 19 tenths of a second. A worker that is late may make up for one of them.
+        assert time.monotonic() - began >= 1.8
 
 
 def test_an_image_that_is_refused_twice_uses_up_no_attempt() -> None:

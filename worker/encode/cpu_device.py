@@ -27,6 +27,10 @@ of rows is not a multiple of 4, because the matrix kernels compute the remaining
 batch is filled up with a few black squares.
 """
 
+LEAST_ROWS = 16
+"""Smallest number of rows that are computed together. On Intel processors, MKL has another kernel for smaller matrices:
+8 and 12 rows give other bits, 16 and more do not."""
+
 
 class CpuDevice:
     """Each of `threads` threads computes its own part of a batch.
@@ -76,7 +80,7 @@ class CpuDevice:
 
 
 def _filled_up(rows: int) -> int:
-    return rows + -rows % ROWS_MULTIPLE
+    return max(LEAST_ROWS, rows + -rows % ROWS_MULTIPLE)
 
 
 def _begin_thread() -> None:

@@ -12,7 +12,7 @@ import torch
 from common.errors import DeviceUnavailable
 from common.logs import log
 from worker.encode.class_token_layer import shorten_last_layer
-from worker.encode.cpu_device import CpuDevice
+from worker.encode.cpu_device import LEAST_ROWS, CpuDevice
 from worker.encode.cuda_device import CudaDevice
 from worker.encode.cuda_driver import read_cuda_facts, usable_gpu, why_none
 from worker.encode.device_faults import does_not_answer, faults_of
@@ -36,7 +36,7 @@ CPU_ROWS_PER_THREAD = 32
 """Default number of images in a batch for each thread of a CPU. More images are not faster, as measured."""
 
 MAX_CPU_BATCH_SIZE = 256
-"""Largest default number of images in a batch on a CPU."""
+"""Largest default number of images in a batch on a CPU, unless threads would get fewer than they compute together."""
 
 GPU_ROWS_PER_MULTIPROCESSOR = 2.4
 """Default number of images in a batch for each multiprocessor of a GPU. See `gpu_batch_size`."""
@@ -75,7 +75,7 @@ def choose_batch_size(device: torch.device, *, threads: int) -> int:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return gpu_batch_size(properties.multi_processor_count, properties.total_memory)
-    return min(CPU_ROWS_PER_THREAD * threads, MAX_CPU_BATCH_SIZE)
+    return min(CPU_ROWS_PER_THREAD * threads, max(MAX_CPU_BATCH_SIZE, LEAST_ROWS * threads))
 
 
 def gpu_batch_size(multiprocessors: int, memory_bytes: int) -> int:

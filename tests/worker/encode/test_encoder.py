@@ -208,7 +208,7 @@ class Crowd(torch.nn.Module):
         return self.tower(pixel_values=pixel_values)
 
 
-@pytest.mark.parametrize(("rows", "threads", "seen"), [(64, 2, [32, 32]), (33, 2, [24, 16]), (17, 3, [8, 8, 8])])
+@pytest.mark.parametrize(("rows", "threads", "seen"), [(64, 2, [32, 32]), (33, 2, [24, 16]), (33, 3, [16, 16, 16])])
 def test_each_thread_of_a_cpu_computes_its_own_part_of_the_batch(
     rows: int, threads: int, seen: list[int], tiny_clip: Path
 ) -> None:
@@ -233,7 +233,7 @@ def test_a_batch_begins_while_another_is_computed(tiny_clip: Path) -> None:
 
 
 def test_a_default_batch_has_work_for_every_thread() -> None:
-    assert [choose_batch_size(CPU, threads=threads) for threads in (1, 2, 8, 64)] == [32, 64, 256, 256]
+    assert [choose_batch_size(CPU, threads=threads) for threads in (1, 2, 8, 16, 64)] == [32, 64, 256, 256, 1024]
 
 
 class Broken(torch.nn.Module):
