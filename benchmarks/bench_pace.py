@@ -56,7 +56,7 @@ def shared_site(*, share: int) -> list[Ratio]:
 def _ratios(counts: list[Counts], *, rate: int, seconds: int) -> list[Ratio]:
     answered, refused = sum(one.answered for one in counts), sum(one.refused for one in counts)
     fewest = min(one.answered for one in counts) * len(counts) / max(1, answered)
-    what = f"{len(counts)} workers, a site of {rate}/s, "
+    what = f"{len(counts)} worker{'s' if len(counts) > 1 else ''}, a site of {rate}/s, "
     detail = f"{answered} answers and {refused} refusals in {seconds} s, {sum(one.lost for one in counts)} rows lost"
     return [
         Ratio(what + "used part", answered / (rate * seconds), ">= 0.9", detail),
