@@ -91,7 +91,7 @@ def _rows(file: io.BufferedReader) -> Iterator[tuple[str, ...]]:
 
 
 def _cells(row: bytes) -> tuple[str, ...] | None:
-    """Return the cells of a row, None where it is none of this program's."""
+    """Return the cells of a row, None if this program did not write it."""
     if not row.endswith(b"\n"):
         return None
     cells: list[str] = []
