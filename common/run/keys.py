@@ -8,6 +8,10 @@ CHUNKS_PREFIX = "chunks/"
 RESULT_KEY = "Images_Embedded.h5"
 FAILURES_KEY = "failures.csv"
 SUMMARY_KEY = "summary.json"
+REPORT_KEY = "report.html"
+
+INDEX_KEY = "Images_Embedded.bin"
+"""The hnswlib index of the result. Search backends look for it beside the result, under the result's stem."""
 
 EARLIER_RESULT_KEY = f"{CHUNKS_PREFIX}earlier_result.h5"
 """The result that a merge after a top-up replaces. It takes the rows of unchanged chunks from here."""

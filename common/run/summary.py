@@ -26,6 +26,54 @@ class Verification(BaseModel):
     rows_compared: int
 
 
+class ChunkTimes(BaseModel):
+    """When and how a chunk was computed: what the worker leaves in its chunk file, for the report.
+
+    A time is in UTC, in ISO 8601. All numbers are of the attempt that wrote the chunk file.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    started_at: str
+    ended_at: str
+    attempt: int | None = None
+    """The number of the attempt, from 1. None where nobody told the worker."""
+    images: int = 0
+    """Number of images that this attempt embedded. Images of checkpoints and of an earlier chunk file do not count."""
+    device: str = ""
+    """The name of the device, as in `NVIDIA L4` or `cpu`."""
+    gpus: int = 0
+    """Number of GPUs that the worker held; 0 on CPUs."""
+    waited_seconds: dict[str, float] = {}
+    """For how long the encoder waited, in seconds, by what it waited for (see worker.stage_times)."""
+
+
+class IndexSummary(BaseModel):
+    """The index beside the result, as it was measured before it was published."""
+
+    model_config = ConfigDict(frozen=True)
+
+    of_fingerprint: str
+    of_table_digest: str
+    """The fingerprint and the table's digest of the result that the index belongs to."""
+    rows: int
+    bytes: int
+    """Size of the index in the store."""
+    m: int
+    ef_construction: int
+    recall_at_10: float
+    """Share of the 10 nearest rows, by exact search, that the index finds (0 to 1)."""
+    recall_queries: int
+    """Number of sampled rows whose neighbours were compared."""
+    ef_search: int
+    """The value of `ef` with which the recall was measured."""
+    seconds: float
+    built_by: str
+    """The version of the program."""
+    created_at: str
+
+
 class Summary(BaseModel):
     """The fields of summary.json, in their order."""
 
@@ -62,6 +110,19 @@ class Summary(BaseModel):
     bytes_read: int
     seconds: float
     """Duration of the merge."""
+    chunk_times: list[ChunkTimes] = []
+    """In the order of the indexes; without the chunks of earlier versions of this program."""
+    index: IndexSummary | None = None
+    """The index beside the result, None until it is built."""
+
+    @property
+    def has_current_index(self) -> bool:
+        """Whether the index belongs to this result, and not to one that a top-up has replaced."""
+        return self.index is not None and (self.index.of_fingerprint, self.index.of_table_digest, self.index.rows) == (
+            self.fingerprint,
+            self.table_digest,
+            self.rows_embedded,
+        )
 
     @field_validator("chunks_missing", "chunks_merged")
     @classmethod

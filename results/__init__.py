@@ -1,0 +1,1 @@
+"""What is made of a result: an index, other formats, a report. Nothing here imports torch."""
