@@ -3,7 +3,7 @@
 The order of the steps makes it safe to kill the process at any line:
 
     1. the earlier result is copied, if chunks come from there
-    2. the result is assembled, verified and published in one step
+    2. the result is assembled, verified and published in one step, after the earlier result's index was deleted
     3. the ledger is written
     4. the summary is written: from now on the run is finished
     5. the chunk files and the copy are deleted
@@ -29,6 +29,7 @@ from merger.ledger import spooled_ledger
 from merger.progress import Step
 from merger.publisher import Publisher
 from merger.sources import DigestDiffers, Sources
+from merger.stale_index import delete_stale_index
 from merger.summary import summarise
 from merger.totals import count_totals
 
@@ -139,6 +140,7 @@ def _finish(
             raise
         raise MergeRefused(of_earlier) from refused
     progress.step = Step.SUMMARY
+    delete_stale_index(store)
     summary = summarise(
         inputs,
         totals,

@@ -219,7 +219,7 @@ def check_room(result: Result, settings: IndexSettings, path: Path) -> None:
     if needed > free:
         raise ResourceExhausted(
             f"an index of {result.row_count} rows with M={settings.index_m} has {_gigabytes(needed)}, and "
-            f"{path.parent} has {_gigabytes(free)} free; make room there, or set EMBEDDER_INDEX_FOLDER to a folder on another disk"
+            f"{path.parent} has {_gigabytes(free)} free; make room there, or set EMBEDDER_INDEX_FOLDER to another disk"
         )
 
 
