@@ -80,8 +80,8 @@ Folder = Annotated[
     typer.Option(
         "--folder",
         metavar="FOLDER",
-        help="Where the index is made; it needs room for all of it. Without it: beside the result, or TMPDIR for a run in "
-        "a bucket.\n\n[dim]EMBEDDER_INDEX_FOLDER[/dim]",
+        help="Where the index is made; it needs room for all of it. Without it: beside the result, or in TMPDIR for a "
+        "run in a bucket.\n\n[dim]EMBEDDER_INDEX_FOLDER[/dim]",
         show_default=False,
     ),
 ]

@@ -27,7 +27,7 @@ from results.hnsw import IndexDamaged, file_bytes, memory_bytes
 from results.index.builder import build_index_file
 from results.index.progress import Progress
 from results.index.publisher import Publisher, clear_up
-from results.index.recall import ExactNeighbours, measure_recall, sample_rows
+from results.index.recall import GOOD_RECALL, ExactNeighbours, measure_recall, sample_rows
 from results.index.upload import file_sha256
 from results.result import BLOCK_BYTES, open_result
 
@@ -147,7 +147,13 @@ def _build(result: Result, settings: IndexSettings, path: Path, *, threads: int,
     publisher.check_result()
     progress.step("verifying")
     try:
-        recall = measure_recall(path, exact, row_count=result.row_count, threads=threads)
+        recall = measure_recall(
+            path,
+            exact,
+            row_count=result.row_count,
+            threads=threads,
+            wanted=max(GOOD_RECALL, settings.index_min_recall),
+        )
     except IndexDamaged as error:
         raise StoreUnavailable(
             f"the index that was just written is damaged: {error}; the disk may be faulty"

@@ -8,8 +8,8 @@ from collections import deque
 from common.logs import log
 
 INDEX_PROGRESS = "index_progress"
-"""The event with which a build says how many vectors are in the index, with which rate, and how long the rest will take.
-`embedder index` reads it."""
+"""The event with which a build says how many vectors are in the index (`rows`, `of`), at which rate, and when it will
+have all of them (`eta_s`). `embedder index` reads it."""
 
 INDEX_STEP = "index_step"
 """The event with which the index program names the step that it begins. `embedder index` reads it."""

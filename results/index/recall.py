@@ -33,7 +33,7 @@ that finds one of them is as right as exact search that finds the other one."""
 
 class Recall(NamedTuple):
     ef_search: int
-    """The smallest value of `ef` with GOOD_RECALL, or the largest one that was tried."""
+    """The smallest value of `ef` with the wanted recall, or the largest one that was tried."""
     at_10: float
     unset_ef_at_10: float
     """The recall of a backend that loads the index and sets no `ef`."""
@@ -70,8 +70,13 @@ class ExactNeighbours:
         return last
 
 
-def measure_recall(path: Path, exact: ExactNeighbours, *, row_count: int, threads: int) -> Recall:
-    """Load the file as a search backend does, and return its recall. Raises IndexDamaged when it cannot be loaded."""
+def measure_recall(
+    path: Path, exact: ExactNeighbours, *, row_count: int, threads: int, wanted: float = GOOD_RECALL
+) -> Recall:
+    """Load the file as a search backend does, and return its recall with the smallest `ef` that gives the wanted one.
+
+    Raises IndexDamaged when the file cannot be loaded.
+    """
 
     def measure() -> bytes:
         index = load_index(path, rows=row_count, dimensions=exact.vectors.shape[1])
@@ -81,7 +86,7 @@ def measure_recall(path: Path, exact: ExactNeighbours, *, row_count: int, thread
         for ef in EF_SEARCHES:
             index.set_ef(ef)
             best = _recall(index, exact)
-            if best >= GOOD_RECALL:
+            if best >= wanted:
                 break
         return json.dumps(Recall(ef, best, unset)).encode()
 
