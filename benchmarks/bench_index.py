@@ -111,7 +111,11 @@ def measure(store: Store, *, m: int, ef_construction: int, threads: int) -> str:
     environment = os.environ | {f"EMBEDDER_{name}": str(value) for name, value in variables.items()}
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "results.index"], env=environment)
-    _, status, used = os.wait4(process.pid, 0)
+    peak_bytes = 0
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
+        peak_bytes = max(peak_bytes, *map(peak_of, [process.pid, *children_of(process.pid)]))
+        time.sleep(0.05)
+    _, status, used = ended
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"the index program ended with {process.returncode}")
@@ -119,16 +123,33 @@ def measure(store: Store, *, m: int, ef_construction: int, threads: int) -> str:
     summary = read_summary(store)
     index = None if summary is None else summary.index
     assert index is not None
-    return row_of_table(index, seconds=seconds, peak_bytes=used.ru_maxrss * 1024)
+    return row_of_table(index, seconds=seconds, cpu_seconds=used.ru_utime + used.ru_stime, peak_bytes=peak_bytes)
 
 
-def row_of_table(index: IndexSummary, *, seconds: float, peak_bytes: int) -> str:
+def peak_of(process: int) -> int:
+    """Return the peak memory of a process in bytes, 0 when it has ended."""
+    try:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    except OSError:
+        return 0
+    return int(status.get("VmHWM", "0 kB").split()[0]) * 1024
+
+
+def children_of(process: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def row_of_table(index: IndexSummary, *, seconds: float, cpu_seconds: float, peak_bytes: int) -> str:
     cells = [
         f"{index.rows:,}",
         index.m,
         index.ef_construction,
         f"{seconds:.0f} s",
-        f"{index.rows / seconds:,.0f}/s",
+        f"{cpu_seconds:.0f} s",
+        f"{index.rows / cpu_seconds:,.0f}/s",
         f"{index.bytes / index.rows:,.0f}",
         f"{peak_bytes / 1e6:,.0f} MB",
         index.recall_at_10_unset_ef,
@@ -142,7 +163,7 @@ def main(rows: int, choices: Sequence[tuple[int, int]], *, threads: int, is_unif
         store = open_store(place)
         put_run(store, rows, is_uniform=is_uniform)
         lines = [measure(store, m=m, ef_construction=ef, threads=threads) for m, ef in choices]
-    columns = ["rows", "M", "ef_construction", "time", "rate", "bytes a vector", "peak memory"]
+    columns = ["rows", "M", "ef_construction", "time", "CPU", "rate of a core", "bytes a vector", "peak memory"]
     columns += ["recall@10, ef not set", "recall@10"]
     print(f"\n| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     print("\n".join(lines))

@@ -40,13 +40,13 @@ def wait_for_event(process: subprocess.Popen[str], event: str) -> None:
 def test_a_stopped_program_ends_soon_and_leaves_nothing(tmp_path: Path, when: str) -> None:
     store = open_store(str(tmp_path / "run"))
     merge_run(store, (20_000,))
-    process = start_index(store, index_ef_construction=2000, index_m=64, progress_seconds=1)
-    wait_for_event(process, when)
-    stopped = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    assert process.stderr is not None
-    last = parse_line(process.stderr.read().splitlines()[-1])
-    assert process.wait() == 143
+    with start_index(store, index_ef_construction=2000, index_m=64, progress_seconds=1) as process:
+        wait_for_event(process, when)
+        stopped = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        last = parse_line(process.stderr.read().splitlines()[-1])
+        assert process.wait() == 143
     assert time.monotonic() - stopped < 10
     assert last is not None
     assert last.event == "stopped"
@@ -61,10 +61,9 @@ def test_a_stopped_program_ends_soon_and_leaves_nothing(tmp_path: Path, when: st
 def test_a_killed_program_leaves_nothing_that_counts_and_the_next_one_goes_on(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "run"))
     merge_run(store, (3000,))
-    process = start_index(store, index_ef_construction=500, index_m=32)
-    wait_for_event(process, "index_step")
-    process.kill()
-    process.wait()
+    with start_index(store, index_ef_construction=500, index_m=32) as process:
+        wait_for_event(process, "index_step")
+        process.kill()
     assert store.stat(INDEX_KEY) is None
     assert isinstance(index(store), Built)
     assert not list((tmp_path / "run").glob(".*"))
