@@ -34,15 +34,15 @@ def check_same_model(run: Provenance, query: QueryModel, *, name: str) -> None:
     """Raise FingerprintMismatch unless the model that made the vectors of the run `name` is that of the query."""
     if run.preprocessing != query.preprocessing:
         raise FingerprintMismatch(
-            f"the images of {name} were prepared as {run.preprocessing}, and this version of the embedder prepares them "
-            f"as {query.preprocessing}; search with the version of the embedder that made the run"
+            f"the images of {name} were prepared as {run.preprocessing}, and this version of the embedder prepares "
+            f"them as {query.preprocessing}; search with the version of the embedder that made the run"
         )
     if run.weights == query.weights or _is_same_commit(run, query):
         return
     if query.is_untrained and run.model == query.model:
         raise FingerprintMismatch(
-            f"the vectors of {name} are from {_short(run.weights)}, and this machine has {_short(query.weights)}: random "
-            "weights depend on the versions of the libraries, so search with the same versions, or run it again here"
+            f"the vectors of {name} are from {_short(run.weights)}, and this machine has {_short(query.weights)}: "
+            "random weights depend on the libraries, so search with the same versions of them, or run it again here"
         )
     raise FingerprintMismatch(
         f"the vectors of {name} were made by {_named(run.model, run.model_revision)} with weights "

@@ -113,10 +113,7 @@ class QueryProgram:
         `model` is another place where it is looked for; it has to be the same model all the same. Call it once.
         """
         self._run = run, name, dimensions
-        wanted = (model, "") if model else (run.model, run.model_revision)
-        if model and model == run.model:
-            wanted = (run.model, run.model_revision)
-        self._send(0, {"kind": "model", "name": wanted[0], "revision": wanted[1]})
+        self._send(0, {"kind": "model", "name": model or run.model, "revision": run.model_revision or "main"})
 
     def text(self, text: str) -> Future[NDArray[np.float32]]:
         """Return the vector of a text: (dimensions,) float32 of L2 norm 1."""

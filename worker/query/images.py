@@ -6,12 +6,12 @@ import asyncio
 import os
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from common.errors import QueryRefused
+from common.format.reasons import REASON_HELP
 from worker.decode.picture import picture_of_slot
 from worker.decoders.decoders import error_of
 from worker.decoders.job import Lost
@@ -21,6 +21,7 @@ from worker.rows import ByteRange, ImageFailed, LargeImage, Row
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -89,7 +90,8 @@ class _Room:
 
     def content(self, slot: int) -> NDArray[np.uint8]:
         """Return the bytes of a slot."""
-        return self._memory[slot]
+        content: NDArray[np.uint8] = self._memory[slot]
+        return content
 
 
 class QueryImages:
@@ -163,7 +165,7 @@ class QueryImages:
             slot = await self._slot(row, fetcher)
         except ImageFailed as failed:
             detail = failed.detail.removeprefix("url: ").removeprefix("bytes: ").removeprefix(f"{failed.reason} ")
-            raise QueryRefused(f"{failed.reason}: {detail}") from failed
+            raise QueryRefused(f"{failed.reason} ({detail}): {REASON_HELP[failed.reason]}") from failed
         try:
             return read(self._room.content(slot))
         finally:

@@ -33,7 +33,7 @@ from common.process.resources import exhausted
 from common.settings import TlsSettings, read_settings
 from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.decoders.decoders import Decoders
-from worker.decoders.settings import DecoderSettings
+from worker.decoders.settings import decoder_settings
 from worker.encode.model import UNTRAINED, find_model
 from worker.fetch.relayed_proxies import RelayedProxies
 from worker.query.images import QueryImages
@@ -65,18 +65,10 @@ def serve_queries() -> Finished:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     read_settings(TlsSettings)
-    http, fetch, decode = (read_settings(kind) for kind in (HttpSettings, FetchSettings, DecodeSettings))
+    http, fetch, decode = read_settings(HttpSettings), read_settings(FetchSettings), read_settings(DecodeSettings)
     decoders = Decoders(
         min(DECODERS, decode.decoder_count),
-        DecoderSettings(
-            connect_seconds=http.connect_timeout_seconds,
-            read_seconds=http.read_timeout_seconds,
-            request_seconds=fetch.fetch_timeout_seconds,
-            max_bytes=fetch.max_image_bytes,
-            user_agent=http.user_agent_header,
-            max_pixels=decode.max_image_pixels,
-            decode_cpu_seconds=decode.decode_timeout_seconds,
-        ),
+        decoder_settings(http, fetch, decode),
         times=StageTimes(decode_threads=1),
     )
     proxies = RelayedProxies(connect_timeout_seconds=http.connect_timeout_seconds)
