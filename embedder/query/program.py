@@ -133,6 +133,8 @@ class QueryProgram:
 
     def url(self, url: str) -> Future[NDArray[np.float32]]:
         """Return the vector of the image at an http, https or s3 URL: (dimensions,) float32 of L2 norm 1."""
+        if not url.strip():
+            return _refused("the URL is empty")
         return self._ask({"kind": "url", "url": url.encode("utf-8", "replace").decode()})
 
     def picture(self, url: str, *, max_side: int, folder: Path | None = None) -> Future[Picture]:
@@ -141,6 +143,8 @@ class QueryProgram:
         `folder` is where the paths of a local list start. If it is None, no local file is read. Give it for a row of
         the result of a local run alone, never for a URL that anybody else may choose.
         """
+        if not url.strip():
+            return _refused("the URL is empty")
         head = {"kind": "picture", "url": url.encode("utf-8", "replace").decode(), "side": max_side}
         return self._ask({**head, "folder": str(folder) if folder is not None else ""})
 
@@ -228,7 +232,9 @@ class QueryProgram:
     def _take_model(self, head: Mapping[str, Any]) -> None:
         """Compare the model with that of the run, before any vector arrives."""
         if head.get("kind") != "model" or self._run is None:
-            self._refuse_model(_error_of(head))
+            error = _error_of(head)
+            advice = "; name its folder with --model FOLDER" if isinstance(error, errors.ModelError) else ""
+            self._refuse_model(type(error)(f"{error}{advice}"))
             return
         run, name, dimensions = self._run
         found = QueryModel(
