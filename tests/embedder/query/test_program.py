@@ -121,7 +121,8 @@ def test_an_image_of_too_many_pixels_is_refused(program: QueryProgram) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "reason"), [("/absent.jpg", "not_found (404)"), ("/huge.jpg", "too_large ("), ("/busy.jpg", "server_error")]
+    ("path", "reason"),
+    [("/absent.jpg", "not_found (404)"), ("/huge.jpg", "too_large ("), ("/busy.jpg", "server_error")],
 )
 def test_a_url_without_an_image_is_refused(program: QueryProgram, server: ImageServer, path: str, reason: str) -> None:
     server.on("/huge.jpg", answer(bytes(1_000_001)))
