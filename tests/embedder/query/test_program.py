@@ -214,7 +214,7 @@ def test_a_vision_tower_alone_answers_images_and_refuses_texts(result: Result, t
         provenance = replace(result.provenance, model=str(folder), weights=weights)
         program.use_model(provenance, name="run", dimensions=512)
         assert program.image(encoded(photo(), "PNG")).result(ANSWER_SECONDS).shape == (512,)
-        with pytest.raises(ModelError, match="holds the vision tower of .* alone"):
+        with pytest.raises(ModelError, match=r"holds the vision tower of .* alone"):
             program.text("a dog").result(ANSWER_SECONDS)
 
 
