@@ -33,7 +33,10 @@ a number (4) for its level, its entry in the table of labels (48), and the upper
 _VISITED_BYTES = 2
 """Bytes of memory that each thread uses for a vector, to remember which vectors a search has seen."""
 
-INSTALL = "install the embedder with its extra `index`: uv tool install '.[worker,index]' in the folder of its source"
+INSTALL = (
+    "install the embedder with its extra `index` (uv tool install '.[worker,index]' in the folder of its source code), "
+    "or hnswlib beside it (pip install hnswlib in its environment); it needs a C++ compiler"
+)
 
 
 class IndexLibraryMissing(ConfigError):
