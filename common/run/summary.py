@@ -112,8 +112,22 @@ class Summary(BaseModel):
     """Duration of the merge."""
     chunk_times: list[ChunkTimes] = []
     """In the order of the indexes; without the chunks of earlier versions of this program."""
+    gpu_hours: float = 0.0
+    """Hours of GPUs that the workers held, by `chunk_times`; 0 on CPUs and where the times are not known."""
+    gpu_hour_price: float = 0.0
+    """Price of an hour of one GPU, in any currency; 0 where it is not known."""
     index: IndexSummary | None = None
     """The index beside the result, None until it is built."""
+
+    @property
+    def cost(self) -> float | None:
+        """The price of all GPU hours, in the currency of `gpu_hour_price`; None where it is not known."""
+        return self.gpu_hours * self.gpu_hour_price or None
+
+    @property
+    def cost_per_million(self) -> float | None:
+        """The cost of a million embedded images; None where it is not known."""
+        return None if self.cost is None or not self.rows_embedded else 1e6 * self.cost / self.rows_embedded
 
     @property
     def has_current_index(self) -> bool:
