@@ -10,7 +10,7 @@ from rich.text import Text
 from common.errors import ExitCode, StoreUnavailable
 from common.exit_policy import Action, action_for
 from common.format.reasons import REASON_HELP, Reason
-from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from common.run.summary import read_summary
 
 if TYPE_CHECKING:
@@ -62,9 +62,21 @@ def report_result(console: Console, store: Store, *, skipped: str, untrained: bo
         console.print("To open it in Python:\n")
     console.print(f"  import h5py; result = h5py.File({local!r})", style="cyan")
     console.print('  print(result["urls"][0].decode(), result["embeddings"][0])', style="cyan")
+    _report_ways_to_look(console, store, untrained=untrained)
     if untrained:
         warn_untrained(console)
     return summary.failures_by_reason
+
+
+def _report_ways_to_look(console: Console, store: Store, *, untrained: bool) -> None:
+    """Print where the report of the run is, and the commands to search the result and to look at it."""
+    run = shlex.quote(store.uri)
+    console.print("\nTo look at it:\n")
+    if store.stat(REPORT_KEY) is not None:
+        console.print(f"  {store.location(REPORT_KEY)}", style="cyan")
+    note = "   (its answers mean nothing: the model is untrained)" if untrained else ""
+    console.print(Text(f'  embedder search {run} "two dogs on a beach"', style="cyan").append(note, style="yellow"))
+    console.print(f"  embedder explore {run}", style="cyan")
 
 
 def report_top_up(

@@ -138,6 +138,7 @@ def _template() -> Any:  # noqa: ANN401 - a jinja2.Template, whose render takes 
     )
     environment.filters |= {
         "number": texts.number,
+        "rate": texts.rate,
         "size": texts.size,
         "money": texts.money,
         "moment": texts.moment,

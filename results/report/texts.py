@@ -47,6 +47,11 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
 
 
+def rate(value: float) -> str:
+    """Return a rate with three digits, or all digits before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
 def share(part: float, whole: float) -> str:
     """Return a share in per cent. What is not all and not nothing is never written as 100 or 0."""
     if not whole:
@@ -56,7 +61,7 @@ def share(part: float, whole: float) -> str:
         return "under 0.01 %"
     if 99.99 < percent < 100:
         return "over 99.99 %"
-    return f"{percent:.4g} %"
+    return f"{percent:.2f}".rstrip("0").rstrip(".") + " %"
 
 
 def size(byte_count: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from common.durations import format_duration
-from results.report.texts import moment, number
+from results.report import texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,11 +68,16 @@ def chart_throughput(attempts: Sequence[TimedAttempt], axis: TimeAxis, *, height
             path.append(f"V{height:g}")
     return Throughput(
         "".join(path) + "Z",
-        [Level(height * (1 - step / top), number(step)) for step in steps],
+        [Level(height * (1 - step / top), texts.number(step)) for step in steps],
         height,
         peak,
         [
-            (moment(each.start), format_duration(each.end - each.start), number(each.rate), number(each.workers))
+            (
+                texts.moment(each.start),
+                format_duration(each.end - each.start),
+                texts.rate(each.rate),
+                texts.rate(each.workers),
+            )
             for each in throughput(attempts, axis, count=TABLE_ROWS)
         ],
     )
@@ -109,4 +114,4 @@ def nice_levels(peak: float) -> list[float]:
         return [0.0, 1.0]
     power = 10.0 ** np.floor(np.log10(peak))
     step = next(float(each * power) for each in (0.2, 0.25, 0.5, 1, 2) if peak / (each * power) <= 5)
-    return [step * number for number in range(int(np.ceil(peak / step - 1e-9)) + 1)]
+    return [step * count for count in range(int(np.ceil(peak / step - 1e-9)) + 1)]

@@ -86,21 +86,24 @@ class TimeAxis:
         """The times that are written below the axis, with the date where it changes."""
         step = _step(TICK_DISTANCE * self._seconds_per_unit)
         ticks: list[Tick] = []
-        date = ""
+        date, is_first_of_stretch = "", False
         for stretch in self.stretches:
-            times = _multiples(step, stretch.start, stretch.end) or [stretch.start]
-            for time in times:
+            for position, time in enumerate(_multiples(step, stretch.start, stretch.end) or [stretch.start]):
                 x = self.x(time)
-                if ticks and x - ticks[-1].x < TICK_DISTANCE * 0.9:
-                    continue
-                moment = datetime.fromtimestamp(time, UTC)
-                today = moment.strftime("%d %b")
-                clock = moment.strftime("%H:%M:%S" if step < 60 or time % 60 else "%H:%M")
-                if step >= _DAY:
-                    clock = ""
-                ticks.append(Tick(x, f"{today} {clock}".strip() if today != date else clock or today))
-                date = today
+                if ticks and x - ticks[-1].x < 0.9 * TICK_DISTANCE:
+                    if position or is_first_of_stretch:
+                        continue
+                    ticks.pop()  # the first time after a cut says more than the last one before it
+                is_first_of_stretch = position == 0
+                day = datetime.fromtimestamp(time, UTC).strftime("%d %b")
+                clock = "" if step >= _DAY else _clock(time, with_seconds=step < 60)
+                ticks.append(Tick(x, f"{day} {clock}".strip() if day != date else clock))
+                date = day
         return ticks
+
+
+def _clock(time: float, *, with_seconds: bool) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%H:%M:%S" if with_seconds or time % 60 else "%H:%M")
 
 
 def _without_short_gaps(spans: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:

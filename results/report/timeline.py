@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.durations import format_duration
 from results.report.attempts import KINDS
-from results.report.texts import moment, number
+from results.report.texts import moment, number, rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +71,7 @@ def lay_out_timeline(attempts: Sequence[TimedAttempt], axis: TimeAxis, *, smalle
         _labels(chunks, per_row, pitch),
         row_count * pitch,
         per_row,
-        [kind for kind in KINDS if any(bar.kind == kind for bar in bars)],
+        [kind for kind in KINDS if any(bar.kind == kind for bar in bars if not bar.is_earlier)],
     )
 
 
@@ -137,5 +137,5 @@ def title_of(attempt: TimedAttempt) -> str:
     kind = "" if attempt.kind == "unknown" else f", mostly {KINDS[attempt.kind]}"
     return (
         f"{name}: {moment(attempt.start)} to {moment(attempt.end)} ({format_duration(attempt.seconds)}), "
-        f"{number(attempt.images)} images, {number(attempt.rate)} images/s{kind}"
+        f"{number(attempt.images)} images, {rate(attempt.rate)} images/s{kind}"
     )

@@ -64,15 +64,13 @@ def chunk_times(count: int, *, workers: int, topped_up: Sequence[int] = (), gpus
         found.append(times)
     for position, index in enumerate(topped_up):
         begun = 3 * 86_400 + 15 * position
+        before = Attempt(**found[index].model_dump(include=set(Attempt.model_fields)))
         found[index] = found[index].model_copy(
             update={
                 "started_at": text(begun),
                 "ended_at": text(begun + 25),
                 "images": 30,
-                "earlier": (
-                    *found[index].earlier,
-                    Attempt(**found[index].model_dump(include=set(Attempt.model_fields))),
-                ),
+                "earlier": (*found[index].earlier, before),
             }
         )
     return found
