@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -31,20 +32,18 @@ def chunk_times(count: int, *, workers: int, topped_up: Sequence[int] = (), gpus
     generator = np.random.default_rng(7)
     free = sorted(float(each) for each in generator.uniform(0, 40, workers))
     found = []
-    for index in range(count):
-        worker = int(np.argmin(free))
-        seconds = float(generator.gamma(20, 1.5)) * (4 if index % 97 == 5 else 1)
+    for index, (drawn, busy) in enumerate(
+        zip(generator.gamma(20, 1.5, count), generator.uniform(0.2, 0.95, count), strict=True)
+    ):
+        start = free[0]
+        seconds = float(drawn) * (4 if index % 97 == 5 else 1)
         earlier: list[Attempt] = []
         if index % 61 == 7:
-            end = free[worker] + 0.4 * seconds
-            earlier.append(
-                Attempt(
-                    started_at=text(free[worker]), ended_at=text(end), images=3900, gpus=gpus, seconds=0.4 * seconds
-                )
-            )
-            free[worker] = end + 20
-        start, free[worker] = free[worker], free[worker] + seconds
-        busy = float(generator.uniform(0.2, 0.95)) if index % 13 else 0.3
+            worked = 0.4 * seconds
+            began, start = start, start + worked + 20
+            ended = text(began + worked)
+            earlier.append(Attempt(started_at=text(began), ended_at=ended, images=3900, gpus=gpus, seconds=worked))
+        heapq.heapreplace(free, start + seconds)
         waits = {"start": 0.08, "fetch": 0.7, "decode": 0.22} if index % 5 else {"decode": 0.8, "start": 0.2}
         times = ChunkTimes(
             index=index,
@@ -57,8 +56,8 @@ def chunk_times(count: int, *, workers: int, topped_up: Sequence[int] = (), gpus
             attempt=1 + len(earlier),
             device="cuda:0 (NVIDIA L4)",
             gpus=gpus,
-            encoded_seconds=busy * seconds,
-            waited_seconds={name: share * (1 - busy) * seconds for name, share in waits.items()},
+            encoded_seconds=float(busy) * seconds,
+            waited_seconds={name: share * (1 - float(busy)) * seconds for name, share in waits.items()},
             earlier=tuple(earlier),
         )
         found.append(times)
