@@ -117,10 +117,10 @@ class Frequent:
                 del self._groups[name]
 
     def groups(self) -> list[FailureGroup]:
-        """Return the groups, the largest first."""
+        """Return the groups, the largest first, and of equal ones the one that was seen first."""
         return [
             FailureGroup(name=name, count=each.count, by_reason=each.by_reason, examples=each.examples)
-            for name, each in sorted(self._groups.items(), key=lambda item: (-item[1].count, item[0]))
+            for name, each in sorted(self._groups.items(), key=lambda item: -item[1].count)
         ]
 
 
