@@ -125,6 +125,34 @@ def read_time(text: str) -> datetime | None:
     return time if time.tzinfo else None
 
 
+class BriefAttempt(NamedTuple):
+    """The little that totals need of an attempt."""
+
+    started: float
+    """Unix time."""
+    ended: float
+    gpu_seconds: float
+
+
+def briefly(attempts: Iterable[Attempt]) -> tuple[BriefAttempt, ...]:
+    """Return what totals need of the attempts, without those whose times cannot be read."""
+    found = []
+    for attempt in attempts:
+        started, ended = read_time(attempt.started_at), read_time(attempt.ended_at)
+        if started is not None and ended is not None:
+            found.append(BriefAttempt(started.timestamp(), ended.timestamp(), attempt.gpu_seconds))
+    return tuple(found)
+
+
+def computing_seconds(attempts: Iterable[BriefAttempt]) -> float:
+    """Return for how long at least one of the attempts went on, in seconds."""
+    total = until = 0.0
+    for started, ended, _ in sorted(attempts):
+        total += max(0.0, ended - max(started, until))
+        until = max(until, ended)
+    return total
+
+
 def times_attributes(times: ChunkTimes | None, pictures: Sequence[SamplePicture]) -> dict[str, Any]:
     """Return the attributes of a chunk file that hold this."""
     attributes: dict[str, Any] = {} if times is None else {_TIMES: times.model_dump_json()}

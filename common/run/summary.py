@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from common.errors import ChunkInvalid, StoreUnavailable
-from common.format.chunk_times import Attempt, ChunkTimes, read_time
+from common.format.chunk_times import ChunkTimes
 from common.format.provenance import Provenance
 from common.indexes import parse_indexes
 from common.run.keys import SUMMARY_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from common.store.contract import ObjectStat, Store
 
 __all__ = [
@@ -23,7 +21,6 @@ __all__ = [
     "IndexSummary",
     "Summary",
     "Verification",
-    "computing_seconds",
     "read_summary",
     "summary_bytes",
     "write_summary",
@@ -150,21 +147,6 @@ class Summary(BaseModel):
     @property
     def missing(self) -> list[int]:
         return parse_indexes(self.chunks_missing)
-
-
-def computing_seconds(chunks: Iterable[ChunkTimes]) -> float:
-    """Return for how long at least one of the attempts at these chunks computed, in seconds."""
-    spans = sorted(filter(None, (_span(attempt) for times in chunks for attempt in times.attempts)))
-    total, until = 0.0, 0.0
-    for start, end in spans:
-        total += max(0.0, end - max(start, until))
-        until = max(until, end)
-    return total
-
-
-def _span(attempt: Attempt) -> tuple[float, float] | None:
-    start, end = read_time(attempt.started_at), read_time(attempt.ended_at)
-    return (start.timestamp(), end.timestamp()) if start is not None and end is not None else None
 
 
 def read_summary(store: Store) -> Summary | None:
