@@ -8,7 +8,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 if TYPE_CHECKING:
@@ -155,6 +154,8 @@ def covered_seconds(attempts: Iterable[BriefAttempt]) -> float:
 
 def times_attributes(times: ChunkTimes | None, pictures: Sequence[SamplePicture]) -> dict[str, Any]:
     """Return the attributes of a chunk file that hold this."""
+    import numpy as np  # noqa: PLC0415 - summary.json has times too, and programs that read it alone need no numpy
+
     attributes: dict[str, Any] = {} if times is None else {_TIMES: times.model_dump_json()}
     for number, picture in enumerate(pictures[:MOST_PICTURES]):
         attributes[f"sample_url_{number}"] = picture.url
@@ -169,6 +170,8 @@ def read_times(attributes: Mapping[str, Any]) -> ChunkTimes | None:
 
 def read_pictures(attributes: Mapping[str, Any]) -> tuple[SamplePicture, ...]:
     """Return the sample pictures in a chunk file's attributes."""
+    import numpy as np  # noqa: PLC0415 - as above
+
     found = []
     for number in range(MOST_PICTURES):
         url, picture = (attributes.get(f"sample_{name}_{number}") for name in ("url", "picture"))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from common.format.chunk_times import Attempt, ChunkTimes
-from common.run.summary import Summary, Verification, computing_seconds
+from common.format.chunk_times import Attempt, ChunkTimes, briefly, computing_seconds
+from common.run.summary import Summary, Verification
 from results.report.failure_digest import FailureCounter, FailureDigest
 from results.report.sample_picture import SamplePicture
 from tests.merger.runs import provenance
@@ -100,7 +100,7 @@ def made_up_summary(times: Sequence[ChunkTimes], chunk_count: int, **other: Any)
         "bytes_read": 60_000_000,
         "seconds": 312.5,
         "chunk_times": list(times),
-        "computing_seconds": computing_seconds(times),
+        "computing_seconds": computing_seconds(brief for each in times for brief in briefly(each.attempts)),
         "gpu_hours": sum(each.all_gpu_seconds for each in times) / 3600,
     }
     return Summary(**fields | other)
