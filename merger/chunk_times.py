@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.format.chunk_times import covered_seconds, read_time
-from common.run.summary import MOST_CHUNK_TIMES, computing_seconds
+from common.format.chunk_times import briefly, computing_seconds, read_time
+from common.run.summary import MOST_CHUNK_TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,8 @@ def collect_times(inputs: Inputs, earlier: Summary | None) -> Times:
             chunks.append(times)
     if inputs.provenance.chunk_count > MOST_CHUNK_TIMES:
         return _of_many(inputs.chunks, chunks, earlier)
-    return Times(chunks, sum(times.all_gpu_seconds for times in chunks), computing_seconds(chunks))
+    attempts = briefly(attempt for times in chunks for attempt in times.attempts)
+    return Times(chunks, sum(times.all_gpu_seconds for times in chunks), computing_seconds(attempts))
 
 
 def _of_many(stored: Sequence[StoredChunk], chunks: list[ChunkTimes], earlier: Summary | None) -> Times:
@@ -52,4 +53,4 @@ def _of_many(stored: Sequence[StoredChunk], chunks: list[ChunkTimes], earlier: S
         attempts = [attempt for attempt in attempts if attempt.ended > merged.timestamp()]
         gpu_seconds, seconds = earlier.gpu_hours * 3600, earlier.computing_seconds
     gpu_seconds += sum(attempt.gpu_seconds for attempt in attempts)
-    return Times(chunks, gpu_seconds, seconds + covered_seconds(attempts))
+    return Times(chunks, gpu_seconds, seconds + computing_seconds(attempts))

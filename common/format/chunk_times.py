@@ -143,7 +143,7 @@ def briefly(attempts: Iterable[Attempt]) -> tuple[BriefAttempt, ...]:
     return tuple(found)
 
 
-def covered_seconds(attempts: Iterable[BriefAttempt]) -> float:
+def computing_seconds(attempts: Iterable[BriefAttempt]) -> float:
     """Return for how long at least one of the attempts went on, in seconds."""
     total = until = 0.0
     for started, ended, _ in sorted(attempts):

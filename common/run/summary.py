@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from common.errors import ChunkInvalid, StoreUnavailable
-from common.format.chunk_times import ChunkTimes, briefly, covered_seconds
+from common.format.chunk_times import ChunkTimes
 from common.format.provenance import Provenance
 from common.indexes import parse_indexes
 from common.run.keys import SUMMARY_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from common.store.contract import ObjectStat, Store
 
 __all__ = [
@@ -23,7 +21,6 @@ __all__ = [
     "IndexSummary",
     "Summary",
     "Verification",
-    "computing_seconds",
     "read_summary",
     "summary_bytes",
     "write_summary",
@@ -150,11 +147,6 @@ class Summary(BaseModel):
     @property
     def missing(self) -> list[int]:
         return parse_indexes(self.chunks_missing)
-
-
-def computing_seconds(chunks: Iterable[ChunkTimes]) -> float:
-    """Return for how long at least one of the attempts at these chunks went on, in seconds."""
-    return covered_seconds(briefly(attempt for times in chunks for attempt in times.attempts))
 
 
 def read_summary(store: Store) -> Summary | None:
