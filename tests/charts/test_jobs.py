@@ -114,7 +114,7 @@ def test_the_pod_failure_policy_matches_the_exit_codes_of_the_programs() -> None
     # A sidecar's exit code does not mean what ours do, so each rule names a container.
     gated = {"merge": {"gate", "merger"}, "index": {"gate", "indexer"}}
     gated |= {f"topup-{kind}": names for kind, names in gated.items()}
-    ours = dict.fromkeys(("worker", "rerun", "topup"), {"worker"}) | gated
+    ours = {kind: {"worker"} for kind in ("worker", "rerun", "topup")} | gated
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     for job in of_kind(objects, "Job"):
         # This rule comes first, since a pod that the cluster removes may end with any exit code.

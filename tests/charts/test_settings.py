@@ -105,7 +105,7 @@ def value_path(kind: type[object], field: str) -> str:
 
 
 def program(objects: list[Object], kind: type[object]) -> Object:
-    """Return the environment variables of the container of the worker, the merger or the indexer, as the program sees them."""
+    """Return the environment variables of the worker, the merger or the indexer, as the program sees them."""
     container = containers(named(objects, "Job", f"embedder-{GROUPS[kind]}"))[-1]
     # Kubernetes reads $$ as $.
     return {

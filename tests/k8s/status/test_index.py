@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.process.last_word import LastWord
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble
 from tests.k8s.release_objects import ended, failed, finished, index_job, merge_job, pod_of, running, worker_job
 from tests.k8s.status.reading import status
 
 if TYPE_CHECKING:
+    from common.process.last_word import LastWord
     from tests.k8s.release_objects import Object
 
 PROGRESS = "2026-11-23T12:00:00.000Z info index_progress rows=1200000 of=9000000 rate_per_s={} eta_s={}"
