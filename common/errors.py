@@ -16,7 +16,8 @@ EmbedderError
 │   ├── TooManyFailures          more images failed than the limit allows
 │   ├── ChunkInvalid             a chunk file breaks an invariant
 │   ├── ChunksMissing            the merge lacks chunks
-│   └── ResultMissing            the merge has ended without a result
+│   ├── ResultMissing            the merge has ended without a result
+│   └── QueryRefused             nothing can be searched for with this text or image
 └── TemporaryError           75  a fault that may pass: the index is retried
     ├── StoreUnavailable         the store does not answer, or its answer is not valid
     ├── SourceUnavailable        the manifest or all image sources do not answer
@@ -122,6 +123,10 @@ class ChunksMissing(DataError):
 
 
 class ResultMissing(DataError):
+    pass
+
+
+class QueryRefused(DataError):
     pass
 
 
