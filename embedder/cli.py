@@ -16,6 +16,7 @@ from common.process.resources import exhausted
 from common.process.stop import install_stop_handlers
 from embedder import listing
 from embedder.check import command as check_command
+from embedder.export import command as export_command
 from embedder.local import command as run_command
 from embedder.local.programs import Programs
 from k8s import logs
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("run", rich_help_panel=HERE, epilog=run_command.EPILOG)(run_command.run)
 app.command("check", rich_help_panel=HERE, epilog=check_command.EPILOG)(check_command.check)
 app.command("list", rich_help_panel=HERE, epilog=listing.EPILOG)(listing.write_list)
+app.command("export", rich_help_panel=HERE, epilog=export_command.EPILOG)(export_command.export)
 app.command("status", rich_help_panel=IN_CLUSTER, epilog=status.EPILOG)(status.status)
 app.command("logs", rich_help_panel=IN_CLUSTER, epilog=logs.EPILOG)(logs.logs)
 app.command("rerun", rich_help_panel=IN_CLUSTER, epilog=rerun.EPILOG)(rerun.rerun)
