@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from common.errors import ConfigError, ResourceExhausted, StoreUnavailable
 from common.format.provenance import program_version
 from common.logs import redact_url
-from common.process.resources import exhausted
+from common.process.resources import exhausted, written_file
 from common.run.keys import RESULT_KEY
 from results.export.blocks import blocks_of
 from results.export.destination import FACTS_FILE
@@ -96,13 +96,11 @@ def export(result: Result, order: Order, destination: Destination, progress: Pro
         writing = _Writing(
             result, form, plan, folder, samples, progress, with_texts=not (order.is_file or form.has_texts)
         )
-        try:
+        with written_file(folder.parent), _library_errors(folder.parent):
             writing.write()
-        except (RuntimeError, OSError) as error:  # the libraries' own
-            raise exhausted(error) or error from error
-        if not order.is_file:
-            facts = json.dumps(plan.facts, indent=2, ensure_ascii=False)
-            (folder / FACTS_FILE).write_text(f"{facts}\n", "utf-8")
+            if not order.is_file:
+                facts = json.dumps(plan.facts, indent=2, ensure_ascii=False)
+                (folder / FACTS_FILE).write_text(f"{facts}\n", "utf-8")
         writing.verify(name=destination.name)
         _check_unchanged(result)
         paths = sorted(folder.iterdir())
@@ -223,6 +221,18 @@ class _Writing:
             raise exhausted(error) or StoreUnavailable(
                 f"{name} cannot be read back: {error}; nothing is published, look at the disk and try again"
             ) from error
+
+
+@contextmanager
+def _library_errors(place: Path) -> Iterator[None]:
+    """Raise ResourceExhausted when a library says in an error of its own that a resource ran out."""
+    try:
+        yield
+    except RuntimeError as error:
+        ours = exhausted(error)
+        if ours is None:
+            raise
+        raise ResourceExhausted(f"{place}: {ours}") from error
 
 
 def _check_unchanged(result: Result) -> None:

@@ -61,8 +61,7 @@ class Encoding:
 
     def encode(self, vectors: NDArray[np.float32]) -> NDArray[Any]:
         if self.type is NumberType.INT8:
-            whole = np.rint(vectors / np.float32(self.scale))
-            return np.clip(whole, -LARGEST_INT8, LARGEST_INT8).astype(np.int8)
+            vectors = np.clip(np.rint(vectors / np.float32(self.scale)), -LARGEST_INT8, LARGEST_INT8)
         numbers: NDArray[Any] = vectors.astype(self.type.value, copy=False)
         return numbers
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,12 +49,11 @@ class UsearchForm:
                 first = block.first + start
                 index.add(np.arange(first, first + len(vectors), dtype=np.uint64), vectors, threads=0)  # all cores
         path = folder / self.file_name
-        index.save(str(path))
-        # USearch reports no write that fails.
+        with suppress(RuntimeError):
+            index.save(str(path))
+        # USearch says nothing of a write that fails, or not why, and a full disk is the usual reason.
         if path.stat().st_size != index.serialized_length:
-            raise OSError(
-                f"{path} has {path.stat().st_size} bytes, expected {index.serialized_length}: no space left on device"
-            )
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def open(self, folder: Path, plan: Plan) -> UsearchReading:
         return UsearchReading(folder / self.file_name, plan)
