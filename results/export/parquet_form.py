@@ -79,6 +79,8 @@ class ParquetReading:
                 sizes.append(file.metadata.row_group(number).num_rows)
         self._starts = [0, *accumulate(sizes)]
         self.row_count = self._starts[-1]
+        self._last: pa.Table | None = None
+        self._last_index = -1
 
     def rows(self, start: int, stop: int) -> ReadRows:
         urls: list[str] = []
@@ -86,8 +88,7 @@ class ParquetReading:
         vectors = []
         while start < stop:
             index = bisect_right(self._starts, start) - 1
-            group, first = self._groups[index], self._starts[index]
-            table = group.file.read_row_group(group.number).slice(start - first, stop - start)
+            table = self._group(index).slice(start - self._starts[index], stop - start)
             numbers = table["embedding"].combine_chunks().flatten().to_numpy()
             vectors.append(self._encoding.decode(numbers.reshape(-1, self._dimensions)))
             urls += table["url"].to_pylist()
@@ -96,6 +97,14 @@ class ParquetReading:
                 raise ValueError(f"rows {start} to {stop} have other numbers")
             start += len(table)
         return ReadRows(np.concatenate(vectors), urls, ids if self._has_ids else None)
+
+    def _group(self, index: int) -> pa.Table:
+        # Neighbouring rows are read one after the other, so the last row group is often the next one too.
+        if self._last_index != index:
+            self._last = None  # two of them are never held
+            group = self._groups[index]
+            self._last, self._last_index = group.file.read_row_group(group.number), index
+        return self._last
 
     def tolerance(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         return self._encoding.tolerance(vectors)

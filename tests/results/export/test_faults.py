@@ -232,9 +232,9 @@ PEAK = (
 
 @pytest.mark.slow
 def test_the_memory_of_an_export_does_not_grow_with_the_result(tmp_path: Path) -> None:
-    """82 MB of vectors against 328 MB."""
+    """82 MB of vectors against 246 MB."""
     peaks = {}
-    for name, chunks in (("small", 2), ("large", 8)):
+    for name, chunks in (("small", 2), ("large", 6)):
         merge_run(open_store(str(tmp_path / name)), (20_000,) * chunks)
         for target in ("parquet", "npy"):
             command = ["export", str(tmp_path / name), str(tmp_path / f"{name}.{target}"), "--to", target]
