@@ -62,7 +62,7 @@ class UsearchForm:
 class UsearchReading:
     """See `form.Reading`."""
 
-    least_found = 0.9
+    least_found = 0.5
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self._type = plan.number_type
