@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 import pytest
 
@@ -17,7 +23,7 @@ from tests.embedder.command_line import embedder
 from tests.results.runs import merge_run
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from numpy.typing import NDArray
 
 
 @pytest.fixture
@@ -68,11 +74,9 @@ def test_int8_says_how_its_numbers_are_read(run: Path) -> None:
     assert np.abs(np.load("v.npy") * scale - vectors).max() <= scale * 0.5001
 
 
-def open_vectors(run: Path) -> np.ndarray:
-    import h5py  # noqa: PLC0415
-
+def open_vectors(run: Path) -> NDArray[np.float32]:
     with h5py.File(run / "Images_Embedded.h5") as file:
-        vectors: np.ndarray = file["embeddings"][:]
+        vectors: NDArray[np.float32] = file["embeddings"][:]
     return vectors
 
 
@@ -120,3 +124,21 @@ def test_what_is_taken_is_one_sentence(run: Path) -> None:
     (line,) = map(parse_line, done.stderr.splitlines())
     assert line is not None
     assert line.values["message"] == "v.npy exists; choose another DEST, or replace it with --overwrite"
+
+
+def test_the_commands_and_examples_of_the_document_run(run: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8")
+    commands = [
+        shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("embedder export out")
+    ]
+    assert len(commands) == 5
+    for words in commands:
+        embedder(*words[1:])
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        with contextlib.redirect_stdout(io.StringIO()) as shown:
+            exec(block, names)  # noqa: S102 - the document's own code
+    assert shown.getvalue().startswith("[(0, ")
+    assert np.asarray(names["rows"])[0, 0] == 0
+    vectors = names["table"]["embedding"].combine_chunks().flatten().to_numpy()  # type: ignore[index]
+    assert vectors.tobytes() == open_vectors(run).tobytes()
