@@ -60,7 +60,8 @@ def test_without_a_destination_the_export_has_the_runs_name(
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["parquet", "npy", "faiss", "usearch"])
 def test_the_command_that_is_printed_opens_the_export(run: Path, target: str) -> None:
-    shown = embedder("export", run, "--to", target).out.splitlines()[-1].strip()
+    run.rename(run.parent / 'it\'s "out"')
+    shown = embedder("export", 'it\'s "out"', "--to", target).out.splitlines()[-1].strip()
     assert shown.startswith("python -c ")
     command = shown.replace("python", f"'{sys.executable}'", 1)
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)  # noqa: S602 - as shown
