@@ -163,7 +163,8 @@ class _Bucket:
         if keys and not self._may_replace:
             raise _taken(self.name)
         if keys:
-            _check_is_export(keys, self.name)
+            # An upload that was killed has left files without the facts.
+            _check_is_export(keys | {FACTS_FILE}, self.name)
 
     def work_folder(self) -> AbstractContextManager[Path]:
         return temporary_folder("export")

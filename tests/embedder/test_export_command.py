@@ -20,6 +20,7 @@ from common.errors import SettingsError
 from common.logs import parse_line
 from common.store import open_store
 from tests.embedder.command_line import embedder
+from tests.embedder.test_cli import on_terminal
 from tests.results.runs import merge_run
 
 if TYPE_CHECKING:
@@ -116,6 +117,13 @@ def test_a_missing_library_is_one_sentence_that_names_the_extra(run: Path) -> No
         "`export`: run uv tool install '.[export]' in the folder of its source code"
     )
     assert [path.name for path in run.parent.iterdir()] == ["out"]
+
+
+def test_a_terminal_shows_a_bar_that_goes_and_the_export_that_stays(run: Path) -> None:
+    shown = on_terminal(run.parent, "export", "out", "v.npy", "--to", "npy")
+    assert "writing" in shown
+    assert "━━━" in shown
+    assert "v.npy has 50 rows as npy float32" in shown
 
 
 def test_what_is_taken_is_one_sentence(run: Path) -> None:

@@ -206,8 +206,17 @@ def test_an_export_in_a_bucket_is_replaced_only_when_it_is_one(bucket_run: Store
     exported.put_bytes("run/dear.jpg", b"dear")
     with pytest.raises(ConfigError, match=r"out holds more than an export, run/dear\.jpg for one"):
         export_run(bucket_run, place, Format.PARQUET, overwrite=True)
-    with pytest.raises(ConfigError, match="run is not an export in a folder"):
+    with pytest.raises(ConfigError, match="run holds more than an export"):
         export_run(bucket_run, bucket_run.uri, Format.PARQUET, overwrite=True)
+
+
+def test_what_a_killed_upload_left_is_replaced_when_that_is_asked_for(bucket_run: Store, bucket: str) -> None:
+    exported = open_store(f"s3://{bucket}/out")
+    exported.put_bytes("embeddings-00007.parquet", b"half")
+    with pytest.raises(ConfigError, match="out exists; choose another DEST, or replace it with --overwrite"):
+        export_run(bucket_run, exported.uri, Format.NPY)
+    export_run(bucket_run, exported.uri, Format.NPY, overwrite=True)
+    assert {found.key for found in exported.list("")} == {"_export.json", "embeddings.npy", "metadata.parquet"}
 
 
 def test_a_file_in_a_bucket_is_one_object(bucket_run: Store, bucket: str, tmp_path: Path) -> None:
