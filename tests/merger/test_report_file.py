@@ -193,7 +193,7 @@ def test_the_last_word_of_a_merge_tells_what_the_run_took(store: Store, monkeypa
         monkeypatch.setenv(f"EMBEDDER_{name}", value)
     merged, again = run_merger(), run_merger()
     assert merged.message.endswith(
-        "0.0 images/s, 1.00 GPU hours, cost 0.50 at 0.5 an hour, 100,000.00 for a million images"
+        "0.00139 images/s, 1.00 GPU hours, cost 0.50 at 0.5 an hour, 100,000.00 for a million images"
     )
     assert merged.counts == {"embedded": 5, "computing_seconds": 3600, "gpu_seconds": 3600}
     assert again.message.startswith("this run is finished: ")
