@@ -18,6 +18,7 @@ from embedder import listing, report
 from embedder.check import command as check_command
 from embedder.local import command as run_command
 from embedder.local.programs import Programs
+from embedder.search import command as search_command
 from k8s import logs
 from k8s.api.options import IN_CLUSTER
 from k8s.rerun import command as rerun
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("run", rich_help_panel=HERE, epilog=run_command.EPILOG)(run_command.run)
 app.command("check", rich_help_panel=HERE, epilog=check_command.EPILOG)(check_command.check)
 app.command("list", rich_help_panel=HERE, epilog=listing.EPILOG)(listing.write_list)
+app.command("search", rich_help_panel=HERE, epilog=search_command.EPILOG)(search_command.search)
 app.command("report", rich_help_panel=HERE, epilog=report.EPILOG)(report.report)
 app.command("status", rich_help_panel=IN_CLUSTER, epilog=status.EPILOG)(status.status)
 app.command("logs", rich_help_panel=IN_CLUSTER, epilog=logs.EPILOG)(logs.logs)

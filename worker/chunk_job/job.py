@@ -24,7 +24,7 @@ from worker.decode import plain_jpeg
 from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.decode.sample_pictures import SamplePictures, picture_count
 from worker.decoders.decoders import Decoders
-from worker.decoders.settings import DecoderSettings
+from worker.decoders.settings import decoder_settings
 from worker.encode.model_loading import ModelLoading
 from worker.failure_report import ImagesFailed
 from worker.fetch.relayed_proxies import RelayedProxies
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from worker.chunk_job.outcome import Outcome
     from worker.manifest.manifest import Manifest, ManifestChunk
     from worker.rows import HeldImages
-    from worker.settings import DecodeSettings, FetchSettings, HttpSettings, WorkerSettings
+    from worker.settings import WorkerSettings
     from worker.stage_times import Snapshot
 
 MAX_CHUNK_ROWS = 2_000_000
@@ -345,16 +345,3 @@ class _ChunkJob:
             times=times,
             pictures=pictures,
         )
-
-
-def decoder_settings(http: HttpSettings, fetch: FetchSettings, decode: DecodeSettings) -> DecoderSettings:
-    """Return what holds for every image of a chunk."""
-    return DecoderSettings(
-        connect_seconds=http.connect_timeout_seconds,
-        read_seconds=http.read_timeout_seconds,
-        request_seconds=fetch.fetch_timeout_seconds,
-        max_bytes=fetch.max_image_bytes,
-        user_agent=http.user_agent_header,
-        max_pixels=decode.max_image_pixels,
-        decode_cpu_seconds=decode.decode_timeout_seconds,
-    )
