@@ -10,6 +10,7 @@ from rich.text import Text
 from common.errors import ExitCode, StoreUnavailable
 from common.exit_policy import Action, action_for
 from common.format.reasons import REASON_HELP, Reason
+from common.run.cost import describe_spent
 from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from common.run.summary import read_summary
 from embedder.local.programs import own_name
@@ -44,6 +45,8 @@ def report_result(console: Console, store: Store, *, skipped: str, untrained: bo
         raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is missing right after the merge; check the store")
     result = store.location(RESULT_KEY)
     console.print(f"{summary.rows_embedded:,} of {summary.rows_requested:,} images embedded", style="bold green")
+    if spent := describe_spent(summary):
+        console.print(f"  {spent}")
     for reason, count in sorted(summary.failures_by_reason.items(), key=lambda each: -each[1]):
         help_text = REASON_HELP[Reason(reason)] if reason in set(Reason) else "a reason of another version"
         console.print(f"  {count:,} {reason}: {help_text}", style="yellow")
