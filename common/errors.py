@@ -16,6 +16,7 @@ EmbedderError
 │   ├── TooManyFailures          more images failed than the limit allows
 │   ├── ChunkInvalid             a chunk file breaks an invariant
 │   ├── ChunksMissing            the merge lacks chunks
+│   ├── ResultMissing            the merge has ended without a result
 │   └── QueryRefused             nothing can be searched for with this text or image
 └── TemporaryError           75  a fault that may pass: the index is retried
     ├── StoreUnavailable         the store does not answer, or its answer is not valid
@@ -118,6 +119,10 @@ class ChunkInvalid(DataError):
 
 
 class ChunksMissing(DataError):
+    pass
+
+
+class ResultMissing(DataError):
     pass
 
 

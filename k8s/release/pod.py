@@ -1,4 +1,4 @@
-"""A pod of a release, read from the API's object: one attempt at a chunk, or at the merge."""
+"""A pod of a release, read from the API's object: one attempt at a chunk, at the merge, or at the index."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OUT_OF_MEMORY = "OOMKilled"
 _OTHER_COUNTS = {"images", "of", "failed", "listed"}
 """The counts of a worker's last word that are not numbers of failed images by reason."""
 
-CONTAINERS = {"worker", "gate", "merger"}
+CONTAINERS = {"worker", "gate", "merger", "indexer"}
 """Names of the containers that run this project's programs. A service mesh or the chart's values add others."""
 
 
@@ -61,7 +61,7 @@ class Pod:
     job: str
     component: str
     chunk: int | None
-    """None for the pods of the merge."""
+    """None for the pods of the merge and of the index."""
     created: str
     phase: str
     """Pending, Running, Succeeded, Failed or Unknown."""

@@ -16,6 +16,7 @@ from k8s.status.wording import (
     describe_failed_images,
     describe_failure,
     describe_images,
+    describe_index,
     describe_may_pass,
     describe_merge,
     describe_node,
@@ -88,6 +89,7 @@ def as_json(status: Status) -> str:
                 for group in each.failures
             ],
             "merge": describe_merge(each.merge),
+            "index": describe_index(each.index) if each.index is not None else None,
             "has_ended": each.has_ended,
         }
         for each in status.top_ups
@@ -113,6 +115,7 @@ def as_json(status: Status) -> str:
             "top_ups": top_ups,
             "may_pass": status.may_pass,
             "merge": describe_merge(status.merge),
+            "index": describe_index(status.index) if status.index is not None else None,
             "is_finished": status.is_finished,
             "has_ended": status.has_ended,
             "next": status.next,
@@ -141,6 +144,8 @@ def as_screen(status: Status) -> RenderableType:
     _add_sentences(rows, "nodes", [describe_node(node) for node in status.nodes], style="red")
     _add_sentences(rows, "slow sites", [describe_site(site) for site in status.slow_sites], style="yellow")
     rows.add_row("merge", _text(describe_merge(status.merge)))
+    if status.index is not None:
+        rows.add_row("index", _text(describe_index(status.index)))
     for top_up in status.top_ups:
         rows.add_row("top-up", _text(describe_top_up(top_up)))
         _add_sentences(rows, "", [_failed(group, status.run_uri) for group in top_up.failures], style="red")

@@ -69,7 +69,7 @@ def only_line(text: str) -> LogLine:
     return parsed
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["search"], ["status"], ["logs"], ["rerun"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["search"], ["export"], ["status"], ["logs"], ["rerun"]])
 def test_every_help_works_without_extras(tmp_path: Path, base_install: Path, command: list[str]) -> None:
     done = embedder(tmp_path, base_install, *command, "--help")
     assert (done.returncode, done.stderr) == (0, "")

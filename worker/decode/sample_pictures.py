@@ -22,7 +22,7 @@ PICTURES_OF_RUN = 24
 """Number of pictures that a run has at least, where it has so many images: runs of few chunks have several of each."""
 
 SIDE = 112
-"""Length of a picture's sides in pixels."""
+"""Length of a picture's sides in pixels. A smaller square is not enlarged."""
 
 QUALITIES = (75, 60, 45, 30, 15)
 """Qualities of the JPEG, tried until the picture is small enough. A photo of 112 pixels has 3 to 5 KB at 75."""
@@ -67,8 +67,9 @@ class SamplePictures:
 
 
 def small_jpeg(square: NDArray[np.uint8]) -> bytes:
-    """Return a JPEG of SIDE x SIDE pixels of the square, uint8 (size, size, 3)."""
-    picture = Image.fromarray(square).resize((SIDE, SIDE), Image.Resampling.BOX)
+    """Return a JPEG of the square, uint8 (size, size, 3), at most SIDE x SIDE pixels large."""
+    side = min(SIDE, len(square))
+    picture = Image.fromarray(square).resize((side, side), Image.Resampling.BOX)
     data = b""
     for quality in QUALITIES:
         file = io.BytesIO()
