@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +27,10 @@ EXAMPLES = (
 EPILOG = options.examples_epilog(EXAMPLES)
 
 READERS = {
-    Format.PARQUET: "python -c \"import pyarrow.parquet as parquet; print(parquet.read_table('{path}').schema)\"",
-    Format.NPY: "python -c \"import numpy; print(numpy.load('{path}', mmap_mode='r').shape)\"",
-    Format.FAISS: "python -c \"import faiss; print(faiss.read_index('{path}').ntotal)\"",
-    Format.USEARCH: "python -c \"from usearch.index import Index; print(Index.restore('{path}', view=True))\"",
+    Format.PARQUET: "import pyarrow.parquet as parquet; print(parquet.read_table({path}).schema)",
+    Format.NPY: 'import numpy; print(numpy.load({path}, mmap_mode="r").shape)',
+    Format.FAISS: "import faiss; print(faiss.read_index({path}).ntotal)",
+    Format.USEARCH: "from usearch.index import Index; print(Index.restore({path}, view=True))",
 }
 """How each form is opened."""
 
@@ -104,7 +106,8 @@ def export(
     if not opened.name.startswith("s3://"):
         first = next(name for name in exported.files if name.endswith(FACTS[target].endings) and name[0] != "_")
         path = opened.name if is_file or rows_per_file else str(Path(opened.name) / first)
-        typer.echo(f"\n  {READERS[target].format(path=path)}")
+        code = READERS[target].format(path=json.dumps(path, ensure_ascii=False))
+        typer.echo(f"\n  python -c {shlex.quote(code)}")
 
 
 def _check_libraries(target: Format) -> None:

@@ -6,12 +6,12 @@ import os
 import re
 import secrets
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from common.errors import ConfigError
-from common.logs import redact_url
+from common.errors import ConfigError, StoreUnavailable
+from common.logs import printable, redact_url
 from common.process.leftovers import held, remove_if_left_over
 from common.process.resources import temporary_folder, written_file
 from common.store import open_store
@@ -20,6 +20,7 @@ from results.export.progress import Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
     from contextlib import AbstractContextManager
 
     from common.store.contract import Store
@@ -30,6 +31,11 @@ FACTS_FILE = "_export.json"
 
 _SUFFIX = ".part"
 _PART = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(_SUFFIX)}")
+
+_NAMES = re.compile(
+    r"_export\.json|metadata\.parquet|embeddings(-[0-9]{5,})?\.parquet|embeddings\.npy|index\.(faiss|usearch)"
+)
+"""The names of the files of an export in a folder."""
 
 UPLOAD_BYTES = 64 << 20
 """Size of a part of an upload in bytes. S3 takes 10,000 parts, so a file may have 670 GB."""
@@ -54,7 +60,8 @@ def open_destination(text: str, *, is_file: bool, may_replace: bool) -> Destinat
     if text.startswith("s3://"):
         return _Bucket(text, is_file=is_file, may_replace=may_replace)
     path = Path(text.removeprefix("file://")).expanduser()
-    return _Local(Path(os.path.normpath(path.absolute())), text, is_file=is_file, may_replace=may_replace)
+    # A link stays, and what it leads to is written or replaced.
+    return _Local(Path(os.path.realpath(path)), text, is_file=is_file, may_replace=may_replace)
 
 
 class _Local:
@@ -74,8 +81,8 @@ class _Local:
             raise _taken(self.name)
         if self._is_file and path.is_dir():
             raise ConfigError(f"{self.name} is a folder, and this export is one file; choose another DEST")
-        if not self._is_file and not (path / FACTS_FILE).is_file():
-            raise _foreign(self.name)
+        if not self._is_file:
+            _check_is_export({each.name for each in path.iterdir()} if path.is_dir() else set(), self.name)
 
     @contextmanager
     def work_folder(self) -> Iterator[Path]:
@@ -106,10 +113,10 @@ class _Local:
             _put_file(made, self._path, may_replace=self._may_replace, name=self.name)
         else:
             self._put_folder(folder)
-        _sync(self._path.parent)
+        _sync_folder(self._path.parent)
 
     def _put_folder(self, folder: Path) -> None:
-        _sync(folder)
+        _sync_folder(folder)
         earlier = folder.with_name(f".{self._path.name}.{secrets.token_hex(4)}{_SUFFIX}")
         # A folder cannot be replaced in one step. A kill between the two renames costs the earlier export alone.
         if self._path.is_dir() and any(self._path.iterdir()):
@@ -155,8 +162,9 @@ class _Bucket:
         keys = {found.key for found in self._store.list("")}
         if keys and not self._may_replace:
             raise _taken(self.name)
-        if keys and FACTS_FILE not in keys:
-            raise _foreign(self.name)
+        if keys:
+            # An upload that was killed has left files without the facts.
+            _check_is_export(keys | {FACTS_FILE}, self.name)
 
     def work_folder(self) -> AbstractContextManager[Path]:
         return temporary_folder("export")
@@ -189,7 +197,11 @@ class _Bucket:
                     data = file.read(UPLOAD_BYTES)
                     assembly.upload(number, offset, data)
                     progress.advance(len(data))
-                assembly.publish()
+                stored = assembly.publish()
+            if stored.size != size:
+                raise StoreUnavailable(
+                    f"{self._store.location(key)} has {stored.size} bytes, expected {size}; export again"
+                )
         except ObjectExists as error:
             raise _taken(self.name) from error
 
@@ -198,10 +210,17 @@ def _taken(name: str) -> ConfigError:
     return ConfigError(f"{name} exists; choose another DEST, or replace it with --overwrite")
 
 
-def _foreign(name: str) -> ConfigError:
-    return ConfigError(
-        f"{name} is not an export in a folder: it has no {FACTS_FILE}, so it is not replaced; choose another DEST"
-    )
+def _check_is_export(names: AbstractSet[str], name: str) -> None:
+    """Raise ConfigError unless these are the files of an export, and no others: replacing them deletes them."""
+    if FACTS_FILE not in names:
+        raise ConfigError(
+            f"{name} is not an export in a folder: it has no {FACTS_FILE}, so it is not replaced; choose another DEST"
+        )
+    if foreign := sorted(each for each in names if not _NAMES.fullmatch(each)):
+        raise ConfigError(
+            f"{name} holds more than an export, {printable(foreign[0])} for one, so it is not replaced; choose another "
+            "DEST"
+        )
 
 
 def _sync(path: Path) -> None:
@@ -210,6 +229,11 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    with suppress(OSError):  # not every file system supports it
+        _sync(path)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from common.errors import SettingsError
 from common.logs import parse_line
 from common.store import open_store
 from tests.embedder.command_line import embedder
+from tests.embedder.test_cli import on_terminal
 from tests.results.runs import merge_run
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def test_without_a_destination_the_export_has_the_runs_name(
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["parquet", "npy", "faiss", "usearch"])
 def test_the_command_that_is_printed_opens_the_export(run: Path, target: str) -> None:
-    shown = embedder("export", run, "--to", target).out.splitlines()[-1].strip()
+    run.rename(run.parent / 'it\'s "out"')
+    shown = embedder("export", 'it\'s "out"', "--to", target).out.splitlines()[-1].strip()
     assert shown.startswith("python -c ")
     command = shown.replace("python", f"'{sys.executable}'", 1)
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)  # noqa: S602 - as shown
@@ -115,6 +117,13 @@ def test_a_missing_library_is_one_sentence_that_names_the_extra(run: Path) -> No
         "`export`: run uv tool install '.[export]' in the folder of its source code"
     )
     assert [path.name for path in run.parent.iterdir()] == ["out"]
+
+
+def test_a_terminal_shows_a_bar_that_goes_and_the_export_that_stays(run: Path) -> None:
+    shown = on_terminal(run.parent, "export", "out", "v.npy", "--to", "npy")
+    assert "writing" in shown
+    assert "━━━" in shown
+    assert "v.npy has 50 rows as npy float32" in shown
 
 
 def test_what_is_taken_is_one_sentence(run: Path) -> None:

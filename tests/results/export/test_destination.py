@@ -67,6 +67,29 @@ def test_a_folder_is_replaced_only_when_it_is_an_export(tmp_path: Path) -> None:
     assert names(tmp_path) == {"run", "out", "photos"}
 
 
+def test_a_folder_that_holds_more_than_an_export_is_not_replaced(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out" / "run"))
+    hostile_run(store)
+    export_run(store, tmp_path / "npy", Format.NPY)
+    for path in (tmp_path / "npy").iterdir():
+        path.rename(tmp_path / "out" / path.name)
+    with pytest.raises(ConfigError, match="out holds more than an export, run for one, so it is not replaced"):
+        export_run(store, tmp_path / "out", Format.NPY, overwrite=True)
+    assert open_result(store).row_count == 70
+
+
+def test_a_link_leads_to_the_export(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    hostile_run(store)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
+    export_run(store, tmp_path / "link", Format.NPY)
+    export_run(store, tmp_path / "link", Format.NPY, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "disk") == {"out"}
+    assert "embeddings.npy" in names(tmp_path / "disk" / "out")
+
+
 def test_an_empty_folder_is_free(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "run"))
     hostile_run(store)
@@ -180,8 +203,20 @@ def test_an_export_in_a_bucket_is_replaced_only_when_it_is_one(bucket_run: Store
         export_run(bucket_run, place, Format.PARQUET)
     export_run(bucket_run, place, Format.PARQUET, rows_per_file=50, overwrite=True)
     assert {found.key for found in exported.list("")} == {"_export.json", *sorted(parts)[:2]}
-    with pytest.raises(ConfigError, match="run is not an export in a folder"):
+    exported.put_bytes("run/dear.jpg", b"dear")
+    with pytest.raises(ConfigError, match=r"out holds more than an export, run/dear\.jpg for one"):
+        export_run(bucket_run, place, Format.PARQUET, overwrite=True)
+    with pytest.raises(ConfigError, match="run holds more than an export"):
         export_run(bucket_run, bucket_run.uri, Format.PARQUET, overwrite=True)
+
+
+def test_what_a_killed_upload_left_is_replaced_when_that_is_asked_for(bucket_run: Store, bucket: str) -> None:
+    exported = open_store(f"s3://{bucket}/out")
+    exported.put_bytes("embeddings-00007.parquet", b"half")
+    with pytest.raises(ConfigError, match="out exists; choose another DEST, or replace it with --overwrite"):
+        export_run(bucket_run, exported.uri, Format.NPY)
+    export_run(bucket_run, exported.uri, Format.NPY, overwrite=True)
+    assert {found.key for found in exported.list("")} == {"_export.json", "embeddings.npy", "metadata.parquet"}
 
 
 def test_a_file_in_a_bucket_is_one_object(bucket_run: Store, bucket: str, tmp_path: Path) -> None:
