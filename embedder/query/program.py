@@ -18,7 +18,7 @@ from common import errors
 from common.errors import ConfigError, DataError, EmbedderError, ExitCode, QueryRefused, TemporaryError
 from common.exit_policy import container_exit_code, explain_exit_code
 from common.logs import log, parse_line, printable
-from common.process.frames import BrokenFrame, Frame, read_frame, write_frame
+from common.process.frames import Frame, read_frame, write_frame
 from embedder.query.identity import QueryModel, check_same_model
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ MAX_IMAGE_BYTES = 64 << 20
 
 MAX_TEXT_CHARS = 10_000
 """Length of the longest text. A model reads 77 tokens of it, some fifty words."""
+
+MAX_URL_CHARS = 65_536
+"""Length of the longest URL, which is that of the longest URL that a list may have."""
 
 MAX_ANSWER_BYTES = 16 << 20
 """Size in bytes of the largest answer: a picture."""
@@ -133,8 +136,8 @@ class QueryProgram:
 
     def url(self, url: str) -> Future[NDArray[np.float32]]:
         """Return the vector of the image at an http, https or s3 URL: (dimensions,) float32 of L2 norm 1."""
-        if not url.strip():
-            return _refused("the URL is empty")
+        if (problem := _url_problem(url)) is not None:
+            return _refused(problem)
         return self._ask({"kind": "url", "url": url.encode("utf-8", "replace").decode()})
 
     def picture(self, url: str, *, max_side: int, folder: Path | None = None) -> Future[Picture]:
@@ -143,21 +146,21 @@ class QueryProgram:
         `folder` is where the paths of a local list start. If it is None, no local file is read. Give it for a row of
         the result of a local run alone, never for a URL that anybody else may choose.
         """
-        if not url.strip():
-            return _refused("the URL is empty")
+        if (problem := _url_problem(url)) is not None:
+            return _refused(problem)
         head = {"kind": "picture", "url": url.encode("utf-8", "replace").decode(), "side": max_side}
         return self._ask({**head, "folder": str(folder) if folder is not None else ""})
 
     def close(self) -> None:
         """End the program. Queries that are not answered are refused."""
         self._end(TemporaryError("the query program was closed"))
+        # Closing the pipe may wait for a message that the program does not take any more.
+        late = threading.Timer(GRACE_SECONDS, self._process.kill)
+        late.start()
         with suppress(OSError):
             self._stdin.close()
-        try:
-            self._process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.wait()
+        late.cancel()
         self._words.close()
 
     @property
@@ -202,8 +205,9 @@ class QueryProgram:
         try:
             while (frame := read_frame(stream, max_payload_bytes=MAX_ANSWER_BYTES)) is not None:
                 self._take(frame)
-        except (OSError, BrokenFrame) as error:
-            log.warning("query_program", message=str(error))
+        except Exception as error:  # noqa: BLE001 - else nobody would hear of the queries that are not answered
+            log.warning("query_program", message=f"it gave an answer that cannot be read: {error}")
+            self._process.kill()
         finally:
             with suppress(OSError):
                 stream.close()
@@ -299,6 +303,15 @@ def _error_of(head: Mapping[str, Any]) -> EmbedderError:
     if isinstance(kind, type) and issubclass(kind, EmbedderError) and hasattr(kind, "exit_code"):
         return kind(message)
     return TemporaryError(message)
+
+
+def _url_problem(url: str) -> str | None:
+    """Return why a URL is not sent, None if it is."""
+    if not url.strip():
+        return "the URL is empty"
+    if len(url) > MAX_URL_CHARS:
+        return f"the URL has {len(url)} characters, the limit is {MAX_URL_CHARS}"
+    return None
 
 
 def _refused(message: str) -> Future[Any]:

@@ -275,6 +275,36 @@ def test_queries_end_when_the_program_is_killed() -> None:
             program.text("another dog").result(0)
 
 
+def test_an_answer_that_cannot_be_read_ends_the_queries(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text("import sys, time\nprint('hello', flush=True)\ntime.sleep(60)\n", "utf-8")
+    with QueryProgram(Programs(query=(sys.executable, str(script)))) as program:
+        with pytest.raises(TemporaryError):
+            program.text("a dog").result(ANSWER_SECONDS)
+        with pytest.raises(TemporaryError):
+            program.ready.result(ANSWER_SECONDS)
+
+
+def test_a_program_that_takes_no_message_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text("import time\ntime.sleep(600)\n", "utf-8")
+    program = QueryProgram(Programs(query=(sys.executable, str(script))))
+    asked = program.image(bytes(1_000_000))
+    time.sleep(0.2)
+    program.close()
+    assert program._process.returncode == -signal.SIGKILL
+    with pytest.raises(TemporaryError):
+        asked.result(0)
+
+
+def test_a_url_that_is_too_long_is_not_sent(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text("import sys\nsys.stdin.read()\n", "utf-8")
+    with QueryProgram(Programs(query=(sys.executable, str(script)))) as program:
+        for asked in (program.url("x" * 65_537), program.picture("x" * 65_537, max_side=10)):
+            assert refusal(asked) == "the URL has 65537 characters, the limit is 65536"
+
+
 @pytest.mark.slow
 def test_a_wrong_setting_of_the_program_is_its_error() -> None:
     with QueryProgram(Programs(), os.environ | {"EMBEDDER_FETCH_CONCURRENCY": "many"}) as program:
