@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from common.errors import ConfigError, ResourceExhausted, StoreUnavailable
 from common.format.provenance import program_version
 from common.logs import redact_url
+from common.process.limits import find_memory
 from common.process.resources import exhausted, written_file
 from common.run.keys import RESULT_KEY
 from results.export.blocks import blocks_of
 from results.export.destination import FACTS_FILE
 from results.export.form import Plan
 from results.export.formats import FACTS, Format, form_of
-from results.export.memory import available_bytes
 from results.export.number_type import NumberType, bounds_of, encoding_for, no_bounds
 from results.export.progress import Step
 from results.export.rows_file import RowsFileReading, rows_file
@@ -147,12 +147,12 @@ def _scale(order: Order, bounds: Bounds) -> float | None:
 
 
 def _check_memory(needed: int, order: Order) -> None:
-    available = available_bytes()
-    if needed and available is not None and needed + WORKING_BYTES > available:
+    memory = find_memory()
+    if needed and memory is not None and needed + WORKING_BYTES > memory.available_bytes:
         raise ResourceExhausted(
             f"a {order.target} export holds the whole index in memory, about {_gigabytes(needed + WORKING_BYTES)}, and "
-            f"{_gigabytes(available)} are free; use a machine with more memory, a smaller --dtype, or --to parquet or "
-            "npy, which need little memory"
+            f"{_gigabytes(memory.available_bytes)} are free; use a machine with more memory, a smaller --dtype, or "
+            "--to parquet or npy, which need little memory"
         )
 
 
