@@ -87,7 +87,7 @@ def export(result: Result, order: Order, destination: Destination, progress: Pro
     destination.check_is_free()
     form = form_of(order.target)
     plan = _plan(result, order, no_bounds(result.dimensions))
-    _check_memory(form.memory_bytes(plan), order)
+    _check_memory(form.memory_bytes(plan), order, progress)
     if order.number_type is NumberType.INT8:
         plan = _plan(result, order, _measure(result, progress))
     with destination.work_folder() as folder:
@@ -146,14 +146,19 @@ def _scale(order: Order, bounds: Bounds) -> float | None:
     return encoding_for(order.number_type, bounds).scale
 
 
-def _check_memory(needed: int, order: Order) -> None:
+def _check_memory(needed: int, order: Order, progress: Progress) -> None:
+    """Say what memory an index takes. Raises ResourceExhausted when there is not that much."""
     memory = find_memory()
-    if needed and memory is not None and needed + WORKING_BYTES > memory.available_bytes:
+    if not needed or memory is None:
+        return
+    takes = f"a {order.target} export holds the whole index in memory, about {_gigabytes(needed + WORKING_BYTES)}"
+    free = f"{_gigabytes(memory.available_bytes)} are free"
+    if needed + WORKING_BYTES > memory.available_bytes:
         raise ResourceExhausted(
-            f"a {order.target} export holds the whole index in memory, about {_gigabytes(needed + WORKING_BYTES)}, and "
-            f"{_gigabytes(memory.available_bytes)} are free; use a machine with more memory, a smaller --dtype, or "
-            "--to parquet or npy, which need little memory"
+            f"{takes}, and {free}; use a machine with more memory, a smaller --dtype, or --to parquet or npy, which "
+            "need little memory"
         )
+    progress.note(f"{takes}; {free}")
 
 
 def _check_room(folder: Path, plan: Plan) -> None:
