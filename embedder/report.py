@@ -14,6 +14,7 @@ from common.run.keys import REPORT_KEY
 from embedder.local.options import examples_epilog
 
 if TYPE_CHECKING:
+    from common.run.summary import Summary
     from common.store.contract import Store
 
 EXAMPLES = (
@@ -60,12 +61,13 @@ def report(
     The pictures are those of the earlier report, because only the chunks had them.
     """
     # These imports bring h5py and numpy, which take as long as everything else that `embedder --help` imports.
-    from common.store import open_store  # noqa: PLC0415
+    from embedder.query.open_run import open_run  # noqa: PLC0415
 
     if gpu_hour_price is not None and not math.isfinite(gpu_hour_price):
         raise SettingsError(f"--gpu-hour-price is {gpu_hour_price}; give an amount, as in 0.71")
-    store = open_store(run_uri)
-    html = make_report(store, gpu_hour_price=gpu_hour_price).encode()
+    result = open_run(run_uri)
+    store = result.store
+    html = make_report(store, result.summary, gpu_hour_price=gpu_hour_price).encode()
     if output:
         _write(Path(output).expanduser(), html)
         typer.echo(output)
@@ -74,14 +76,12 @@ def report(
         typer.echo(store.location(REPORT_KEY))
 
 
-def make_report(store: Store, *, gpu_hour_price: float | None) -> str:
-    """Return the report of the run in the store. Raises RunUnfinished where the run is not finished."""
+def make_report(store: Store, summary: Summary, *, gpu_hour_price: float | None) -> str:
+    """Return the report of the finished run in the store."""
     from results.report.failure_digest import digest_failures  # noqa: PLC0415 - as above
     from results.report.page import render_report  # noqa: PLC0415
     from results.report.sample_picture import read_pictures  # noqa: PLC0415
-    from results.result import open_result  # noqa: PLC0415
 
-    summary = open_result(store).summary
     if gpu_hour_price is not None:
         summary = summary.model_copy(update={"gpu_hour_price": gpu_hour_price})
     earlier = store.stat(REPORT_KEY)

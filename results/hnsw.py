@@ -139,13 +139,14 @@ def check_header(path: Path, *, rows: int, dimensions: int) -> IndexHeader:
     links = 4 + 4 * header.max_m0
     expected = header._replace(
         offset_level0=0,
+        max_elements=rows,
         row_count=rows,
         max_m0=2 * header.m,
         element_bytes=links + 4 * dimensions + 8,
         label_offset=links + 4 * dimensions,
         data_offset=links,
     )
-    if header != expected or not rows <= header.max_elements <= max(rows, 1) or not 0 <= header.entry_point < rows:
+    if header != expected or not 0 <= header.entry_point < rows:
         raise IndexDamaged(f"{path} is not an index of {rows} vectors with {dimensions} numbers each")
     if size < _HEADER.size + rows * header.element_bytes:
         raise IndexDamaged(f"{path} has {size} bytes, too few for an index of {rows} vectors")

@@ -31,7 +31,10 @@ class NotCached(Exception):
 
 
 def cached_path(store: Store, index: CurrentIndex) -> Path:
-    """Return where this version of the run's index is kept, whether or not it is there."""
+    """Return where this version of the run's index is kept, whether or not it is there.
+
+    Raises NotCached where this machine has no place for it.
+    """
     version = re.sub(r"[^0-9A-Za-z-]", "_", index.stat.version)
     return _folder() / f"{_run_name(store)}-{version}.bin"
 
@@ -72,7 +75,11 @@ def remove_cached(path: Path) -> None:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embedder" / "indexes"
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise NotCached("this user has no home folder, and XDG_CACHE_HOME is not set") from error
+    return caches / "embedder" / "indexes"
 
 
 def _run_name(store: Store) -> str:

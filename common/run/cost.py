@@ -22,8 +22,8 @@ def describe_gpu_hours(hours: float, *, price: float, images: int) -> str:
 
 
 def describe_pace(images_per_second: float) -> str:
-    """Return a rate in words, with a digit behind the point if it is low."""
-    return f"{images_per_second:,.{0 if images_per_second >= 100 else 1}f} images/s"
+    """Return a rate in words: whole images, or three digits if it is low."""
+    return f"{images_per_second:{',.0f' if images_per_second >= 100 else '.3g'}} images/s"
 
 
 def describe_spent(summary: Summary) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
@@ -49,6 +51,16 @@ def check_worker_libraries(command: str = "embedder run") -> None:
             f"{', '.join(missing)}; install the embedder with its extra `worker`: run uv tool install '.[worker]' in "
             "the folder of its source code"
         )
+
+
+def own_name() -> str:
+    """Return the word with which people start this program: `embedder`, or its path where the name is not on PATH.
+
+    `make run` installs it into .venv, where no shell finds it.
+    """
+    started = Path(sys.argv[0])
+    is_on_path = started.name != "embedder" or not started.is_file() or shutil.which("embedder")
+    return "embedder" if is_on_path else sys.argv[0]
 
 
 def _is_installed(distribution: str) -> bool:

@@ -13,6 +13,7 @@ from common.format.reasons import REASON_HELP, Reason
 from common.run.cost import describe_spent
 from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from common.run.summary import read_summary
+from embedder.local.programs import own_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -75,11 +76,11 @@ def report_result(console: Console, store: Store, *, skipped: str, untrained: bo
 
 def _report_commands(console: Console, store: Store, *, untrained: bool) -> None:
     """Print the commands that search the result and show it."""
-    run = shlex.quote(store.uri)
+    embedder, run = shlex.quote(own_name()), shlex.quote(store.uri)
     note = "  # with these weights, answers mean nothing" if untrained else ""
     console.print("\nTo search it, and to look at it in a browser:\n")
-    console.print(f'  embedder search {run} "two dogs on a beach"{note}', style="cyan")
-    console.print(f"  embedder explore {run}", style="cyan")
+    console.print(f'  {embedder} search {run} "two dogs on a beach"{note}', style="cyan")
+    console.print(f"  {embedder} explore {run}", style="cyan")
 
 
 def report_top_up(

@@ -27,8 +27,8 @@ class IndexSettings(S3Settings, TlsSettings):
 
     index_min_recall: float = Field(default=0.9, ge=0, le=1)
     """The smallest recall@10 with which an index is published: the share of the 10 nearest rows, by exact search, that
-    the index finds. 0.9: an index of CLIP's vectors finds 0.97 and more, so a smaller share means that something is
-    wrong, or that the vectors need a better index."""
+    the index finds. 0.9: with the defaults, an index of vectors that resemble CLIP's finds 0.98 and more, so a
+    smaller share means that something is wrong, or that these vectors need a better index."""
 
     index_recall_queries: int = Field(default=200, ge=1, le=10_000)
     """Number of sampled rows whose neighbours are compared with those of exact search. With 200, the measured recall is

@@ -20,9 +20,11 @@ KINDS: Mapping[str, str] = {
     "decode": "waiting for images to be decoded",
     "loop": "waiting for the event loop",
     "start": "waiting for the model to load",
+    "rest": "starting, and storing the chunk",
     "unknown": "not known",
 }
-"""What an encoder spends its time with. The names are those of `worker.stage_times`."""
+"""What a worker spends its time with. The names are those of `worker.stage_times` for the time of its encoder; `rest`
+is the time before and after."""
 
 
 class TimedAttempt(NamedTuple):
@@ -65,13 +67,14 @@ def _attempts_of(times: ChunkTimes) -> Iterator[TimedAttempt]:
 
 
 def seconds_by_kind(times: ChunkTimes) -> dict[str, float]:
-    """Return what the encoder spent its time with, in seconds. Kinds of another version count as `unknown`."""
+    """Return what the worker spent its time with, in seconds. Kinds of another version count as `unknown`."""
     found: dict[str, float] = {}
     for name, seconds in ({"encode": times.encoded_seconds} | times.waited_seconds).items():
         if seconds > 0:
             kind = name if name in KINDS else "unknown"
             found[kind] = found.get(kind, 0.0) + seconds
-    return found
+    rest = times.seconds - sum(found.values())
+    return found | {"rest": rest} if found and rest > 0 else found
 
 
 def main_kind(times: ChunkTimes) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from common.format.failures_csv import original, read_failures
 from common.run.keys import FAILURES_KEY
+from common.site_names import site_name
 from common.store.object_reader import ObjectReader
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ CHUNKS = 10_000
 
 TEXT_LIMIT = 2_048
 """Largest number of characters that an example keeps of a text."""
+
+LONGEST_HOST = 253
+"""Largest number of characters of a name in the DNS."""
 
 NO_SITE = "(no site)"
 """Stands for the site of a row without the URL of a host."""
@@ -176,15 +181,20 @@ def digest_rows(rows: Iterable[Sequence[str]]) -> FailureDigest:
 
 
 def site_of(url: str) -> str:
-    """Return the host of a URL in lower case, NO_SITE where there is none."""
+    """Return the site of a URL as `common.site_names` has it, s3:// and the bucket, or NO_SITE where there is none."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname
+        host, port = parts.hostname, parts.port
     except ValueError:
         return NO_SITE
-    if not host:
+    if not host or len(host) > LONGEST_HOST:
         return NO_SITE
-    return f"s3://{host}"[:TEXT_LIMIT] if parts.scheme == "s3" else host[:TEXT_LIMIT]
+    return f"s3://{host}" if parts.scheme == "s3" else _site(host, port or (80 if parts.scheme == "http" else 443))
+
+
+@lru_cache(maxsize=10_000)
+def _site(host: str, port: int) -> str:
+    return site_name(host, port)
 
 
 def _number(text: str) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from common.durations import format_duration
 from common.format.reasons import REASON_HELP, Reason
 from common.indexes import parse_indexes
 from common.run.summary import MOST_CHUNK_TIMES
@@ -142,9 +141,10 @@ def _template() -> Any:  # noqa: ANN401 - a jinja2.Template, whose render takes 
         "size": texts.size,
         "money": texts.money,
         "moment": texts.moment,
+        "written_moment": texts.written_moment,
         "listed": texts.listed_text,
         "link": texts.link,
-        "duration": format_duration,
+        "duration": texts.duration,
         "base64": lambda data: f"{DATA_URI}{b64encode(data).decode()}",
     }
     environment.globals["share"] = texts.share
@@ -152,5 +152,7 @@ def _template() -> Any:  # noqa: ANN401 - a jinja2.Template, whose render takes 
 
 
 def _finalize(value: object) -> object:
-    """Make every character visible in whatever the template writes. Jinja escapes the text afterwards."""
+    """Make every character of what the template writes visible. Jinja escapes the text afterwards."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return texts.visible(value) if type(value) is str else value

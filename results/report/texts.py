@@ -6,6 +6,8 @@ import re
 import unicodedata
 from datetime import UTC, datetime
 
+from common.durations import format_duration
+from common.format.chunk_times import read_time
 from common.logs import redact_urls
 
 LONGEST_TEXT = 400
@@ -77,6 +79,17 @@ def size(byte_count: int) -> str:
 def money(value: float) -> str:
     """Return an amount with cents, or with two significant digits where it is less than one."""
     return f"{value:,.2f}" if value >= 1 else f"{value:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people read it, with tenths of a second where it is short."""
+    return format_duration(seconds) if seconds >= 10 else f"{seconds:.1f}s"
+
+
+def written_moment(text: str) -> str:
+    """Return a time in ISO 8601 as `moment` writes it, and any other text as it is."""
+    time = read_time(text)
+    return text if time is None else f"{moment(time.timestamp())} UTC"
 
 
 def moment(posix_seconds: float) -> str:

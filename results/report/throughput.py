@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from common.durations import format_duration
 from results.report import texts
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def chart_throughput(attempts: Sequence[TimedAttempt], axis: TimeAxis, *, height
         [
             (
                 texts.moment(each.start),
-                format_duration(each.end - each.start),
+                texts.duration(each.end - each.start),
                 texts.rate(each.rate),
                 texts.rate(each.workers),
             )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from common.durations import format_duration
 from results.report.attempts import KINDS
-from results.report.texts import moment, number, rate
+from results.report.texts import duration, moment, number, rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -136,6 +135,6 @@ def title_of(attempt: TimedAttempt) -> str:
     name = f"chunk {attempt.chunk}, an earlier attempt" if attempt.is_earlier else f"chunk {attempt.chunk}"
     kind = "" if attempt.kind == "unknown" else f", mostly {KINDS[attempt.kind]}"
     return (
-        f"{name}: {moment(attempt.start)} to {moment(attempt.end)} ({format_duration(attempt.seconds)}), "
+        f"{name}: {moment(attempt.start)} to {moment(attempt.end)} ({duration(attempt.seconds)}), "
         f"{number(attempt.images)} images, {rate(attempt.rate)} images/s{kind}"
     )

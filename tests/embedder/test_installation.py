@@ -83,6 +83,15 @@ def test_the_commands_for_a_cluster_work_without_extras(tmp_path: Path, base_ins
     assert only_line(done.stderr).values["message"].startswith(f"there is no kubeconfig at {tmp_path}/kubeconfig")
 
 
+def test_embedder_index_without_hnswlib_says_what_to_install(tmp_path: Path, base_install: Path) -> None:
+    done = embedder(tmp_path, base_install, "index", "out")
+    assert done.returncode == 78
+    message = only_line(done.stderr).values["message"]
+    assert message.startswith(
+        "embedder index needs hnswlib, which is not installed; install the embedder with its extra"
+    )
+
+
 def test_embedder_run_without_the_workers_libraries_says_what_to_install_and_starts_nothing(
     tmp_path: Path, base_install: Path
 ) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from common.errors import SettingsError
 from common.format.chunk_times import Attempt, ChunkTimes, SamplePicture
 from common.run.keys import REPORT_KEY, SUMMARY_KEY
 from common.run.summary import MOST_CHUNK_TIMES, read_summary
 from merger.chunk_times import collect_times
 from merger.chunks import MOST_PICTURES, Inputs, StoredChunk, is_picked, list_chunks, read_headers
+from merger.command import run_merger
 from merger.merge import merge
 from merger.outcome import AlreadyFinished
 from merger.progress import Traffic
@@ -20,6 +22,7 @@ from tests.merger.runs import make_chunk, put_chunk, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from common.format.chunk_file import Chunk
     from common.run.summary import Summary
@@ -182,3 +185,24 @@ def test_picked_chunks_are_spread_evenly_and_not_too_many() -> None:
         picked = [index for index in range(chunk_count) if is_picked(index, of=chunk_count, at_most=MOST_PICTURES)]
         assert MOST_PICTURES / 2 <= len(picked) <= MOST_PICTURES or len(picked) == chunk_count
     assert StoredChunk._field_defaults["attempts"] == ()
+
+
+def test_the_last_word_of_a_merge_tells_what_the_run_took(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_chunk(store, timed_chunk(0, 1, start=0, seconds=3600))
+    for name, value in {"RUN_URI": store.uri, "CHUNK_COUNT": "1", "GPU_HOUR_PRICE": "0.5"}.items():
+        monkeypatch.setenv(f"EMBEDDER_{name}", value)
+    merged, again = run_merger(), run_merger()
+    assert merged.message.endswith(
+        "0.00139 images/s, 1.00 GPU hours, cost 0.50 at 0.5 an hour, 100,000.00 for a million images"
+    )
+    assert merged.counts == {"embedded": 5, "computing_seconds": 3600, "gpu_seconds": 3600}
+    assert again.message.startswith("this run is finished: ")
+    assert again.counts == merged.counts
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf", "free"])
+def test_a_price_that_is_no_amount_is_refused(price: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RUN_URI": str(tmp_path), "CHUNK_COUNT": "1", "GPU_HOUR_PRICE": price}.items():
+        monkeypatch.setenv(f"EMBEDDER_{name}", value)
+    with pytest.raises(SettingsError, match="EMBEDDER_GPU_HOUR_PRICE is"):
+        run_merger()

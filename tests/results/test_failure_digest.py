@@ -3,6 +3,9 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from common.format.failures_csv import COLUMNS, new_failures_csv
 from common.run.keys import FAILURES_KEY
 from common.store import open_store
@@ -50,12 +53,12 @@ def test_texts_of_the_ledger_are_those_of_the_list_again(tmp_path: Path) -> None
 def test_the_largest_sites_are_found_among_more_sites_than_memory_holds(tmp_path: Path) -> None:
     def rows() -> Iterable[Sequence[str]]:
         for number in range(5 * SITES):
-            yield "0", str(number), "", f"https://h{number}.example/", "timeout", ""
-            yield "0", str(number), "", "https://busy.example/", "not_found" if number % 2 else "timeout", ""
+            yield "0", str(number), "", f"https://h{number}x.com/", "timeout", ""
+            yield "0", str(number), "", "https://busy.com/", "not_found" if number % 2 else "timeout", ""
 
     digest = ledger(tmp_path / "ledger.csv", rows())
     busy = digest.by_site[0]
-    assert busy.name == "busy.example"
+    assert busy.name == "busy.com"
     assert 5 * SITES - digest.site_error <= busy.count <= 5 * SITES
     assert 0 < digest.site_error <= digest.count / SITES
     assert len(digest.by_site) <= 2 * SITES
@@ -64,10 +67,18 @@ def test_the_largest_sites_are_found_among_more_sites_than_memory_holds(tmp_path
     assert CHUNKS >= 900
 
 
-def test_the_site_of_a_row_is_its_urls_host() -> None:
-    assert site_of("https://User:pw@Farm1.Example:8443/a") == "farm1.example"
+def test_the_site_of_a_row_is_its_registered_domain() -> None:
+    assert site_of("https://User:pw@Farm1.StaticFlickr.com:8443/a") == "staticflickr.com"
+    assert site_of("https://me.github.io/a") == "me.github.io"
+    assert site_of("http://10.1.2.3/a") == "10.1.2.3:80"
     assert site_of("s3://bucket/key") == "s3://bucket"
-    assert site_of("photos/1.jpg") == site_of("http://[broken") == site_of("") == NO_SITE
+    for url in ("photos/1.jpg", "http://[broken", "", "https://" + "x" * 300, "http://a.example:99999/", "//"):
+        assert site_of(url) == NO_SITE
+
+
+@given(st.text() | st.from_regex(r"https?://[^/]{0,30}/.*"))
+def test_every_text_has_a_site_or_none(text: str) -> None:
+    assert len(site_of(text)) < 300
 
 
 def test_a_file_that_is_no_ledger_has_no_failures() -> None:

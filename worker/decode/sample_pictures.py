@@ -47,7 +47,8 @@ class SamplePictures:
     def wanted(self, positions: Sequence[int]) -> list[int]:
         """Return those of the positions whose squares `keep` would keep."""
         first: dict[int, int] = {}
-        for position in positions if self._count else ():
+        # A large run has one part, and thousands of batches.
+        for position in positions if self._count > 1 else [min(positions)]:
             part = self._part(position)
             if position < min(first.get(part, self._rows), self._kept[part][0] if part in self._kept else self._rows):
                 first[part] = position
