@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from common.durations import format_duration
 from common.logs import log
@@ -61,6 +62,12 @@ class ExportDisplay:
             self._bar.refresh()
         elif not total:
             log.info("exporting", step=step.value)
+
+    def note(self, sentence: str) -> None:
+        if self._is_bar:
+            self._bar.console.print(Text(sentence), soft_wrap=True)
+        else:
+            log.info("export", message=sentence)
 
     def advance(self, units: int) -> None:
         self._done += units

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from common.errors import ConfigError, ResourceExhausted, StoreUnavailable
 from common.format.provenance import program_version
 from common.logs import redact_url
+from common.process.limits import find_memory
 from common.process.resources import exhausted, written_file
 from common.run.keys import RESULT_KEY
 from results.export.blocks import blocks_of
 from results.export.destination import FACTS_FILE
 from results.export.form import Plan
 from results.export.formats import FACTS, Format, form_of
-from results.export.memory import available_bytes
 from results.export.number_type import NumberType, bounds_of, encoding_for, no_bounds
 from results.export.progress import Step
 from results.export.rows_file import RowsFileReading, rows_file
@@ -87,7 +87,7 @@ def export(result: Result, order: Order, destination: Destination, progress: Pro
     destination.check_is_free()
     form = form_of(order.target)
     plan = _plan(result, order, no_bounds(result.dimensions))
-    _check_memory(form.memory_bytes(plan), order)
+    _check_memory(form.memory_bytes(plan), order, progress)
     if order.number_type is NumberType.INT8:
         plan = _plan(result, order, _measure(result, progress))
     with destination.work_folder() as folder:
@@ -146,14 +146,19 @@ def _scale(order: Order, bounds: Bounds) -> float | None:
     return encoding_for(order.number_type, bounds).scale
 
 
-def _check_memory(needed: int, order: Order) -> None:
-    available = available_bytes()
-    if needed and available is not None and needed + WORKING_BYTES > available:
+def _check_memory(needed: int, order: Order, progress: Progress) -> None:
+    """Say what memory an index takes. Raises ResourceExhausted when there is not that much."""
+    memory = find_memory()
+    if not needed or memory is None:
+        return
+    takes = f"a {order.target} export holds the whole index in memory, about {_gigabytes(needed + WORKING_BYTES)}"
+    free = f"{_gigabytes(memory.available_bytes)} are free"
+    if needed + WORKING_BYTES > memory.available_bytes:
         raise ResourceExhausted(
-            f"a {order.target} export holds the whole index in memory, about {_gigabytes(needed + WORKING_BYTES)}, and "
-            f"{_gigabytes(available)} are free; use a machine with more memory, a smaller --dtype, or --to parquet or "
-            "npy, which need little memory"
+            f"{takes}, and {free}; use a machine with more memory, a smaller --dtype, or --to parquet or npy, which "
+            "need little memory"
         )
+    progress.note(f"{takes}; {free}")
 
 
 def _check_room(folder: Path, plan: Plan) -> None:

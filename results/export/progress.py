@@ -23,5 +23,8 @@ class Progress(Protocol):
     def begin(self, step: Step, total: int) -> None:
         """Begin a step with so many units; 0 where nobody knows how far it is."""
 
+    def note(self, sentence: str) -> None:
+        """Show a sentence that stays."""
+
     def advance(self, units: int) -> None:
         """Count units of the step that are done."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from usearch.index import Index
 
+from common.process.limits import count_cores
 from results.export.form import ReadRows
 from results.export.number_type import LARGEST_INT8, NumberType, float16_tolerance
 
@@ -43,11 +44,12 @@ class UsearchForm:
 
     def write(self, folder: Path, plan: Plan, blocks: Iterable[Block]) -> None:
         index = Index(ndim=plan.dimensions, metric="cos", dtype=SCALARS[plan.number_type])
+        cores = count_cores()
         for block in blocks:
             for start in range(0, len(block.vectors), ROWS_AT_A_TIME):
                 vectors = block.vectors[start : start + ROWS_AT_A_TIME]
                 first = block.first + start
-                index.add(np.arange(first, first + len(vectors), dtype=np.uint64), vectors, threads=0)  # all cores
+                index.add(np.arange(first, first + len(vectors), dtype=np.uint64), vectors, threads=cores)
         path = folder / self.file_name
         with suppress(RuntimeError):
             index.save(str(path))

@@ -44,11 +44,15 @@ class Steps:
     def __init__(self) -> None:
         self.totals: dict[Step, int] = {}
         self.done: dict[Step, int] = {}
+        self.notes: list[str] = []
         self._step: Step | None = None
 
     def begin(self, step: Step, total: int) -> None:
         self._step = step
         self.totals[step], self.done[step] = total, 0
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
 
     def advance(self, units: int) -> None:
         assert self._step is not None

@@ -201,6 +201,8 @@ def test_the_progress_counts_every_row_of_every_step(tmp_path: Path) -> None:
     hostile_run(store)
     steps = Steps()
     export_run(store, tmp_path / "out", Format.FAISS, NumberType.INT8, progress=steps)
+    (note,) = steps.notes
+    assert note.startswith("a faiss export holds the whole index in memory, about 0.3 GB; ")
     assert list(steps.totals) == [Step.MEASURING, Step.WRITING, Step.SAVING, Step.VERIFYING]
     assert steps.done == steps.totals == {**steps.totals, Step.MEASURING: 70, Step.WRITING: 70, Step.SAVING: 0}
 
