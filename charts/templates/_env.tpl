@@ -63,7 +63,7 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
   "maxUrlBytes" "fetchConcurrency" "fetchConcurrencyPerHost" "connectTimeoutSeconds" "readTimeoutSeconds"
   "fetchTimeoutSeconds" "fetchAttempts" "retryAfterLimitSeconds" "sourcePatienceSeconds"
   "maxRatePerSite" "minRatePerSite" "siteRates" "slowSiteSeconds" "maxImageBytes" "maxInflightBytes" "verifyImageCertificates" "allowPrivateHosts" "userAgent"
-  "maxImagePixels" "decodeTimeoutSeconds" "maxFailureRatio" "checkpointSeconds" "progressSeconds")) }}
+  "maxImagePixels" "decodeTimeoutSeconds" "maxFailureRatio" "checkpointSeconds" "samplePictures" "progressSeconds")) }}
 {{- if $.Values.metrics.enabled }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}
 {{- end }}
@@ -72,6 +72,11 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
     fieldRef:
       apiVersion: v1
       fieldPath: metadata.annotations['batch.kubernetes.io/job-index-ignored-failure-count']
+- name: EMBEDDER_COUNTED_FAILURES
+  valueFrom:
+    fieldRef:
+      apiVersion: v1
+      fieldPath: metadata.annotations['batch.kubernetes.io/job-index-failure-count']
 - name: HF_HOME
   value: /tmp/huggingface
 {{- if not (or (eq $weights.source "hub") (contains "hf://" $.Values.manifest.uri)) }}
@@ -107,6 +112,7 @@ resources, container and names. */}}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_ON_MISSING_CHUNKS" "value" (ternary "partial" "" (eq .Values.merge.onFailedChunks "partial"))) }}
 {{- include "embedder.env.settings" (dict "values" .Values.merge "names" (list
   "keepChunks" "verify" "verifyRows" "assembly" "mergeConcurrency" "progressSeconds")) }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_GPU_HOUR_PRICE" "value" .Values.gpuHourPrice) }}
 {{- end -}}
 
 {{/* The variables of the program that builds the index. Takes the root. */}}

@@ -48,7 +48,10 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
         settings = with_chunk_count_of_run(settings, store)
     progress = RunProgress(settings.indexes, is_undivided=settings.chunk_count == 1)
     display = open_display(progress, sys.stderr)
-    errors, result = Console(stderr=True, highlight=False, soft_wrap=True), Console(highlight=False, soft_wrap=True)
+    errors, result = (
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True),
+        Console(highlight=False, markup=False, soft_wrap=True),
+    )
     if settings.model == "untrained":
         display.say("warning", "untrained", report.UNTRAINED, chunk=None)
     log_dir = _make_log_dir(settings)

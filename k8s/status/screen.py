@@ -23,6 +23,7 @@ from k8s.status.wording import (
     describe_note,
     describe_pending,
     describe_site,
+    describe_spending,
     describe_top_up,
     failures_file,
 )
@@ -104,6 +105,8 @@ def as_json(status: Status) -> str:
                 for state, found in _states(status.chunks)
             },
             "images": asdict(status.images),
+            "spending": asdict(status.spending)
+            | {"cost": status.spending.cost, "cost_per_million": status.spending.cost_per_million},
             "retries": status.retries,
             "pending": pending,
             "failures": failures,
@@ -132,6 +135,8 @@ def as_screen(status: Status) -> RenderableType:
         if found:
             rows.add_row("", Text(f"{len(found):>7,} {state:<8}", style=STATES[state]).append(brief_indexes(found)))
     rows.add_row("images", _text(describe_images(status.images)))
+    if spent := describe_spending(status.spending):
+        rows.add_row("spent", _text(spent))
     if status.retries:
         rows.add_row("retries", f"{status.retries:,}")
     _add_sentences(rows, "pending", [_pending(group) for group in status.pending], style="yellow")

@@ -16,6 +16,7 @@ from k8s.status.chunks import count_retries, sort_chunks
 from k8s.status.gated_job import GatedJob, GatedPhase
 from k8s.status.images import Progress, count_images
 from k8s.status.slow_sites import find_slow_sites
+from k8s.status.spending import count_spending
 from k8s.status.suggestions import suggest
 from k8s.status.top_ups import TopUp, last_topup_failures
 from k8s.status.troubles import (
@@ -54,8 +55,11 @@ GATED = {Component.MERGE, Component.TOPUP_MERGE, Component.INDEX, Component.TOPU
 """The Jobs whose pods begin with the gate."""
 
 
-def read_status(release: Release, *, look_into_store: bool = False) -> Status:
-    """Return the state of the run. Raises the errors of the cluster and (with `look_into_store`) of the store."""
+def read_status(release: Release, *, look_into_store: bool = False, gpu_hour_price: float | None = None) -> Status:
+    """Return the state of the run. Without a price of a GPU hour, it is that of the merge Job.
+
+    Raises the errors of the cluster and (with `look_into_store`) of the store.
+    """
     notes: list[Note] = []
     pods, unread = release.all_pods()
     if unread:
@@ -98,6 +102,13 @@ def read_status(release: Release, *, look_into_store: bool = False) -> Status:
         run_uri=redact_urls(run_uri),
         chunks=chunks,
         images=images,
+        spending=count_spending(
+            release,
+            pods,
+            price=gpu_hour_price,
+            images=max(0, (images.settled or 0) - (images.failed or 0)),
+            unread=unread,
+        ),
         retries=retries,
         pending=pending,
         failures=group_failures(release.computing_jobs, failures, last_lines),

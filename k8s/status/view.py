@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from k8s.status.gated_job import GatedJob
     from k8s.status.images import Images
     from k8s.status.slow_sites import SlowSite
+    from k8s.status.spending import Spending
     from k8s.status.top_ups import TopUp
     from k8s.status.troubles import FailedChunks, PendingPods, RejectingNode
 
@@ -60,6 +61,7 @@ class Status:
     """The address of the run, without secrets."""
     chunks: Chunks
     images: Images
+    spending: Spending
     retries: int
     pending: list[PendingPods]
     failures: list[FailedChunks]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from common.durations import format_duration
 from common.logs import INDEX_PROGRESS, INDEX_STEP, parse_line, printable, redact_urls
+from common.run.cost import describe_gpu_hours, describe_pace
 from common.run.keys import chunk_failures_key
 from k8s.release.cause import Cause
 from k8s.release.wording import describe_end
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from k8s.status.gated_job import GatedJob
     from k8s.status.images import Images
     from k8s.status.slow_sites import SlowSite
+    from k8s.status.spending import Spending
     from k8s.status.top_ups import TopUp
     from k8s.status.troubles import FailedImages, Failure, RejectingNode
     from k8s.status.view import Note
@@ -39,6 +41,18 @@ def describe_images(images: Images) -> str:
     if images.waiting_on:
         parts.append(f"waiting on {images.waiting_on}")
     return " · ".join(parts)
+
+
+def describe_spending(spending: Spending) -> str:
+    """Return GPU hours, cost and the pace of a finished run; empty where none of them is known."""
+    parts = []
+    if spending.images_per_s is not None:
+        parts.append(describe_pace(spending.images_per_s))
+    if spending.gpu_hours is not None:
+        about = "about " if spending.is_estimate else ""
+        hours = describe_gpu_hours(spending.gpu_hours, price=spending.gpu_hour_price, images=spending.images)
+        parts.append(f"{about}{hours}")
+    return ", ".join(parts)
 
 
 def describe_site(site: SlowSite) -> str:

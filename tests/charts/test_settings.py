@@ -45,6 +45,7 @@ ELSEWHERE = {
     "s3_encryption": "s3.encryption",
     "s3_kms_key_id": "s3.kmsKeyId",
     "s3_requester_pays": "s3.requesterPays",
+    "gpu_hour_price": "gpuHourPrice",
 }
 """Path of the value, for settings whose value is in another group than that of their program."""
 
@@ -53,6 +54,7 @@ NO_VALUE = {
     "chunk_indexes",  # rerun.chunks sets it, in the Job of the rerun
     "top_up",  # topUp.enabled sets it, in the Job of the top-up
     "top_up_reasons",  # topUp.reasons sets it there
+    "counted_failures",  # Kubernetes counts them, in an annotation of the pod
     "uncounted_failures",  # Kubernetes counts them, in an annotation of the pod
     "on_missing_chunks",  # merge.onFailedChunks sets it
     "metrics_port",  # metrics.enabled and metrics.port set it
@@ -65,6 +67,7 @@ NO_VALUE = {
 SET_BY_THE_CHART = {
     "run_uri",
     "chunk_count",
+    "counted_failures",
     "uncounted_failures",
     "manifest_uri",
     "model",
@@ -159,8 +162,8 @@ def test_the_program_receives_a_value_that_is_set(
     expected = {field: sample(kind, field) for of, field in FIELDS if of is kind}
     values: Object = {}
     for field, value in expected.items():
-        group, name = value_path(kind, field).split(".")
-        values.setdefault(group, {})[name] = value
+        *group, name = value_path(kind, field).split(".")
+        (values.setdefault(group[0], {}) if group else values)[name] = value
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
     variables = program(render(INDEX, files=(tmp_path / "values.yaml",)), kind)
     for field in expected:
