@@ -14,7 +14,7 @@ from common.format.provenance import program_version
 from common.logs import configure_logs, log, redact_urls
 from common.process.resources import exhausted
 from common.process.stop import install_stop_handlers
-from embedder import listing, report
+from embedder import index, listing, report
 from embedder.check import command as check_command
 from embedder.local import command as run_command
 from embedder.local.programs import Programs
@@ -40,6 +40,7 @@ app = typer.Typer(
 app.command("run", rich_help_panel=HERE, epilog=run_command.EPILOG)(run_command.run)
 app.command("check", rich_help_panel=HERE, epilog=check_command.EPILOG)(check_command.check)
 app.command("list", rich_help_panel=HERE, epilog=listing.EPILOG)(listing.write_list)
+app.command("index", rich_help_panel=HERE, epilog=index.EPILOG)(index.make_index)
 app.command("search", rich_help_panel=HERE, epilog=search_command.EPILOG)(search_command.search)
 app.command("report", rich_help_panel=HERE, epilog=report.EPILOG)(report.report)
 app.command("status", rich_help_panel=IN_CLUSTER, epilog=status.EPILOG)(status.status)

@@ -3,7 +3,7 @@
 The order of the steps makes it safe to kill the process at any line:
 
     1. the earlier result is copied, if chunks come from there
-    2. the result is assembled, verified and published in one step
+    2. the result is assembled, verified and published in one step, after the earlier result's index was deleted
     3. the ledger is written, then the report
     4. the summary is written: from now on the run is finished
     5. the chunk files and the copy are deleted
@@ -31,6 +31,7 @@ from merger.progress import Step
 from merger.publisher import Publisher
 from merger.report_file import find_earlier_summary, write_report
 from merger.sources import DigestDiffers, Sources
+from merger.stale_index import delete_stale_index
 from merger.summary import summarise
 from merger.totals import count_totals
 
@@ -157,6 +158,7 @@ def _finish(
             raise
         raise MergeRefused(of_earlier) from refused
     progress.step = Step.SUMMARY
+    delete_stale_index(store)
     write_summary(store, summary, replacing=_stat_while_published(store, SUMMARY_KEY, published.stat))
     return summary
 

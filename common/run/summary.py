@@ -59,6 +59,10 @@ class IndexSummary(BaseModel):
     """Number of sampled rows whose neighbours were compared."""
     ef_search: int
     """The value of `ef` with which the recall was measured."""
+    recall_at_10_unset_ef: float | None = None
+    """The recall of a search backend that sets no `ef`, so that hnswlib uses 10."""
+    sha256: str = ""
+    """The digest of the index."""
     seconds: float
     built_by: str
     """The version of the program."""

@@ -19,7 +19,7 @@ _WORKER_REQUIREMENT = re.compile(r'([\w.-]+).*; extra == "worker"')
 
 @dataclass(frozen=True)
 class Programs:
-    """The commands of the worker, the merger, the worker's check, the listing and the query program.
+    """The commands of the worker, the merger, the worker's check, the listing, the index program and the query program.
 
     Python's option -P keeps a file `worker.py` in the caller's folder from being run in place of the worker.
     """
@@ -28,6 +28,7 @@ class Programs:
     merger: Sequence[str] = (sys.executable, "-P", "-m", "merger")
     check: Sequence[str] = (sys.executable, "-P", "-m", "worker.check")
     listing: Sequence[str] = (sys.executable, "-P", "-m", "worker.listing")
+    index: Sequence[str] = (sys.executable, "-P", "-m", "results.index")
     query: Sequence[str] = (sys.executable, "-P", "-m", "worker.query")
 
 

@@ -103,7 +103,7 @@ def search(
     from embedder.query.open_run import open_run  # noqa: PLC0415
     from embedder.query.program import QueryProgram  # noqa: PLC0415
     from embedder.search import found as shown  # noqa: PLC0415
-    from results.nearest import ExactSearch  # noqa: PLC0415
+    from results.nearest import open_nearest  # noqa: PLC0415
 
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     programs: Programs = context.obj or Programs()
@@ -113,8 +113,7 @@ def search(
         _check_asked(query)
         result = open_run(run_uri)
         program.use_model(result.provenance, name=result.store.uri, dimensions=result.dimensions, model=model)
-        nearest = ExactSearch(result)
-        del exact
+        nearest = open_nearest(result, exact=exact)
         vector = query.result()
         rows = shown.read_rows(result, nearest.nearest(vector, count))
         is_untrained = program.ready.result().is_untrained

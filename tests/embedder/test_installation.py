@@ -69,7 +69,7 @@ def only_line(text: str) -> LogLine:
     return parsed
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["status"], ["logs"], ["rerun"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["search"], ["status"], ["logs"], ["rerun"]])
 def test_every_help_works_without_extras(tmp_path: Path, base_install: Path, command: list[str]) -> None:
     done = embedder(tmp_path, base_install, *command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -96,3 +96,9 @@ def test_embedder_run_without_the_workers_libraries_says_what_to_install_and_sta
     assert "install the embedder with its extra `worker`: run uv tool install '.[worker]'" in message
     assert not (tmp_path / "out").exists()
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_search_without_the_workers_libraries_says_what_to_install(tmp_path: Path, base_install: Path) -> None:
+    done = embedder(tmp_path, base_install, "search", "out", "two dogs")
+    assert done.returncode == 78
+    assert only_line(done.stderr).values["message"].startswith("embedder search needs the libraries of the worker, and")

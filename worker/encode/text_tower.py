@@ -56,6 +56,10 @@ class TextTower:
             raise ModelError("the text tower gives no finite vector; its weights may be damaged")
         return TextVector(vector, tokens.is_cut)
 
+    def save(self, folder: Path) -> None:
+        """Write weights and configuration of the tower to a folder, without those of the tokenizer."""
+        self._tower.save_pretrained(folder)
+
 
 def load_text_tower(source: ModelSource) -> TextTower:
     """Return the text tower of the model. Raises ModelError if the model has none, or if its files do not fit."""

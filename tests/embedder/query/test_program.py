@@ -70,6 +70,7 @@ def size_of(data: bytes) -> tuple[int, int]:
         return image.size
 
 
+@pytest.mark.slow
 def test_an_image_has_the_vector_that_the_run_has_for_it(program: QueryProgram, result: Result) -> None:
     for row, url in enumerate(result.urls(0, result.row_count)):
         found = program.image(Path(url).read_bytes()).result(ANSWER_SECONDS)
@@ -77,6 +78,7 @@ def test_an_image_has_the_vector_that_the_run_has_for_it(program: QueryProgram, 
         assert found @ result.vectors(row, row + 1)[0] >= 0.999999, url
 
 
+@pytest.mark.slow
 def test_an_image_at_a_url_has_the_vector_of_its_file(
     program: QueryProgram, result: Result, server: ImageServer
 ) -> None:
@@ -84,6 +86,7 @@ def test_an_image_at_a_url_has_the_vector_of_its_file(
     assert program.url(url).result(ANSWER_SECONDS) @ result.vectors(2, 3)[0] >= 0.999999
 
 
+@pytest.mark.slow
 def test_many_queries_of_all_kinds_at_a_time_are_each_answered(program: QueryProgram, result: Result) -> None:
     urls = result.urls(0, result.row_count)
     images = [program.image(Path(url).read_bytes()) for url in urls]
@@ -95,6 +98,7 @@ def test_many_queries_of_all_kinds_at_a_time_are_each_answered(program: QueryPro
     assert len({text.result(ANSWER_SECONDS).tobytes() for text in texts}) == 10
 
 
+@pytest.mark.slow
 def test_a_text_that_is_too_long_is_cut_and_this_is_said(result: Result) -> None:
     said: list[str] = []
     with QueryProgram(Programs(), say=said.append) as program:
@@ -104,10 +108,12 @@ def test_a_text_that_is_too_long_is_cut_and_this_is_said(result: Result) -> None
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "x" * 10_001])
+@pytest.mark.slow
 def test_a_text_that_describes_nothing_is_refused(program: QueryProgram, text: str) -> None:
     assert refusal(program.text(text)).startswith("the text ")
 
 
+@pytest.mark.slow
 def test_what_is_no_image_is_refused(program: QueryProgram) -> None:
     assert refusal(program.image(b"hello")).startswith("not_an_image (a text")
     assert refusal(program.image(encoded(photo(), "PNG")[:-50])).startswith("truncated (")
@@ -115,15 +121,26 @@ def test_what_is_no_image_is_refused(program: QueryProgram) -> None:
     assert "the limit is" in refusal(program.image(bytes(MAX_IMAGE_BYTES + 1)))
 
 
+@pytest.mark.slow
 def test_an_image_of_too_many_pixels_is_refused(program: QueryProgram) -> None:
     bomb = encoded(Image.new("1", (20_000, 20_000)), "PNG")
     assert refusal(program.image(bomb)).startswith("too_many_pixels (20000 x 20000 pixels")
+
+
+@pytest.mark.slow
+def test_large_images_take_turns(program: QueryProgram, result: Result) -> None:
+    large = encoded(Image.new("L", (8000, 5000), 90), "PNG")
+    found = [program.image(large) for _ in range(3)]
+    vectors = [each.result(ANSWER_SECONDS) for each in found]
+    assert all(vector.tobytes() == vectors[0].tobytes() for vector in vectors)
+    assert vectors[0].shape == (result.dimensions,)
 
 
 @pytest.mark.parametrize(
     ("path", "reason"),
     [("/absent.jpg", "not_found (404)"), ("/huge.jpg", "too_large ("), ("/busy.jpg", "server_error")],
 )
+@pytest.mark.slow
 def test_a_url_without_an_image_is_refused(program: QueryProgram, server: ImageServer, path: str, reason: str) -> None:
     server.on("/huge.jpg", answer(bytes(1_000_001)))
     server.on("/busy.jpg", answer(status=500))
@@ -131,6 +148,7 @@ def test_a_url_without_an_image_is_refused(program: QueryProgram, server: ImageS
     assert refusal(program.picture(server.url(path), max_side=100)).startswith(reason)
 
 
+@pytest.mark.slow
 def test_a_host_that_does_not_answer_is_refused_and_another_one_still_asked(
     program: QueryProgram, server: ImageServer
 ) -> None:
@@ -141,14 +159,17 @@ def test_a_host_that_does_not_answer_is_refused_and_another_one_still_asked(
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "/etc/passwd", "photos/a.jpg", "ftp://example.org/a.jpg", "\0"])
+@pytest.mark.slow
 def test_only_web_urls_are_queries(program: QueryProgram, url: str) -> None:
     assert refusal(program.url(url)).startswith("invalid_url")
 
 
+@pytest.mark.slow
 def test_an_empty_url_is_refused(program: QueryProgram) -> None:
     assert refusal(program.url(" ")) == refusal(program.picture("", max_side=100)) == "the URL is empty"
 
 
+@pytest.mark.slow
 def test_a_private_host_is_not_asked_unless_that_is_allowed(result: Result, server: ImageServer) -> None:
     url = server.on("/private.jpg", answer(encoded(photo(), "JPEG")))
     with start_program(result) as program:
@@ -157,6 +178,7 @@ def test_a_private_host_is_not_asked_unless_that_is_allowed(result: Result, serv
     assert server.count("/private.jpg") == 0
 
 
+@pytest.mark.slow
 def test_a_picture_of_a_local_run_is_read_from_its_folder(program: QueryProgram, tmp_path: Path) -> None:
     (tmp_path / "a b.png").write_bytes(encoded(photo(), "PNG"))
     for url in ("a b.png", f"{tmp_path}/a b.png", f"file://{tmp_path}/a%20b.png"):
@@ -165,6 +187,7 @@ def test_a_picture_of_a_local_run_is_read_from_its_folder(program: QueryProgram,
         assert refusal(program.picture(url, max_side=50)).startswith("invalid_url")
 
 
+@pytest.mark.slow
 def test_pictures_do_not_wait_for_the_model(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(photo(), "PNG"))
     with QueryProgram(Programs()) as program:
@@ -176,6 +199,7 @@ def test_pictures_do_not_wait_for_the_model(tmp_path: Path) -> None:
 # The model
 
 
+@pytest.mark.slow
 def test_a_query_never_meets_the_vectors_of_another_model(result: Result, tmp_path: Path) -> None:
     other = save_clip_with_tokenizer(tmp_path / "other", vision=TINY_VISION, projection_dim=512, seed=2)
     with start_program(result, model=str(other)) as program:
@@ -187,6 +211,7 @@ def test_a_query_never_meets_the_vectors_of_another_model(result: Result, tmp_pa
             program.text("a dog after that").result(ANSWER_SECONDS)
 
 
+@pytest.mark.slow
 def test_the_same_weights_in_another_folder_are_the_same_model(
     result: Result, talking_clip: Path, tmp_path: Path
 ) -> None:
@@ -196,6 +221,7 @@ def test_the_same_weights_in_another_folder_are_the_same_model(
         assert program.text("a dog").result(ANSWER_SECONDS).shape == (512,)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_one_sentence(result: Result) -> None:
     with QueryProgram(Programs()) as program:
         program.use_model(replace(result.provenance, model="/absent"), name="run", dimensions=512)
@@ -205,6 +231,7 @@ def test_a_model_that_is_not_there_is_one_sentence(result: Result) -> None:
             program.ready.result(ANSWER_SECONDS)
 
 
+@pytest.mark.slow
 def test_a_vision_tower_alone_answers_images_and_refuses_texts(result: Result, tmp_path: Path) -> None:
     folder = save_vision_tower(tmp_path / "vision", vision=TINY_VISION, projection_dim=512)
     from worker.encode.model import find_model  # noqa: PLC0415 - not needed by the other tests
@@ -221,6 +248,7 @@ def test_a_vision_tower_alone_answers_images_and_refuses_texts(result: Result, t
 # The process
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_its_client(tmp_path: Path) -> None:
     script = (
         "from embedder.local.programs import Programs; from embedder.query.program import QueryProgram\n"
@@ -247,6 +275,7 @@ def test_queries_end_when_the_program_is_killed() -> None:
             program.text("another dog").result(0)
 
 
+@pytest.mark.slow
 def test_a_wrong_setting_of_the_program_is_its_error() -> None:
     with QueryProgram(Programs(), os.environ | {"EMBEDDER_FETCH_CONCURRENCY": "many"}) as program:
         with pytest.raises(ConfigError, match="EMBEDDER_FETCH_CONCURRENCY is 'many'"):

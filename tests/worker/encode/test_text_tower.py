@@ -15,6 +15,7 @@ from tests.worker.encode.models import TINY_VISION, save_vision_tower
 from worker.encode.model import UNTRAINED, find_model
 from worker.encode.query_encoder import QueryEncoder
 from worker.encode.text_tower import load_text_tower
+from worker.encode.weights import save_vision_tower as save_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +70,23 @@ def test_a_vision_tower_alone_has_no_texts_but_images(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"holds the vision tower of .* alone.*--model"):
         encoder.text_vector("a dog")
     assert encoder.image_vector(np.zeros((32, 32, 3), np.uint8)).shape == (16,)
+
+
+def test_a_folder_of_a_vision_tower_may_hold_the_text_tower_too(talking_clip: Path, tmp_path: Path) -> None:
+    whole = find_model(str(talking_clip), revision="")
+    save_folder(whole, tmp_path / "alone")
+    save_folder(whole, tmp_path / "both", with_text=True)
+    vector = tower_of(tmp_path / "both").vector("a dog").vector
+    assert np.array_equal(vector, tower_of(talking_clip).vector("a dog").vector)
+    weights = {find_model(str(tmp_path / name), revision="").weights for name in ("alone", "both")}
+    assert len(weights) == 1, "the text tower does not change which vectors images have"
+
+
+def test_a_text_tower_of_another_model_beside_a_vision_tower_is_not_used(talking_clip: Path, tmp_path: Path) -> None:
+    save_folder(find_model(str(talking_clip), revision=""), tmp_path / "both", with_text=True)
+    (tmp_path / "both" / "text" / "origin.json").write_text('{"model": "another"}', "utf-8")
+    with pytest.raises(ModelError, match="holds the vision tower of"):
+        tower_of(tmp_path / "both")
 
 
 def test_a_model_without_a_tokenizer_says_which_files_it_lacks(talking_clip: Path, tmp_path: Path) -> None:
