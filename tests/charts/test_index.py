@@ -21,10 +21,12 @@ def index(*assignments: str, name: str = "embedder-index") -> Object:
 
 
 def indexer(*assignments: str) -> Object:
-    return containers(index(*assignments))[-1]
+    found: Object = containers(index(*assignments))[-1]
+    return found
 
 
 def scratch(*assignments: str) -> Object:
+    volume: Object
     (volume,) = [each for each in pod_spec(index(*assignments))["volumes"] if each["name"] == "scratch"]
     return volume
 

@@ -100,8 +100,8 @@ def test_workers_and_merge_make_a_result_with_a_read_only_root_and_any_uid(
     assert merge.exit_code == 0, merge.log
     # The folder of the index is a volume of the pod; /tmp stands for it.
     environment = run_environment | {"EMBEDDER_INDEX_FOLDER": "/tmp"}
-    index = run(merge_image, tmp_path, command=["python", "-m", "results.index"], environment=environment)
-    assert index.exit_code == 0, index.log
+    indexed = run(merge_image, tmp_path, command=["python", "-m", "results.index"], environment=environment)
+    assert indexed.exit_code == 0, indexed.log
 
     store = open_store(run_environment["EMBEDDER_RUN_URI"])
     result = store.stat(RESULT_KEY)
