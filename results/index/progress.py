@@ -5,14 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from common.logs import log
-
-INDEX_PROGRESS = "index_progress"
-"""The event with which a build says how many vectors are in the index (`rows`, `of`), at which rate, and when it will
-have all of them (`eta_s`). `embedder index` reads it."""
-
-INDEX_STEP = "index_step"
-"""The event with which the index program names the step that it begins. `embedder index` reads it."""
+from common.logs import INDEX_PROGRESS, INDEX_STEP, log
 
 WINDOW_SECONDS = 30
 """The time in seconds over which the rate is measured. The more vectors an index has, the longer the next one takes."""

@@ -26,6 +26,7 @@ EVERYTHING = tuple(
     for assignment in (
         "rerun.chunks=1",
         "topUp.enabled=true",
+        "index.enabled=true",
         "metrics.enabled=true",
         "metrics.podMonitor.enabled=true",
         "metrics.prometheusRule.enabled=true",
@@ -76,8 +77,9 @@ def test_two_aliases_share_no_name_no_label_and_no_selector(umbrella: Path, prog
             is_of_merge = each["metadata"]["labels"]["app.kubernetes.io/component"] == "merge"
             for job in of_kind(objects, "Job"):
                 labels = job["spec"]["template"]["metadata"]["labels"]
-                is_merge = labels["app.kubernetes.io/component"] in {"merge", "topup-merge"}
-                assert selects(selector, labels) == (job in own and is_merge == is_of_merge)
+                component = labels["app.kubernetes.io/component"]
+                is_merge, is_index = component in {"merge", "topup-merge"}, component in {"index", "topup-index"}
+                assert selects(selector, labels) == (job in own and is_merge == is_of_merge and not is_index)
         (rule,) = of_kind(own, "PrometheusRule")
         for alert in rule["spec"]["groups"][0]["rules"]:
             assert set(re.findall(r'release="([^"]*)"', alert["expr"])) == {run}

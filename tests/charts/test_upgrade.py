@@ -71,6 +71,7 @@ def test_an_upgrade_that_changes_nothing_renders_the_same_as_the_install(live_ru
         "merge.ttlSecondsAfterFinished=60",
         "rerun.chunks=7",
         "topUp.enabled=true",
+        "index.enabled=true",
         "serviceAccount.annotations.a=b",
         "networkPolicy.enabled=true",
     ],

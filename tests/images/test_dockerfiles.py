@@ -103,7 +103,16 @@ def needed_by(requirements: list[str]) -> set[str]:
 def test_everything_that_the_images_install_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = {name(line) for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    assert needed_by([*project["dependencies"], *project["optional-dependencies"]["worker"]]) - pins == set()
+    extras = project["optional-dependencies"]
+    assert needed_by([*project["dependencies"], *extras["worker"], *extras["index"]]) - pins == set()
+
+
+def test_hnswlib_and_what_it_is_compiled_with_are_pinned() -> None:
+    pattern = re.search(r"grep -E '(.*)' constraints\.txt >index\.txt", MERGE)
+    assert pattern
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if re.match(pattern[1], line)]
+    # hnswlib's build-system.requires, and what wheel requires.
+    assert {name(line) for line in lines} == {"hnswlib", "numpy", "packaging", "pybind11", "setuptools", "wheel"}
 
 
 def test_the_gate_and_the_merger_need_neither_rich_nor_typer() -> None:

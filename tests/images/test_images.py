@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from common.run.keys import RESULT_KEY, chunk_key
+from common.run.keys import INDEX_KEY, RESULT_KEY, chunk_key
+from common.run.state import find_finished
 from common.store import open_store
 from tests.image_server import image_server
 from tests.images.build import MODEL, PLAIN_BASE, TORCH_BASE, Image, bases, build, mounted, reason_to_skip
@@ -33,6 +36,7 @@ pytestmark = [
 ]
 
 CHUNKS = 3
+MERGE_PACKAGES = {"common", "merger", "k8s", "results"}
 COMPILERS = ("gcc", "cc", "g++", "clang", "rustc", "nvcc", "make", "ld")
 
 
@@ -94,6 +98,10 @@ def test_workers_and_merge_make_a_result_with_a_read_only_root_and_any_uid(
     assert f"all {CHUNKS} chunks are there" in gate.last_word
     merge = run(merge_image, tmp_path, command=["python", "-m", "merger"], environment=run_environment)
     assert merge.exit_code == 0, merge.log
+    # The folder of the index is a volume of the pod; /tmp stands for it.
+    environment = run_environment | {"EMBEDDER_INDEX_FOLDER": "/tmp"}
+    indexed = run(merge_image, tmp_path, command=["python", "-m", "results.index"], environment=environment)
+    assert indexed.exit_code == 0, indexed.log
 
     store = open_store(run_environment["EMBEDDER_RUN_URI"])
     result = store.stat(RESULT_KEY)
@@ -103,6 +111,10 @@ def test_workers_and_merge_make_a_result_with_a_read_only_root_and_any_uid(
     assert urls == photo_urls
     assert embeddings.shape == (len(photo_urls), 512)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+    finished = find_finished(store)
+    assert finished is not None
+    assert finished.summary.has_current_index
+    assert store.stat(INDEX_KEY) is not None
 
 
 def test_the_worker_has_the_compiled_decoder(worker_image: Image, tmp_path: Path) -> None:
@@ -110,6 +122,18 @@ def test_the_worker_has_the_compiled_decoder(worker_image: Image, tmp_path: Path
     command = ["python", "-c", "from worker.decode import plain_jpeg; print(plain_jpeg.is_available())"]
     asked = run(worker_image, tmp_path, command=command, environment={})
     assert asked.log.split() == [str(plain_jpeg.is_available())]
+
+
+def test_the_merge_image_has_hnswlib_for_any_processor_and_everything_that_it_loads(
+    merge_image: Image, tmp_path: Path
+) -> None:
+    (library,) = merge_image.root.joinpath("opt/embedder").rglob("hnswlib*.so")
+    needed = subprocess.run(["readelf", "--dynamic", str(library)], capture_output=True, text=True, check=True).stdout
+    assert "libgomp" not in needed
+    code = subprocess.run(["objdump", "-d", str(library)], capture_output=True, text=True, check=True).stdout
+    assert not re.search(r"%[yz]mm[0-9]", code), "instructions of AVX, which not every processor of the platform has"
+    command = ["python", "-c", "import hnswlib; print(hnswlib.Index('cosine', 512).dim)"]
+    assert run(merge_image, tmp_path, command=command).log.split() == ["512"]
 
 
 def test_sigterm_ends_the_worker_with_143_and_nothing_in_the_store(
@@ -161,7 +185,7 @@ def test_the_worker_image_has_no_kubernetes_client(worker_image: Image, tmp_path
 
 
 def test_an_image_has_only_the_packages_of_the_program_that_it_runs(worker_image: Image, merge_image: Image) -> None:
-    for image, packages in ((worker_image, {"common", "worker"}), (merge_image, {"common", "merger", "k8s"})):
+    for image, packages in ((worker_image, {"common", "worker"}), (merge_image, MERGE_PACKAGES)):
         found = {path.name for path in (image.root / "opt" / "program").iterdir()}
         assert found == packages | {f"embedder-{image.name.rpartition(':')[2]}.dist-info"}
 
@@ -199,7 +223,7 @@ def test_every_module_that_the_programs_import_has_bytecode(
     worker_image: Image, merge_image: Image, tmp_path: Path
 ) -> None:
     worker = ["worker.chunk_job.job", "worker.encode.encoder", "transformers.models.clip.modeling_clip"]
-    merge = ["merger.merge", "k8s.gate.gate", "k8s.gate.report"]
+    merge = ["merger.merge", "k8s.gate.gate", "k8s.gate.report", "k8s.gate.finished_run", "results.index.job"]
     for image, modules in ((worker_image, worker), (merge_image, merge)):
         code = IMPORT_AND_CHECK.format(modules=modules)
         ended = run(image, tmp_path, command=["python", "-c", code])

@@ -12,7 +12,17 @@ import pytest
 from common.errors import NotInCluster, RunUnfinished, SettingsError
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault
-from tests.k8s.release_objects import NOT_SCHEDULED, ended, failed, finished, merge_job, pod_of, running, worker_job
+from tests.k8s.release_objects import (
+    NOT_SCHEDULED,
+    ended,
+    failed,
+    finished,
+    index_job,
+    merge_job,
+    pod_of,
+    running,
+    worker_job,
+)
 
 if TYPE_CHECKING:
     from tests.k8s.release_objects import Object
@@ -182,3 +192,42 @@ def test_the_log_of_a_chunk_is_gone_with_the_worker_job(cluster: ClusterDouble) 
     cluster.put("jobs", merge_job())
     with pytest.raises(NotInCluster, match="Job embedder-worker no longer exists, and the log of chunk 7 is gone"):
         embedder("logs", "7")
+
+
+def put_log(cluster: ClusterDouble, job: Object, container: str, *lines: str, attempt: int = 0, **more: object) -> None:
+    name = cluster.put("pods", pod_of(job, None, attempt, **more))["metadata"]["name"]
+    for line in lines:
+        cluster.append_log(name, container, line)
+
+
+def test_the_log_of_the_merge_and_that_of_the_index_have_all_attempts(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(2, completed="0-1", ended="Complete"))
+    merge, index = merge_job(ended="Complete"), index_job()
+    for job in (merge, index):
+        cluster.put("jobs", job)
+    put_log(cluster, merge, "merger", "merging 1", **ended(0, finished("merged"), container="merger"))
+    word = failed("the store is away")
+    put_log(cluster, index, "indexer", "building 1", **ended(75, word, container="indexer"))
+    put_log(cluster, index, "gate", "waiting 1", attempt=1, **running("gate"))
+    assert embedder("logs", "--merge").out == "merging 1\n"
+    printed = embedder("logs", "--index")
+    assert printed.out == "building 1\nwaiting 1\n"
+    first, second = printed.err.splitlines()
+    assert first.startswith("==> the index, attempt 1 of 2: pod embedder-index-00000, exit code 75: the store is away")
+    assert "the index, attempt 2 of 2: pod embedder-index-00001, its gate waits" in second
+    assert embedder("logs", "--index", "--previous").out == "building 1\n"
+
+
+def test_a_log_that_does_not_exist_is_an_error_that_says_why(cluster: ClusterDouble) -> None:
+    cluster.put("jobs", worker_job(2, completed="0-1", ended="Complete"))
+    cluster.put("jobs", merge_job())
+    with pytest.raises(RunUnfinished, match="the merge has no pod yet; see embedder status --release embedder"):
+        embedder("logs", "--merge")
+    with pytest.raises(NotInCluster, match=r"has no index Job; index\.enabled=true in an upgrade creates it"):
+        embedder("logs", "--index")
+    cluster.put("jobs", index_job(ended="Complete"))
+    with pytest.raises(NotInCluster, match="the index has ended, but its pods and their logs no longer exist"):
+        embedder("logs", "--index")
+    for arguments in ((), ("7", "--index"), ("--merge", "--index")):
+        with pytest.raises(SettingsError, match="name what to show: the number of a chunk, --merge or --index"):
+            embedder("logs", *arguments)

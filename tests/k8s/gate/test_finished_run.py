@@ -198,7 +198,7 @@ def test_a_shared_folder_is_given_time_to_show_the_result(cluster: ClusterDouble
     gate.end()
 
 
-def test_for_an_index_an_api_that_fails_and_watches_that_break_off_are_waited_out(
+def test_the_gate_of_an_index_waits_out_an_api_that_fails_and_watches_that_break_off(
     cluster: ClusterDouble, folder: Store
 ) -> None:
     cluster.put("jobs", merge_job())

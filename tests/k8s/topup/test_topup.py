@@ -15,13 +15,13 @@ from common.format.chunk_file import Failure
 from common.format.reasons import Reason
 from common.store import open_store
 from k8s.release.job import environment_of, job_from
-from k8s.topup.job import GPU_DTYPE, TOP_UPS, make_topup, make_topup_merge, next_topup_name
+from k8s.topup.job import GPU_DTYPE, TOP_UPS, make_topup, make_topup_index, make_topup_merge, next_topup_name
 from merger.merge import merge
 from tests.charts.helm import render
 from tests.charts.objects import containers, environment, of_kind, pod_spec
 from tests.embedder.command_line import embedder
 from tests.k8s.cluster_double import NAMESPACE
-from tests.k8s.release_objects import merge_job, pod_of, running, worker_job
+from tests.k8s.release_objects import index_job, merge_job, pod_of, running, worker_job
 from tests.merger.runs import make_chunk, put_chunk, settings_for
 from worker.encode.encoder import choose_dtype
 
@@ -291,3 +291,37 @@ def test_a_log_is_followed_into_the_top_up_of_its_chunk(cluster: ClusterDouble) 
 def test_on_cpus_the_number_format_is_the_one_that_workers_choose_on_gpus() -> None:
     torch = pytest.importorskip("torch")
     assert choose_dtype("auto", torch.device("cuda")) == getattr(torch, GPU_DTYPE)
+
+
+def test_an_index_follows_the_merge_of_the_top_up_where_the_release_has_one(cluster: ClusterDouble) -> None:
+    put_run(cluster)
+    first = cluster.put("jobs", index_job(ended="Complete"))
+    said = embedder("topup").err
+    assert "Job embedder-topup-1-index then builds the index again." in said
+    index = cluster.objects["jobs"]["embedder-topup-1-index"]
+    assert index["metadata"]["labels"]["app.kubernetes.io/component"] == "topup-index"
+    assert container(index) == container(first)
+    assert environment(gate(index)) == environment(gate(first)) | {
+        "EMBEDDER_MERGE_JOB": "embedder-topup-1-merge",
+        "EMBEDDER_TOP_UP_JOB": "embedder-topup-1",
+    }
+    kubernetes_validate.validate(index, "1.34", strict=True)
+
+
+def test_a_release_without_an_index_gets_none_from_a_top_up(cluster: ClusterDouble) -> None:
+    put_run(cluster)
+    assert "index" not in embedder("topup").err
+    assert set(cluster.objects["jobs"]) == {
+        *("embedder-worker", "embedder-merge"),
+        *("embedder-topup-1", "embedder-topup-1-merge"),
+    }
+
+
+def test_the_charts_index_of_a_top_up_and_the_commands_have_the_same_pods() -> None:
+    jobs = {job["metadata"]["name"]: job for job in of_kind(render("topUp.enabled=true", "index.enabled=true"), "Job")}
+    theirs = jobs["embedder-topup-1-index"]
+    ours = make_topup_index(jobs["embedder-index"], name="embedder-topup-1-index", topup="embedder-topup-1", owners=[])
+    assert environment(gate(ours)) == environment(gate(theirs))
+    for job in (ours, theirs):
+        gate(job)["env"].clear()
+    assert pod_spec(ours) == pod_spec(theirs)
