@@ -26,7 +26,7 @@ from tests.merger.runs import put_run
 from tests.results.runs import merge_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from playwright.sync_api import Browser
 
@@ -57,12 +57,14 @@ class Explored:
 
 
 @contextmanager
-def explored(*arguments: object, with_browser: bool = False, **environment: str) -> Iterator[Explored]:
+def explored(
+    *arguments: object, with_browser: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[Explored]:
     """Start the command, wait for its address, and kill it after the block unless it has ended."""
     command = [sys.executable, "-P", "-c", "from embedder.cli import main; main()", "explore"]
     with subprocess.Popen(
         [*command, *([] if with_browser else ["--no-browser"]), *map(str, arguments)],
-        env=os.environ | environment,
+        env=os.environ | dict(environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -115,7 +117,8 @@ def test_the_command_line_of_the_browser_does_not_hold_the_secret(tmp_path: Path
     browser, opened = tmp_path / "browser.sh", tmp_path / "opened"
     browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
     browser.chmod(0o755)
-    with explored(tmp_path / "run", with_browser=True, DISPLAY=":99", BROWSER=f"{browser} %s") as page:
+    screen = {"DISPLAY": ":99", "BROWSER": f"{browser} %s"}
+    with explored(tmp_path / "run", with_browser=True, environment=screen) as page:
         end = time.monotonic() + START_SECONDS
         while not opened.exists() and time.monotonic() < end:
             time.sleep(0.02)
@@ -152,7 +155,7 @@ def test_a_run_in_a_bucket_is_explored_by_ranges(store: Store, s3_environment: d
     merge_run(store, (40, 20), failed=3)
     vectors = open_result(store).vectors(0, 60)
     scores = vectors @ vectors[17]
-    with explored(store.uri, **s3_environment) as page:
+    with explored(store.uri, environment=s3_environment) as page:
         assert page.json("api/about")["rows"] == 60
         found = page.json("api/search?row=17&start=0&count=5")["rows"]
         assert [each["row"] for each in found] == [row for row in (-scores).argsort() if row != 17][:5]
