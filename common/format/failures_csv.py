@@ -87,7 +87,10 @@ def _cells(row: bytes) -> tuple[str, ...] | None:
         text = row[:-1].decode()
     except UnicodeDecodeError:
         return None
-    for part in text.split(","):
+    parts = text.split(",")
+    if '"' not in text:
+        return tuple(parts) if len(parts) == len(COLUMNS) else None
+    for part in parts:
         begun = f"{begun},{part}" if begun else part
         if begun.count('"') % 2 == 0:
             cells.append(begun[1:-1].replace('""', '"') if begun.startswith('"') else begun)

@@ -117,16 +117,15 @@ def search(
         vector = query.result()
         rows = shown.read_rows(result, nearest.nearest(vector, count))
         is_untrained = program.ready.result().is_untrained
-    if is_untrained:
-        errors.print(f"WARNING: {UNTRAINED}", style="bold yellow", markup=False)
-    if as_json:
-        typer.echo(shown.as_json(rows, run=result.store.uri, search=nearest.name, is_untrained=is_untrained))
-    elif as_csv:
-        typer.echo(shown.as_csv(rows, has_ids=result.has_ids), nl=False)
-    else:
-        width = None if sys.stdout.isatty() else PIPE_WIDTH
-        console = Console(highlight=False, width=width)
-        console.print(shown.as_table(rows, has_ids=result.has_ids))
+        if is_untrained:
+            errors.print(f"WARNING: {UNTRAINED}", style="bold yellow", markup=False)
+        if as_json:
+            typer.echo(shown.as_json(rows, run=result.store.uri, search=nearest.name, is_untrained=is_untrained))
+        elif as_csv:
+            typer.echo(shown.as_csv(rows, has_ids=result.has_ids), nl=False)
+        else:
+            width = None if sys.stdout.isatty() else PIPE_WIDTH
+            Console(highlight=False, width=width).print(shown.as_table(rows, has_ids=result.has_ids))
 
 
 def _read_image(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -85,10 +86,12 @@ class _Counts:
     by_reason: Counter[str] = field(default_factory=Counter)
     examples: list[FailedImage] = field(default_factory=list)
 
-    def add(self, failed: FailedImage) -> None:
+    def add(self, reason: str, cells: Sequence[str]) -> None:
         self.count += 1
-        self.by_reason[failed.reason] += 1
+        self.by_reason[reason] += 1
         if len(self.examples) < EXAMPLES:
+            chunk, row, _, url, _, detail = cells
+            failed = FailedImage(_number(chunk), _number(row), url[:TEXT_LIMIT], reason, detail[:TEXT_LIMIT])
             self.examples.append(failed)
 
 
@@ -105,13 +108,13 @@ class Frequent:
         self.error = 0
         """By how much a count may be too low."""
 
-    def add(self, name: str, failed: FailedImage) -> None:
+    def add(self, name: str, reason: str, cells: Sequence[str]) -> None:
         group = self._groups.get(name)
         if group is None:
             if len(self._groups) >= 2 * self._capacity:
                 self._lower()
             group = self._groups[name] = _Counts()
-        group.add(failed)
+        group.add(reason, cells)
 
     def _lower(self) -> None:
         by = sorted((group.count for group in self._groups.values()), reverse=True)[self._capacity]
@@ -140,12 +143,12 @@ class FailureCounter:
 
     def add(self, cells: Sequence[str]) -> None:
         """Take a row, with a cell for each of `common.format.failures_csv.COLUMNS`."""
-        chunk, row, _, url, reason, detail = cells
-        failed = FailedImage(_number(chunk), _number(row), url[:TEXT_LIMIT], reason[:100], detail[:TEXT_LIMIT])
+        chunk, _, _, url, reason, _ = cells
+        reason = reason[:100]
         self._count += 1
-        self._reasons.add(failed.reason, failed)
-        self._sites.add(site_of(url), failed)
-        self._chunks.add(str(failed.chunk), failed)
+        self._reasons.add(reason, reason, cells)
+        self._sites.add(site_of(url), reason, cells)
+        self._chunks.add(chunk[:20], reason, cells)
 
     def digest(self) -> FailureDigest:
         return FailureDigest(
@@ -182,19 +185,23 @@ def digest_rows(rows: Iterable[Sequence[str]]) -> FailureDigest:
 
 def site_of(url: str) -> str:
     """Return the site of a URL as `common.site_names` has it, s3:// and the bucket, or NO_SITE where there is none."""
+    found = _AUTHORITY.match(url)
+    return NO_SITE if found is None else _site(found["scheme"], found["authority"])
+
+
+_AUTHORITY = re.compile(r"(?P<scheme>https?|s3)://(?:[^/?#]*@)?(?P<authority>[^/?#@]{1,300})", re.IGNORECASE)
+
+
+@lru_cache(maxsize=10_000)
+def _site(scheme: str, authority: str) -> str:
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(f"{scheme}://{authority}")
         host, port = parts.hostname, parts.port
     except ValueError:
         return NO_SITE
     if not host or len(host) > LONGEST_HOST:
         return NO_SITE
-    return f"s3://{host}" if parts.scheme == "s3" else _site(host, port or (80 if parts.scheme == "http" else 443))
-
-
-@lru_cache(maxsize=10_000)
-def _site(host: str, port: int) -> str:
-    return site_name(host, port)
+    return f"s3://{host}" if parts.scheme == "s3" else site_name(host, port or (80 if parts.scheme == "http" else 443))
 
 
 def _number(text: str) -> int:

@@ -22,6 +22,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
@@ -66,33 +67,15 @@ def serve_queries() -> Finished:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     read_settings(TlsSettings)
     http, fetch, decode = read_settings(HttpSettings), read_settings(FetchSettings), read_settings(DecodeSettings)
-    decoders = Decoders(
-        min(DECODERS, decode.decoder_count),
-        decoder_settings(http, fetch, decode),
-        times=StageTimes(decode_threads=1),
-    )
-    proxies = RelayedProxies(connect_timeout_seconds=http.connect_timeout_seconds)
-    try:
-        asyncio.run(_Service(decoders, proxies, fetch, http, decode, answers=answers).run())
-    finally:
-        decoders.close()
-        proxies.close()
+    asyncio.run(_Service(fetch, http, decode, answers=answers).run())
     return Finished("the queries have ended")
 
 
 class _Service:
-    def __init__(
-        self,
-        decoders: Decoders,
-        proxies: RelayedProxies,
-        fetch: FetchSettings,
-        http: HttpSettings,
-        decode: DecodeSettings,
-        *,
-        answers: BinaryIO,
-    ) -> None:
-        self._decoders, self._proxies = decoders, proxies
-        self._settings = fetch, http, decode
+    """Create it in the main thread, and let its event loop run there: decoders end with the thread that starts them."""
+
+    def __init__(self, fetch: FetchSettings, http: HttpSettings, decode: DecodeSettings, *, answers: BinaryIO) -> None:
+        self._fetch, self._http, self._decode = fetch, http, decode
         self._answers = answers
         self._source: Future[ModelSource] = Future()
         self._encoder: QueryEncoder | None = None
@@ -100,24 +83,47 @@ class _Service:
         self._computing = ThreadPoolExecutor(1, thread_name_prefix="compute")
         # Not asyncio's own thread, for which its loop waits at the end: a model of the hub may take minutes to arrive.
         self._finding = ThreadPoolExecutor(1, thread_name_prefix="find")
-        self._images: QueryImages | None = None
+        self._opened = ExitStack()
+        self._started: QueryImages | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ended: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
-        fetch, http, decode = self._settings
-        self._computing.submit(_import_libraries)
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-        with self._decoders.listening() as failed:
-            self._images = QueryImages(self._decoders, proxies=self._proxies, fetch=fetch, http=http, decode=decode)
-            threading.Thread(target=self._read, args=(loop, ended), name="read", daemon=True).start()
-            waited: list[asyncio.Future[None]] = [failed, ended]
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            for each in waited:
-                if each.done():
-                    each.result()
+        ended = self._ended = loop.create_future()
+        self._computing.submit(_import_libraries)
+        threading.Thread(target=self._read, args=(loop,), name="read", daemon=True).start()
+        with self._opened:
+            await ended
 
-    def _read(self, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
+    def _end(self, error: BaseException | None = None) -> None:
+        if self._ended is None or self._ended.done():
+            return
+        if error is None:
+            self._ended.set_result(None)
+        else:
+            self._ended.set_exception(error)
+
+    def _images(self) -> QueryImages:
+        """Return what makes squares and pictures. Its processes are started when the first image comes: a search for a
+        text needs none, and their imports would take the cores that load the model."""
+        if self._started is None:
+            decoders = Decoders(
+                min(DECODERS, self._decode.decoder_count),
+                decoder_settings(self._http, self._fetch, self._decode),
+                times=StageTimes(decode_threads=1),
+            )
+            self._opened.callback(decoders.close)
+            failed = self._opened.enter_context(decoders.listening())
+            failed.add_done_callback(lambda failed: None if failed.cancelled() else self._end(failed.exception()))
+            proxies = RelayedProxies(connect_timeout_seconds=self._http.connect_timeout_seconds)
+            self._opened.callback(proxies.close)
+            self._started = QueryImages(
+                decoders, proxies=proxies, fetch=self._fetch, http=self._http, decode=self._decode
+            )
+        return self._started
+
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the messages, in a thread of its own, until the client closes its end or dies."""
         error: Exception | None = None
         try:
@@ -125,12 +131,8 @@ class _Service:
                 loop.call_soon_threadsafe(self._take, frame)
         except Exception as broken:  # noqa: BLE001 - the program ends with it
             error = broken
-
-        def end() -> None:
-            if not ended.done():
-                ended.set_exception(error) if error else ended.set_result(None)
-
-        loop.call_soon_threadsafe(end)
+        with suppress(RuntimeError):  # the loop has ended before
+            loop.call_soon_threadsafe(self._end, error)
 
     def _take(self, frame: Frame) -> None:
         task = asyncio.create_task(self._obey(frame))
@@ -149,22 +151,19 @@ class _Service:
         self._send(Frame({**answer.head, "id": number}, answer.payload))
 
     async def _answer(self, frame: Frame) -> Frame:
-        images = self._images
-        if images is None:
-            raise RuntimeError("no decoder listens")
         match frame.head:
             case {"kind": "model", "name": str(name), "revision": str(revision)}:
                 return await self._find(name, revision)
             case {"kind": "text", "text": str(text)}:
                 return await self._text(text)
             case {"kind": "image"}:
-                size = (await self._model()).image_size
+                images, size = self._images(), (await self._model()).image_size
                 return await self._vector(await images.square_of_bytes(frame.payload, size=size))
             case {"kind": "url", "url": str(url)}:
-                size = (await self._model()).image_size
+                images, size = self._images(), (await self._model()).image_size
                 return await self._vector(await images.square_of_url(url, size=size))
             case {"kind": "picture", "url": str(url), "side": int(side), "folder": folder}:
-                data = await images.picture(url, side=side, folder=Path(folder) if folder else None)
+                data = await self._images().picture(url, side=side, folder=Path(folder) if folder else None)
                 return Frame({"kind": "picture", "media_type": "image/jpeg"}, data)
         raise QueryRefused("the program was sent a query that it does not know")
 

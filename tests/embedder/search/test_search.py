@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ from results.result import open_result
 from tests.embedder.command_line import embedder
 from tests.embedder.searching import result_of
 from tests.merger.runs import put_run
+from tests.results.index.indexed import index
 from tests.results.runs import merge_run
 from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.encode.model import UNTRAINED, find_model
@@ -74,6 +76,17 @@ def test_a_text_finds_the_rows_nearest_to_its_vector(photo_run: Path, talking_cl
 @pytest.mark.slow
 def test_more_rows_than_there_are_is_all_rows(photo_run: Path) -> None:
     assert len(rows_of(photo_run, "two dogs", "--count", 1000)) == result_of(photo_run).row_count
+
+
+@pytest.mark.slow
+def test_a_search_takes_the_index_unless_it_is_to_be_exact(photo_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(photo_run, tmp_path / "run")
+    index(open_store(str(run)))
+    (url,) = result_of(run).urls(2, 3)
+    for options, name in (((), "index"), (("--exact",), "exact")):
+        found = json.loads(embedder("search", run, "--image", url, "-k", 3, "--json", *options).out)
+        assert found["search"] == name
+        assert found["rows"][0]["url"] == url
 
 
 def make_untrained_run(store: Store) -> None:

@@ -198,7 +198,7 @@ def test_a_shared_folder_is_given_time_to_show_the_result(cluster: ClusterDouble
     gate.end()
 
 
-def test_an_api_that_fails_and_watches_that_break_off_are_waited_out(cluster: ClusterDouble, folder: Store) -> None:
+def test_for_an_index_an_api_that_fails_and_watches_that_break_off_are_waited_out(cluster: ClusterDouble, folder: Store) -> None:
     cluster.put("jobs", merge_job())
     cluster.faults += [("list", Fault(503)), ("watch", Fault(0))]
     gate = RunningGate(folder)

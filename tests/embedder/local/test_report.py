@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+
+from common.run.keys import REPORT_KEY
+from common.store import open_store
+from embedder.local.report import report_result
+from tests.results.runs import merge_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from common.store.contract import Store
+
+
+def said(store: Store, *, untrained: bool) -> str:
+    console = Console(file=io.StringIO(), highlight=False, markup=False, soft_wrap=True)
+    report_result(console, store, skipped="", untrained=untrained)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_run_ends_with_its_report_and_the_commands_that_search_and_show_the_result(store: Store) -> None:
+    merge_run(store, (3, 2))
+    text = said(store, untrained=False)
+    assert f"\nreport    {store.location(REPORT_KEY)}\n" in text
+    assert f'\n  embedder search {store.uri} "two dogs on a beach"\n  embedder explore {store.uri}\n' in text
+    assert "mean" not in text
+    text = said(store, untrained=True)
+    assert f'embedder search {store.uri} "two dogs on a beach"  # with these weights, answers mean nothing\n' in text
+
+
+def test_a_run_without_a_report_names_none(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "a [run]"))
+    merge_run(store, (3, 2))
+    store.delete([REPORT_KEY])
+    text = said(store, untrained=False)
+    assert "report.html" not in text
+    assert f"embedder explore '{store.uri}'\n" in text
+
+
+@pytest.mark.parametrize("is_on_path", [True, False])
+def test_the_commands_begin_with_the_path_of_an_embedder_that_no_shell_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_on_path: bool
+) -> None:
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "embedder").write_text("#!/bin/sh\n")
+    (folder / "embedder").chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(folder)] if is_on_path else [str(tmp_path)]))
+    monkeypatch.setattr("sys.argv", [str(folder / "embedder"), "run", "list.csv", "out"])
+    store = open_store(str(tmp_path / "run"))
+    merge_run(store, (3,))
+    name = "embedder" if is_on_path else str(folder / "embedder")
+    assert f"\n  {name} explore {store.uri}\n" in said(store, untrained=False)
