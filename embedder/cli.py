@@ -16,6 +16,7 @@ from common.process.resources import exhausted
 from common.process.stop import install_stop_handlers
 from embedder import index, listing, report
 from embedder.check import command as check_command
+from embedder.explore import command as explore_command
 from embedder.export import command as export_command
 from embedder.local import command as run_command
 from embedder.local.programs import Programs
@@ -43,6 +44,7 @@ app.command("check", rich_help_panel=HERE, epilog=check_command.EPILOG)(check_co
 app.command("list", rich_help_panel=HERE, epilog=listing.EPILOG)(listing.write_list)
 app.command("index", rich_help_panel=HERE, epilog=index.EPILOG)(index.make_index)
 app.command("search", rich_help_panel=HERE, epilog=search_command.EPILOG)(search_command.search)
+app.command("explore", rich_help_panel=HERE, epilog=explore_command.EPILOG)(explore_command.explore)
 app.command("report", rich_help_panel=HERE, epilog=report.EPILOG)(report.report)
 app.command("export", rich_help_panel=HERE, epilog=export_command.EPILOG)(export_command.export)
 app.command("status", rich_help_panel=IN_CLUSTER, epilog=status.EPILOG)(status.status)

@@ -107,6 +107,13 @@ def test_embedder_run_without_the_workers_libraries_says_what_to_install_and_sta
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_embedder_explore_without_its_libraries_names_its_extra(tmp_path: Path, base_install: Path) -> None:
+    done = embedder(tmp_path, base_install, "explore", "out")
+    assert done.returncode == 78
+    message = only_line(done.stderr).values["message"]
+    assert "not installed: starlette, uvicorn; install the embedder with its extras `worker` and `explore`" in message
+
+
 def test_a_search_without_the_workers_libraries_says_what_to_install(tmp_path: Path, base_install: Path) -> None:
     done = embedder(tmp_path, base_install, "search", "out", "two dogs")
     assert done.returncode == 78

@@ -1,0 +1,1 @@
+"""`embedder explore`: a page on this machine that shows a result."""
