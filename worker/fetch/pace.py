@@ -80,7 +80,7 @@ LONGEST_SHIFT = 0.6
 REFUSALS_OF_OUTAGE = 8
 """Least number of refusals in a row after which a site is taken to have served nobody for some time."""
 
-OUTAGE_SECONDS, OUTAGE_REQUESTS = 15.0, 8
+OUTAGE_SECONDS, OUTAGE_REQUESTS = 15.0, 5
 """Shortest time of such an outage in seconds, and in intervals of the rate before it. Workers that share a very slow
 site are refused as often in a row, but not for as long."""
 
@@ -194,9 +194,10 @@ class Pace:
             self._paced_answers += 1
             self._refusals_at_low_rates = max(0.0, self._refusals_at_low_rates - ANSWER_WEIGHT)
             self._found *= 1 + self._growth(now)
-        if self._is_after_outage and self._answers >= ANSWERS_AFTER_OUTAGE:
-            self._climb(now, rate=max(self._found, FIRST_RATE))
-            self._next_at = min(self._next_at, now + self._random.uniform(0.5, 1.0) / self._found)
+        if self._is_after_outage:
+            if self._answers >= ANSWERS_AFTER_OUTAGE:
+                self._climb(now, rate=max(self._found, FIRST_RATE))
+            self._next_at = min(self._next_at, now + self._random.uniform(0.5, 1.0) / FIRST_RATE)
         self._found = min(self._found, self._at_most)
         if self._is_outgrown(now):
             self._phase, self._turns = _Phase.NEW, None
