@@ -32,7 +32,7 @@ RATES = (2, 20, 200)
 
 WORKERS = (1, 8)
 
-START_SECONDS = 180
+START_SECONDS = 480
 """Longest time in seconds until all workers have sent a request. Eight of them load their libraries on two cores."""
 
 LONGEST_LEAD_SECONDS = 60
