@@ -15,7 +15,9 @@ EmbedderError
 ├── DataError                65  this chunk cannot succeed: its index fails
 │   ├── TooManyFailures          more images failed than the limit allows
 │   ├── ChunkInvalid             a chunk file breaks an invariant
-│   └── ChunksMissing            the merge lacks chunks
+│   ├── ChunksMissing            the merge lacks chunks
+│   ├── ResultMissing            the merge has ended without a result
+│   └── QueryRefused             nothing can be searched for with this text or image
 └── TemporaryError           75  a fault that may pass: the index is retried
     ├── StoreUnavailable         the store does not answer, or its answer is not valid
     ├── SourceUnavailable        the manifest or all image sources do not answer
@@ -117,6 +119,14 @@ class ChunkInvalid(DataError):
 
 
 class ChunksMissing(DataError):
+    pass
+
+
+class ResultMissing(DataError):
+    pass
+
+
+class QueryRefused(DataError):
     pass
 
 

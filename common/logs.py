@@ -33,6 +33,12 @@ SLOW_SITE = "slow_site"
 """The event with which a worker says, for one slow site, how often it is asked (`rate_per_s`), how many images are left
 (`left`) and when they will be done (`done_in_s`). `embedder run` and `embedder status` read it."""
 
+INDEX_PROGRESS = "index_progress"
+"""The event with which a build of an index says how many `rows` it has, `of` how many. `embedder status` reads it."""
+
+INDEX_STEP = "index_step"
+"""The event with which a build of an index names the `step` that it begins. `embedder status` reads it."""
+
 ROWS_TAKEN_OVER = "taken_over"
 """The event with which a top-up says how many rows of its chunk stay as they are (`embedded`, `failed`). `embedder run`
 reads it."""

@@ -14,10 +14,12 @@ from common.format.provenance import program_version
 from common.logs import configure_logs, log, redact_urls
 from common.process.resources import exhausted
 from common.process.stop import install_stop_handlers
-from embedder import listing
+from embedder import index, listing, report
 from embedder.check import command as check_command
+from embedder.export import command as export_command
 from embedder.local import command as run_command
 from embedder.local.programs import Programs
+from embedder.search import command as search_command
 from k8s import logs
 from k8s.api.options import IN_CLUSTER
 from k8s.rerun import command as rerun
@@ -39,6 +41,10 @@ app = typer.Typer(
 app.command("run", rich_help_panel=HERE, epilog=run_command.EPILOG)(run_command.run)
 app.command("check", rich_help_panel=HERE, epilog=check_command.EPILOG)(check_command.check)
 app.command("list", rich_help_panel=HERE, epilog=listing.EPILOG)(listing.write_list)
+app.command("index", rich_help_panel=HERE, epilog=index.EPILOG)(index.make_index)
+app.command("search", rich_help_panel=HERE, epilog=search_command.EPILOG)(search_command.search)
+app.command("report", rich_help_panel=HERE, epilog=report.EPILOG)(report.report)
+app.command("export", rich_help_panel=HERE, epilog=export_command.EPILOG)(export_command.export)
 app.command("status", rich_help_panel=IN_CLUSTER, epilog=status.EPILOG)(status.status)
 app.command("logs", rich_help_panel=IN_CLUSTER, epilog=logs.EPILOG)(logs.logs)
 app.command("rerun", rich_help_panel=IN_CLUSTER, epilog=rerun.EPILOG)(rerun.rerun)

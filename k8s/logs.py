@@ -1,4 +1,4 @@
-"""`embedder logs`: the log of a chunk, from all pods that computed it."""
+"""`embedder logs`: the log of a chunk, from all pods that computed it, or that of the merge or the index."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 import re
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,15 +15,21 @@ from common.errors import ClusterUnavailable, NotInCluster, RunUnfinished, Setti
 from common.logs import printable, redact_urls
 from common.retry import RetryPolicy
 from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
+from k8s.release.labels import Component
 from k8s.release.release import Release
 from k8s.release.wording import describe_end
 
 if TYPE_CHECKING:
-    from k8s.api.cluster import Cluster
+    from k8s.release.job import Job
     from k8s.release.pod import Pod
 
 EPILOG = "\n\n".join(
-    ["[bold]Examples[/bold]", "[cyan]embedder logs 7[/cyan]", "[cyan]embedder logs 7 -f -n photos[/cyan]"]
+    [
+        "[bold]Examples[/bold]",
+        "[cyan]embedder logs 7[/cyan]",
+        "[cyan]embedder logs 7 -f -n photos[/cyan]",
+        "[cyan]embedder logs --index -f[/cyan]",
+    ]
 )
 
 POLL_SECONDS = 2.0
@@ -41,11 +48,18 @@ SINCE_MARGIN_SECONDS = 10
 def logs(
     *,
     chunk: Annotated[
-        int, typer.Argument(metavar="CHUNK", min=0, help="Number of the chunk, counted from 0.", show_default=False)
-    ],
+        int | None,
+        typer.Argument(metavar="CHUNK", min=0, help="Number of the chunk, counted from 0.", show_default=False),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", metavar=" ", help="Show the log of the merge instead, or of its gate.")
+    ] = False,
+    index: Annotated[
+        bool, typer.Option("--index", metavar=" ", help="Show the log of the index instead, or of its gate.")
+    ] = False,
     follow: Annotated[
         bool,
-        typer.Option("--follow", "-f", metavar=" ", help="Wait for new lines until the chunk is done or given up."),
+        typer.Option("--follow", "-f", metavar=" ", help="Wait for new lines until it is done or given up."),
     ] = False,
     previous: Annotated[
         bool, typer.Option("--previous", "-p", metavar=" ", help="Show only the attempt before the last one.")
@@ -54,46 +68,58 @@ def logs(
     namespace: NamespaceOption = "",
     context: ContextOption = "",
 ) -> None:
-    """Show the log of one chunk of a run in the cluster.
+    """Show the log of one chunk of a run in the cluster, of its merge, or of its index.
 
     The log has all attempts in order, those of reruns and top-ups included.
     Lines go to standard output, a heading for each attempt to standard error.
     """
     if follow and previous:
         raise SettingsError("the attempt that --previous shows has ended; there is nothing to --follow")
-    ChunkLog(open_cluster(namespace=namespace, context=context), release, chunk).show(follow=follow, previous=previous)
+    if [chunk is not None, merge, index].count(True) != 1:
+        raise SettingsError("name what to show: the number of a chunk, --merge or --index")
+    found = Release(open_cluster(namespace=namespace, context=context), release)
+    log = ChunkLog(found, chunk) if chunk is not None else GatedJobLog(found, "merge" if merge else "index")
+    log.show(follow=follow, previous=previous)
     sys.stdout.flush()
 
 
-class ChunkLog:
-    def __init__(self, cluster: Cluster, release: str, chunk: int) -> None:
-        """Read the release. Raises SettingsError when the chunk is outside the run, and the errors of Release."""
-        self._chunk = chunk
-        self._release = Release(cluster, release)
-        if chunk >= self._release.chunk_count:
-            raise SettingsError(
-                f"there is no chunk {chunk}: the last of the run's {self._release.chunk_count} chunks is "
-                f"{self._release.chunk_count - 1}"
-            )
-        self._shown: set[str] = set()
+class AttemptsLog(ABC):
+    """The log of all attempts at one thing."""
+
+    def __init__(self, release: Release, name: str) -> None:
+        self._release, self._name = release, name
+        self._shown: set[tuple[str, str]] = set()
+        """The pods, each with the container, whose logs were printed."""
         self._said = ""
 
+    @abstractmethod
+    def _attempts(self) -> list[Pod]:
+        """Return the pods of the attempts, oldest first."""
+
+    @abstractmethod
+    def _is_pending(self) -> bool:
+        """Return whether there may be more attempts, or more lines."""
+
+    @abstractmethod
+    def _absent(self) -> NotInCluster | RunUnfinished:
+        """Return why there is no pod."""
+
     def show(self, *, follow: bool, previous: bool) -> None:
-        """Print the logs of the attempts in order; with `follow` until the chunk is done or given up.
+        """Print the logs of the attempts in order; with `follow` until it is done or given up.
 
         Raises NotInCluster or RunUnfinished, which say why, when there is nothing to print.
         """
         while True:
             attempts = self._attempts()
-            is_pending = self._release.is_busy(self._chunk)
+            is_pending = self._is_pending()
             if not attempts and not (follow and is_pending):
                 if self._shown:  # its Job was deleted after its end, while the log was followed
                     return
                 raise self._absent()
             if previous and len(attempts) < 2:
-                raise NotInCluster(f"chunk {self._chunk} had only one attempt; leave out --previous")
+                raise NotInCluster(f"{self._name} had only one attempt; leave out --previous")
             for pod in attempts[-2:-1] if previous else attempts:
-                if pod.name not in self._shown:
+                if (pod.name, pod.container) not in self._shown:
                     title = f"attempt {attempts.index(pod) + 1} of {len(attempts)}"
                     self._print(pod, title, follow=follow)
             if not (follow and is_pending):
@@ -114,19 +140,16 @@ class ChunkLog:
             raise
         return True
 
-    def _attempts(self) -> list[Pod]:
-        jobs = [job for job in self._release.embedding_jobs if self._chunk in job.chunks]
-        return self._release.pods(jobs, chunk=self._chunk)
-
     def _print(self, pod: Pod, title: str, *, follow: bool) -> None:
-        about = f"chunk {self._chunk}, {title}: pod {pod.name}"
-        if pod.phase == "Pending":
+        about = f"{self._name}, {title}: pod {pod.name}"
+        if pod.phase == "Pending" and not pod.is_running:
             self._say(f"{about} has not started{f' ({pod.obstacle})' if pod.obstacle else ''}")
             return
-        self._shown.add(pod.name)
-        self._say(f"{about}, {describe_end(pod.end) if pod.end else pod.phase}, created {pod.created}")
+        self._shown.add((pod.name, pod.container))
+        state = "its gate waits" if pod.is_running and pod.container == "gate" else pod.phase
+        self._say(f"{about}, {describe_end(pod.end) if pod.end else state}, created {pod.created}")
         try:
-            if follow and pod.phase == "Running":
+            if follow and (pod.is_running or pod.phase == "Running"):
                 self._follow(pod)
                 return
             for line in self._release.cluster.log_lines(pod.name, container=pod.container):
@@ -164,6 +187,27 @@ class ChunkLog:
             typer.secho(f"==> {redact_urls(sentence)} <==", err=True, bold=True)
         self._said = sentence
 
+
+class ChunkLog(AttemptsLog):
+    """The log of a chunk, those of reruns and top-ups included."""
+
+    def __init__(self, release: Release, chunk: int) -> None:
+        """Raises SettingsError when the chunk is outside the run."""
+        super().__init__(release, f"chunk {chunk}")
+        self._chunk = chunk
+        if chunk >= release.chunk_count:
+            raise SettingsError(
+                f"there is no chunk {chunk}: the last of the run's {release.chunk_count} chunks is "
+                f"{release.chunk_count - 1}"
+            )
+
+    def _attempts(self) -> list[Pod]:
+        jobs = [job for job in self._release.embedding_jobs if self._chunk in job.chunks]
+        return self._release.pods(jobs, chunk=self._chunk)
+
+    def _is_pending(self) -> bool:
+        return self._release.is_busy(self._chunk)
+
     def _absent(self) -> NotInCluster | RunUnfinished:
         release, chunk = self._release, self._chunk
         if chunk in release.done():
@@ -182,6 +226,36 @@ class ChunkLog:
             f"chunk {chunk} has failed, and its pods and their logs no longer exist; to compute it again: "
             f"embedder rerun --chunks {chunk} {release.flags()}"
         )
+
+
+class GatedJobLog(AttemptsLog):
+    """The log of the merge or the index, those of top-ups included. While the gate waits, it is the gate's."""
+
+    def __init__(self, release: Release, kind: Literal["merge", "index"]) -> None:
+        """Raises NotInCluster when the release has no such Job."""
+        super().__init__(release, f"the {kind}")
+        self._kind = kind
+        if not self._jobs():
+            remedy = "; index.enabled=true in an upgrade creates it" if kind == "index" else ""
+            raise NotInCluster(f"release {release.name} has no {kind} Job{remedy}")
+
+    def _jobs(self) -> list[Job]:
+        components = {
+            "merge": {Component.MERGE, Component.TOPUP_MERGE},
+            "index": {Component.INDEX, Component.TOPUP_INDEX},
+        }[self._kind]
+        return [job for job in self._release.jobs if job.component in components]
+
+    def _attempts(self) -> list[Pod]:
+        return self._release.pods_of(self._jobs())
+
+    def _is_pending(self) -> bool:
+        return any(job.end is None for job in self._jobs())
+
+    def _absent(self) -> NotInCluster | RunUnfinished:
+        if self._is_pending():
+            return RunUnfinished(f"{self._name} has no pod yet; see embedder status {self._release.flags()}")
+        return NotInCluster(f"{self._name} has ended, but its pods and their logs no longer exist")
 
 
 def _print_line(line: str) -> None:

@@ -3,8 +3,8 @@
 The order of the steps makes it safe to kill the process at any line:
 
     1. the earlier result is copied, if chunks come from there
-    2. the result is assembled, verified and published in one step
-    3. the ledger is written
+    2. the result is assembled, verified and published in one step, after the earlier result's index was deleted
+    3. the ledger is written, then the report
     4. the summary is written: from now on the run is finished
     5. the chunk files and the copy are deleted
 
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from common.errors import EmbedderError, StoreUnavailable
 from common.logs import log
-from common.run.keys import EARLIER_RESULT_KEY, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.run.keys import EARLIER_RESULT_KEY, FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from common.run.summary import write_summary
 from common.store.contract import AssemblyGone, ObjectExists
+from merger.chunk_times import collect_times
 from merger.clear_up import clear_up
 from merger.damage import find_damaged_chunks
 from merger.earlier_copy import copy_object, keep_earlier_result
@@ -28,7 +29,9 @@ from merger.layout import EMBEDDINGS, compute_layout, result_attributes
 from merger.ledger import spooled_ledger
 from merger.progress import Step
 from merger.publisher import Publisher
+from merger.report_file import find_earlier_summary, write_report
 from merger.sources import DigestDiffers, Sources
+from merger.stale_index import delete_stale_index
 from merger.summary import summarise
 from merger.totals import count_totals
 
@@ -119,7 +122,7 @@ def _finish(
     *,
     replacing: ObjectStat | None,
 ) -> Summary:
-    """Write the result, the ledger and the summary."""
+    """Write the result, the ledger, the report and the summary."""
     store = sources.store
     try:
         # The failures are read first, so that damage among them is found before anything is published.
@@ -129,6 +132,22 @@ def _finish(
             progress.step = Step.LEDGER
             seen = _stat_while_published(store, FAILURES_KEY, published.stat)
             store.put_file(FAILURES_KEY, ledger.path, overwrite=False, replacing=seen)
+            progress.step = Step.REPORT
+            earlier = find_earlier_summary(store, inputs, replacing=replacing)
+            summary = summarise(
+                inputs,
+                totals,
+                sources.layout,
+                failures_by_reason=ledger.by_reason,
+                verification=published.verification,
+                assembly=published.assembly,
+                traffic=progress.traffic,
+                seconds=progress.seconds,
+                times=collect_times(inputs, earlier),
+                gpu_hour_price=settings.gpu_hour_price,
+            )
+            seen = _stat_while_published(store, REPORT_KEY, published.stat)
+            write_report(store, summary, inputs, ledger=ledger.path, earlier=earlier, replacing=seen)
     except DigestDiffers as error:
         damaged = find_damaged_chunks(
             error, sources, with_vectors=settings.verify == "full", concurrency=settings.merge_concurrency
@@ -139,16 +158,7 @@ def _finish(
             raise
         raise MergeRefused(of_earlier) from refused
     progress.step = Step.SUMMARY
-    summary = summarise(
-        inputs,
-        totals,
-        sources.layout,
-        failures_by_reason=ledger.by_reason,
-        verification=published.verification,
-        assembly=published.assembly,
-        traffic=progress.traffic,
-        seconds=progress.seconds,
-    )
+    delete_stale_index(store)
     write_summary(store, summary, replacing=_stat_while_published(store, SUMMARY_KEY, published.stat))
     return summary
 

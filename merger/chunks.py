@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import ChunkInvalid
 from common.format.chunk_file import METADATA_BYTES, ChunkHeader, read_header
+from common.format.chunk_times import BriefAttempt, briefly
 from common.format.merged_chunks import MergedChunk, merged_chunk
 from common.run.keys import CHUNKS_PREFIX, chunk_failures_index, chunk_failures_key, chunk_index, chunk_key
+from common.run.summary import MOST_CHUNK_TIMES
 from common.store.object_reader import ObjectReader
 from merger.finding import (
     LOOKS,
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from merger.progress import Traffic
 
 
+MOST_PICTURES = 300
+"""Largest number of chunks whose sample pictures the report shows."""
+
 LOOKED_FOR = 1000
 """The largest number of chunks that are looked for one by one where the list does not show them. Some stores list an
 object a moment after its write."""
@@ -47,6 +52,8 @@ class StoredChunk(NamedTuple):
     header: ChunkHeader
     merged: MergedChunk
     """What the table of the result says about the chunk."""
+    attempts: tuple[BriefAttempt, ...] = ()
+    """The attempts that computed the chunk file, in a run of so many chunks that most headers lose their times."""
     row_pitch: Mapping[str, int] | None = None
     """For a chunk in an earlier result: the distance in bytes between two rows, for each column. None for a chunk file,
     whose rows lie behind each other without a gap."""
@@ -146,7 +153,7 @@ def _chunks_of(earlier: EarlierResult, indexes: Collection[int]) -> list[StoredC
     """Return those of the chunks that the earlier result holds."""
     headers, row_pitch = earlier.headers(), earlier.row_pitch()
     return [
-        StoredChunk(earlier.stat, headers[chunk.index], chunk, row_pitch)
+        StoredChunk(earlier.stat, headers[chunk.index], chunk, row_pitch=row_pitch)
         for chunk in earlier.contents.chunks
         if chunk.index in indexes
     ]
@@ -179,11 +186,29 @@ def read_headers(
         # Thousands of equal provenances become one object.
         provenance = shared.setdefault(header.provenance, header.provenance)
         header = replace(header, provenance=provenance)
-        return StoredChunk(stats[index], header, merged_chunk(header))
+        return _lightened(StoredChunk(stats[index], header, merged_chunk(header)))
 
     results = list(ordered(read, stats, concurrency=concurrency))
     chunks = [result for result in results if isinstance(result, StoredChunk)]
     return chunks, [result for result in results if isinstance(result, Problem)]
+
+
+def _lightened(chunk: StoredChunk) -> StoredChunk:
+    """Return the chunk without what a report of very many chunks does not show, so that memory stays bounded."""
+    header, chunk_count = chunk.header, chunk.header.provenance.chunk_count
+    if header.pictures and not is_picked(header.index, of=chunk_count, at_most=MOST_PICTURES):
+        header = replace(header, pictures=())
+    if chunk_count <= MOST_CHUNK_TIMES:
+        return chunk._replace(header=header)
+    attempts = briefly(header.times.attempts if header.times is not None else ())
+    if not is_picked(header.index, of=chunk_count, at_most=MOST_CHUNK_TIMES):
+        header = replace(header, times=None)
+    return chunk._replace(header=header, attempts=attempts)
+
+
+def is_picked(index: int, *, of: int, at_most: int) -> bool:
+    """Return whether a chunk is one of those that stand for all, spread evenly, at most so many."""
+    return index % max(1, -(-of // at_most)) == 0
 
 
 def read_header_of(store: Store, index: int, stat: ObjectStat, traffic: Traffic) -> ChunkHeader | Problem:

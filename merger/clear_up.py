@@ -11,6 +11,8 @@ from common.run.keys import (
     CHUNKS_PREFIX,
     EARLIER_RESULT_KEY,
     FAILURES_KEY,
+    INDEX_KEY,
+    REPORT_KEY,
     RESULT_KEY,
     SUMMARY_KEY,
     checkpoint_index,
@@ -48,7 +50,8 @@ def clear_up(
     """
     leftovers = store.abort_assemblies(RESULT_KEY) + store.abort_assemblies(EARLIER_RESULT_KEY)
     of_chunks = [name(index) for name in (chunk_key, chunk_failures_key) for index in range(chunk_count)]
-    leftovers += store.clear_up([RESULT_KEY, FAILURES_KEY, SUMMARY_KEY, EARLIER_RESULT_KEY, *of_chunks])
+    of_run = [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY, INDEX_KEY, EARLIER_RESULT_KEY]
+    leftovers += store.clear_up([*of_run, *of_chunks])
     leftovers += store.discard_unfinished(CHECKPOINTS_PREFIX)
     if leftovers:
         log.info("cleared_up", leftovers=leftovers)

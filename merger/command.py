@@ -8,6 +8,7 @@ from common.errors import StoreAccessDenied
 from common.indexes import brief_indexes
 from common.logs import configure_logs
 from common.process.program import Finished
+from common.run.cost import describe_spent
 from common.run.keys import RESULT_KEY
 from common.settings import read_settings
 from common.store import open_store
@@ -16,6 +17,7 @@ from merger.outcome import AlreadyFinished, Merged
 from merger.settings import MergerSettings
 
 if TYPE_CHECKING:
+    from common.run.summary import Summary
     from common.store.contract import Store
 
 
@@ -24,7 +26,8 @@ def run_merger() -> Finished:
     configure_logs(settings.log_level)
     store = open_store(settings.run_uri)
     check_rights(store, settings)
-    return Finished(sentence(merge(store, settings), result=store.location(RESULT_KEY)))
+    outcome = merge(store, settings)
+    return Finished(sentence(outcome, result=store.location(RESULT_KEY)), counts_of(outcome.summary))
 
 
 def check_rights(store: Store, settings: MergerSettings) -> None:
@@ -37,21 +40,31 @@ def check_rights(store: Store, settings: MergerSettings) -> None:
         )
 
 
+def counts_of(summary: Summary) -> dict[str, int]:
+    """Return the counts that `embedder status` reads, in whole seconds."""
+    return {
+        "embedded": summary.rows_embedded,
+        "computing_seconds": round(summary.computing_seconds),
+        "gpu_seconds": round(summary.gpu_hours * 3600),
+    }
+
+
 def sentence(outcome: Merged | AlreadyFinished, *, result: str) -> str:
     """Return what the program says about its outcome. `result` is the full name of the result."""
     summary = outcome.summary
+    spent = f"; {words}" if (words := describe_spent(summary)) else ""
     missing = f", without chunks {brief_indexes(summary.missing)}" if summary.missing else ""
     match outcome:
         case Merged():
             return (
                 f"{result} has {summary.rows_embedded} images of {summary.rows_requested}, {summary.rows_failed} "
                 f"failed{missing}; {summary.bytes_copied_by_store} bytes copied by the store, "
-                f"{summary.bytes_uploaded} uploaded, {summary.verification.rows_compared} rows compared"
+                f"{summary.bytes_uploaded} uploaded, {summary.verification.rows_compared} rows compared{spent}"
             )
         case AlreadyFinished():
             return (
                 f"this run is finished: {result} has {summary.rows_embedded} images, "
-                f"{summary.rows_failed} failed{missing}"
+                f"{summary.rows_failed} failed{missing}{spent}"
             )
         case _:
             assert_never(outcome)

@@ -47,6 +47,7 @@ class Step(StrEnum):
     PUBLISHING = "publishing"
     VERIFYING = "verifying"
     LEDGER = "ledger"
+    REPORT = "report"
     SUMMARY = "summary"
     CLEARING_UP = "clearing_up"
 

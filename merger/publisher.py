@@ -16,6 +16,7 @@ from merger.plan import CopyPart, plan_equal_parts, plan_parts
 from merger.progress import Step
 from merger.sample import KeptRows, Sample, choose_rows, stretches
 from merger.sources import DigestDiffers
+from merger.stale_index import delete_stale_index
 from merger.verify import Result, ResultDiffers, verify_full, verify_metadata, verify_sample
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class Publisher:
             if being_made.is_readable:
                 verification = self._verify(Result(self._layout.size, being_made.read, self._sources), sample, kept)
             self._progress.step = Step.PUBLISHING
+            delete_stale_index(self._store)
             published = being_made.publish()
         if verification is None:
             try:

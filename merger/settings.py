@@ -41,5 +41,9 @@ class MergerSettings(RunSettings):
     """Number of copies in flight at the same time, and of reads as well. A copy costs the merger almost no
     CPU; 16 copies keep S3 busy. The memory of the merger does not depend on it."""
 
+    gpu_hour_price: float = Field(default=0, ge=0, allow_inf_nan=False)
+    """Price of a GPU for an hour, in any currency. With it, summary.json and the report of the run say what the GPUs
+    have cost, and what a million images cost. 0: unknown."""
+
     progress_seconds: float = Field(default=5, gt=0)
     """Time in seconds between two lines of progress in the log."""

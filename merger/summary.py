@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from common.run.summary import Verification
+    from merger.chunk_times import Times
     from merger.chunks import Inputs
     from merger.layout import Layout
     from merger.progress import Traffic
@@ -31,6 +32,8 @@ def summarise(
     assembly: str,
     traffic: Traffic,
     seconds: float,
+    times: Times,
+    gpu_hour_price: float,
 ) -> Summary:
     """Return the summary of a merge of `inputs` that took `seconds`.
 
@@ -57,4 +60,8 @@ def summarise(
         bytes_uploaded=traffic.uploaded,
         bytes_read=traffic.read,
         seconds=round(seconds, 3),
+        chunk_times=times.chunks,
+        gpu_hours=round(times.gpu_seconds / 3600, 6),
+        gpu_hour_price=gpu_hour_price,
+        computing_seconds=round(times.computing_seconds, 3),
     )

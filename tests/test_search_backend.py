@@ -32,6 +32,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert ended.returncode == 0, ended.stderr
     assert "out/Images_Embedded.h5" in ended.stdout
     assert "mean NOTHING" in ended.stderr + ended.stdout
+    if HAS_HNSWLIB:
+        ended = subprocess.run(
+            [command[0], "index", "out"], cwd=folder, capture_output=True, text=True, timeout=280, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
     return folder
 
 

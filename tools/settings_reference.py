@@ -9,6 +9,7 @@ from common.settings import RunSettings, S3Settings, Section, Setting, settings_
 from embedder.local.settings import LocalRunSettings
 from k8s.gate.settings import GateSettings
 from merger.settings import MergerSettings
+from results.index.settings import IndexSettings
 from tools.documents import ROOT, replaced
 from worker.failure_advice import ADVICE, LOCAL_ADVICE
 from worker.settings import (
@@ -42,6 +43,7 @@ PROGRAMS: dict[str, Sequence[Table]] = {
         ("Encoding", EncodeSettings),
     ],
     "of the merger": [("", MergerSettings)],
+    "of the index program": [("", IndexSettings)],
     "of the gate": [("", GateSettings)],
     "of embedder run": [("", LocalRunSettings)],
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from common.format.chunk_times import ChunkTimes, SamplePicture
     from common.format.provenance import Provenance
     from common.format.rows import Rows
     from worker.manifest.manifest import ManifestChunk
@@ -81,6 +82,14 @@ class Collector:
         with self._lock:
             return self._is_embedded.copy()
 
+    def is_embedded(self, position: int) -> bool:
+        with self._lock:
+            return bool(self._is_embedded[position])
+
+    def url_of(self, position: int) -> str:
+        """Return the URL of a row that the list can be read for."""
+        return self._rows[position].url
+
     def vectors_of(self, rows: NDArray[np.intp], *, dimensions: int) -> Rows:
         """Return the vectors of embedded rows, in ascending order, (len(rows), dimensions), read on demand."""
         return self._vectors.of(rows, dimensions=dimensions)
@@ -140,7 +149,16 @@ class Collector:
         with self._lock:
             return [self._failures[position] for position in sorted(self._failures)]
 
-    def chunk(self, *, index: int, dimensions: int, has_ids: bool, provenance: Provenance) -> Chunk:
+    def chunk(
+        self,
+        *,
+        index: int,
+        dimensions: int,
+        has_ids: bool,
+        provenance: Provenance,
+        times: ChunkTimes | None = None,
+        pictures: Sequence[SamplePicture] = (),
+    ) -> Chunk:
         """Return the whole chunk in the manifest's order; its vectors are read on demand.
 
         Raises RuntimeError when a row is not settled.
@@ -157,4 +175,6 @@ class Collector:
             embeddings=self._vectors.of(embedded, dimensions=dimensions),
             failures=[self._failures[position] for position in sorted(self._failures)],
             provenance=provenance,
+            times=times,
+            pictures=pictures,
         )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from worker.collector import Collector
+    from worker.decode.sample_pictures import SamplePictures
     from worker.decoders.decoders import Decoders
     from worker.decoders.job import Job
     from worker.encode.batches import Batch, Batches
@@ -65,7 +66,7 @@ class Pipeline:
     `sources` are tried in their order. `folder` is where relative paths start, None for a manifest from the network.
     `held` gives the images that the worker itself reads from the manifest, None if there are none.
     `batches` and `encoder` are futures, because the model loads while the first images are fetched.
-    `errors_are_answers` is as for ImageFetcher.
+    `errors_are_answers` is as for ImageFetcher. `pictures` is given squares of embedded rows.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class Pipeline:
         max_failure_ratio: float,
         times: StageTimes,
         errors_are_answers: bool = False,
+        pictures: SamplePictures | None = None,
     ) -> None:
+        self._pictures = pictures
         self._errors_are_answers = errors_are_answers
         self._collector = collector
         self._rows = rows
@@ -282,9 +285,18 @@ class Pipeline:
             vectors = in_flight.vectors()
         with self.times.measure("encode_worked"):
             self._collector.embed(in_flight.batch.positions, vectors)
+            self._sample(in_flight.batch)
             self._batches.result().give_back(in_flight.batch)
         self.batches_encoded += 1
         self.last_progress_time = time.time()
+
+    def _sample(self, batch: Batch) -> None:
+        """Keep those squares of the batch that pictures are made of."""
+        if self._pictures is None:
+            return
+        for position in self._pictures.wanted(batch.positions):
+            if self._collector.is_embedded(position):
+                self._pictures.keep(position, batch.square_of(position))
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:

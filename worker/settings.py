@@ -43,6 +43,15 @@ class ChunkSettings(RunSettings):
     """Number of pods of this chunk that were stopped or evicted without being counted as failures. The chart takes it
     from an annotation of the pod. From 10 on, a worker that is stopped ends with exit code 75, not 143."""
 
+    counted_failures: int | None = Field(default=None, ge=0)
+    """Number of pods of this chunk that have failed before and were counted. With the uncounted ones it gives the
+    number of the attempt, which the report of the run shows. The chart takes it from an annotation of the pod."""
+
+    sample_pictures: bool = True
+    """Whether a chunk file holds a few small pictures of its images, 112 pixels wide, of which the merge makes the
+    contact sheet of the run's report: one of each chunk, more in a run of less than 24 chunks. Turn it off where no
+    copy of the images may be kept."""
+
     max_failure_ratio: float = Field(default=0.2, ge=0, le=1)
     """Largest share of a chunk's rows that may fail. Above it the chunk ends with exit code 65 and stores only
     the list of its failed images: so many failures mean a wrong list, or a source that is down. 2 to 5 % of Open
@@ -106,6 +115,11 @@ class ChunkSettings(RunSettings):
     def reasons_to_top_up(self) -> frozenset[Reason]:
         """Return the reasons for which a top-up computes an image again."""
         return frozenset(map(Reason, self.top_up_reasons.split(","))) if self.top_up_reasons else MAY_PASS
+
+    @property
+    def attempt(self) -> int | None:
+        """Return the number of this attempt at the chunk, from 1, None if it is not known."""
+        return None if self.counted_failures is None else self.counted_failures + self.uncounted_failures + 1
 
     @property
     def chunk_index(self) -> int:

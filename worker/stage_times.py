@@ -158,14 +158,27 @@ class StageTimes:
         The encoder should be busy all the time. While it is not, it waits for the model to load, or for squares. For
         missing squares the cause is the decoders if they are busy, else the event loop if it is busy, else the sources.
         """
-        spent = Snapshot(*(after - before for after, before in zip(now, since or Snapshot(), strict=True)))
+        spent = _between(since, now)
         wall = max(spent.wall, 1e-9)
         encoding = spent.encode_worked / wall
         if encoding >= ENCODE_BUSY:
             return Bottleneck("encode", min(1.0, encoding))
         if spent.model_waited > spent.encode_waited:
             return Bottleneck("start", spent.model_waited / wall)
-        waiting = spent.encode_waited / wall
+        return Bottleneck(self._squares_wait_for(spent), spent.encode_waited / wall)
+
+    def waits(self, now: Snapshot, *, since: Snapshot | None = None) -> dict[Stage, float]:
+        """Return for how many seconds the encoder waited between two snapshots, by the stage that it waited for."""
+        spent = _between(since, now)
+        return {"start": spent.model_waited, self._squares_wait_for(spent): spent.encode_waited}
+
+    def _squares_wait_for(self, spent: Snapshot) -> Stage:
+        wall = max(spent.wall, 1e-9)
         if spent.decode_worked >= DECODE_BUSY * (wall * self._decode_threads - spent.decode_waited):
-            return Bottleneck("decode", waiting)
-        return Bottleneck("loop" if spent.loop_worked >= LOOP_BUSY * wall else "fetch", waiting)
+            return "decode"
+        return "loop" if spent.loop_worked >= LOOP_BUSY * wall else "fetch"
+
+
+def _between(since: Snapshot | None, now: Snapshot) -> Snapshot:
+    """Return the seconds between two snapshots, or since the start without `since`."""
+    return Snapshot(*(after - before for after, before in zip(now, since or Snapshot(), strict=True)))

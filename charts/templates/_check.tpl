@@ -21,13 +21,18 @@
 {{- if and $values.tls.caBundle.configMap $values.tls.caBundle.secret }}
 {{- fail "tls.caBundle.configMap and tls.caBundle.secret are both set; choose one" }}
 {{- end }}
-{{- range $section := list "worker" "merge" }}
+{{- range $section := list "worker" "merge" "index" }}
 {{- range $field := list "sidecars" "extraInitContainers" }}
 {{- range index $values $section $field }}
-{{- if has .name (list "worker" "gate" "merger") }}
-{{- fail (printf "%s.%s has a container named %s; the chart's own containers are named worker, gate and merger, so choose another name" $section $field .name) }}
+{{- if has .name (list "worker" "gate" "merger" "indexer") }}
+{{- fail (printf "%s.%s has a container named %s; the chart's own containers are named worker, gate, merger and indexer, so choose another name" $section $field .name) }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- range $field := list "tag" "digest" }}
+{{- if and (get $values.image.index $field) (not $values.image.index.repository) }}
+{{- fail (printf "image.index.%s is set, but image.index.repository is not; set both for an image of its own, or neither for image.merge" $field) }}
 {{- end }}
 {{- end }}
 {{- if and $values.s3.existingSecret $values.s3.accessKeyId }}

@@ -63,7 +63,7 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
   "maxUrlBytes" "fetchConcurrency" "fetchConcurrencyPerHost" "connectTimeoutSeconds" "readTimeoutSeconds"
   "fetchTimeoutSeconds" "fetchAttempts" "retryAfterLimitSeconds" "sourcePatienceSeconds"
   "maxRatePerSite" "minRatePerSite" "siteRates" "slowSiteSeconds" "maxImageBytes" "maxInflightBytes" "verifyImageCertificates" "allowPrivateHosts" "userAgent"
-  "maxImagePixels" "decodeTimeoutSeconds" "maxFailureRatio" "checkpointSeconds" "progressSeconds")) }}
+  "maxImagePixels" "decodeTimeoutSeconds" "maxFailureRatio" "checkpointSeconds" "samplePictures" "progressSeconds")) }}
 {{- if $.Values.metrics.enabled }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}
 {{- end }}
@@ -72,22 +72,34 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
     fieldRef:
       apiVersion: v1
       fieldPath: metadata.annotations['batch.kubernetes.io/job-index-ignored-failure-count']
+- name: EMBEDDER_COUNTED_FAILURES
+  valueFrom:
+    fieldRef:
+      apiVersion: v1
+      fieldPath: metadata.annotations['batch.kubernetes.io/job-index-failure-count']
 - name: HF_HOME
   value: /tmp/huggingface
 {{- if not (or (eq $weights.source "hub") (contains "hf://" $.Values.manifest.uri)) }}
 - name: HF_HUB_OFFLINE
   value: "1"
 {{- end }}
+{{- include "embedder.env.cpus" (dict "resources" $worker.resources "container" "worker" "names"
+  (ternary (list "OMP_NUM_THREADS" "EMBEDDER_DECODE_THREADS") (list "OMP_NUM_THREADS") (kindIs "invalid" $worker.decodeThreads))) }}
+{{- end -}}
+
+{{/* Variables with the number of CPUs of a container, by its limit or else its request; none where it has neither. Takes
+resources, container and names. */}}
+{{- define "embedder.env.cpus" -}}
 {{- $cpu := "" }}
 {{- range $kind := list "requests" "limits" }}
-{{- if dig $kind "cpu" "" ($worker.resources | default dict) }}{{ $cpu = $kind }}{{ end }}
+{{- if dig $kind "cpu" "" ($.resources | default dict) }}{{ $cpu = $kind }}{{ end }}
 {{- end }}
 {{- if $cpu }}
-{{- range ternary (list "OMP_NUM_THREADS" "EMBEDDER_DECODE_THREADS") (list "OMP_NUM_THREADS") (kindIs "invalid" $worker.decodeThreads) }}
+{{- range .names }}
 - name: {{ . }}
   valueFrom:
     resourceFieldRef:
-      containerName: worker
+      containerName: {{ $.container }}
       resource: {{ $cpu }}.cpu
       divisor: "1"
 {{- end }}
@@ -100,10 +112,25 @@ the start of a reference and $$ as one $, so every $ is doubled. */}}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_ON_MISSING_CHUNKS" "value" (ternary "partial" "" (eq .Values.merge.onFailedChunks "partial"))) }}
 {{- include "embedder.env.settings" (dict "values" .Values.merge "names" (list
   "keepChunks" "verify" "verifyRows" "assembly" "mergeConcurrency" "progressSeconds")) }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_GPU_HOUR_PRICE" "value" .Values.gpuHourPrice) }}
 {{- end -}}
 
-{{/* The variables of the gate, with the names and the namespace of the Jobs that it reads. Takes root, and topUpJob where the
-merge follows a top-up. */}}
+{{/* The variables of the program that builds the index. Takes the root. */}}
+{{- define "embedder.env.indexer" -}}
+{{- $index := .Values.index }}
+{{- include "embedder.env.common" . }}
+{{- range $name := list "m" "efConstruction" "threads" "minRecall" "recallQueries" }}
+{{- include "embedder.env.variable" (dict "name" (printf "EMBEDDER_INDEX_%s" (snakecase $name | upper)) "value" (get $index $name)) }}
+{{- end }}
+{{- include "embedder.env.settings" (dict "values" $index "names" (list "progressSeconds")) }}
+- name: EMBEDDER_INDEX_FOLDER
+  value: /scratch
+{{- include "embedder.env.cpus" (dict "resources" $index.resources "container" "indexer" "names"
+  (ternary (list "OMP_NUM_THREADS" "EMBEDDER_INDEX_THREADS") (list "OMP_NUM_THREADS") (kindIs "invalid" $index.threads))) }}
+{{- end -}}
+
+{{/* The variables of the gate, with the names and the namespace of the Jobs that it reads. Takes root, topUpJob where the
+Job follows a top-up, and mergeJob in an index: the merge that it waits for. */}}
 {{- define "embedder.env.gate" -}}
 {{- $ := .root -}}
 {{- include "embedder.env.common" $ }}
@@ -112,7 +139,8 @@ merge follows a top-up. */}}
 - name: EMBEDDER_WORKER_JOB
   value: {{ include "embedder.worker.name" $ | quote }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_TOP_UP_JOB" "value" .topUpJob) }}
-{{- if $.Values.metrics.enabled }}
+{{- include "embedder.env.variable" (dict "name" "EMBEDDER_MERGE_JOB" "value" .mergeJob) }}
+{{- if and $.Values.metrics.enabled (not .mergeJob) }}
 {{- include "embedder.env.variable" (dict "name" "EMBEDDER_METRICS_PORT" "value" $.Values.metrics.port) }}
 {{- end }}
 - name: EMBEDDER_ON_FAILED_CHUNKS

@@ -43,6 +43,10 @@ characters leave room for "-rerun-<hash>-<index>". Where the name had to change,
 {{ include "embedder.prefix" . }}-merge
 {{- end -}}
 
+{{- define "embedder.index.name" -}}
+{{ include "embedder.prefix" . }}-index
+{{- end -}}
+
 {{/* The name that is given, else that of the ServiceAccount that the chart creates, else default. */}}
 {{- define "embedder.worker.serviceAccountName" -}}
 {{ .Values.worker.serviceAccount.name | default (ternary (include "embedder.worker.name" .) "default" .Values.worker.serviceAccount.create) }}
@@ -97,7 +101,7 @@ annotations:
 {{- end -}}
 
 {{/* The metadata of a Job. Kueue reads the names of its queue and its priority from labels of the Job. Takes root,
-component, name, job (.Values.worker or .Values.merge), checksum, and for a worker ownPod, as embedder.ownPod makes it. */}}
+component, name, job (.Values.worker, .Values.merge or .Values.index), checksum, and for a worker ownPod, as embedder.ownPod makes it. */}}
 {{- define "embedder.jobMetadata" -}}
 {{- $kueue := dict }}
 {{- $own := dict "checksum/template" .checksum }}
@@ -114,7 +118,7 @@ component, name, job (.Values.worker or .Values.merge), checksum, and for a work
   "annotations" (list .job.jobAnnotations $own)) }}
 {{- end -}}
 
-{{/* The reference of an image. Takes root and image: .Values.image.worker or .Values.image.merge. */}}
+{{/* The reference of an image. Takes root and image: an entry of .Values.image. */}}
 {{- define "embedder.image" -}}
 {{- $registry := get (.root.Values.global | default dict) "imageRegistry" | default .root.Values.image.registry -}}
 {{- $tag := .image.tag | default .root.Chart.AppVersion -}}

@@ -1,4 +1,5 @@
-{{/* A top-up: a Job like the worker Job that fetches failed images again, and a merge that follows it. */}}
+{{/* A top-up: a Job like the worker Job that fetches failed images again, a merge that follows it, and an
+index that follows the merge. */}}
 
 {{/* "true" if the release has a top-up. Takes the root. */}}
 {{- define "embedder.topUp.isWanted" -}}
@@ -13,17 +14,28 @@
 {{ include "embedder.topUp.name" . }}-merge
 {{- end -}}
 
-{{/* The names of the Jobs that the Role lets the gates read: the worker Job, and the top-ups that `embedder topup` may create
-(TOP_UPS in k8s/topup/job.py). A Role takes no pattern of names. Takes the root. */}}
+{{- define "embedder.topUp.indexName" -}}
+{{ include "embedder.topUp.name" . }}-index
+{{- end -}}
+
+{{/* The names of the Jobs that the Role lets the gates read: the worker Job, the top-ups that `embedder topup` may create
+(TOP_UPS in k8s/topup/job.py), and the merges that an index follows. A Role takes no pattern of names. Takes the root. */}}
 {{- define "embedder.watchedJobs" -}}
-{{- $names := list (include "embedder.worker.name" .) }}
+{{- $topUps := list }}
 {{- range untilStep 1 21 1 }}
-{{- $names = append $names (printf "%s-topup-%d" (include "embedder.prefix" $) .) }}
+{{- $topUps = append $topUps (printf "%s-topup-%d" (include "embedder.prefix" $) .) }}
 {{- end }}
 {{- if include "embedder.topUp.isWanted" . }}
-{{- $names = append $names (include "embedder.topUp.name" .) }}
+{{- $topUps = append $topUps (include "embedder.topUp.name" .) | uniq }}
 {{- end }}
-{{- uniq $names | toYaml }}
+{{- $names := concat (list (include "embedder.worker.name" .)) $topUps }}
+{{- if include "embedder.index.isWanted" . }}
+{{- $names = append $names (include "embedder.merge.name" .) }}
+{{- range $topUps }}
+{{- $names = append $names (printf "%s-merge" .) }}
+{{- end }}
+{{- end }}
+{{- toYaml $names }}
 {{- end -}}
 
 {{/* The number of chunks that a top-up looks at. Takes the root. */}}
@@ -76,6 +88,11 @@ rather a copy, and changes it. */}}
 {{ include "embedder.mergePodTemplate" (dict "root" . "component" "topup-merge" "topUpJob" (include "embedder.topUp.name" .)) }}
 {{- end -}}
 
+{{/* The pod template of the index that follows that merge. Takes the root. */}}
+{{- define "embedder.topUp.indexPodTemplate" -}}
+{{ include "embedder.indexPodTemplate" (dict "root" . "component" "topup-index" "mergeJob" (include "embedder.topUp.mergeName" .) "topUpJob" (include "embedder.topUp.name" .)) }}
+{{- end -}}
+
 {{/* Fail if an upgrade would change the pods of a top-up that exists, or take one that `embedder topup` has created. Takes the
 root. */}}
 {{- define "embedder.topUp.refuseChanged" -}}
@@ -84,6 +101,9 @@ root. */}}
 {{- $checksums := dict
   (include "embedder.topUp.name" .) (include "embedder.topUp.fixed" . | include "embedder.checksum")
   (include "embedder.topUp.mergeName" .) (include "embedder.topUp.mergePodTemplate" . | include "embedder.checksum") }}
+{{- if include "embedder.index.isWanted" . }}
+{{- $_ := set $checksums (include "embedder.topUp.indexName" .) (include "embedder.topUp.indexPodTemplate" . | include "embedder.checksum") }}
+{{- end }}
 {{- $remedy := printf "set topUp.attempt to a number that no top-up has (kubectl get jobs --namespace %s -l app.kubernetes.io/component=topup)" $namespace }}
 {{- range $job, $checksum := $checksums }}
 {{- $live := lookup "batch/v1" "Job" $namespace $job }}

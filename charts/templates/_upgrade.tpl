@@ -67,6 +67,9 @@ root. Without a connection to a cluster, as in `helm template`, no Job is found 
 {{- $checksums := dict
   (include "embedder.worker.name" .) (include "embedder.worker.fixed" . | include "embedder.checksum")
   (include "embedder.merge.name" .) (include "embedder.mergePodTemplate" (dict "root" . "component" "merge" "topUpJob" "") | include "embedder.checksum") }}
+{{- if include "embedder.index.isWanted" . }}
+{{- $_ := set $checksums (include "embedder.index.name" .) (include "embedder.index.podTemplate" . | include "embedder.checksum") }}
+{{- end }}
 {{- $namespace := .Release.Namespace }}
 {{- if .Values.check.enabled }}
 {{- $checksums = dict }}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import ChunkInvalid
+from common.format.chunk_times import Attempt, read_json
 from common.format.rows import check_norms
 from common.format.run_attributes import read_provenance, run_attributes
 from common.format.seal import open_sealed
@@ -48,6 +49,8 @@ class Checkpoint:
     vectors: Rows
     """(rows, dimensions) float32, each of L2 norm 1. They are read twice, one slice at a time."""
     provenance: Provenance
+    attempt: Attempt | None = None
+    """The attempt that wrote it, up to then. None in a checkpoint of an earlier version."""
 
 
 def rows_at_once(dimensions: int) -> int:
@@ -61,6 +64,8 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
         "chunk_index": checkpoint.index,
         "rows_requested": checkpoint.requested,
     }
+    if checkpoint.attempt is not None:
+        attributes["attempt"] = checkpoint.attempt.model_dump_json()
     columns: dict[str, Rows] = {"rows": checkpoint.rows, "embeddings": checkpoint.vectors}
     return b"".join(sealed_bytes(attributes, columns))
 
@@ -75,6 +80,7 @@ def read_checkpoint(data: bytes, *, name: str) -> Checkpoint:
         with open_sealed(file, name=name) as opened:
             provenance = read_provenance(opened)
             index, requested = int(opened.attrs["chunk_index"]), int(opened.attrs["rows_requested"])
+            attempt = read_json(Attempt, opened.attrs.get("attempt"))
             spans = {
                 "rows": find_span(opened, "rows", dtype=np.int64),
                 "embeddings": find_span(opened, "embeddings", dtype=np.float32, dimensions=2),
@@ -87,7 +93,9 @@ def read_checkpoint(data: bytes, *, name: str) -> Checkpoint:
     if np.any(np.diff(rows) <= 0) or np.any((rows < 0) | (rows >= requested)):
         raise ChunkInvalid(f"{name} has rows that do not ascend from 0 to {requested - 1}, as those of the chunk do")
     check_norms(vectors, name=name)
-    return Checkpoint(index=index, requested=requested, rows=rows, vectors=vectors, provenance=provenance)
+    return Checkpoint(
+        index=index, requested=requested, rows=rows, vectors=vectors, provenance=provenance, attempt=attempt
+    )
 
 
 def _content(data: bytes, span: DatasetSpan) -> memoryview:

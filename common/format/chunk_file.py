@@ -9,7 +9,8 @@ A seal at the start of the file (see common.format.seal) shows damage to the met
 damage to its rows.
 
 The datasets are contiguous and uncompressed, so that a vector is a byte range. The metadata usually lies in the first
-16 KiB: one ranged read returns everything but the rows. Longer metadata takes a second read.
+16 KiB: one ranged read returns everything but the rows. Longer metadata takes a second read. Attributes of the file
+say when and how the chunk was computed, for the report (see common.format.chunk_times).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from common.errors import ChunkInvalid, StoreUnavailable
+from common.format.chunk_times import read_pictures, read_times, times_attributes
 from common.format.rows import check_norms, slices, to_bytes_column
 from common.format.run_attributes import read_provenance, run_attributes
 from common.format.seal import READ_BYTES, open_sealed
@@ -34,12 +36,14 @@ if TYPE_CHECKING:
 
     import h5py
 
+    from common.format.chunk_times import ChunkTimes, SamplePicture
     from common.format.provenance import Provenance
     from common.format.reasons import Reason
     from common.format.rows import Rows
 
 METADATA_BYTES = READ_BYTES
-"""The number of bytes to read for everything but the rows. Usual metadata takes 8.8 KiB, long texts take more."""
+"""The number of bytes to read for everything but the rows. Usual metadata takes 8.8 KiB and a few KiB for each sample
+picture, so a second read may follow."""
 
 FAILURE_TEXTS = ("url", "id", "reason", "detail")
 """The fields of a failure that are texts."""
@@ -73,6 +77,8 @@ class Chunk:
     """(len(urls), dimensions) float32, rows of L2 norm 1. They are read several times, one slice at a time."""
     failures: Sequence[Failure]
     provenance: Provenance
+    times: ChunkTimes | None = None
+    pictures: Sequence[SamplePicture] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +96,9 @@ class ChunkHeader:
     created_at: str
     spans: dict[str, DatasetSpan] = field(repr=False)
     """The datasets by name: `urls`, `embeddings`, `ids` if the manifest has ids, `failures/url` and so on."""
+    times: ChunkTimes | None = field(default=None, repr=False)
+    """When and how it was computed. None in a file of an earlier version."""
+    pictures: Sequence[SamplePicture] = field(default=(), repr=False)
 
 
 def write_chunk(path: Path, chunk: Chunk) -> None:
@@ -111,6 +120,7 @@ def write_chunk(path: Path, chunk: Chunk) -> None:
         "rows_requested": len(chunk.urls) + len(chunk.failures),
         "rows_embedded": len(chunk.urls),
         "rows_failed": len(chunk.failures),
+        **times_attributes(chunk.times, chunk.pictures),
     }
     with written_file(path), path.open("wb") as file:
         file.writelines(sealed_bytes(attributes, columns))
@@ -196,6 +206,8 @@ def _header(file: h5py.File, *, size: int) -> ChunkHeader:
         program_version=str(attributes["program_version"]),
         created_at=str(attributes["created_at"]),
         spans=spans,
+        times=read_times(attributes),
+        pictures=read_pictures(attributes),
     )
     counts = {"embeddings": header.embedded, "urls": header.embedded, "ids": header.embedded}
     for name, span in spans.items():

@@ -110,13 +110,13 @@ def written_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def temporary_folder(purpose: str) -> Iterator[Path]:
-    """Give a new folder in TMPDIR, /tmp by default. It is removed after the block.
+def temporary_folder(purpose: str, place: Path | None = None) -> Iterator[Path]:
+    """Give a new folder in `place`, by default TMPDIR, which is /tmp by default. It is removed after the block.
 
     The folders that killed programs left for the same purpose are removed too. Raises ResourceExhausted when the disk
     is full or cannot be written, and SettingsError when TMPDIR is not a folder or this user may not write to it.
     """
-    place, prefix = _temporary_place(), f"embedder-{purpose}-"
+    place, prefix = place or _temporary_place(), f"embedder-{purpose}-"
     for other in place.glob(f"{prefix}*"):
         remove_if_left_over(other)
     with held(lambda: Path(tempfile.mkdtemp(prefix=prefix, dir=place))) as folder:

@@ -8,12 +8,26 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from common.errors import ChunkInvalid, StoreUnavailable
+from common.format.chunk_times import ChunkTimes
 from common.format.provenance import Provenance
 from common.indexes import parse_indexes
 from common.run.keys import SUMMARY_KEY
 
 if TYPE_CHECKING:
     from common.store.contract import ObjectStat, Store
+
+__all__ = [
+    "ChunkTimes",
+    "IndexSummary",
+    "Summary",
+    "Verification",
+    "read_summary",
+    "summary_bytes",
+    "write_summary",
+]
+
+MOST_CHUNK_TIMES = 5000
+"""Largest number of chunks whose times are in summary.json: every worker of a top-up reads it."""
 
 
 class Verification(BaseModel):
@@ -24,29 +38,6 @@ class Verification(BaseModel):
     mode: str
     """`sample` or `full`."""
     rows_compared: int
-
-
-class ChunkTimes(BaseModel):
-    """When and how a chunk was computed: what the worker leaves in its chunk file, for the report.
-
-    A time is in UTC, in ISO 8601. All numbers are of the attempt that wrote the chunk file.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    index: int
-    started_at: str
-    ended_at: str
-    attempt: int | None = None
-    """The number of the attempt, from 1. None where nobody told the worker."""
-    images: int = 0
-    """Number of images that this attempt embedded. Images of checkpoints and of an earlier chunk file do not count."""
-    device: str = ""
-    """The name of the device, as in `NVIDIA L4` or `cpu`."""
-    gpus: int = 0
-    """Number of GPUs that the worker held; 0 on CPUs."""
-    waited_seconds: dict[str, float] = {}
-    """For how long the encoder waited, in seconds, by what it waited for (see worker.stage_times)."""
 
 
 class IndexSummary(BaseModel):
@@ -68,6 +59,10 @@ class IndexSummary(BaseModel):
     """Number of sampled rows whose neighbours were compared."""
     ef_search: int
     """The value of `ef` with which the recall was measured."""
+    recall_at_10_unset_ef: float | None = None
+    """The recall of a search backend that sets no `ef`, so that hnswlib uses 10."""
+    sha256: str = ""
+    """The digest of the index."""
     seconds: float
     built_by: str
     """The version of the program."""
@@ -111,7 +106,14 @@ class Summary(BaseModel):
     seconds: float
     """Duration of the merge."""
     chunk_times: list[ChunkTimes] = []
-    """In the order of the indexes; without the chunks of earlier versions of this program."""
+    """In the order of the indexes; without the chunks of earlier versions of this program. Of a run with more chunks
+    than MOST_CHUNK_TIMES, some are left out."""
+    gpu_hours: float = 0
+    """Hours of GPUs of all chunks, their earlier attempts included as far as they are known. 0 on CPUs."""
+    gpu_hour_price: float = 0
+    """Price of a GPU for an hour, in any currency. 0: unknown."""
+    computing_seconds: float = 0
+    """Time in which at least one worker computed, in seconds. 0: unknown."""
     index: IndexSummary | None = None
     """The index beside the result, None until it is built."""
 
@@ -123,6 +125,22 @@ class Summary(BaseModel):
             self.table_digest,
             self.rows_embedded,
         )
+
+    @property
+    def cost(self) -> float | None:
+        """The price of all GPU hours, None where one of the two is unknown."""
+        return self.gpu_hours * self.gpu_hour_price or None
+
+    @property
+    def cost_per_million(self) -> float | None:
+        """The price of a million embedded images, None where it is unknown."""
+        cost = self.cost
+        return cost / self.rows_embedded * 1e6 if cost is not None and self.rows_embedded else None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Embedded images a second while at least one worker computed, None where it is unknown."""
+        return self.rows_embedded / self.computing_seconds if self.computing_seconds else None
 
     @field_validator("chunks_missing", "chunks_merged")
     @classmethod
@@ -152,6 +170,22 @@ def write_summary(store: Store, summary: Summary, *, replacing: ObjectStat | Non
     Raises ObjectExists when an object other than `replacing` is there, and StoreUnavailable when the stored object does
     not have the size of what was written.
     """
-    data = (json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+    data = summary_bytes(summary)
     if store.put_bytes(SUMMARY_KEY, data, overwrite=False, replacing=replacing).size != len(data):
         raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is not what was written")
+
+
+def summary_bytes(summary: Summary) -> bytes:
+    """Return the text of summary.json: each chunk's times take one line."""
+    fields = summary.model_dump(mode="json")
+    times = [json.dumps(each, ensure_ascii=False) for each in fields.pop("chunk_times")]
+    text = json.dumps(fields | {"chunk_times": []}, indent=2, ensure_ascii=False)
+    if times:
+        # The empty list is the end of the text, so it is not one that stands within a value.
+        listed = ",\n".join(f"    {each}" for each in times)
+        text = f'{text.removesuffix(_NO_TIMES)}"chunk_times": [\n{listed}\n  ]\n}}'
+    return f"{text}\n".encode()
+
+
+_NO_TIMES = '"chunk_times": []\n}'
+"""How summary.json ends without times."""

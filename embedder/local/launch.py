@@ -21,7 +21,7 @@ from embedder.local.display import open_display
 from embedder.local.finished_work import find_finished_work
 from embedder.local.local_run import LocalRun
 from embedder.local.outcome import JobFailed
-from embedder.local.programs import check_worker_libraries
+from embedder.local.programs import check_worker_libraries, own_name
 from embedder.local.progress import Phase, RunProgress
 from embedder.local.top_up import with_chunk_count_of_run
 
@@ -48,7 +48,10 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
         settings = with_chunk_count_of_run(settings, store)
     progress = RunProgress(settings.indexes, is_undivided=settings.chunk_count == 1)
     display = open_display(progress, sys.stderr)
-    errors, result = Console(stderr=True, highlight=False, soft_wrap=True), Console(highlight=False, soft_wrap=True)
+    errors, result = (
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True),
+        Console(highlight=False, markup=False, soft_wrap=True),
+    )
     if settings.model == "untrained":
         display.say("warning", "untrained", report.UNTRAINED, chunk=None)
     log_dir = _make_log_dir(settings)
@@ -74,7 +77,7 @@ def run_here(settings: LocalRunSettings, programs: Programs) -> int:
     finally:
         if not keep_logs:
             shutil.rmtree(log_dir, ignore_errors=True)
-    command = ["embedder", *sys.argv[1:]]
+    command = [own_name(), *sys.argv[1:]]
     if outcome.exit_code != ExitCode.OK:
         report.report_failures(errors, outcome, command, chunk_count=settings.chunk_count)
         return outcome.exit_code

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import ConfigError
@@ -19,7 +21,7 @@ _WORKER_REQUIREMENT = re.compile(r'([\w.-]+).*; extra == "worker"')
 
 @dataclass(frozen=True)
 class Programs:
-    """The commands of the worker, the merger, the worker's check and the listing.
+    """The commands of the worker, the merger, the worker's check, the listing, the index program and the query program.
 
     Python's option -P keeps a file `worker.py` in the caller's folder from being run in place of the worker.
     """
@@ -28,6 +30,8 @@ class Programs:
     merger: Sequence[str] = (sys.executable, "-P", "-m", "merger")
     check: Sequence[str] = (sys.executable, "-P", "-m", "worker.check")
     listing: Sequence[str] = (sys.executable, "-P", "-m", "worker.listing")
+    index: Sequence[str] = (sys.executable, "-P", "-m", "results.index")
+    query: Sequence[str] = (sys.executable, "-P", "-m", "worker.query")
 
 
 class LibrariesMissing(ConfigError):
@@ -47,6 +51,16 @@ def check_worker_libraries(command: str = "embedder run") -> None:
             f"{', '.join(missing)}; install the embedder with its extra `worker`: run uv tool install '.[worker]' in "
             "the folder of its source code"
         )
+
+
+def own_name() -> str:
+    """Return the word with which people start this program: `embedder`, or its path where the name is not on PATH.
+
+    `make run` installs it into .venv, where no shell finds it.
+    """
+    started = Path(sys.argv[0])
+    is_on_path = started.name != "embedder" or not started.is_file() or shutil.which("embedder")
+    return "embedder" if is_on_path else sys.argv[0]
 
 
 def _is_installed(distribution: str) -> bool:

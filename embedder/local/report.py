@@ -10,8 +10,10 @@ from rich.text import Text
 from common.errors import ExitCode, StoreUnavailable
 from common.exit_policy import Action, action_for
 from common.format.reasons import REASON_HELP, Reason
-from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.run.cost import describe_spent
+from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from common.run.summary import read_summary
+from embedder.local.programs import own_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -43,6 +45,8 @@ def report_result(console: Console, store: Store, *, skipped: str, untrained: bo
         raise StoreUnavailable(f"{store.location(SUMMARY_KEY)} is missing right after the merge; check the store")
     result = store.location(RESULT_KEY)
     console.print(f"{summary.rows_embedded:,} of {summary.rows_requested:,} images embedded", style="bold green")
+    if spent := describe_spent(summary):
+        console.print(f"  {spent}")
     for reason, count in sorted(summary.failures_by_reason.items(), key=lambda each: -each[1]):
         help_text = REASON_HELP[Reason(reason)] if reason in set(Reason) else "a reason of another version"
         console.print(f"  {count:,} {reason}: {help_text}", style="yellow")
@@ -53,18 +57,30 @@ def report_result(console: Console, store: Store, *, skipped: str, untrained: bo
     console.print(f"\nvectors   {result}")
     if summary.rows_failed:
         console.print(f"failures  {store.location(FAILURES_KEY)}")
-    console.print(f"summary   {store.location(SUMMARY_KEY)}\n")
+    console.print(f"summary   {store.location(SUMMARY_KEY)}")
+    if store.stat(REPORT_KEY) is not None:
+        console.print(f"report    {store.location(REPORT_KEY)}")
     local = result
     if store.uri.startswith("s3://"):
         local = RESULT_KEY
-        console.print(f"To open it, download it with `aws s3 cp {shlex.quote(result)} .` and run in Python:\n")
+        console.print(f"\nTo open it, download it with `aws s3 cp {shlex.quote(result)} .` and run in Python:\n")
     else:
-        console.print("To open it in Python:\n")
+        console.print("\nTo open it in Python:\n")
     console.print(f"  import h5py; result = h5py.File({local!r})", style="cyan")
     console.print('  print(result["urls"][0].decode(), result["embeddings"][0])', style="cyan")
+    _report_commands(console, store, untrained=untrained)
     if untrained:
         warn_untrained(console)
     return summary.failures_by_reason
+
+
+def _report_commands(console: Console, store: Store, *, untrained: bool) -> None:
+    """Print the commands that search the result and show it."""
+    embedder, run = shlex.quote(own_name()), shlex.quote(store.uri)
+    note = "  # with these weights, answers mean nothing" if untrained else ""
+    console.print("\nTo search it, and to look at it in a browser:\n")
+    console.print(f'  {embedder} search {run} "two dogs on a beach"{note}', style="cyan")
+    console.print(f"  {embedder} explore {run}", style="cyan")
 
 
 def report_top_up(

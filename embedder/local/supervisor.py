@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LONGEST_PAUSE_SECONDS = 60
 """The longest pause before an attempt, in seconds."""
 
+COUNTED_FAILURES = "EMBEDDER_COUNTED_FAILURES"
+"""The variable that tells a worker how many attempts at its chunk have failed before it."""
+
 _LAST_WORDS = frozenset(get_args(Event))
 
 
@@ -69,7 +72,8 @@ class Supervisor:
             async with self._slots:
                 listener.on_start()
                 log_path = self._log_dir / f"{part}-attempt-{attempt}.log"
-                ending = await self._attempt(command, environment, log_path=log_path, on_line=listener.on_line)
+                told = environment if chunk is None else {**environment, COUNTED_FAILURES: str(attempt - 1)}
+                ending = await self._attempt(command, told, log_path=log_path, on_line=listener.on_line)
             if action_for(ending.exit_code) is not Action.RETRY or attempt == self._policy.attempts:
                 return ending
             listener.on_retry()

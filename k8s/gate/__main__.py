@@ -1,5 +1,6 @@
 """python -m k8s.gate: waits until a run can be merged. It is the init container of the merge Job.
 
+`python -m k8s.gate index` waits for the finished run. It is the init container of the index Job.
 `python -m k8s.gate report` checks the finished result instead, or says how far the run is. `helm test` runs it.
 """
 
@@ -15,6 +16,7 @@ from common.metrics_server import serve_metrics
 from common.process import program
 from common.settings import read_settings
 from common.store import open_store
+from k8s.gate.finished_run import FinishedRunGate
 from k8s.gate.gate import AllChunksPresent, Gate, MergeWithout
 from k8s.gate.metrics import GateMetrics
 from k8s.gate.settings import GateSettings
@@ -22,6 +24,7 @@ from k8s.gate.top_up import wait_for_top_up
 from k8s.gate.watch import WorkerWatch
 
 if TYPE_CHECKING:
+    from common.run.state import FinishedRun
     from common.store.contract import Store
     from k8s.gate.gate import Opening
     from k8s.gate.report import SoundResult
@@ -35,13 +38,15 @@ def main() -> program.Finished:
     match sys.argv[1:]:
         case []:
             return program.Finished(describe_opening(wait(settings, store, watch)))
+        case ["index"]:
+            return program.Finished(describe_finished(FinishedRunGate(settings, store).wait()))
         case ["report"]:
             # A gate waits for days, and HDF5 and NumPy would stay in its memory.
             from k8s.gate.report import report  # noqa: PLC0415
 
             return program.Finished(describe_result(report(store, settings, watch)))
         case other:
-            raise SettingsError(f"python -m k8s.gate takes `report` or no argument, not {' '.join(other)}")
+            raise SettingsError(f"python -m k8s.gate takes `index`, `report` or no argument, not {' '.join(other)}")
 
 
 def wait(settings: GateSettings, store: Store, watch: WorkerWatch) -> Opening:
@@ -61,6 +66,10 @@ def describe_opening(opening: Opening) -> str:
         case MergeWithout(missing, count):
             there = f"{count - len(missing)} of {count} chunks are there"
             return f"{there}; they are merged without chunks {brief_indexes(missing)}"
+
+
+def describe_finished(finished: FinishedRun) -> str:
+    return f"the run is finished: {finished.summary.rows_embedded} rows can be indexed"
 
 
 def describe_result(result: SoundResult) -> str:

@@ -21,6 +21,10 @@ class GateSettings(RunSettings):
     chunks are there while a top-up fetches some of their images again, and the run may be finished. Empty: this merge
     follows no top-up."""
 
+    merge_job: str = ""
+    """The name of the merge Job that an index follows. `python -m k8s.gate index` waits until this Job has ended and
+    the run is finished. Empty for the gate of a merge."""
+
     on_failed_chunks: Literal["wait", "fail", "partial"] = "wait"
     """What to do when the worker Job has ended and chunks are missing. `wait` names them and the command that computes
     them again, and continues when they are in the store. `fail` ends with exit code 65. `partial` merges the chunks

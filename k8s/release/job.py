@@ -20,12 +20,20 @@ CHUNK_INDEXES = "EMBEDDER_CHUNK_INDEXES"
 CHUNK_COUNT = "EMBEDDER_CHUNK_COUNT"
 RUN_URI = "EMBEDDER_RUN_URI"
 ON_MISSING_CHUNKS = "EMBEDDER_ON_MISSING_CHUNKS"
+GPU_HOUR_PRICE = "EMBEDDER_GPU_HOUR_PRICE"
 TOP_UP = "EMBEDDER_TOP_UP"
 TOP_UP_REASONS = "EMBEDDER_TOP_UP_REASONS"
 TOP_UP_JOB = "EMBEDDER_TOP_UP_JOB"
 """The variable of a gate with the name of the top-up that it waits for."""
 
-WITHOUT_CHUNKS = {Component.MERGE, Component.TOPUP_MERGE, Component.CHECK}
+MERGE_JOB = "EMBEDDER_MERGE_JOB"
+"""The variable of an index's gate with the name of the merge that it waits for."""
+
+WITHOUT_CHUNKS = {
+    *(Component.MERGE, Component.TOPUP_MERGE),
+    *(Component.INDEX, Component.TOPUP_INDEX),
+    Component.CHECK,
+}
 """The Jobs whose pods compute no chunk."""
 
 
@@ -46,14 +54,14 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The worker Job, a rerun, a top-up or a merge Job."""
+    """The worker Job, a rerun, a top-up, a merge Job or an index Job."""
 
     name: str
     component: str
     created: str
     run: Run
     chunks: tuple[int, ...]
-    """The chunk of each index, in ascending order; empty for a merge."""
+    """The chunk of each index, in ascending order; empty for a merge and an index."""
     completed: frozenset[int]
     """The chunks that the Job has completed."""
     failed: frozenset[int]

@@ -38,3 +38,7 @@ class Component(StrEnum):
     TOPUP = "topup"
     TOPUP_MERGE = "topup-merge"
     """The merge that follows a top-up."""
+    INDEX = "index"
+    """The Job that builds the index of the result."""
+    TOPUP_INDEX = "topup-index"
+    """The index that follows a top-up's merge."""

@@ -1,8 +1,10 @@
-"""A pod of a release, read from the API's object: one attempt at a chunk, or at the merge."""
+"""A pod of a release, read from the API's object: one attempt at a chunk, at the merge, or at the index."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ExitCode
@@ -22,7 +24,7 @@ OUT_OF_MEMORY = "OOMKilled"
 _OTHER_COUNTS = {"images", "of", "failed", "listed"}
 """The counts of a worker's last word that are not numbers of failed images by reason."""
 
-CONTAINERS = {"worker", "gate", "merger"}
+CONTAINERS = {"worker", "gate", "merger", "indexer"}
 """Names of the containers that run this project's programs. A service mesh or the chart's values add others."""
 
 
@@ -59,7 +61,7 @@ class Pod:
     job: str
     component: str
     chunk: int | None
-    """None for the pods of the merge."""
+    """None for the pods of the merge and of the index."""
     created: str
     phase: str
     """Pending, Running, Succeeded, Failed or Unknown."""
@@ -75,6 +77,18 @@ class Pod:
     """The counts of the program's last word; see LastWord."""
     retries: int
     """Number of earlier attempts at the same index."""
+    gpus: int = 0
+    """Number of GPUs, or of slices or shares of one, that the pod holds."""
+    started: datetime | None = None
+    """When the container began that runs or has ended last. None where none has begun."""
+    finished: datetime | None = None
+    """When it ended, None where it runs."""
+
+    def seconds(self, now: datetime) -> float:
+        """Return for how long the container has run, 0 where the cluster does not say it."""
+        if self.started is None or (self.finished is None and not self.is_running):
+            return 0.0
+        return max(0.0, ((self.finished or now) - self.started).total_seconds())
 
     @property
     def failed_images(self) -> dict[str, int]:
@@ -120,7 +134,28 @@ def pod_from(found: Object, job: Job) -> Pod:
         end=PodEnd(phase, exit_code, ended_by, word.message, word.error, rejected_by) if has_ended else None,
         counts=word.counts,
         retries=sum(int(annotations.get(key) or 0) for key in FAILURE_COUNTS),
+        gpus=_gpus(found),
+        started=_time((current.get("state") or {}).get("running", terminated).get("startedAt")),
+        finished=None if is_running else _time(terminated.get("finishedAt")),
     )
+
+
+def _gpus(pod: Object) -> int:
+    """Return the number of GPUs in the limits of the pod's containers. A resource is one by its name."""
+    limits = [(each.get("resources") or {}).get("limits") or {} for each in pod["spec"]["containers"]]
+    amounts = [amount for each in limits for name, amount in each.items() if _GPU.search(name)]
+    return sum(int(amount) for amount in amounts if str(amount).isdecimal())
+
+
+_GPU = re.compile(r"/(?:gpu|mig-)")
+"""Found in the names of GPUs: nvidia.com/gpu, nvidia.com/gpu.shared, nvidia.com/mig-1g.10gb, amd.com/gpu."""
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text)) if text else None
+    except ValueError:
+        return None
 
 
 def _current(containers: list[Object], *, default: str) -> Object:

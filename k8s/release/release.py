@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,16 +43,19 @@ class Pods(NamedTuple):
     """Number of pods that may exist and were not read: some of those that have ended. 0: all were read."""
 
 
-class TopUpJobs(NamedTuple):
-    """A top-up, and the merge that follows it."""
+@dataclass(frozen=True)
+class TopUpJobs:
+    """A top-up, the merge that follows it, and the index that follows the merge."""
 
     job: Job
     merge: Job | None
     """None where there is no such Job."""
+    index: Job | None = None
+    """None where there is no such Job."""
 
     @property
     def has_ended(self) -> bool:
-        return bool(self.job.end) and (self.merge is None or bool(self.merge.end))
+        return bool(self.job.end) and all(bool(job.end) for job in (self.merge, self.index) if job is not None)
 
 
 class Release:
@@ -70,6 +74,8 @@ class Release:
         self.objects = {job.name: each for job, each in found}
         """The API's object of each Job, by name."""
         self.merge = next((job for job in self.jobs if job.component == Component.MERGE), None)
+        self.index = next((job for job in self.jobs if job.component == Component.INDEX), None)
+        """The Job that builds the index of the result, None where the release has none."""
         self.worker = self._worker()
         """The worker Job. Where it no longer exists, it is made from the merge Job, and `is_gone`."""
         # A rerun can outlive the worker Job from which it was made. A new worker Job may then belong to another run.
@@ -79,10 +85,13 @@ class Release:
         self.computing_jobs = [job for job in self.embedding_jobs if job.component != Component.TOPUP]
         """Those that compute chunks for the first time or again: the worker Job and reruns."""
         self.top_ups = [
-            TopUpJobs(job, next((each for each in self.jobs if each.name == f"{job.name}-merge"), None))
+            TopUpJobs(job, self._named(f"{job.name}-merge"), self._named(f"{job.name}-index"))
             for job in self.embedding_jobs
             if job.component == Component.TOPUP
         ]
+
+    def _named(self, name: str) -> Job | None:
+        return next((job for job in self.jobs if job.name == name), None)
 
     def _worker(self) -> Job:
         workers = [job for job in self.jobs if job.component == Component.WORKER]
@@ -168,6 +177,12 @@ class Release:
             labels = f"{JOB_NAME_LABEL}={job.name},{INDEX_LABEL}={job.index_of(chunk)}"
             pods += [pod_from(each, job) for each in self.cluster.pods(labels=labels)]
         return _oldest_first(pods)
+
+    def pods_of(self, jobs: Iterable[Job]) -> list[Pod]:
+        """Return all pods of the Jobs, oldest first."""
+        return _oldest_first(
+            pod_from(each, job) for job in jobs for each in self.cluster.pods(labels=f"{JOB_NAME_LABEL}={job.name}")
+        )
 
     def all_pods(self) -> Pods:
         """Return the pods of all Jobs. Of a large release, only some of the pods that have ended are read."""

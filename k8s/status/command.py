@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from enum import StrEnum
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from common.errors import ClusterUnavailable
+from common.errors import ClusterUnavailable, SettingsError
 from common.logs import redact_urls
 from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
 from k8s.release.release import Release
@@ -60,18 +61,33 @@ def status(
             "It has the chunks of Jobs that no longer exist.",
         ),
     ] = False,
+    gpu_hour_price: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-hour-price",
+            metavar="AMOUNT",
+            min=0,
+            envvar="EMBEDDER_GPU_HOUR_PRICE",
+            show_envvar=False,
+            help="What an hour of one GPU costs, in any currency.\n\n"
+            "[dim]default: EMBEDDER_GPU_HOUR_PRICE, or the chart's gpuHourPrice[/dim]",
+        ),
+    ] = None,
     release: ReleaseOption = "embedder",
     namespace: NamespaceOption = "",
     context: ContextOption = "",
 ) -> None:
     """Show how far a run in the cluster is.
 
-    The screen shows chunks, images, rate, failures and the merge, and suggests the next commands.
+    The screen shows chunks, images, rate, GPU hours and their cost, failures and the merge, and suggests the next
+    commands.
     """
+    if gpu_hour_price is not None and not math.isfinite(gpu_hour_price):
+        raise SettingsError(f"--gpu-hour-price is {gpu_hour_price}; give an amount, as in 0.71")
     cluster = open_cluster(namespace=namespace, context=context)
 
     def read() -> Status:
-        return read_status(Release(cluster, release), look_into_store=store)
+        return read_status(Release(cluster, release), look_into_store=store, gpu_hour_price=gpu_hour_price)
 
     if watch:
         _watch(read, output)

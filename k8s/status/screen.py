@@ -16,12 +16,14 @@ from k8s.status.wording import (
     describe_failed_images,
     describe_failure,
     describe_images,
+    describe_index,
     describe_may_pass,
     describe_merge,
     describe_node,
     describe_note,
     describe_pending,
     describe_site,
+    describe_spending,
     describe_top_up,
     failures_file,
 )
@@ -87,6 +89,7 @@ def as_json(status: Status) -> str:
                 for group in each.failures
             ],
             "merge": describe_merge(each.merge),
+            "index": describe_index(each.index) if each.index is not None else None,
             "has_ended": each.has_ended,
         }
         for each in status.top_ups
@@ -102,6 +105,8 @@ def as_json(status: Status) -> str:
                 for state, found in _states(status.chunks)
             },
             "images": asdict(status.images),
+            "spending": asdict(status.spending)
+            | {"cost": status.spending.cost, "cost_per_million": status.spending.cost_per_million},
             "retries": status.retries,
             "pending": pending,
             "failures": failures,
@@ -110,6 +115,7 @@ def as_json(status: Status) -> str:
             "top_ups": top_ups,
             "may_pass": status.may_pass,
             "merge": describe_merge(status.merge),
+            "index": describe_index(status.index) if status.index is not None else None,
             "is_finished": status.is_finished,
             "has_ended": status.has_ended,
             "next": status.next,
@@ -129,6 +135,8 @@ def as_screen(status: Status) -> RenderableType:
         if found:
             rows.add_row("", Text(f"{len(found):>7,} {state:<8}", style=STATES[state]).append(brief_indexes(found)))
     rows.add_row("images", _text(describe_images(status.images)))
+    if spent := describe_spending(status.spending):
+        rows.add_row("spent", _text(spent))
     if status.retries:
         rows.add_row("retries", f"{status.retries:,}")
     _add_sentences(rows, "pending", [_pending(group) for group in status.pending], style="yellow")
@@ -136,6 +144,8 @@ def as_screen(status: Status) -> RenderableType:
     _add_sentences(rows, "nodes", [describe_node(node) for node in status.nodes], style="red")
     _add_sentences(rows, "slow sites", [describe_site(site) for site in status.slow_sites], style="yellow")
     rows.add_row("merge", _text(describe_merge(status.merge)))
+    if status.index is not None:
+        rows.add_row("index", _text(describe_index(status.index)))
     for top_up in status.top_ups:
         rows.add_row("top-up", _text(describe_top_up(top_up)))
         _add_sentences(rows, "", [_failed(group, status.run_uri) for group in top_up.failures], style="red")

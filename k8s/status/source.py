@@ -13,9 +13,10 @@ from common.store import open_store
 from k8s.release.cause import Cause
 from k8s.release.labels import Component
 from k8s.status.chunks import count_retries, sort_chunks
+from k8s.status.gated_job import GatedJob, GatedPhase
 from k8s.status.images import Progress, count_images
-from k8s.status.merge import Merge, MergePhase
 from k8s.status.slow_sites import find_slow_sites
+from k8s.status.spending import count_spending
 from k8s.status.suggestions import suggest
 from k8s.status.top_ups import TopUp, last_topup_failures
 from k8s.status.troubles import (
@@ -50,9 +51,15 @@ TAIL_LINES = 20
 PARALLEL_TAILS = 10
 """Number of logs that are read at the same time."""
 
+GATED = {Component.MERGE, Component.TOPUP_MERGE, Component.INDEX, Component.TOPUP_INDEX}
+"""The Jobs whose pods begin with the gate."""
 
-def read_status(release: Release, *, look_into_store: bool = False) -> Status:
-    """Return the state of the run. Raises the errors of the cluster and (with `look_into_store`) of the store."""
+
+def read_status(release: Release, *, look_into_store: bool = False, gpu_hour_price: float | None = None) -> Status:
+    """Return the state of the run. Without a price of a GPU hour, it is that of the merge Job.
+
+    Raises the errors of the cluster and (with `look_into_store`) of the store.
+    """
     notes: list[Note] = []
     pods, unread = release.all_pods()
     if unread:
@@ -84,10 +91,10 @@ def read_status(release: Release, *, look_into_store: bool = False) -> Status:
     retries = max(count_retries(embedding), sum(job.retries for job in release.embedding_jobs))
     images = count_images(chunks, embedding, progress, is_sample=bool(unread))
     may_pass = _may_pass(store) if store is not None else None
-    merges = {
-        job.name: _merge(release, job, [pod for pod in pods if pod.job == job.name], notes)
+    gated = {
+        job.name: _gated(release, job, [pod for pod in pods if pod.job == job.name], notes)
         for job in release.jobs
-        if job.component in {Component.MERGE, Component.TOPUP_MERGE}
+        if job.component in GATED
     }
     return Status(
         release=release.name,
@@ -95,16 +102,24 @@ def read_status(release: Release, *, look_into_store: bool = False) -> Status:
         run_uri=redact_urls(run_uri),
         chunks=chunks,
         images=images,
+        spending=count_spending(
+            release,
+            pods,
+            price=gpu_hour_price,
+            images=max(0, (images.settled or 0) - (images.failed or 0)),
+            unread=unread,
+        ),
         retries=retries,
         pending=pending,
         failures=group_failures(release.computing_jobs, failures, last_lines),
         nodes=nodes,
         slow_sites=find_slow_sites(tails.values()),
-        top_ups=[_top_up(each, pods, last_lines, merges) for each in _shown_top_ups(release)],
+        top_ups=[_top_up(each, pods, last_lines, gated) for each in _shown_top_ups(release)],
         may_pass=may_pass or {},
-        merge=merges[release.merge.name] if release.merge is not None else Merge(MergePhase.WITHOUT_JOB),
+        merge=gated[release.merge.name] if release.merge is not None else GatedJob(GatedPhase.WITHOUT_JOB),
+        index=gated[release.index.name] if release.index is not None else None,
         is_finished=release.merge is not None and release.merge.is_complete,
-        has_ended=(release.merge is None or release.merge.end is not None)
+        has_ended=all(job.end is not None for job in (release.merge, release.index) if job is not None)
         and all(each.has_ended for each in release.top_ups),
         next=suggest(
             release,
@@ -135,14 +150,15 @@ def _shown_top_ups(release: Release) -> list[TopUpJobs]:
     return [each for each in release.top_ups if not each.has_ended or each is release.top_ups[-1]]
 
 
-def _top_up(jobs: TopUpJobs, pods: list[Pod], last_lines: dict[str, str], merges: dict[str, Merge]) -> TopUp:
+def _top_up(jobs: TopUpJobs, pods: list[Pod], last_lines: dict[str, str], gated: dict[str, GatedJob]) -> TopUp:
     job = jobs.job
     running = {pod.chunk for pod in pods if pod.job == job.name and pod.is_running and pod.chunk is not None}
     return TopUp(
         job=job,
         running=frozenset(running) & job.pending,
         failures=tuple(group_failures([job], last_topup_failures(jobs, pods), last_lines)),
-        merge=merges[jobs.merge.name] if jobs.merge is not None else Merge(MergePhase.WITHOUT_JOB),
+        merge=gated[jobs.merge.name] if jobs.merge is not None else GatedJob(GatedPhase.WITHOUT_JOB),
+        index=gated[jobs.index.name] if jobs.index is not None else None,
         has_ended=jobs.has_ended,
     )
 
@@ -205,17 +221,17 @@ def _event_time(event: dict[str, object]) -> str:
     return str(last or event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
-def _merge(release: Release, job: Job, pods: list[Pod], notes: list[Note]) -> Merge:
+def _gated(release: Release, job: Job, pods: list[Pod], notes: list[Note]) -> GatedJob:
     last = pods[-1] if pods else None
     end = last.end if last is not None else None
     if job.end:
-        return Merge(MergePhase.COMPLETE if job.is_complete else MergePhase.FAILED, end=end, cause=job.cause)
+        return GatedJob(GatedPhase.COMPLETE if job.is_complete else GatedPhase.FAILED, end=end, cause=job.cause)
     if last is None:
-        return Merge(MergePhase.WITHOUT_POD)
+        return GatedJob(GatedPhase.WITHOUT_POD)
     if last.obstacle is not None:
-        return Merge(MergePhase.STUCK, cause=last.obstacle)
+        return GatedJob(GatedPhase.STUCK, cause=last.obstacle)
     if last.is_running:
         tail = _tails(release.cluster, [last], notes).get(last.name)
-        phase = MergePhase.WAITING if last.container == "gate" else MergePhase.MERGING
-        return Merge(phase, last_line=tail[-1] if tail else "")
-    return Merge(MergePhase.STARTING, end=end)
+        phase = GatedPhase.WAITING if last.container == "gate" else GatedPhase.WORKING
+        return GatedJob(phase, last_line=tail[-1] if tail else "")
+    return GatedJob(GatedPhase.STARTING, end=end)

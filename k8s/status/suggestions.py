@@ -63,10 +63,20 @@ def suggest(
         commands.append(f"embedder status {flags} --store")
     if pending and pending[0].pods:
         commands.append(f"kubectl describe pod {pending[0].pods[0]} -n {namespace}")
-    if merge is not None and merge.has_failed:
-        commands.append(f"kubectl logs job/{merge.name} -n {namespace} --all-containers --tail=-1")
+    commands += _about_failures(release)
     if merge is not None and merge.is_complete and is_in_bucket:
         commands.append(f"aws s3 cp {run_uri.rstrip('/')}/{RESULT_KEY} .")
+    return commands
+
+
+def _about_failures(release: Release) -> list[str]:
+    """Return the commands that show why the merge or the index has failed."""
+    commands = []
+    if release.merge is not None and release.merge.has_failed:
+        job, namespace = release.merge.name, release.cluster.namespace
+        commands.append(f"kubectl logs job/{job} -n {namespace} --all-containers --tail=-1")
+    if release.index is not None and release.index.has_failed:
+        commands.append(f"embedder logs --index {release.flags()}")
     return commands
 
 

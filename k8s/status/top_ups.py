@@ -1,4 +1,4 @@
-"""The top-ups of a run: how many of their chunks are done, and what their merges do."""
+"""The top-ups of a run: how many of their chunks are done, and what their merges and indexes do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from k8s.release.job import Job
     from k8s.release.pod import Pod
     from k8s.release.release import TopUpJobs
-    from k8s.status.merge import Merge
+    from k8s.status.gated_job import GatedJob
     from k8s.status.troubles import FailedChunks
 
 
@@ -22,9 +22,11 @@ class TopUp:
     """The chunks whose pods run."""
     failures: tuple[FailedChunks, ...]
     """Its failed chunks by cause. Their earlier rows stay as they were."""
-    merge: Merge
+    merge: GatedJob
+    index: GatedJob | None
+    """None where the top-up has no index Job."""
     has_ended: bool
-    """Whether neither the top-up nor its merge goes on."""
+    """Whether neither the top-up nor its merge nor its index goes on."""
 
 
 def last_topup_failures(jobs: TopUpJobs, pods: Sequence[Pod]) -> dict[int, Pod | None]:

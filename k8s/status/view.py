@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from common.errors import EmbedderError
     from k8s.status.chunks import Chunks
+    from k8s.status.gated_job import GatedJob
     from k8s.status.images import Images
-    from k8s.status.merge import Merge
     from k8s.status.slow_sites import SlowSite
+    from k8s.status.spending import Spending
     from k8s.status.top_ups import TopUp
     from k8s.status.troubles import FailedChunks, PendingPods, RejectingNode
 
@@ -60,6 +61,7 @@ class Status:
     """The address of the run, without secrets."""
     chunks: Chunks
     images: Images
+    spending: Spending
     retries: int
     pending: list[PendingPods]
     failures: list[FailedChunks]
@@ -71,7 +73,9 @@ class Status:
     may_pass: dict[str, int]
     """Number of failed images by reason, for reasons that may pass, as summary.json has them. Empty where the store was
     not looked into, or the run is not finished."""
-    merge: Merge
+    merge: GatedJob
+    index: GatedJob | None
+    """None where the release has no index Job."""
     is_finished: bool
     """Whether the merge is complete."""
     has_ended: bool

@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.durations import format_duration
-from common.logs import parse_line, printable, redact_urls
+from common.logs import INDEX_PROGRESS, INDEX_STEP, parse_line, printable, redact_urls
+from common.run.cost import describe_gpu_hours, describe_pace
 from common.run.keys import chunk_failures_key
 from k8s.release.cause import Cause
 from k8s.release.wording import describe_end
-from k8s.status.merge import MergePhase
+from k8s.status.gated_job import GatedPhase
 from k8s.status.troubles import GivenUp, InNoJob, NotComputed, PodFailed, Suspended
 from k8s.status.view import EventsUnread, LogsUnread, PodsUnread, WorkerGone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from k8s.status.gated_job import GatedJob
     from k8s.status.images import Images
-    from k8s.status.merge import Merge
     from k8s.status.slow_sites import SlowSite
+    from k8s.status.spending import Spending
     from k8s.status.top_ups import TopUp
     from k8s.status.troubles import FailedImages, Failure, RejectingNode
     from k8s.status.view import Note
@@ -41,6 +43,18 @@ def describe_images(images: Images) -> str:
     return " · ".join(parts)
 
 
+def describe_spending(spending: Spending) -> str:
+    """Return GPU hours, cost and the pace of a finished run; empty where none of them is known."""
+    parts = []
+    if spending.images_per_s is not None:
+        parts.append(describe_pace(spending.images_per_s))
+    if spending.gpu_hours is not None:
+        about = "about " if spending.is_estimate else ""
+        hours = describe_gpu_hours(spending.gpu_hours, price=spending.gpu_hour_price, images=spending.images)
+        parts.append(f"{about}{hours}")
+    return ", ".join(parts)
+
+
 def describe_site(site: SlowSite) -> str:
     by = f"by {site.workers:,} workers, " if site.workers > 1 else ""
     done = f", done in {format_duration(site.done_in_s)}" if site.done_in_s is not None else ""
@@ -48,7 +62,7 @@ def describe_site(site: SlowSite) -> str:
 
 
 def describe_top_up(top_up: TopUp) -> str:
-    """Return how far the top-up is, and what the merge that follows it does."""
+    """Return how far the top-up is, and what the merge and the index that follow it do."""
     job = top_up.job
     counts = {
         "done": len(job.completed),
@@ -58,7 +72,8 @@ def describe_top_up(top_up: TopUp) -> str:
     }
     states = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count or state == "done")
     chunks = f"{states} of {len(job.chunks):,} chunk{'' if len(job.chunks) == 1 else 's'}"
-    return f"{job.name}: {chunks} · merge {describe_merge(top_up.merge)}"
+    index = f" · index {describe_index(top_up.index)}" if top_up.index is not None else ""
+    return f"{job.name}: {chunks} · merge {describe_merge(top_up.merge)}{index}"
 
 
 def describe_may_pass(counts: Mapping[str, int]) -> str:
@@ -104,27 +119,56 @@ def describe_node(node: RejectingNode) -> str:
     return f"{node.node} has rejected {node.count:,} pod{'' if node.count == 1 else 's'} ({cause})"
 
 
-MERGE_STATES = {
-    MergePhase.WITHOUT_JOB: "there is no merge Job",
-    MergePhase.WITHOUT_POD: "has no pod",
-    MergePhase.STARTING: "starts",
-    MergePhase.WAITING: "waits",
-    MergePhase.MERGING: "merges",
-    MergePhase.COMPLETE: "finished",
+STATES = {
+    GatedPhase.WITHOUT_POD: "has no pod",
+    GatedPhase.STARTING: "starts",
+    GatedPhase.WAITING: "waits",
+    GatedPhase.COMPLETE: "finished",
 }
 
 
-def describe_merge(merge: Merge) -> str:
-    end = merge.end
-    if merge.phase is MergePhase.STUCK:
-        return str(merge.cause)
-    if merge.phase is MergePhase.FAILED:
-        return f"failed ({describe_end(end) if end else merge.cause})"
-    if merge.phase is MergePhase.STARTING and end:
+def describe_merge(merge: GatedJob) -> str:
+    if merge.phase is GatedPhase.WITHOUT_JOB:
+        return "there is no merge Job"
+    return _describe_gated(merge, working="merges", detail=_line(merge.last_line))
+
+
+def describe_index(index: GatedJob) -> str:
+    """Return what the index Job does. A Job that builds says how many rows are in the index."""
+    if index.phase is GatedPhase.WITHOUT_JOB:
+        return "there is no index Job"
+    is_building = index.phase is GatedPhase.WORKING
+    detail = _index_progress(index.last_line) if is_building else ""
+    return _describe_gated(index, working="builds", detail=detail or _line(index.last_line))
+
+
+def _describe_gated(job: GatedJob, *, working: str, detail: str) -> str:
+    end = job.end
+    if job.phase is GatedPhase.STUCK:
+        return str(job.cause)
+    if job.phase is GatedPhase.FAILED:
+        return f"failed ({describe_end(end) if end else job.cause})"
+    if job.phase is GatedPhase.STARTING and end:
         return describe_end(end)
-    state = MERGE_STATES[merge.phase]
-    detail = end.message if merge.phase is MergePhase.COMPLETE and end else _line(merge.last_line)
-    return f"{state}: {detail}" if detail else state
+    state = working if job.phase is GatedPhase.WORKING else STATES[job.phase]
+    said = end.message if job.phase is GatedPhase.COMPLETE and end else detail
+    return f"{state}: {said}" if said else state
+
+
+def _index_progress(text: str) -> str:
+    """Return the last log line of a build in words, empty where it says nothing about the build."""
+    line = parse_line(text)
+    if line is None:
+        return ""
+    if line.event == INDEX_STEP:
+        return line.values.get("step", "")
+    if line.event != INDEX_PROGRESS:
+        return ""
+    rows, of, rate, eta = line.count("rows"), line.count("of"), line.number("rate_per_s"), line.number("eta_s")
+    parts = [f"{rows:,} of {of:,} rows"] if rows is not None and of is not None else []
+    parts += [f"{rate:,.0f}/s"] if rate else []
+    parts += [f"{format_duration(eta)} left"] if eta is not None else []
+    return " · ".join(parts)
 
 
 def describe_note(note: Note) -> str:

@@ -17,7 +17,16 @@ from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_
 from k8s.derived_job import check_quantity, lasting_owners, parse_assignments, prefix_of
 from k8s.release.release import Release
 from k8s.release.wording import name_chunks
-from k8s.topup.job import make_topup, make_topup_merge, merge_name, next_topup_name, parse_labels, parse_reasons
+from k8s.topup.job import (
+    index_name,
+    make_topup,
+    make_topup_index,
+    make_topup_merge,
+    merge_name,
+    next_topup_name,
+    parse_labels,
+    parse_reasons,
+)
 from k8s.topup.ledger import find_chunks
 
 if TYPE_CHECKING:
@@ -193,7 +202,7 @@ def topup(
                 cluster.create_job(job)
         except AlreadyExists:  # another person created a top-up
             continue
-        _say_created(found, str(jobs[0]["metadata"]["name"]), selected.chunks)
+        _say_created(found, [str(job["metadata"]["name"]) for job in jobs], selected.chunks)
         return
     raise ClusterUnavailable(f"other people created {ATTEMPTS} top-ups of {release} at the same time; try again")
 
@@ -241,14 +250,20 @@ def leave_out_chunks_without_images(release: Release, selected: Selection, reaso
 
 
 def make_jobs(release: Release, chunks: list[int], changes: Changes) -> list[Object]:
-    """Return the Job of the top-up, and its merge if the release's merge Job is there to make it from."""
+    """Return the Job of the top-up, its merge, and the index that follows it.
+
+    The merge and the index are made from those of the release, and are left out where it has none.
+    """
     name = next_topup_name(prefix_of(release), [job.name for job in release.jobs])
     owners = lasting_owners(release)
     job = make_topup(release.objects[release.worker.name], name=name, chunks=chunks, owners=owners, **changes._asdict())
     if release.merge is None:
         return [job]
-    merge = release.objects[release.merge.name]
-    return [job, make_topup_merge(merge, name=merge_name(name), topup=name, owners=owners)]
+    merge = make_topup_merge(release.objects[release.merge.name], name=merge_name(name), topup=name, owners=owners)
+    if release.index is None:
+        return [job, merge]
+    index = release.objects[release.index.name]
+    return [job, merge, make_topup_index(index, name=index_name(name), topup=name, owners=owners)]
 
 
 def _parse_chunks(chunks: str) -> list[int]:
@@ -261,7 +276,8 @@ def _parse_chunks(chunks: str) -> list[int]:
     return wanted
 
 
-def _say_created(release: Release, name: str, chunks: list[int]) -> None:
+def _say_created(release: Release, created: list[str], chunks: list[int]) -> None:
+    name = created[0]
     flags, namespace = release.flags(), release.cluster.namespace
     which = "all chunks" if len(chunks) == release.chunk_count else name_chunks(chunks)
     lines = [
@@ -271,6 +287,8 @@ def _say_created(release: Release, name: str, chunks: list[int]) -> None:
     ]
     if release.merge is not None:
         lines.append(f"Job {merge_name(name)} merges when it has ended.")
+        if release.index is not None:
+            lines.append(f"Job {index_name(name)} then builds the index again.")
     else:
         lines.append(
             "The release has no merge Job from which a merge could be made. When the Job has ended, upgrade the "
@@ -279,6 +297,6 @@ def _say_created(release: Release, name: str, chunks: list[int]) -> None:
     if not lasting_owners(release):
         lines.append(
             f"The Jobs of release {release.name} are deleted when they have ended, so helm uninstall does not stop "
-            f"these; kubectl delete job {name} {merge_name(name)} -n {namespace} does."
+            f"these; kubectl delete job {' '.join(created)} -n {namespace} does."
         )
     typer.echo("\n".join(lines), err=True)

@@ -1,4 +1,6 @@
-"""The Jobs of a top-up: one like the worker Job that fetches failed images again, and a merge that follows it."""
+"""The Jobs of a top-up: one like the worker Job that fetches failed images again, a merge that follows it, and an index
+that follows the merge.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import TYPE_CHECKING
 from common.errors import SettingsError, TopUpRefused
 from common.format.reasons import Reason
 from k8s.derived_job import container_of, copy_job, derive_worker_job, set_variables, taken_numbers
-from k8s.release.job import TOP_UP, TOP_UP_JOB, TOP_UP_REASONS, environment_of
+from k8s.release.job import MERGE_JOB, TOP_UP, TOP_UP_JOB, TOP_UP_REASONS, environment_of
 from k8s.release.labels import Component
 
 if TYPE_CHECKING:
@@ -81,6 +83,13 @@ def make_topup_merge(merge: Object, *, name: str, topup: str, owners: Iterable[O
     return job
 
 
+def make_topup_index(index: Object, *, name: str, topup: str, owners: Iterable[Object]) -> Object:
+    """Return the Job `name` that builds an index as the Job `index` does, when the merge of `topup` has ended."""
+    job = copy_job(index, name=name, component=Component.TOPUP_INDEX, owners=owners)
+    set_variables(container_of(job, "gate"), {TOP_UP_JOB: topup, MERGE_JOB: merge_name(topup)})
+    return job
+
+
 def next_topup_name(prefix: str, names: Collection[str]) -> str:
     """Return `<prefix>-topup-<n>`, where n is one more than the highest number among the names, or else a free one.
 
@@ -100,6 +109,11 @@ def next_topup_name(prefix: str, names: Collection[str]) -> str:
 def merge_name(topup: str) -> str:
     """Return the name of the merge that follows the top-up of that name."""
     return f"{topup}-merge"
+
+
+def index_name(topup: str) -> str:
+    """Return the name of the index that follows the merge of the top-up of that name."""
+    return f"{topup}-index"
 
 
 def parse_reasons(text: str) -> str:

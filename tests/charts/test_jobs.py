@@ -53,8 +53,8 @@ def test_every_object_carries_the_standard_labels(values: Path) -> None:
         labels = each["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == "embedder"
         assert labels["app.kubernetes.io/instance"] == labels["embedder-release"] == "embedder"
-        known = {"worker", "merge", "rerun", "topup", "topup-merge", "check", "s3", "metrics", "test"}
-        assert labels["app.kubernetes.io/component"] in known
+        known = {"worker", "merge", "rerun", "topup", "topup-merge", "index", "topup-index", "check", "s3", "metrics"}
+        assert labels["app.kubernetes.io/component"] in known | {"test"}
         assert {"app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"} <= labels.keys()
 
 
@@ -110,10 +110,11 @@ def exit_code_rules(job: dict[str, Any]) -> list[tuple[str, list[int]]]:
 
 
 def test_the_pod_failure_policy_matches_the_exit_codes_of_the_programs() -> None:
-    objects = render("rerun.chunks=3", "topUp.enabled=true")
+    objects = render("rerun.chunks=3", "topUp.enabled=true", "index.enabled=true")
     # A sidecar's exit code does not mean what ours do, so each rule names a container.
-    merging = {"gate", "merger"}
-    ours = {"worker": {"worker"}, "rerun": {"worker"}, "topup": {"worker"}, "merge": merging, "topup-merge": merging}
+    gated = {"merge": {"gate", "merger"}, "index": {"gate", "indexer"}}
+    gated |= {f"topup-{kind}": names for kind, names in gated.items()}
+    ours = {kind: {"worker"} for kind in ("worker", "rerun", "topup")} | gated
     disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     for job in of_kind(objects, "Job"):
         # This rule comes first, since a pod that the cluster removes may end with any exit code.
@@ -121,7 +122,7 @@ def test_the_pod_failure_policy_matches_the_exit_codes_of_the_programs() -> None
         assert rules[0] == disrupted
         component = job["metadata"]["labels"]["app.kubernetes.io/component"]
         assert {rule["onExitCodes"]["containerName"] for rule in rules[1:]} == ours[component]
-        if "merge" in component:
+        if component in gated:
             codes = [ExitCode.DATA_ERROR, ExitCode.CONFIG_ERROR]
             assert exit_code_rules(job)[1:] == [("FailJob", codes), ("FailJob", codes)]
         else:
@@ -172,6 +173,7 @@ def test_the_test_pod_asks_the_gate_for_a_report() -> None:
 
 
 def test_the_jobs_name_their_kueue_queue_and_the_chart_does_not_suspend_them() -> None:
-    jobs = of_kind(render("kueue.queueName=batch", "rerun.chunks=1", "topUp.enabled=true"), "Job")
-    assert [job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for job in jobs] == ["batch"] * 5
+    every = ("rerun.chunks=1", "topUp.enabled=true", "index.enabled=true")
+    jobs = of_kind(render("kueue.queueName=batch", *every), "Job")
+    assert [job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for job in jobs] == ["batch"] * 7
     assert all("suspend" not in job["spec"] for job in jobs)

@@ -36,8 +36,8 @@ def test_every_pod_meets_the_restricted_pod_security_standard(values: Path) -> N
             assert context["allowPrivilegeEscalation"] is False
             assert context["readOnlyRootFilesystem"] is True
             assert context["capabilities"] == {"drop": ["ALL"]}
-        allowed = {"emptyDir", "projected", "persistentVolumeClaim", "image", "configMap", "secret", "name"}
-        assert {field for volume in spec["volumes"] for field in volume} <= allowed
+        allowed = {"emptyDir", "ephemeral", "projected", "persistentVolumeClaim", "image", "configMap", "secret"}
+        assert {field for volume in spec["volumes"] for field in volume} <= allowed | {"name"}
 
 
 @EVERY_SET

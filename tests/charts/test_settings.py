@@ -11,6 +11,7 @@ import yaml
 
 from common.settings import ENV_PREFIX, read_settings, sections_of, settings_of
 from merger.settings import MergerSettings
+from results.index.settings import IndexSettings
 from tests.charts.helm import CHART, objects, render, template
 from tests.charts.objects import Object, containers, environment, named
 from tools.values_reference import VALUES, documented_values, value_at
@@ -19,7 +20,7 @@ from worker.settings import WorkerSettings
 if TYPE_CHECKING:
     from pathlib import Path
 
-GROUPS: dict[type[object], str] = {WorkerSettings: "worker", MergerSettings: "merge"}
+GROUPS: dict[type[object], str] = {WorkerSettings: "worker", MergerSettings: "merge", IndexSettings: "index"}
 
 ELSEWHERE = {
     "run_uri": "run.uri",
@@ -35,10 +36,16 @@ ELSEWHERE = {
     "url_column": "manifest.urlColumn",
     "id_column": "manifest.idColumn",
     "image_column": "manifest.imageColumn",
+    "index_m": "index.m",
+    "index_ef_construction": "index.efConstruction",
+    "index_threads": "index.threads",
+    "index_min_recall": "index.minRecall",
+    "index_recall_queries": "index.recallQueries",
     "s3_addressing": "s3.addressing",
     "s3_encryption": "s3.encryption",
     "s3_kms_key_id": "s3.kmsKeyId",
     "s3_requester_pays": "s3.requesterPays",
+    "gpu_hour_price": "gpuHourPrice",
 }
 """Path of the value, for settings whose value is in another group than that of their program."""
 
@@ -47,22 +54,27 @@ NO_VALUE = {
     "chunk_indexes",  # rerun.chunks sets it, in the Job of the rerun
     "top_up",  # topUp.enabled sets it, in the Job of the top-up
     "top_up_reasons",  # topUp.reasons sets it there
+    "counted_failures",  # Kubernetes counts them, in an annotation of the pod
     "uncounted_failures",  # Kubernetes counts them, in an annotation of the pod
     "on_missing_chunks",  # merge.onFailedChunks sets it
     "metrics_port",  # metrics.enabled and metrics.port set it
     "manifest_token",  # manifest.token names a Secret with it
     "ca_bundle",  # tls.caBundle sets it
+    "index_folder",  # index.scratch mounts it
 }
 """Settings without a value of their own."""
 
 SET_BY_THE_CHART = {
     "run_uri",
     "chunk_count",
+    "counted_failures",
     "uncounted_failures",
     "manifest_uri",
     "model",
     "device",
     "decode_threads",
+    "index_threads",
+    "index_folder",
 }
 """Settings that a default render sets; all others keep the program's default."""
 
@@ -75,9 +87,15 @@ SAMPLES: dict[str, Any] = {
     "site_rates": "flickr.com=2,example.org=0.5",
     "user_agent": 'embedder/{version} (https://example.com; "quoted" $HOME $(HOME) $$)',
     "max_failure_ratio": 0.05,
+    "index_min_recall": 0.97,
     "max_inflight_bytes": 2_147_483_648,
 }
 """Valid values of the fields for which `sample` cannot make one."""
+
+INDEX = "index.enabled=true"
+
+FOR_ALL = {"EMBEDDER_METRICS_PORT", "EMBEDDER_CHUNK_COUNT"}
+"""Variables that the chart gives every program, whether it reads them or not."""
 
 FIELDS = [(kind, field) for kind in GROUPS for field in settings_of(kind) if field not in NO_VALUE]
 
@@ -90,7 +108,7 @@ def value_path(kind: type[object], field: str) -> str:
 
 
 def program(objects: list[Object], kind: type[object]) -> Object:
-    """Return the environment variables of the worker's or the merger's container, as the program sees them."""
+    """Return the environment variables of the worker, the merger or the indexer, as the program sees them."""
     container = containers(named(objects, "Job", f"embedder-{GROUPS[kind]}"))[-1]
     # Kubernetes reads $$ as $.
     return {
@@ -144,10 +162,10 @@ def test_the_program_receives_a_value_that_is_set(
     expected = {field: sample(kind, field) for of, field in FIELDS if of is kind}
     values: Object = {}
     for field, value in expected.items():
-        group, name = value_path(kind, field).split(".")
-        values.setdefault(group, {})[name] = value
+        *group, name = value_path(kind, field).split(".")
+        (values.setdefault(group[0], {}) if group else values)[name] = value
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    variables = program(render(files=(tmp_path / "values.yaml",)), kind)
+    variables = program(render(INDEX, files=(tmp_path / "values.yaml",)), kind)
     for field in expected:
         variable = settings_of(kind)[field].variable
         monkeypatch.setenv(variable, variables[variable])
@@ -160,20 +178,21 @@ def test_the_program_receives_a_value_that_is_set(
 
 @pytest.mark.parametrize(("kind", "field"), DECIMALS)
 def test_set_takes_a_decimal_number_though_helm_makes_text_of_it(kind: type[object], field: str) -> None:
-    variables = program(render(f"{value_path(kind, field)}=0.5"), kind)
+    variables = program(render(f"{value_path(kind, field)}=0.5", INDEX), kind)
     assert variables[settings_of(kind)[field].variable] == "0.5"
 
 
 @pytest.mark.parametrize("kind", GROUPS)
 def test_a_value_that_is_not_set_sets_no_variable(kind: type[object]) -> None:
-    variables = {name for name in program(render(), kind) if name.startswith(ENV_PREFIX)}
-    assert variables == {settings_of(kind)[field].variable for field in SET_BY_THE_CHART if field in settings_of(kind)}
+    variables = {name for name in program(render(INDEX), kind) if name.startswith(ENV_PREFIX)}
+    ours = {settings_of(kind)[field].variable for field in SET_BY_THE_CHART if field in settings_of(kind)}
+    assert variables - FOR_ALL == ours - FOR_ALL
 
 
 @pytest.mark.parametrize("kind", GROUPS)
 def test_the_chart_sets_no_variable_that_the_program_does_not_read(kind: type[object]) -> None:
-    objects = render("metrics.enabled=true", "merge.onFailedChunks=partial")
-    known = {setting.variable for setting in settings_of(kind).values()} | {"EMBEDDER_METRICS_PORT"}
+    objects = render(INDEX, "metrics.enabled=true", "merge.onFailedChunks=partial")
+    known = {setting.variable for setting in settings_of(kind).values()} | FOR_ALL
     assert {name for name in program(objects, kind) if name.startswith(ENV_PREFIX)} <= known
 
 
@@ -201,7 +220,7 @@ def test_extra_variables_take_precedence_over_those_of_the_chart() -> None:
     ],
 )
 def test_the_store_is_configured_by_the_sdks_own_variables(assignments: tuple[str, ...], region: str | None) -> None:
-    objects = render(*assignments)
+    objects = render(INDEX, *assignments)
     for kind in GROUPS:
         variables = program(objects, kind)
         assert variables.get("AWS_REGION") == variables.get("AWS_DEFAULT_REGION") == region

@@ -36,7 +36,7 @@ def test_a_run_completes_and_can_be_followed_upgraded_tested_and_uninstalled(
     cluster.wait_until_complete(MERGE)
     assert cluster.status()["completedIndexes"] == f"0-{CHUNKS - 1}"
     assert bucket.result_urls() == urls
-    assert bucket.run_objects() == {"Images_Embedded.h5", "failures.csv", "summary.json"}
+    assert bucket.run_objects() == {"Images_Embedded.h5", "failures.csv", "report.html", "summary.json"}
 
     # kubectl finds the log of a chunk by labels, and every line of it names the chunk.
     labels = f"batch.kubernetes.io/job-name={WORKER},batch.kubernetes.io/job-completion-index=2"

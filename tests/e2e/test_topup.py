@@ -21,7 +21,7 @@ ABSENT = (5, 10)
 REASONS = "not_found,access_denied"
 """The reasons of an object that is absent. Some stores deny it to those who may not list the bucket."""
 
-WHOLE_RUN = {"Images_Embedded.h5", "failures.csv", "summary.json"}
+WHOLE_RUN = {"Images_Embedded.h5", "failures.csv", "report.html", "summary.json"}
 
 
 def put_run_with_failures(cluster: Cluster, bucket: Bucket, values: dict[str, Any], folder: Path) -> list[str]:

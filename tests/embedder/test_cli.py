@@ -91,6 +91,7 @@ def test_a_run_in_a_pipe_logs_lines_and_ends_with_the_result_and_how_to_open_it(
     assert f"  3 not_found: {REASON_HELP[Reason.NOT_FOUND]}\n" in done.stdout
     assert "failures  out/failures.csv" in done.stdout
     assert "import h5py; result = h5py.File('out/Images_Embedded.h5')" in done.stdout
+    assert '\n  embedder search out "two dogs on a beach"\n  embedder explore out\n' in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
     assert list((tmp_path / "tmp").iterdir()) == []
 

@@ -69,7 +69,7 @@ def only_line(text: str) -> LogLine:
     return parsed
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["status"], ["logs"], ["rerun"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["search"], ["export"], ["status"], ["logs"], ["rerun"]])
 def test_every_help_works_without_extras(tmp_path: Path, base_install: Path, command: list[str]) -> None:
     done = embedder(tmp_path, base_install, *command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -81,6 +81,15 @@ def test_the_commands_for_a_cluster_work_without_extras(tmp_path: Path, base_ins
     done = embedder(tmp_path, base_install, *command)
     assert done.returncode == 78
     assert only_line(done.stderr).values["message"].startswith(f"there is no kubeconfig at {tmp_path}/kubeconfig")
+
+
+def test_embedder_index_without_hnswlib_says_what_to_install(tmp_path: Path, base_install: Path) -> None:
+    done = embedder(tmp_path, base_install, "index", "out")
+    assert done.returncode == 78
+    message = only_line(done.stderr).values["message"]
+    assert message.startswith(
+        "embedder index needs hnswlib, which is not installed; install the embedder with its extra"
+    )
 
 
 def test_embedder_run_without_the_workers_libraries_says_what_to_install_and_starts_nothing(
@@ -96,3 +105,9 @@ def test_embedder_run_without_the_workers_libraries_says_what_to_install_and_sta
     assert "install the embedder with its extra `worker`: run uv tool install '.[worker]'" in message
     assert not (tmp_path / "out").exists()
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_search_without_the_workers_libraries_says_what_to_install(tmp_path: Path, base_install: Path) -> None:
+    done = embedder(tmp_path, base_install, "search", "out", "two dogs")
+    assert done.returncode == 78
+    assert only_line(done.stderr).values["message"].startswith("embedder search needs the libraries of the worker, and")

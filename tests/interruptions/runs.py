@@ -7,7 +7,7 @@ import csv
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from tests.image_server import answer
 from tests.merger.runs import read_result, read_summary, run_merger
 from tests.worker.images import PHOTOS, encoded, noise
@@ -117,7 +117,7 @@ def assert_same(store: Store, undisturbed: Store) -> None:
         assert one.tobytes() == other.tobytes(), name
     assert store.read(FAILURES_KEY) == undisturbed.read(FAILURES_KEY)
     assert _result_of(read_summary(store)) == _result_of(read_summary(undisturbed))
-    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
 
 
 def _result_of(summary: dict[str, Any]) -> dict[str, Any]:

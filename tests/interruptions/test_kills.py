@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from tests.interruptions.killing import SECONDS, Moment, asks, deletes_after_check, is_access_check, killed, says
 from tests.interruptions.runs import assert_same, ended
@@ -149,7 +149,7 @@ def test_either_of_two_merges_at_once_may_be_killed_at_any_request(s3: S3Server,
         assert_merged(store, chunks)
         ended(run_merger(store.uri, 3, s3.environment))
         assert_merged(store, chunks)
-        assert object_keys(store) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+        assert object_keys(store) == [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
     assert on_time >= 4
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
 
@@ -173,7 +173,7 @@ def test_either_of_two_merges_at_once_in_a_folder_may_be_killed_at_any_moment(tm
         ended(run_merger(store.uri, 8, {}))
         assert_merged(store, chunks)
         names = sorted(path.name for path in (tmp_path / str(number)).rglob("*"))
-        assert names == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+        assert names == [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
     assert kills
 
 
@@ -231,11 +231,21 @@ def test_a_run_in_a_folder_whose_programs_are_killed_while_they_write_has_the_re
             kill(start_worker, chunk_key(index), within=0.002)
         ended(start_worker({}))
     start_merger = partial(run.start_merger, store.uri)
-    for key, within in (*[(RESULT_KEY, 0.01)] * 4, *[(FAILURES_KEY, 0.001)] * 2, *[(SUMMARY_KEY, 0.0005)] * 2):
+    for key, within in (
+        *[(RESULT_KEY, 0.01)] * 4,
+        *[(FAILURES_KEY, 0.001)] * 2,
+        (REPORT_KEY, 0.001),
+        *[(SUMMARY_KEY, 0.0005)] * 2,
+    ):
         kill(start_merger, key, within=within)
     ended(start_merger({}))
     assert kills >= 14
     assert left_behind
     assert_same(store, undisturbed)
-    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == [
+        RESULT_KEY,
+        FAILURES_KEY,
+        REPORT_KEY,
+        SUMMARY_KEY,
+    ]
     assert len(list(run.temporary.iterdir())) <= 3, "the next program removes what a killed one left"

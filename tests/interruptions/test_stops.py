@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from common.logs import parse_line
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from merger.progress import Step
 from tests.interruptions.killing import asks, deletes_after_check, is_access_check, says
@@ -183,5 +183,5 @@ def test_a_merge_told_to_stop_while_the_store_is_silent_says_how_far_it_was_and_
     for step, end in ends.items():
         assert assert_stopped(end, "merging").values["step"] == step
         assert_merged(stores[step], chunks)
-        assert object_keys(stores[step]) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+        assert object_keys(stores[step]) == [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)

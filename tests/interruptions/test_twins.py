@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from tests.image_server import answer, first
 from tests.interruptions.killing import SECONDS, asks
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-FINISHED = [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+FINISHED = [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
 
 
 class Held:

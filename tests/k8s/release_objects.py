@@ -79,6 +79,20 @@ def merge_job(*, ended: str = "") -> Object:
     return job
 
 
+def index_job(*, ended: str = "") -> Object:
+    """Return the index Job, made from the merge Job, since a default render has no index."""
+    job = merge_job(ended=ended)
+    job["metadata"]["name"] = "embedder-index"
+    template = job["spec"]["template"]
+    for labels in (job["metadata"]["labels"], template["metadata"]["labels"]):
+        labels["app.kubernetes.io/component"] = "index"
+    (gate,), (indexer,) = template["spec"]["initContainers"], template["spec"]["containers"]
+    gate["command"] = ["python", "-m", "k8s.gate", "index"]
+    gate["env"].append({"name": "EMBEDDER_MERGE_JOB", "value": "embedder-merge"})
+    indexer |= {"name": "indexer", "command": ["python", "-m", "results.index"]}
+    return job
+
+
 def pod_of(job: Object, index: int | None, attempt: int = 0, **status: Any) -> Object:  # noqa: ANN401 - of a PodStatus
     """Return a pod of the Job with that status."""
     name = job["metadata"]["name"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import StoreUnavailable
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from common.store.s3.client import clear_clients
 from merger.merge import merge
@@ -72,7 +72,7 @@ def test_a_store_that_does_not_copy_or_copies_wrongly_is_noticed_and_streamed_to
     merge(deceived, settings_for(deceived, len(SIZES)))
     assert_merged(deceived, chunks)
     assert read_summary(deceived)["assembly"] == "streaming"
-    assert sorted(found.key for found in deceived.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert sorted(found.key for found in deceived.list("")) == [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
     assert "Uploads" not in s3_api.list_multipart_uploads(Bucket=bucket)
 
 

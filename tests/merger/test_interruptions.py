@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from common.store import open_store
 from merger.merge import merge
 from tests.merger.runs import assert_merged, put_run, read_summary, run_merger, settings_for
@@ -33,7 +33,7 @@ def end(process: Popen[str]) -> tuple[int, str]:
 
 def assert_finished(store: Store, chunks: list[Chunk]) -> None:
     assert_merged(store, chunks)
-    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
     assert read_summary(store)["result_bytes"] == store.stat(RESULT_KEY).size  # type: ignore[union-attr]
 
 

@@ -22,6 +22,7 @@ from common.format.run_attributes import read_provenance
 from common.run.keys import (
     CHUNKS_PREFIX,
     FAILURES_KEY,
+    REPORT_KEY,
     RESULT_KEY,
     SUMMARY_KEY,
     checkpoint_key,
@@ -72,7 +73,7 @@ def test_the_result_has_the_datasets_of_a_naive_merge(
     chunks = put_run(store, sizes, **options)
     merge(store, settings_for(store, len(sizes), assembly=assembly, verify="full"))
     assert_merged(store, chunks)
-    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
 
 
 def test_urls_of_different_widths_are_never_cut(store: Store) -> None:
@@ -100,11 +101,11 @@ def test_the_texts_of_a_result_are_text_for_h5py(store: Store) -> None:
 def test_a_merge_of_a_finished_run_says_so_and_clears_up_what_was_left(store: Store) -> None:
     chunks = put_run(store, [5, 6], failed=1)
     merge(store, settings_for(store, 2, keep_chunks=True))
-    before = [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY)]
+    before = [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY)]
     assert isinstance(merge(store, settings_for(store, 2, keep_chunks=True)), AlreadyFinished)
     assert store.stat(chunk_key(1)) is not None
     assert isinstance(merge(store, settings_for(store, 2)), AlreadyFinished)
-    assert [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY)] == before
+    assert [store.stat(key) for key in (RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY)] == before
     assert list(store.list(CHUNKS_PREFIX)) == []
     assert_merged(store, chunks)
 

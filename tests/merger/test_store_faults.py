@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import StoreUnavailable
-from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from common.store.s3.client import clear_clients
 from common.store.s3.store import S3Store
@@ -88,7 +88,7 @@ def merge_here(intervene: Intervention, s3: S3Server, store: S3Store, chunk_coun
 
 def assert_finished(store: S3Store, chunks: list[Chunk]) -> None:
     assert_merged(store, chunks)
-    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert sorted(found.key for found in store.list("")) == [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
     assert read_summary(store)["rows_failed"] == sum(len(chunk.failures) for chunk in chunks)
     assert "Uploads" not in store.prefix.client.list_multipart_uploads(Bucket=store.prefix.bucket)
 

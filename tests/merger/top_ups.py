@@ -11,7 +11,7 @@ import numpy as np
 from common.format.chunk_file import Chunk, Failure
 from common.format.merged_chunks import read_merged_chunks
 from common.format.reasons import Reason
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from merger.merge import merge
 from tests.merger.runs import provenance, put_chunk, read_result, settings_for
@@ -117,7 +117,7 @@ def objects(store: Store) -> list[str]:
     return sorted(found.key for found in store.list(""))
 
 
-FINISHED = sorted([RESULT_KEY, FAILURES_KEY, SUMMARY_KEY])
+FINISHED = sorted([RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY])
 
 
 def with_files(*indexes: int) -> list[str]:

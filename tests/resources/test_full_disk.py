@@ -16,7 +16,7 @@ import pytest
 from common.errors import ExitCode, TemporaryError
 from common.format.chunk_file import write_chunk
 from common.process.resources import temporary_folder
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from tests.embedder.local.test_local_run import PROGRAMS
 from tests.merger.runs import assert_merged, make_chunk, merger_environment, put_run, read_result
@@ -125,7 +125,7 @@ def test_a_merge_without_room_leaves_no_half_file_and_completes_once_there_is_so
         assert run(MERGER, environment, prefix=disk.prefix).exit_code == 0
         assert_merged(open_store(str(folder)), chunks)
         left = files_in(folder)
-        assert left.keys() == {RESULT_KEY, FAILURES_KEY, SUMMARY_KEY}
+        assert left.keys() == {RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY}
         assert [left[name] for name in (RESULT_KEY, FAILURES_KEY)] == [
             finished[name] for name in (RESULT_KEY, FAILURES_KEY)
         ]

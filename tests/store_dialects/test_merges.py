@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from common.errors import StoreUnavailable
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from merger.chunks import read_inputs
 from merger.layout import compute_layout, result_attributes
 from merger.merge import merge
@@ -45,7 +45,7 @@ def test_a_store_that_demands_equal_parts_gets_them(dialect: Dialect, way: str, 
     summary = read_summary(direct)
     assert summary["assembly"] == way
     assert (summary["bytes_copied_by_store"] > 0) == (way == "server-side")
-    assert sorted(found.key for found in direct.list("")) == [RESULT_KEY, FAILURES_KEY, SUMMARY_KEY]
+    assert sorted(found.key for found in direct.list("")) == [RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY]
 
 
 def test_a_store_that_refuses_every_assembly_ends_the_merge_with_its_words_and_leaves_the_chunks(

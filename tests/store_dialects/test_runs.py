@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from common.store.s3.store import S3Store
 from tests.interruptions.conftest import model, run, shared_run, undisturbed
 from tests.interruptions.runs import assert_same, ended
@@ -66,7 +66,7 @@ def check_whole_run(
         assert read_summary(direct)["assembly"] == expected
         assert "this run is finished" in ended(run.start_merger(direct.uri, sdk, keep_chunks="true"))
 
-        direct.delete([RESULT_KEY, FAILURES_KEY, SUMMARY_KEY])
+        direct.delete([RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY])
         ended(run.start_merger(direct.uri, sdk, assembly="streaming"))
         assert_same(direct, undisturbed)
         assert "this run is finished" in ended(run.start_merger(direct.uri, sdk))

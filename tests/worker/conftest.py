@@ -40,3 +40,13 @@ def base_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.worker.encode.models import VIT_B_32, save_clip  # noqa: PLC0415
 
     return save_clip(tmp_path_factory.mktemp("models") / "base", vision=VIT_B_32, projection_dim=512)
+
+
+@pytest.fixture(scope="session")
+def talking_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole CLIP model of 32 x 32 pixels and 512 dimensions, with a small tokenizer."""
+    from tests.worker.encode.models import TINY_VISION, save_clip_with_tokenizer  # noqa: PLC0415
+
+    return save_clip_with_tokenizer(
+        tmp_path_factory.mktemp("models") / "talking", vision=TINY_VISION, projection_dim=512
+    )

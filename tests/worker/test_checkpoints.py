@@ -28,6 +28,7 @@ from tests.worker.worker_process import (
     Ended,
     object_keys,
     read_chunk,
+    read_header_of,
     run_worker,
     start_worker,
     worker_environment,
@@ -198,6 +199,11 @@ def test_the_next_attempt_fetches_only_what_a_killed_worker_has_not_embedded(pho
     ended = finished(photos, store)
     assert ended.events("resumed")[0].values["rows"] == str(ANSWERED)
     assert photos.asked() == [0] * ANSWERED + [1] * (ROWS - ANSWERED)
+    times = read_header_of(store, 0).times
+    assert times is not None
+    assert [attempt.images for attempt in times.attempts] == [ANSWERED, ROWS - ANSWERED]
+    assert times.earlier[0].ended_at <= times.started_at
+    assert 0 < times.earlier[0].seconds <= SECONDS
 
 
 @pytest.fixture(scope="module")

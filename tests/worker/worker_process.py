@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from common.format.chunk_file import ChunkHeader
     from common.store.contract import Store
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +102,15 @@ def read_chunk(run_uri: str | Path, index: int = 0) -> ChunkContent:
     assert header.requested == header.embedded + header.failed
     assert header.embedded == len(content.urls) == len(content.embeddings)
     return content
+
+
+def read_header_of(store: Store, index: int) -> ChunkHeader:
+    """Return the header of the chunk's file in the store."""
+    stat = store.stat(chunk_key(index))
+    if stat is None:
+        raise FileNotFoundError(store.location(chunk_key(index)))
+    with store.open(stat.key, stat.size) as opened:
+        return read_header(opened, name=stat.key)
 
 
 def object_keys(store: Store) -> list[str]:

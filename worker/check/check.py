@@ -15,9 +15,9 @@ from worker.check.images import ImageCheck
 from worker.check.manifest_look import OpenManifest, manifest_finding, read_manifest
 from worker.check.run_look import look_at_run
 from worker.check.store_look import TriedStore, free_bytes, store_finding, try_store
-from worker.chunk_job.job import decoder_settings
 from worker.decode.geometry import PREPROCESSING_VERSION
 from worker.decoders.decoders import Decoders
+from worker.decoders.settings import decoder_settings
 from worker.encode.model import UNTRAINED
 from worker.encode.model_loading import ModelLoading
 from worker.fetch.relayed_proxies import RelayedProxies

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from common.format.chunk_times import Attempt
     from common.format.provenance import Provenance
     from common.store.contract import Store
     from worker.collector import Collector
@@ -40,7 +41,8 @@ PUT_ATTEMPTS = 5
 class CheckpointWriter:
     """Writes checkpoints of chunk `index`, `seconds` after one another, from `start` to `stop`.
 
-    `provenance` and `dimensions` wait until the model is loaded. They are called once rows are embedded.
+    `provenance` and `dimensions` wait until the model is loaded. They are called once rows are embedded. `attempt` is
+    given the number of the chunk's embedded rows, and returns this attempt up to now.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class CheckpointWriter:
         seconds: float,
         provenance: Callable[[], Provenance],
         dimensions: Callable[[], int],
+        attempt: Callable[[int], Attempt] | None = None,
     ) -> None:
+        self._attempt = attempt
         self._store, self._index, self._seconds = store, index, seconds
         self._provenance, self._dimensions = provenance, dimensions
         self._stopped = threading.Event()
@@ -99,6 +103,7 @@ class CheckpointWriter:
         began = time.monotonic()
         dimensions, provenance = self._dimensions(), self._provenance()
         at_once = rows_at_once(dimensions)
+        attempt = None if self._attempt is None else self._attempt(collector.embedded)
         for start in range(0, len(rows), at_once):
             some = rows[start : start + at_once]
             data = checkpoint_bytes(
@@ -108,6 +113,7 @@ class CheckpointWriter:
                     rows=some.astype(np.int64),
                     vectors=collector.vectors_of(some, dimensions=dimensions),
                     provenance=provenance,
+                    attempt=attempt,
                 )
             )
             # After `stop` the vectors may be gone, and what was just read may be something else.

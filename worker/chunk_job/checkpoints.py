@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from common.format.checkpoint_file import Checkpoint
+    from common.format.chunk_times import Attempt
     from common.format.provenance import Provenance
     from common.store.contract import ObjectStat, Store
     from worker.collector import Collector
@@ -39,7 +40,7 @@ merge deletes a later one."""
 class Checkpoints:
     """The checkpoints of chunk `index` of the run in `store`. With `seconds` 0, none is written or read.
 
-    `provenance` and `dimensions`, of the vectors, wait until the model is loaded.
+    `provenance` and `dimensions`, of the vectors, wait until the model is loaded. `attempt` is as for CheckpointWriter.
     """
 
     def __init__(
@@ -50,12 +51,17 @@ class Checkpoints:
         seconds: float,
         provenance: Callable[[], Provenance],
         dimensions: Callable[[], int],
+        attempt: Callable[[int], Attempt] | None = None,
     ) -> None:
         self._store, self._index = store, index
         self._is_on = seconds > 0
         self._provenance, self._dimensions = provenance, dimensions
         self._prefix = checkpoints_prefix(index)
-        self._writer = CheckpointWriter(store, index, seconds=seconds, provenance=provenance, dimensions=dimensions)
+        self._writer = CheckpointWriter(
+            store, index, seconds=seconds, provenance=provenance, dimensions=dimensions, attempt=attempt
+        )
+        self.earlier: list[Attempt] = []
+        """The earlier attempts whose rows were taken over, once for each checkpoint."""
 
     def resume(self, collector: Collector) -> None:
         """Settle the rows that earlier attempts have embedded. The checkpoints are read one by one.
@@ -82,6 +88,8 @@ class Checkpoints:
                 wanted = is_wanted[rows]
                 collector.embed(rows[wanted].tolist(), vectors[wanted])
             is_wanted[checkpoint.rows] = False
+            if checkpoint.attempt is not None:
+                self.earlier.append(checkpoint.attempt)
         log.info(ROWS_RESUMED, rows=collector.embedded - before, of=collector.requested, checkpoints=len(found))
 
     def start(self, collector: Collector) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from common.format.chunk_file import ChunkHeader
+    from common.format.chunk_times import ChunkTimes, SamplePicture
     from common.format.merged_chunks import MergedChunk, ResultColumn
     from common.format.provenance import Provenance
     from common.store.contract import ObjectStat, Store
@@ -75,6 +76,10 @@ class EarlierChunk:
     """Number of bytes of each URL that its digest covers. The other bytes are zeros."""
     embeddings: DatasetSpan
     """The place of the vectors in that object."""
+    times: ChunkTimes | None = field(default=None, repr=False)
+    """When the chunk file was computed. None for a result, whose summary says it, and for a file without it."""
+    pictures: Sequence[SamplePicture] = field(default=(), repr=False)
+    """Those of the chunk file; none of a result, whose report has them."""
     _store: Store = field(repr=False)
 
     @property
@@ -214,6 +219,8 @@ class EarlierChunks:
             urls=header.spans["urls"],
             url_bytes=header.spans["urls"].row_bytes,
             embeddings=header.spans["embeddings"],
+            times=header.times,
+            pictures=header.pictures,
             _store=self._store,
         )
 

@@ -12,6 +12,7 @@ from common.process import program
 from common.process.resources import temporary_folder
 from common.store import open_store
 from common.store.contract import ObjectStat
+from worker.chunk_job.attempt_record import AttemptRecord, sample_of
 from worker.chunk_job.checkpoints import Checkpoints
 from worker.chunk_job.chunk_in_store import ChunkInStore
 from worker.chunk_job.failures_file import FailuresFile
@@ -21,8 +22,9 @@ from worker.chunk_job.top_up_look import find_nothing_to_top_up
 from worker.collector import Collector
 from worker.decode import plain_jpeg
 from worker.decode.geometry import PREPROCESSING_VERSION
+from worker.decode.sample_pictures import SamplePictures, picture_count
 from worker.decoders.decoders import Decoders
-from worker.decoders.settings import DecoderSettings
+from worker.decoders.settings import decoder_settings
 from worker.encode.model_loading import ModelLoading
 from worker.failure_report import ImagesFailed
 from worker.fetch.relayed_proxies import RelayedProxies
@@ -34,12 +36,15 @@ from worker.stage_times import ADVICE, SLOW_SITES_ADVICE, StageTimes
 from worker.vector_file import VectorFile
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from common.format.chunk_file import Chunk
+    from common.format.chunk_times import ChunkTimes, SamplePicture
     from common.store.contract import Store
     from worker.chunk_job.outcome import Outcome
     from worker.manifest.manifest import Manifest, ManifestChunk
     from worker.rows import HeldImages
-    from worker.settings import DecodeSettings, FetchSettings, HttpSettings, WorkerSettings
+    from worker.settings import WorkerSettings
     from worker.stage_times import Snapshot
 
 MAX_CHUNK_ROWS = 2_000_000
@@ -64,6 +69,7 @@ class _ChunkJob:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._index = settings.chunk.chunk_index
+        self._record = AttemptRecord(self._index, attempt=settings.chunk.attempt)
         self._times = StageTimes(decode_threads=settings.decode.decoder_count)
         # Decoders and model take longest to start, so they come first.
         self._decoders = Decoders(
@@ -101,8 +107,10 @@ class _ChunkJob:
             seconds=settings.chunk.checkpoint_seconds,
             provenance=self._provenance,
             dimensions=lambda: self._model.encoder.result().dimensions,
+            attempt=lambda embedded: self._record.so_far(embedded=embedded, encoder=self._model.encoder.result()),
         )
         self._settled_at_start = 0
+        self._pictures: SamplePictures | None = None
 
     def run(self) -> Outcome:
         outcome = self._run()
@@ -161,6 +169,9 @@ class _ChunkJob:
         self._checkpoints.resume(collector)
         rows = collector.unsettled_rows()
         self._settled_at_start = collector.settled
+        self._record.note_start(collector)
+        if self._settings.chunk.sample_pictures:
+            self._pictures = SamplePictures(collector.requested, picture_count(chunk_count))
         if held is not None:
             for position in {row.position for row in chunk.rows} - {row.position for row in rows}:
                 held.release(position)
@@ -182,6 +193,7 @@ class _ChunkJob:
             times=self._times,
             # These rows have failed before. If their hosts all answer 5xx, they fail again, and nothing is lost.
             errors_are_answers=self._top_up is not None and self._top_up.has_earlier_rows,
+            pictures=self._pictures,
         )
         pipeline.start()
         if self._settings.chunk.metrics_port:
@@ -203,7 +215,8 @@ class _ChunkJob:
             pipeline.stop()
             self._decoders.close()
             self._proxies.close()
-        return self._store_chunk(collector, overwrite=overwrite)
+        times = self._note_times(pipeline, collector)
+        return self._store_chunk(collector, times, overwrite=overwrite)
 
     def _report(self, failed: ImagesFailed) -> EmbedderError:
         """Log why the images failed, leave the list of them in the store, and return the error that ends the chunk."""
@@ -240,8 +253,11 @@ class _ChunkJob:
     def _wait(self, pipeline: Pipeline, collector: Collector) -> None:
         before, settled = pipeline.times.snapshot(), collector.settled
         while not pipeline.wait(self._settings.chunk.progress_seconds):
-            before, settled = self._log_progress(pipeline, collector, since=before, settled=settled)
+            now, settled = self._log_progress(pipeline, collector, since=before, settled=settled)
+            self._record.note_waits(pipeline.times.waits(now, since=before))
+            before = now
         now, _ = self._log_progress(pipeline, collector)
+        self._record.note_waits(pipeline.times.waits(now, since=before))
         bottleneck = pipeline.times.bottleneck(now)
         is_slowed = bottleneck.stage == "fetch" and pipeline.had_slow_sites
         advice = SLOW_SITES_ADVICE if is_slowed else ADVICE[bottleneck.stage]
@@ -278,13 +294,15 @@ class _ChunkJob:
             log.info(SLOW_SITE, site=site.name, rate_per_s=site.rate, left=site.left, done_in_s=site.seconds_left)
         return now, collector.settled
 
-    def _store_chunk(self, collector: Collector, *, overwrite: bool) -> Outcome:
+    def _store_chunk(self, collector: Collector, times: ChunkTimes, *, overwrite: bool) -> Outcome:
         if self._top_up is not None:
-            stored = self._top_up.store(collector, self._place, lambda path: write_chunk(path, self._chunk(collector)))
+            stored = self._top_up.store(
+                collector, self._place, lambda path: write_chunk(path, self._chunk(collector, times))
+            )
         else:
             with temporary_folder("chunk") as folder:
                 path = folder / "chunk.h5"
-                write_chunk(path, self._chunk(collector))
+                write_chunk(path, self._chunk(collector, times))
                 # Upload last: the key's existence means that the chunk is whole.
                 stored = self._place.put(path, overwrite=overwrite)
         if not isinstance(stored, ObjectStat):
@@ -300,23 +318,30 @@ class _ChunkJob:
         )
         return outcome if self._top_up is None else self._top_up.outcome(outcome, collector)
 
-    def _chunk(self, collector: Collector) -> Chunk:
+    def _note_times(self, pipeline: Pipeline, collector: Collector) -> ChunkTimes:
+        """Return what the chunk file says about this attempt."""
+        return self._record.times(
+            collector,
+            self._model.encoder.result(),
+            encoded_seconds=pipeline.times.snapshot().encode_worked,
+            bytes_fetched=pipeline.bytes_received,
+            earlier=self._checkpoints.earlier,
+        )
+
+    def _chunk(self, collector: Collector, times: ChunkTimes) -> Chunk:
+        pictures: Sequence[SamplePicture] = ()
+        if self._pictures is not None:
+            earlier = () if self._top_up is None else self._top_up.replaced_pictures
+            pictures = [*earlier, *sample_of(collector, self._pictures.jpegs())]
+        if self._top_up is not None:
+            # A top-up may join rows that other pods have embedded, and may replace their chunk file.
+            times = times.model_copy(update={"rows": collector.requested, "failed": collector.failed})
+            times = times.after(self._top_up.replaced_attempts)
         return collector.chunk(
             index=self._index,
             dimensions=self._model.encoder.result().dimensions,
             has_ids=self._manifest.has_ids,
             provenance=self._provenance(),
+            times=times,
+            pictures=pictures,
         )
-
-
-def decoder_settings(http: HttpSettings, fetch: FetchSettings, decode: DecodeSettings) -> DecoderSettings:
-    """Return what holds for every image of a chunk."""
-    return DecoderSettings(
-        connect_seconds=http.connect_timeout_seconds,
-        read_seconds=http.read_timeout_seconds,
-        request_seconds=fetch.fetch_timeout_seconds,
-        max_bytes=fetch.max_image_bytes,
-        user_agent=http.user_agent_header,
-        max_pixels=decode.max_image_pixels,
-        decode_cpu_seconds=decode.decode_timeout_seconds,
-    )

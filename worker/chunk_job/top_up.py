@@ -28,10 +28,11 @@ from worker.chunk_job.outcome import AlreadyMerged, AlreadyStored, NothingToTopU
 from worker.collector import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
+    from common.format.chunk_times import Attempt, SamplePicture
     from common.format.provenance import Provenance
     from common.format.reasons import Reason
     from common.store.contract import Store
@@ -95,6 +96,17 @@ class TopUp:
     def has_earlier_rows(self) -> bool:
         """Whether rows of an earlier chunk were found, so that only some rows are computed."""
         return bool(self._rows)
+
+    @property
+    def replaced_attempts(self) -> Sequence[Attempt]:
+        """The attempts that computed the chunk file that is replaced."""
+        times = None if self._there is None else self._there.times
+        return () if times is None else times.attempts
+
+    @property
+    def replaced_pictures(self) -> Sequence[SamplePicture]:
+        """The pictures of the chunk file that is replaced."""
+        return () if self._there is None else self._there.pictures
 
     def find_nothing_to_do(self) -> NothingToTopUp | None:
         """Return that no row is to be computed again, None if there are such rows."""

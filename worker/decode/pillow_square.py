@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
@@ -21,11 +21,15 @@ from worker.decode.pillow_failures import check_memory, failure
 from worker.rows import ImageFailed, LargeImage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from worker.decode.boxes import Buffer
     from worker.decode.geometry import Geometry
     from worker.decode.pixel_limits import PixelLimits
+
+Read = TypeVar("Read")
 
 MAX_WHOLE_ASPECT = 64
 """Largest ratio of long side to short side of an image that Pillow resizes as a whole, as published. Of longer images
@@ -44,6 +48,18 @@ def pillow_square(data: Buffer, limits: PixelLimits, *, rotation: int, size: int
 
     Raises ImageFailed and LargeImage as `image_square`, and MemoryError when the machine has no memory for the image.
     """
+
+    def square(image: ImageFile.ImageFile, data: Buffer) -> NDArray[np.uint8]:
+        return np.array(_square(image, data, rotation=rotation, size=size), dtype=np.uint8)
+
+    return with_opened(data, limits, square)
+
+
+def with_opened(data: Buffer, limits: PixelLimits, read: Callable[[ImageFile.ImageFile, Buffer], Read]) -> Read:
+    """Return what `read` makes of the image, which it is given opened and not loaded, with the bytes of its file.
+
+    Raises like `pillow_square`.
+    """
     pixels = 0
     try:
         if announced := announced_size(data):
@@ -53,7 +69,7 @@ def pillow_square(data: Buffer, limits: PixelLimits, *, rotation: int, size: int
         with _opened(data) as image:
             limits.check(height=image.height, width=image.width)
             pixels = image.height * image.width
-            return np.array(_square(image, data, rotation=rotation, size=size), dtype=np.uint8)
+            return read(image, data)
     except (ImageFailed, LargeImage, MemoryError):
         raise
     except Exception as error:  # for damaged bytes, Pillow's decoders raise errors of any type
@@ -68,7 +84,8 @@ def _opened(data: Buffer) -> ImageFile.ImageFile:
     return Image.open(io.BytesIO(data), formats=formats)
 
 
-def _square(image: ImageFile.ImageFile, data: Buffer, *, rotation: int, size: int) -> Image.Image:
+def shown_picture(image: ImageFile.ImageFile, data: Buffer) -> Image.Image:
+    """Return the picture, loaded, with the bits that it uses, in any of Pillow's modes. `data` is its file."""
     layout = raw_mode(image)
     tags = getattr(image, "tag_v2", {})
     if layout in {"R", "C"} and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8:
@@ -82,8 +99,11 @@ def _square(image: ImageFile.ImageFile, data: Buffer, *, rotation: int, size: in
         shown = shown_grey(image, layout)
     else:
         shown = shown_colours(image, layout, lambda: _opened(data))
-    if shown.mode == "La":
-        shown = shown.convert("LA")
+    return shown.convert("LA") if shown.mode == "La" else shown
+
+
+def _square(image: ImageFile.ImageFile, data: Buffer, *, rotation: int, size: int) -> Image.Image:
+    shown = shown_picture(image, data)
     square = _resized(shown, rotation=rotation, size=size)
     if shown.has_transparency_data and _shows_nothing(square):
         alpha: NDArray[np.uint8] = np.asarray(shown.convert("RGBA"))[..., 3]

@@ -20,6 +20,7 @@ import torch
 
 from common.process.resources import is_lack_of_memory
 from common.process.thread_name import name_thread
+from worker.decode.picture import picture_as_array, small_picture
 from worker.decode.preprocess import image_square
 from worker.decoders.link import (
     MAX_LOCATION_CHARS,
@@ -83,7 +84,7 @@ With pauses of 0.01 s whatever waits, 12 requests at a time for small photos gav
 class _Image(NamedTuple):
     job: int
     pieces: list[bytes]
-    rotation: int
+    order: Get | ReadFile
     may_be_large: bool
 
 
@@ -154,13 +155,13 @@ class _Requests:
     """The Sink of the transfers. It collects what happened in one round of them."""
 
     def __init__(self) -> None:
-        self._rotations: dict[int, int] = {}
+        self._orders: dict[int, Get] = {}
         self._reports: list[Report] = []
         self._images: list[_Image] = []
         self._is_urgent = False
 
-    def note_start(self, job: int, *, rotation: int) -> None:
-        self._rotations[job] = rotation
+    def note_start(self, job: int, order: Get) -> None:
+        self._orders[job] = order
 
     def need(self, job: int, size: int, *, is_first: bool) -> None:
         self._reports.append(Need(job, size, is_first))
@@ -168,10 +169,10 @@ class _Requests:
 
     def fetched(self, job: int, pieces: list[bytes]) -> None:
         self._reports.append(Fetched(job, sum(map(len, pieces))))
-        self._images.append(_Image(job, pieces, self._rotations.pop(job), may_be_large=False))
+        self._images.append(_Image(job, pieces, self._orders.pop(job), may_be_large=False))
 
     def ended(self, job: int, outcome: Answered | Broken) -> None:
-        del self._rotations[job]
+        del self._orders[job]
         self._reports.append(Ended(job, _short(outcome)))
         self._is_urgent = True
 
@@ -199,9 +200,9 @@ class _Files:
     def need(self, job: int, size: int, *, is_first: bool) -> None:
         self._outbox.send(Need(job, size, is_first))
 
-    def fetched(self, job: int, body: bytes, *, rotation: int) -> None:
+    def fetched(self, job: int, body: bytes, order: ReadFile) -> None:
         self._outbox.send(Fetched(job, len(body)))
-        self._images.put(_Image(job, [body], rotation, may_be_large=False))
+        self._images.put(_Image(job, [body], order, may_be_large=False))
 
     def ended(self, job: int, outcome: Broken) -> None:
         self._outbox.send(Ended(job, _short(outcome)))
@@ -264,7 +265,7 @@ class _Fetching:
     def _obey(self, order: Order) -> None:
         match order:
             case Start(job, Get() as get):
-                self._requests.note_start(job, rotation=get.rotation)
+                self._requests.note_start(job, get)
                 self._transfers.start(job, get)
             case Start(job, ReadFile() as read):
                 self._files.start(job, read)
@@ -322,7 +323,8 @@ class _Decoding:
                 if self._shared.slots.empty():
                     self._outbox.flush()  # slots come back only for images that the worker has heard of
                 slot = self._shared.slots.get()
-                np.copyto(self._shared.squares[slot], square)
+                room = self._shared.squares[slot].reshape(-1)[: square.size]
+                np.copyto(room.reshape(square.shape), square)
                 waited_seconds = time.monotonic() - began - worked_seconds
                 self._report(Decoded(image.job, slot, worked_seconds, waited_seconds))
             case ImageFailed():
@@ -337,13 +339,18 @@ class _Decoding:
         self._outbox.collect(report, has_work=not self._shared.images.empty())
 
     def _square(self, image: _Image) -> NDArray[np.uint8] | Exception:
-        """Return the square, uint8 (size, size, 3), or why there is none."""
+        """Return the square, uint8 (size, size, 3), or the picture as `picture_as_array`, or why there is none."""
         try:
             # The pieces are joined by the thread that decodes, so that they are in its core's cache.
+            data = image.pieces[0] if len(image.pieces) == 1 else b"".join(image.pieces)
+            if side := image.order.picture_side:
+                return picture_as_array(
+                    small_picture(data, side=side, max_pixels=self._max_pixels, may_be_large=image.may_be_large)
+                )
             return image_square(
-                image.pieces[0] if len(image.pieces) == 1 else b"".join(image.pieces),
-                rotation=image.rotation,
-                size=self._shared.squares.shape[1],
+                data,
+                rotation=image.order.rotation,
+                size=image.order.square_size or self._shared.squares.shape[1],
                 max_pixels=self._max_pixels,
                 may_be_large=image.may_be_large,
             ).numpy()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from worker.settings import DecodeSettings, FetchSettings, HttpSettings
 
 
 class DecoderSettings(NamedTuple):
@@ -15,3 +18,16 @@ class DecoderSettings(NamedTuple):
     user_agent: str
     max_pixels: int
     decode_cpu_seconds: float
+
+
+def decoder_settings(http: HttpSettings, fetch: FetchSettings, decode: DecodeSettings) -> DecoderSettings:
+    """Return what holds for every image of a chunk."""
+    return DecoderSettings(
+        connect_seconds=http.connect_timeout_seconds,
+        read_seconds=http.read_timeout_seconds,
+        request_seconds=fetch.fetch_timeout_seconds,
+        max_bytes=fetch.max_image_bytes,
+        user_agent=http.user_agent_header,
+        max_pixels=decode.max_image_pixels,
+        decode_cpu_seconds=decode.decode_timeout_seconds,
+    )

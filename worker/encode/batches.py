@@ -16,6 +16,8 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 BUFFERS = 4
@@ -31,6 +33,15 @@ class Batch:
     slots: list[int]
     pieces: list[Tensor]
     """The squares: views of the pool, uint8 (rows, size, size, 3), one for each run of neighbouring slots."""
+
+    def square_of(self, position: int) -> NDArray[np.uint8]:
+        """Return the square of a row, uint8 (size, size, 3): a view that is valid until the batch is given back."""
+        number = self.positions.index(position)
+        for piece in self.pieces:
+            if number < len(piece):
+                return piece[number].numpy()
+            number -= len(piece)
+        raise IndexError(f"a batch of {len(self.positions)} rows has too few squares")
 
 
 class Batches:

@@ -128,6 +128,8 @@ class Encoder:
         self.dtype = dtype
         self.device_name = name_device(device)
         """The device with its index and model, as `cuda:0 (NVIDIA L4)`, or `cpu`."""
+        self.gpu_count = torch.cuda.device_count() if device.type == "cuda" else 0
+        """Number of GPUs that this process sees, so that no other pod has them."""
         with faults_of(self.device_name):
             if device.type == "cuda":
                 tower = fuse_quick_gelu(project_patches(tower))

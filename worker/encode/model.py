@@ -29,6 +29,12 @@ the value of `image_processor`, and then it takes precedence."""
 CONFIG_FILES = ("config.json", PROCESSOR_FILE, NESTED_PROCESSOR_FILE)
 """Names of the files that describe a model."""
 
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+"""Names of the files of the tokenizer of a model's text tower. They decide no vector of an image."""
+
+TEXT_FOLDER = "text"
+"""Name of the folder within a vision tower's folder that holds the text tower of the same model."""
+
 ORIGIN_FILE = "origin.json"
 """Name of the file that says which model of the hub a folder holds. `python -m worker.encode.weights` writes it."""
 
@@ -49,6 +55,7 @@ class ModelSource:
     image_size: int = 224
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
+    dimensions: int = 512
 
 
 def find_model(name: str, *, revision: str) -> ModelSource:
@@ -72,7 +79,9 @@ def find_model(name: str, *, revision: str) -> ModelSource:
     # Imported here: the hub's client takes a quarter of a second, and only models of the hub need it.
     from worker.encode.hub import fetch_model  # noqa: PLC0415
 
-    folder = fetch_model(name, revision=revision, configuration=CONFIG_FILES, weights=WEIGHTS_PATTERNS)
+    folder = fetch_model(
+        name, revision=revision, configuration=(*CONFIG_FILES, *TOKENIZER_FILES), weights=WEIGHTS_PATTERNS
+    )
     return _model_in(folder, name=name, revision=revision)
 
 
@@ -85,6 +94,9 @@ def _model_in(folder: Path, *, name: str, revision: str) -> ModelSource:
     image_size = vision.get("image_size", 224) if isinstance(vision, dict) else None
     if not isinstance(image_size, int) or image_size < 1:
         raise ModelError(f"{name}: config.json has no image size of the vision tower in pixels")
+    dimensions = config.get("projection_dim", 512)
+    if not isinstance(dimensions, int) or dimensions < 1:
+        raise ModelError(f"{name}: config.json has no number of dimensions (projection_dim)")
     processor = _read_json(folder / NESTED_PROCESSOR_FILE, optional=True).get("image_processor")
     has_nested_processor = isinstance(processor, dict)
     if not isinstance(processor, dict):
@@ -99,6 +111,7 @@ def _model_in(folder: Path, *, name: str, revision: str) -> ModelSource:
         image_size=image_size,
         mean=_channels(processor.get("image_mean", OPENAI_MEAN), name=name),
         std=_channels(processor.get("image_std", OPENAI_STD), name=name),
+        dimensions=dimensions,
     )
 
 

@@ -25,7 +25,7 @@ class FileSink(Protocol):
     def need(self, job: int, size: int, *, is_first: bool) -> None:
         """The file has `size` bytes, of which none is read yet. The read begins again with `FileReads.grant`."""
 
-    def fetched(self, job: int, body: bytes, *, rotation: int) -> None:
+    def fetched(self, job: int, body: bytes, order: ReadFile) -> None:
         """The whole file is in memory."""
 
     def ended(self, job: int, outcome: Broken) -> None:
@@ -83,4 +83,4 @@ class FileReads:
         except BaseException as error:  # noqa: BLE001 - else whoever waits for the image would wait for ever
             self._sink.failed(error)
         else:
-            self._sink.fetched(job, data, rotation=order.rotation)
+            self._sink.fetched(job, data, order)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from common.format.reasons import Reason
+from common.site_names import is_address
 from worker.fetch.failures import NotAsked
 from worker.fetch.public_address import is_public_address
 
@@ -43,16 +43,3 @@ class HostGuard:
                 raise NotAsked(Reason.FORBIDDEN_HOST, f"{host} is not a public address")
         elif _INTERNAL_NAME.fullmatch(host.rstrip(".")):
             raise NotAsked(Reason.FORBIDDEN_HOST, f"{host} is a name of an internal network")
-
-
-def is_address(host: str) -> bool:
-    """Return whether the host of a URL is an IP address, in any notation, and no name."""
-    return ":" in host or _ends_in_a_number(host)
-
-
-@lru_cache(maxsize=1024)
-def _ends_in_a_number(host: str) -> bool:
-    # The URL standard's test for an IPv4 address. It includes 127.1, 2130706433 and 0x7f.1, which the system's resolver
-    # reads as addresses too. No name in the DNS ends in a number.
-    last = host.rstrip(".").rpartition(".")[2]
-    return re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last) is not None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic
 
-from worker.fetch.host_guard import HostGuard, is_address
+from common.site_names import is_address
+from worker.fetch.host_guard import HostGuard
 from worker.fetch.request import Request
 from worker.fetch.resolvers import Addresses, ThreadedResolver
 from worker.fetch.statuses import failure_of

@@ -11,8 +11,8 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.errors import SettingsError
+from common.site_names import site_name
 from worker.fetch.pace import Pace
-from worker.fetch.site_names import site_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -47,6 +47,10 @@ class Get(NamedTuple):
     """Length of this range in bytes. 0: the whole content is wanted."""
     tag: str = ""
     """The ETag that the content of the range must have, without quotes. Empty: any."""
+    square_size: int = 0
+    """Side in pixels of the square that is wanted. 0: that of the room."""
+    picture_side: int = 0
+    """Longest side in pixels of the small JPEG that is wanted in place of the square. 0: the square is wanted."""
 
 
 class ReadFile(NamedTuple):
@@ -61,6 +65,9 @@ class ReadFile(NamedTuple):
     """Length of this range in bytes. 0: the whole file is wanted."""
     tag: str = ""
     """What `worker.rows.file_tag` must say of the file. Empty: anything."""
+    square_size: int = 0
+    picture_side: int = 0
+    """Both as in Get."""
 
 
 class Answered(NamedTuple):

@@ -69,3 +69,36 @@ def as_pickled_weights(folder: Path) -> Path:
     torch.save(load_file(safe), folder / "pytorch_model.bin")
     safe.unlink()
     return folder
+
+
+def save_clip_with_tokenizer(folder: Path, *, vision: dict[str, Any], projection_dim: int, seed: int = 1) -> Path:
+    """Save a whole CLIP model with a small tokenizer: the letters, and two words. Return the folder."""
+    torch.manual_seed(seed)
+    pieces = [*bytes_to_letters(), *(f"{letter}</w>" for letter in bytes_to_letters())]
+    merges = [("d", "o"), ("do", "g</w>"), ("c", "a"), ("ca", "t</w>")]
+    words = [*pieces, *(first + second for first, second in merges), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    text = TINY_TEXT | {
+        "vocab_size": len(vocabulary),
+        "max_position_embeddings": 77,
+        "bos_token_id": vocabulary["<|startoftext|>"],
+        "eos_token_id": vocabulary["<|endoftext|>"],
+        "pad_token_id": vocabulary["<|endoftext|>"],
+        "projection_dim": projection_dim,
+    }
+    config = transformers.CLIPConfig(
+        vision_config=vision | {"projection_dim": projection_dim}, text_config=text, projection_dim=projection_dim
+    )
+    transformers.CLIPModel(config).save_pretrained(folder)
+    save_preprocessor(folder, mean=OPENAI_MEAN, std=OPENAI_STD)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder
+
+
+def bytes_to_letters() -> list[str]:
+    """Return the 256 letters that stand for bytes in the vocabularies of byte-level tokenizers."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [number for number in range(256) if number not in shown]
+    return [chr(number) for number in shown] + [chr(256 + position) for position, _ in enumerate(others)]

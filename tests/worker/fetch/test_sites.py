@@ -8,10 +8,10 @@ import time
 import pytest
 
 from common.errors import SettingsError
+from common.site_names import site_name
 from tests.worker.fetch.fetching import worker_settings
 from worker.fetch.image_url import parse_http_url
 from worker.fetch.rows_ahead import Place, RowsAhead
-from worker.fetch.site_names import site_name
 from worker.fetch.sites import Site, Sites
 from worker.fetch.slots import Slots
 from worker.rows import Row

@@ -145,7 +145,7 @@ class _Sink:
     def need(self, job: int, size: int, *, is_first: bool) -> None:
         self._transport.grow(job, size, is_first=is_first)
 
-    def fetched(self, job: int, body: bytes | list[bytes], *, rotation: int = 0) -> None:  # noqa: ARG002 - nothing is decoded
+    def fetched(self, job: int, body: bytes | list[bytes], order: ReadFile | None = None) -> None:  # noqa: ARG002 - nothing is decoded
         self._transport.settle(job, Image(body if isinstance(body, bytes) else b"".join(body)))
 
     def ended(self, job: int, outcome: Answered | Broken) -> None:

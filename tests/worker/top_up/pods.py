@@ -9,7 +9,7 @@ import numpy as np
 
 from common.format.chunk_file import write_chunk
 from common.format.reasons import MAY_PASS, Reason
-from common.run.keys import FAILURES_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
+from common.run.keys import FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY, chunk_key
 from common.store import open_store
 from merger.merge import merge
 from tests.merger.runs import DIMENSIONS, make_chunk, provenance, put_chunk, settings_for
@@ -78,7 +78,7 @@ def merge_again(store: Store, folder: Path) -> None:
     put_earlier_run(other)
     other.put_bytes(chunk_key(INDEX), store.read(chunk_key(INDEX)))
     merge(other, settings_for(other, COUNT))
-    for key in (RESULT_KEY, FAILURES_KEY, SUMMARY_KEY):
+    for key in (RESULT_KEY, FAILURES_KEY, REPORT_KEY, SUMMARY_KEY):
         store.put_bytes(key, other.read(key))
     store.delete([chunk_key(INDEX)])
 

@@ -9,7 +9,7 @@ import pytest
 from common.run.keys import chunk_key
 from common.store import open_store
 from tests.image_server import answer
-from tests.worker.top_up.runs import FAILING, GONE, ROWS, datasets
+from tests.worker.top_up.runs import FAILING, GONE, ROWS, datasets, header
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,12 @@ def test_a_top_up_requests_the_failed_rows_alone_and_completes_the_chunk_to_the_
         "computed": 5,
         "gained": 5,
     }
+    times, earlier = header(store).times, header(run.failed).times
+    assert times is not None
+    assert earlier is not None
+    assert times.images == len(FAILING)
+    # The attempts at a merged chunk are in the summary, from where the merge takes them.
+    assert [attempt.started_at for attempt in times.earlier] == ([] if is_merged else [earlier.started_at])
     again = run.top_up(store)
     assert again.exit_code == 0, again.log
     assert again.last_word.startswith("nothing to compute again in chunk 1: ")

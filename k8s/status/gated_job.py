@@ -1,4 +1,4 @@
-"""What the merge of a run does."""
+"""What a Job does that begins with the gate: the merge of a run, or its index."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ if TYPE_CHECKING:
     from k8s.release.pod import PodEnd
 
 
-class MergePhase(Enum):
+class GatedPhase(Enum):
     WITHOUT_JOB = auto()
     WITHOUT_POD = auto()
     STUCK = auto()
     """The pod cannot start, or will soon stop."""
     STARTING = auto()
     WAITING = auto()
-    """The gate waits for chunks."""
-    MERGING = auto()
+    """The gate waits: for chunks, or in an index for the merge."""
+    WORKING = auto()
+    """The merger merges, or the indexer builds."""
     COMPLETE = auto()
     FAILED = auto()
 
 
-class Merge(NamedTuple):
-    phase: MergePhase
+class GatedJob(NamedTuple):
+    phase: GatedPhase
     end: PodEnd | None = None
     """How the last pod has ended, or its gate."""
     cause: Cause | None = None
     """Why the Job has failed, or why the pod is stuck."""
     last_line: str = ""
-    """The last line of the log of the gate or the merger that runs."""
+    """The last line of the log of the gate, the merger or the indexer that runs."""

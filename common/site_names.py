@@ -7,10 +7,9 @@ Everybody who registers a domain may limit all requests to it together, so `farm
 
 from __future__ import annotations
 
-from functools import cache
+import re
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
-
-from worker.fetch.host_guard import is_address
 
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
@@ -27,6 +26,19 @@ def site_name(host: str, port: int) -> str:
         if name is not None:
             return str(name)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_address(host: str) -> bool:
+    """Return whether the host of a URL is an IP address, in any notation, and no name."""
+    return ":" in host or _ends_in_a_number(host)
+
+
+@lru_cache(maxsize=1024)
+def _ends_in_a_number(host: str) -> bool:
+    # The URL standard's test for an IPv4 address. It includes 127.1, 2130706433 and 0x7f.1, which the system's resolver
+    # reads as addresses too. No name in the DNS ends in a number.
+    last = host.rstrip(".").rpartition(".")[2]
+    return re.fullmatch(r"[0-9]+|0x[0-9a-f]*", last) is not None
 
 
 @cache

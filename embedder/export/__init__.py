@@ -1,0 +1,1 @@
+"""`embedder export`: a result in another form."""

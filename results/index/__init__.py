@@ -1,0 +1,1 @@
+"""The index beside the result: built, measured against exact search, and published."""
