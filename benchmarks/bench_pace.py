@@ -56,6 +56,8 @@ STOP_SECONDS = 60
 class Case(NamedTuple):
     """What the workers got from the site in the time that counts."""
 
+    seconds: float
+    """Duration of this time in seconds."""
     answered: list[int]
     """Number of answers of each worker."""
     refused: int
@@ -78,15 +80,15 @@ def shared_site(rig: Rig, *, share: int) -> Iterator[Ratio]:
     for rate in RATES:
         for workers in WORKERS:
             case = _measure(rig, rate, workers, warm_up=warm_up, counted=counted)
-            yield from _ratios(case, rate=rate, seconds=counted)
+            yield from _ratios(case, rate=rate)
 
 
-def _ratios(case: Case, *, rate: int, seconds: int) -> list[Ratio]:
+def _ratios(case: Case, *, rate: int) -> list[Ratio]:
     workers, answered = len(case.answered), sum(case.answered)
     what = f"{workers} worker{'s' if workers > 1 else ''}, a site of {rate}/s, "
-    detail = f"{answered} answers and {case.refused} refusals in {seconds} s"
+    detail = f"{answered} answers and {case.refused} refusals in {case.seconds:.0f} s"
     return [
-        Ratio(what + "used part", answered / (rate * seconds), ">= 0.9", detail),
+        Ratio(what + "used part", answered / (rate * case.seconds), ">= 0.9", detail),
         Ratio(what + "refused part", case.refused_part, "<= 0.1", ""),
         Ratio(what + "fewest of an equal share", case.fewest_share, ">= 0.5", f"{min(case.answered)} answers"),
         Ratio(what + "rows lost", case.lost, "0", ""),
@@ -98,12 +100,13 @@ def _measure(rig: Rig, rate: int, workers: int, *, warm_up: int, counted: int) -
         with _workers(rig, Path(folder), site, rate=rate, count=workers, seconds=warm_up + counted) as processes:
             _await(site, processes)
             time.sleep(warm_up)
-            before = site.counts()
+            before, began = site.counts(), time.monotonic()
             time.sleep(counted)
-            after = site.counts()
+            after, seconds = site.counts(), time.monotonic() - began
             _check_running(processes)
         failed = sum(_failed(log.read_text("utf-8")) for log in Path(folder).glob("*.log"))
     return Case(
+        seconds=seconds,
         answered=[after[number].answered - before[number].answered for number in range(workers)],
         refused=sum(after[number].refused - before[number].refused for number in range(workers)),
         lost=failed + sum(map(_lost, after.values())),
