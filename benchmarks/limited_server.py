@@ -36,7 +36,8 @@ class Counts(NamedTuple):
     repeated: int
     """Number of answers for images that the worker had already."""
     waiting_seconds: list[float]
-    """For each image that was refused and has not been answered since: the time since its last request, in seconds."""
+    """For each image that was refused and has not been answered since: the time from its last request to the
+    worker's latest request for an image that it had not asked for before, in seconds. Refused images come first."""
 
 
 @dataclass(slots=True)
@@ -46,8 +47,11 @@ class _Asked:
     """Times of the last refusals of images that have not been answered."""
     refused: int = 0
     repeated: int = 0
+    new_at: float = 0.0
 
     def note(self, number: bytes, now: float, *, is_answered: bool) -> None:
+        if number not in self.answered and number not in self.refused_at:
+            self.new_at = now
         if not is_answered:
             self.refused += 1
             self.refused_at[number] = now
@@ -95,13 +99,12 @@ class LimitedServer:
         return True
 
     def _counts(self) -> dict[str, Counts]:
-        now = time.monotonic()
         return {
             worker.decode(): Counts(
                 len(asked.answered) + asked.repeated,
                 asked.refused,
                 asked.repeated,
-                [now - at for at in asked.refused_at.values()],
+                [asked.new_at - at for at in asked.refused_at.values()],
             )
             for worker, asked in self._asked.items()
         }
