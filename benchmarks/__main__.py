@@ -51,8 +51,6 @@ def main() -> None:
     if "scale" in parts:
         with tempfile.TemporaryDirectory(prefix="embedder-bench-") as folder:
             show(bench_manifest.scale(Path(folder), rows=9_000_000 // share, rounds=rounds))
-    if "pace" in parts:
-        show(bench_pace.shared_site(share=share))
     if parts != {"scale"}:
         _run_workers(parts, before, photos=wanted.photos, share=share, rounds=rounds)
     if missing:
@@ -74,6 +72,7 @@ def _run_workers(
         if before is not None:
             _compare_with(before, stand, share=share, rounds=rounds)
         if "pace" in parts:
+            show(bench_pace.shared_site(stand, share=share))
             with http_sources(stand.photos) as sources:
                 source = sources.by_scheme["http"]
                 show(bench_pace.beside_a_slow_site(stand, source, rows=3200 // share, rounds=rounds))

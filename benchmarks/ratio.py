@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Ratio(NamedTuple):
@@ -18,6 +21,6 @@ class Ratio(NamedTuple):
         return f"{self.what:52}{value:>8}  {self.goal:9}  {self.detail}"
 
 
-def show(ratios: list[Ratio]) -> None:
+def show(ratios: Iterable[Ratio]) -> None:
     for ratio in ratios:
         print(ratio.line(), flush=True)

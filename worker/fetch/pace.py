@@ -4,7 +4,7 @@ A site that answers 429 or 503 says that it bears fewer requests. That is all th
 the other workers that share it. `Pace` finds the rate from these refusals, much as a TCP connection finds its own. It
 makes no request and reads no clock: `now` is always a time on the caller's monotonic clock, in seconds.
 
-    new ── a refusal ──▶ climbing ── a refusal ──▶ steady ◀── below 0.35 requests/s ──▶ turns
+    new ── a refusal ──▶ climbing ── a refusal ──▶ steady ◀── below 0.7 requests/s ──▶ turns
      ▲                                               │
      └────────────── the pace is outgrown ───────────┘
 
@@ -20,77 +20,69 @@ import math
 from enum import Enum, auto
 from random import Random
 
+from worker.fetch.turns import HIGHEST_RATE, RATE_ABOVE, Turns
+
 KNOWN_GOOD_ANSWERS = 64
 """Number of answers after which a new site is known to bear all the requests that a worker sends."""
 
 FIRST_RATE = 0.5
-"""Lowest rate in requests/s after the first refusal. Workers that begin with equal rates need little correction."""
+"""Rate in requests/s after the first refusal. Workers that begin with equal rates need little correction."""
 
-FIRST_PART = 1 / 12
-"""Part of the measured rate with which a worker begins. The measured rate is too high: it has emptied the site's
-allowance, and the other workers have done the same."""
+CLIMB_SECONDS = 4.2
+"""Time in seconds in which the rate grows by the factor e until the climb ends: from 0.5 to 200 requests/s in 25 s.
+Workers that climb by the clock keep equal rates, whoever is answered more often."""
+
+LARGEST_CLIMB = 0.6
+"""Largest growth of the rate with one answer in the climb, as a part of the rate."""
 
 ANSWERS_TO_CLIMB = 2
 """Number of answers after the first refusal before another refusal can end the climb. Without an answer, the refusal
 still belongs to the rush in which the workers began."""
 
-CLIMB = 0.6
-"""Growth of the square root of the rate, per second, until the climb ends: 200 requests/s take 25 s. Rates that
-grow so become more equal while they grow."""
+RUSH_DECREASE = 0.8
+"""Factor of the rate after such a refusal."""
 
-DECREASE = 0.8
-"""Factor of the rate after a refusal."""
+FIRST_CUT, SMALLEST_CUT, CUT_FACTOR = 0.17, 0.07, 0.9
+"""Part of the rate that the first refusal after the climb takes, the smallest such part, and the factor from one
+refusal to the next. Large parts find the limit soon; small ones keep the rates equal once they are."""
 
-CYCLE_SECONDS = 7.0
-"""Shortest time in seconds in which the rate grows back what a refusal took. Since it is the same at all rates, all
-workers bear the same number of refusals a second. This is what makes their rates equal."""
+CYCLE_REQUESTS = 12
+"""Number of requests in which a rate of 1 request/s grows back what a refusal took: 1 in 13 requests is refused."""
+
+CYCLE_POWER_BELOW, CYCLE_POWER = 0.25, 0.8
+"""Powers with which this number grows with the rate, below and above 1 request/s. A worker with a higher rate grows in
+more requests and is refused as often in the same number, which makes the rates equal."""
+
+EAGERNESS, EAGERNESS_FACTOR = 2.0, 0.8
+"""Additional growth of a worker that has just come, in multiples of the usual growth, and the factor from one refusal
+to the next. With it, it takes its share from those who were there before."""
+
+CALM_CYCLES = 3
+"""Number of cycles without a refusal after which the growth accelerates: the limit is higher than before."""
 
 CYCLE_HOLDS = 12
-"""The same time, in lengths of the pause that the site asked for, so that at most a twelfth of the time is lost."""
+"""Shortest cycle in lengths of the pause that the site asked for, so that at most a twelfth of the time is lost."""
 
 LARGEST_STEP = 0.25
 """Largest growth of the rate with one answer, as a part of the rate."""
 
-SMALLEST_STEP = 0.03
-"""Smallest growth of the rate with one answer, as a part of the rate."""
+REFUSALS_BEFORE_TURNS, ANSWER_WEIGHT = 4, 0.08
+"""Number of refusals at low rates after which a worker takes turns, and the part of one for which an answer makes up. A
+few refusals at the start, when the site's allowance is empty, do not tell a slow site from a fast one."""
 
-STEP_INCREASE, STEP_DECREASE = 1.02, 1 / 1.3
-"""Factors of the step after an answer and after a refusal. They balance at 1 refusal in 13 requests, which bounds the
-refusals at rates at which the cycle of 7 seconds would cause more."""
+ANSWERS_FOR_FAST_TURNS = 10
+"""Number of answers up to then with which it begins with the highest rate of turns. Otherwise it begins with half of
+that."""
 
-TURN_RATE = 0.35
-"""Rate in requests/s below which a worker takes turns."""
-
-STEP_BEFORE_TURNS = 0.11
-"""Largest step with which a worker begins to take turns: it has been refused at least four times. A few refusals at the
-start, when the site's allowance is empty, do not tell a slow site from a fast one."""
-
-TURN_SHIFT = 0.25
-"""Longest shift of a refused turn, as a part of the interval."""
-
-REFUSALS_TO_YIELD = 8
-"""Number of refusals after which a worker takes half as many turns. Four answers make up for one refusal."""
-
-TRIAL_TURNS = 4
-"""Number of turns that must be answered before twice as many turns are kept."""
-
-PATIENCE = 8
-"""Time before a worker tries twice as many turns, in seconds at 1 request/s. It grows with the square
-of the interval."""
-
-LONGEST_PATIENCE_SECONDS = 120.0
-"""Longest such time in seconds."""
-
-TURNS_TO_POSTPONE = 12
-"""Number of turns by which a refusal puts off such a trial."""
-
-STEP_AFTER_TURNS = 0.05
-"""Step with which a worker leaves the turns."""
+LONGEST_SHIFT = 0.6
+"""Longest time before the request after a refusal, as a part of the interval."""
 
 REFUSALS_OF_OUTAGE = 8
-"""Number of refusals in a row after which a site is taken to have served nobody for some time. Workers that share a
-site are seldom refused so often in a row. The number doubles with each such outage, because many workers at a very slow
-site are refused as often."""
+"""Least number of refusals in a row after which a site is taken to have served nobody for some time."""
+
+OUTAGE_SECONDS, OUTAGE_REQUESTS = 15.0, 5
+"""Shortest time of such an outage in seconds, and in intervals of the rate before it. Workers that share a very slow
+site are refused as often in a row, but not for as long."""
 
 ANSWERS_AFTER_OUTAGE = 3
 """Number of answers in a row after which such an outage is over. The rate before it says nothing, so the worker climbs
@@ -110,7 +102,6 @@ class _Phase(Enum):
     NEW = auto()
     CLIMBING = auto()
     STEADY = auto()
-    TURNS = auto()
 
 
 class Pace:
@@ -130,22 +121,26 @@ class Pace:
         self._random = random or Random()
         self._phase = _Phase.NEW
         self._found = math.inf
-        self._step = LARGEST_STEP
+        self._turns: Turns | None = None
+        """The turns of a steady worker at a very slow site."""
         self._next_at = -math.inf
         self._held_until = -math.inf
         self._hold_seconds = 0.0
         self._refused_at = -math.inf
-        self._first_sent_at: float | None = None
+        self._answered_at, self._answered_rate = -math.inf, FIRST_RATE
+        self._grown_at = -math.inf
+        """Time of the last growth in the climb."""
         self._answers = 0
         """Number of answers of a new site, or since the last refusal."""
-        self._climbed_answers = 0
+        self._paced_answers = 0
+        """Number of answers since the first refusal."""
+        self._cut = FIRST_CUT
+        self._eagerness = EAGERNESS
+        self._refusals_at_low_rates = 0.0
+        """Number of refusals for which no answers have made up."""
         self._refusals_in_a_row = 0
-        self._refusals_of_outage = REFUSALS_OF_OUTAGE
         self._is_after_outage = False
         """Whether the site has answered again after an outage, and has refused nothing since."""
-        self._patience_ends_at = math.inf
-        self._trial_turns_left = 0
-        self._strikes = 0.0
 
     @property
     def rate(self) -> float | None:
@@ -178,8 +173,6 @@ class Pace:
 
     def note_sent(self, now: float) -> None:
         """Note that a request is sent."""
-        if self._first_sent_at is None:
-            self._first_sent_at = now
         if self.rate is not None:
             interval = 1 / self.rate
             self._next_at = max(self._next_at, now - max(interval, CATCH_UP_SECONDS)) + interval
@@ -190,23 +183,25 @@ class Pace:
             return
         self._answers += 1
         if self._refusals_in_a_row:
-            self._is_after_outage = self._refusals_in_a_row >= self._refusals_of_outage
+            self._is_after_outage = self._was_outage(now)
             self._refusals_in_a_row = 0
-        match self._phase:
-            case _Phase.NEW:
-                return
-            case _Phase.TURNS:
-                self._note_turn_answered(now)
-            case _Phase.CLIMBING | _Phase.STEADY:
-                self._climbed_answers += 1
-                self._found *= 1 + min(self._step, self._largest_step(now))
-                self._step = min(self._step * STEP_INCREASE, LARGEST_STEP)
-        if self._is_after_outage and self._answers >= ANSWERS_AFTER_OUTAGE:
-            self._climb_again(now)
+        self._answered_at, self._answered_rate = now, self._found
+        if self._phase is _Phase.NEW:
+            return
+        if self._turns is not None:
+            self._note_turn_answered(self._turns, sent_at, now)
+        else:
+            self._paced_answers += 1
+            self._refusals_at_low_rates = max(0.0, self._refusals_at_low_rates - ANSWER_WEIGHT)
+            self._found *= 1 + self._growth(now)
+        if self._is_after_outage:
+            if self._answers >= ANSWERS_AFTER_OUTAGE:
+                self._climb(now, rate=max(self._found, FIRST_RATE))
+            self._next_at = min(self._next_at, now + self._random.uniform(0.5, 1.0) / FIRST_RATE)
         self._found = min(self._found, self._at_most)
         if self._is_outgrown(now):
-            self._phase, self._found, self._answers, self._first_sent_at = _Phase.NEW, math.inf, 0, None
-            self._refusals_of_outage = REFUSALS_OF_OUTAGE
+            self._phase, self._turns = _Phase.NEW, None
+            self._found, self._answers = math.inf, 0
 
     def note_refusal(self, *, sent_at: float, now: float, retry_after_seconds: float) -> None:
         """Note a refusal (429, 503). `retry_after_seconds` is what the site asks for, 0 if it asks for nothing.
@@ -220,99 +215,71 @@ class Pace:
         self._refusals_in_a_row += 1
         self._is_after_outage = False
         resumed_at = max(now, self._held_until)
-        match self._phase:
-            case _Phase.NEW:
-                self._begin(now)
-                # The site's allowance is empty now. A retry at once would be refused again.
-                self._next_at = resumed_at + self._random.uniform(0.5, 1.0) / self._found
-            case _Phase.CLIMBING | _Phase.STEADY:
-                if self._climbed_answers >= ANSWERS_TO_CLIMB:
-                    self._phase = _Phase.STEADY
-                self._found *= DECREASE
-                self._step = max(self._step * STEP_DECREASE, SMALLEST_STEP)
-                self._next_at = resumed_at + self._random.random() / self._found
-            case _Phase.TURNS:
-                self._note_turn_refused(sent_at, now, resumed_at)
+        if self._turns is not None:
+            self._next_at = self._turns.note_refusal(sent_at=sent_at, now=now, resumed_at=resumed_at)
+            self._found = self._turns.rate
+        elif self._phase is _Phase.NEW:
+            self._climb(now, rate=FIRST_RATE)
+            self._paced_answers = 0
+            # The site's allowance is empty now. A retry at once would be refused again.
+            self._next_at = resumed_at + self._random.uniform(0.5, 1.0) / self._found
+        else:
+            self._slow_down()
+            self._next_at = resumed_at + self._random.uniform(0.0, LONGEST_SHIFT) / self._found
         self._found = min(max(self._found, self._at_least), self._at_most)
         self._refused_at = now
         self._answers = 0
-        takes_turns = self._found < TURN_RATE and self._step <= STEP_BEFORE_TURNS
-        if takes_turns and self._phase is not _Phase.TURNS:
-            self._phase = _Phase.TURNS
-            # Turns of all workers have intervals of a power of two, so that they keep their places among each other.
-            self._found = max(math.ldexp(1.0, round(math.log2(self._found))), self._at_least)
-            self._strikes, self._trial_turns_left = 0.0, 0
-            self._wait_patiently(now)
+        takes_turns = self._found < RATE_ABOVE and self._refusals_at_low_rates >= REFUSALS_BEFORE_TURNS
+        if takes_turns and self._turns is None:
+            self._take_turns(now)
 
-    def _begin(self, now: float) -> None:
-        seconds = max(1.0, now - (now if self._first_sent_at is None else self._first_sent_at))
-        self._phase = _Phase.CLIMBING
-        self._found = max(FIRST_RATE, FIRST_PART * self._answers / seconds)
-        self._step = LARGEST_STEP
-        self._climbed_answers = 0
-
-    def _climb_again(self, now: float) -> None:
+    def _climb(self, now: float, *, rate: float) -> None:
+        self._phase, self._found, self._grown_at = _Phase.CLIMBING, rate, now
+        self._turns = None
+        self._cut, self._eagerness = FIRST_CUT, EAGERNESS
+        self._refusals_at_low_rates = 0.0
         self._is_after_outage = False
-        self._refusals_of_outage *= 2
-        self._phase = _Phase.CLIMBING
-        self._found = max(self._found, FIRST_RATE)
-        self._step = LARGEST_STEP
-        self._next_at = min(self._next_at, now + self._random.uniform(0.5, 1.0) / self._found)
 
-    def _largest_step(self, now: float) -> float:
-        """Return the largest growth with one answer that keeps the growth in time within its bounds."""
+    def _slow_down(self) -> None:
+        self._refusals_at_low_rates += 1
+        if self._phase is _Phase.CLIMBING and self._paced_answers < ANSWERS_TO_CLIMB:
+            self._found *= RUSH_DECREASE
+            return
+        self._phase = _Phase.STEADY
+        self._found *= 1 - self._cut
+        self._cut = max(self._cut * CUT_FACTOR, SMALLEST_CUT)
+        self._eagerness *= EAGERNESS_FACTOR
+
+    def _take_turns(self, now: float) -> None:
+        self._phase = _Phase.STEADY
+        rate = HIGHEST_RATE if self._paced_answers >= ANSWERS_FOR_FAST_TURNS else HIGHEST_RATE / 2
+        self._turns = Turns(rate, now=now, at_least=self._at_least, random=self._random)
+        self._found = min(self._turns.rate, self._at_most)
+
+    def _note_turn_answered(self, turns: Turns, sent_at: float, now: float) -> None:
+        self._next_at += turns.note_answer(sent_at=sent_at, now=now)
+        self._found = turns.rate
+        if turns.are_outgrown:
+            self._turns, self._found = None, RATE_ABOVE
+
+    def _growth(self, now: float) -> float:
+        """Return the growth of the rate with one answer, as a part of the rate."""
         if self._phase is _Phase.CLIMBING:
-            return 2 * CLIMB / (self._found * math.sqrt(self._found))
-        seconds = max(CYCLE_SECONDS, CYCLE_HOLDS * self._hold_seconds)
-        # A site that has refused nothing for several cycles has a higher limit than before: the growth accelerates.
-        acceleration = max(1.0, (now - self._refused_at) / (3 * seconds))
-        return acceleration * (1 / DECREASE - 1) / (seconds * self._found)
+            seconds, self._grown_at = now - self._grown_at, now
+            return min(math.expm1(min(seconds / CLIMB_SECONDS, 1.0)), LARGEST_CLIMB)
+        power = CYCLE_POWER if self._found > 1 else CYCLE_POWER_BELOW
+        requests: float = max(CYCLE_REQUESTS * self._found**power, CYCLE_HOLDS * self._hold_seconds * self._found)
+        requests /= 1 + self._eagerness
+        calm_requests = (now - self._refused_at) * self._found
+        acceleration = max(1.0, calm_requests / (CALM_CYCLES * requests))
+        return min(acceleration * (1 / (1 - self._cut) - 1) / requests, LARGEST_STEP)
+
+    def _was_outage(self, now: float) -> bool:
+        seconds = max(OUTAGE_SECONDS, OUTAGE_REQUESTS / self._answered_rate)
+        return self._refusals_in_a_row >= REFUSALS_OF_OUTAGE and now - self._answered_at >= seconds
 
     def _is_outgrown(self, now: float) -> bool:
         if self._found >= OUTGROWN_RATE:
             return True
         calm_seconds = now - self._refused_at
         return calm_seconds >= OUTGROWN_SECONDS and self._answers / calm_seconds < self._found / 2
-
-    def _note_turn_answered(self, now: float) -> None:
-        self._strikes = max(0.0, self._strikes - 0.25)
-        if self._trial_turns_left:
-            self._trial_turns_left -= 1
-            if not self._trial_turns_left:
-                self._wait_patiently(now)
-        elif now >= self._patience_ends_at:
-            self._rise(now)
-
-    def _rise(self, now: float) -> None:
-        self._wait_patiently(now)
-        if 2 * self._found > TURN_RATE:
-            self._phase, self._found, self._step = _Phase.STEADY, TURN_RATE, STEP_AFTER_TURNS
-            return
-        # The new turns lie between the old ones.
-        self._next_at -= 0.5 / self._found
-        self._found *= 2
-        self._trial_turns_left = TRIAL_TURNS
-
-    def _note_turn_refused(self, sent_at: float, now: float, resumed_at: float) -> None:
-        interval = 1 / self._found
-        if self._trial_turns_left:
-            # The next turn after a refused one is the other half of the turns. They are kept.
-            self._trial_turns_left = 0
-            self._found /= 2
-            self._wait_patiently(now)
-            self._next_at = sent_at + interval
-            if self._next_at <= resumed_at:
-                self._next_at += 2 * interval * math.ceil((resumed_at - self._next_at) / (2 * interval))
-            return
-        self._strikes += 1
-        if self._strikes >= REFUSALS_TO_YIELD:
-            self._strikes = 0.0
-            self._found /= 2
-            self._wait_patiently(now)
-        self._patience_ends_at += TURNS_TO_POSTPONE * interval
-        self._next_at = resumed_at + TURN_SHIFT * self._random.random() / self._found
-
-    def _wait_patiently(self, now: float) -> None:
-        # Workers that tried at the same time would all be refused.
-        seconds = min(PATIENCE / min(self._found, 1.0) ** 2, LONGEST_PATIENCE_SECONDS)
-        self._patience_ends_at = now + seconds * self._random.uniform(0.5, 1.5)

@@ -70,7 +70,9 @@ class Outcome(NamedTuple):
 class Simulation:
     """Runs workers against a site. Equal seeds give equal runs."""
 
-    def __init__(self, site: SimulatedSite, *, workers: int, seed: int, at_most: float = float("inf")) -> None:
+    def __init__(
+        self, site: SimulatedSite, *, workers: int, seed: int, at_most: float = float("inf"), spread: float = 2
+    ) -> None:
         self.site = site
         self._random = Random(seed)
         self.workers = [
@@ -81,7 +83,7 @@ class Simulation:
         self._count = 0
         self.now = 0.0
         for number in range(workers):
-            self._at(self._random.uniform(0, 2), _What.LOOK, number)
+            self._at(self._random.uniform(0, spread), _What.LOOK, number)
 
     def run(self, until: float) -> None:
         while self._events and self._events[0][0] <= until:

@@ -35,7 +35,13 @@ def outcome_of(limit: Limit, *, workers: int, seed: int) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    "limit", [Limit(2, 2), Limit(2, 4), Limit(20, 4), Limit(20, 20), Limit(200, 20), Limit(200, 200)], ids=str
+    "limit",
+    [
+        *(Limit(2, burst) for burst in (1, 2, 4)),
+        *(Limit(20, burst) for burst in (2, 4, 20)),
+        *(Limit(200, burst) for burst in (20, 200)),
+    ],
+    ids=str,
 )
 def test_one_worker_uses_a_site_up_and_is_seldom_refused(limit: Limit) -> None:
     for seed in range(1 if limit.rate > 100 else 3):
@@ -51,6 +57,33 @@ def test_eight_workers_share_a_site_without_a_coordinator_in_most_runs(limit: Li
     assert mean(outcome.used for outcome in outcomes) >= 0.9
     assert mean(outcome.refused for outcome in outcomes) <= 0.1
     assert mean(outcome.fewest_share for outcome in outcomes) >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("workers", "limit"),
+    [(8, Limit(2, 2)), (2, Limit(20, 20)), (4, Limit(20, 4)), (8, Limit(20, 20)), (8, Limit(200, 200))],
+    ids=str,
+)
+def test_workers_meet_every_goal_in_almost_all_runs(workers: int, limit: Limit) -> None:
+    outcomes = [outcome_of(limit, workers=workers, seed=seed) for seed in range(1 if limit.rate > 100 else 8)]
+    good = [each.used >= 0.9 and each.refused <= 0.1 and each.fewest_share >= 0.5 for each in outcomes]
+    assert good.count(False) <= len(good) // 8
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+@pytest.mark.parametrize("seconds", [20, 60, 300])
+@pytest.mark.parametrize("before_seconds", [0, 60], ids=["from the start", "later"])
+def test_workers_soon_use_a_slow_site_that_serves_again(workers: int, seconds: float, before_seconds: float) -> None:
+    limit, nothing = Limit(2, 2), Limit(1e-9, 1e-9)
+    simulation = Simulation(SimulatedSite(limit if before_seconds else nothing), workers=workers, seed=1)
+    simulation.run(before_seconds)
+    simulation.site.limit = nothing
+    serves_at = before_seconds + seconds
+    simulation.run(serves_at)
+    assert max(len(worker.refused_at) for worker in simulation.workers) <= 100
+    simulation.site.limit = limit
+    simulation.run(serves_at + 60)
+    assert simulation.outcome(begin=serves_at + 30, end=serves_at + 60).used >= 0.7
 
 
 @pytest.mark.parametrize(("before", "after"), [(Limit(2, 2), Limit(50, 50)), (Limit(20, 20), Limit(200, 200))], ids=str)
