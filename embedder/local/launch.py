@@ -93,7 +93,13 @@ def _report_success(
 ) -> Mapping[str, int]:
     """Print where the vectors are, and return the number of failed images by reason that a top-up can fetch."""
     if outcome.merge is not None:
-        failures = report.report_result(console, store, skipped=skipped, untrained=settings.model == "untrained")
+        failures = report.report_result(
+            console,
+            store,
+            manifest_uri=settings.manifest_uri,
+            skipped=skipped,
+            untrained=settings.model == "untrained",
+        )
         return failures if _can_be_topped_up(store) else {}
     if outcome.has_nothing_to_fetch:
         return {}

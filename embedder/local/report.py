@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -14,10 +15,10 @@ from common.run.cost import describe_spent
 from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
 from common.run.summary import read_summary
 from embedder.local.programs import own_name
+from results.result import open_result
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -34,7 +35,9 @@ UNTRAINED = (
 )
 
 
-def report_result(console: Console, store: Store, *, skipped: str, untrained: bool) -> Mapping[str, int]:
+def report_result(
+    console: Console, store: Store, *, manifest_uri: str = "", skipped: str, untrained: bool
+) -> Mapping[str, int]:
     """Print what is in the result, and in words which files were no part of the manifest (`skipped`).
 
     Returns the number of failed images by reason. Raises ChunkInvalid and StoreUnavailable when the summary cannot be
@@ -68,19 +71,33 @@ def report_result(console: Console, store: Store, *, skipped: str, untrained: bo
         console.print("\nTo open it in Python:\n")
     console.print(f"  import h5py; result = h5py.File({local!r})", style="cyan")
     console.print('  print(result["urls"][0].decode(), result["embeddings"][0])', style="cyan")
-    _report_commands(console, store, untrained=untrained)
+    _report_commands(console, store, manifest_uri=manifest_uri, untrained=untrained)
     if untrained:
         warn_untrained(console)
     return summary.failures_by_reason
 
 
-def _report_commands(console: Console, store: Store, *, untrained: bool) -> None:
+def _report_commands(console: Console, store: Store, *, manifest_uri: str, untrained: bool) -> None:
     """Print the commands that search the result and show it."""
     embedder, run = shlex.quote(own_name()), shlex.quote(store.uri)
     note = "  # with these weights, answers mean nothing" if untrained else ""
     console.print("\nTo search it, and to look at it in a browser:\n")
     console.print(f'  {embedder} search {run} "two dogs on a beach"{note}', style="cyan")
-    console.print(f"  {embedder} explore {run}", style="cyan")
+    folder = _folder_of_images(store, manifest_uri)
+    images = "" if folder is None else f" --images {shlex.quote(str(folder))}"
+    console.print(f"  {embedder} explore {run}{images}", style="cyan")
+
+
+def _folder_of_images(store: Store, manifest_uri: str) -> Path | None:
+    """Return where the relative paths of the result start, None if it has none or its manifest is elsewhere."""
+    manifest = Path(manifest_uri.removeprefix("file://"))
+    result = open_result(store)
+    if not manifest_uri or not manifest.exists() or not result.row_count:
+        return None
+    first = result.urls(0, 1)[0]
+    if "://" in first or Path(first).is_absolute():
+        return None
+    return manifest if manifest.is_dir() else manifest.parent
 
 
 def report_top_up(

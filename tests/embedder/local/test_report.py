@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,8 @@ from rich.console import Console
 from common.run.keys import REPORT_KEY
 from common.store import open_store
 from embedder.local.report import report_result
+from merger.merge import merge
+from tests.merger.runs import make_chunk, put_chunk, settings_for
 from tests.results.runs import merge_run
 
 if TYPE_CHECKING:
@@ -18,9 +21,9 @@ if TYPE_CHECKING:
     from common.store.contract import Store
 
 
-def said(store: Store, *, untrained: bool) -> str:
+def said(store: Store, *, untrained: bool = False, manifest_uri: str = "") -> str:
     console = Console(file=io.StringIO(), highlight=False, markup=False, soft_wrap=True)
-    report_result(console, store, skipped="", untrained=untrained)
+    report_result(console, store, manifest_uri=manifest_uri, skipped="", untrained=untrained)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -58,3 +61,24 @@ def test_the_commands_begin_with_the_path_of_an_embedder_that_no_shell_finds(
     merge_run(store, (3,))
     name = "embedder" if is_on_path else str(folder / "embedder")
     assert f"\n  {name} explore {store.uri}\n" in said(store, untrained=False)
+
+
+def test_the_command_that_shows_local_pictures_names_their_folder(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    chunk = replace(make_chunk(0, 1, chunk_count=1), urls=["photos/1.jpg"])
+    put_chunk(store, chunk)
+    merge(store, settings_for(store, 1))
+    (tmp_path / "a list").mkdir()
+    manifest = tmp_path / "a list" / "list.csv"
+    manifest.write_text("url\nphotos/1.jpg\n")
+    assert f"explore {store.uri} --images '{manifest.parent}'\n" in said(store, manifest_uri=str(manifest))
+    assert f"explore {store.uri} --images '{manifest.parent}'\n" in said(store, manifest_uri=str(manifest.parent))
+    assert f"explore {store.uri}\n" in said(store, manifest_uri="https://example.org/list.csv")
+
+
+def test_the_command_that_shows_pictures_of_the_web_names_no_folder(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    merge_run(store, (3,))
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("url\nhttps://photos.example/0\n")
+    assert f"explore {store.uri}\n" in said(store, manifest_uri=str(manifest))
