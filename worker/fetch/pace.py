@@ -49,7 +49,7 @@ refusal to the next. Large parts find the limit soon; small ones keep the rates 
 CYCLE_REQUESTS = 12
 """Number of requests in which a rate of 1 request/s grows back what a refusal took: 1 in 13 requests is refused."""
 
-CYCLE_POWER_BELOW, CYCLE_POWER = 0.25, 0.8
+CYCLE_POWER_BELOW, CYCLE_POWER = 0.4, 0.8
 """Powers with which this number grows with the rate, below and above 1 request/s. A worker with a higher rate grows in
 more requests and is refused as often in the same number, which makes the rates equal."""
 
@@ -66,11 +66,11 @@ CYCLE_HOLDS = 12
 LARGEST_STEP = 0.25
 """Largest growth of the rate with one answer, as a part of the rate."""
 
-REFUSALS_BEFORE_TURNS, ANSWER_WEIGHT = 4, 0.08
+REFUSALS_BEFORE_TURNS, ANSWER_WEIGHT = 5, 0.08
 """Number of refusals at low rates after which a worker takes turns, and the part of one for which an answer makes up. A
 few refusals at the start, when the site's allowance is empty, do not tell a slow site from a fast one."""
 
-ANSWERS_FOR_FAST_TURNS = 10
+ANSWERS_FOR_FAST_TURNS = 20
 """Number of answers up to then with which it begins with the highest rate of turns. Otherwise it begins with half of
 that."""
 

@@ -27,8 +27,9 @@ LONGEST_RETRY_AFTER_SECONDS = 3600.0
 NEW_SITE_SECONDS = 0.5
 """Time in seconds in which the number of requests to a new site may double, even if none is answered."""
 
-UNHEARD_SECONDS = 3.0
-"""Time in seconds before that if no request to any site has ended yet."""
+UNHEARD_SECONDS = 30.0
+"""Time in seconds before that if no request to any site has ended yet. Where many workers start on one machine, the
+processes that make the requests take so long to start, and would then send all at once what was given out meanwhile."""
 
 SHARE_OF_BUSY_SITE = 0.2
 """Share of a site's latest answers that must be 503 without Retry-After before they slow it. Fewer are said of single
@@ -249,6 +250,9 @@ class Site:
         self.is_free = self._is_free_now()
         if self.is_slow and not was_slow:
             self.on_slow(self)
+        # The next turn may come earlier than it would have without the refusal.
+        if self._waiting or self.line:
+            self.look_later()
 
     def hold_after(self, requests: int | None) -> None:
         """Hold further requests after that number of them. None: let them go on."""

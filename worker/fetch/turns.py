@@ -28,7 +28,7 @@ FIRST_RETRY_SECONDS = 0.4
 """Longest time in seconds before a refused turn is tried again. It is the same for all workers, whatever their
 intervals, so that they all have the same chance."""
 
-RETRY_GROWTH = 1.3
+RETRY_GROWTH = 1.2
 """Factor of this time after each retry: a site that serves nobody is asked less and less."""
 
 LONGEST_RETRY = 0.5
@@ -37,14 +37,14 @@ LONGEST_RETRY = 0.5
 WAIT_WEIGHT = 0.2
 """Weight of the newest turn in the mean time for which turns wait, so that it covers about the last five turns."""
 
-LONGEST_WAIT = 0.15
+LONGEST_WAIT = 0.12
 """Longest mean wait as a part of the interval. A worker that waits longer doubles its interval. Those with short
 intervals do so first, which makes the intervals equal."""
 
 LONGEST_FIRST_WAIT = 0.45
 """The same in the first seconds, in which the workers look for their places."""
 
-FIRST_SECONDS = 20.0
+FIRST_SECONDS = 30.0
 """Duration in seconds of this search."""
 
 MOST_RETRIES = 16

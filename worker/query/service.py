@@ -225,6 +225,7 @@ class _Service:
 
 def _import_libraries() -> None:
     """Import torch and transformers while the client opens its result: that takes seconds."""
+    import worker.encode.query_encoder  # noqa: F401, PLC0415
 
 
 def _failed(error: Exception) -> Frame:

@@ -265,6 +265,15 @@ def test_the_program_ends_with_its_client(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
+def test_the_libraries_of_the_model_are_loaded_before_anything_is_asked() -> None:
+    with QueryProgram(Programs()) as program:
+        maps, deadline = Path(f"/proc/{program._process.pid}/maps"), time.monotonic() + ANSWER_SECONDS
+        while "libtorch" not in maps.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
 def test_queries_end_when_the_program_is_killed() -> None:
     with QueryProgram(Programs()) as program:
         asked = program.text("a dog")

@@ -70,6 +70,26 @@ def test_a_site_with_a_rate_has_turns_at_that_rate_and_others_at_once() -> None:
     assert asyncio.run(run()) >= 0.15
 
 
+def test_a_turn_that_a_refusal_brings_forward_comes_then() -> None:
+    async def run() -> float:
+        site = site_of(Sites(worker_settings(min_rate_per_site=0.01).fetch), "http://example.org/")
+        now = time.monotonic()
+        for number in range(7):  # until the worker takes turns, of which one is some seconds away
+            site.pace.note_refusal(sent_at=now - 60 + number, now=now - 60 + number, retry_after_seconds=0)
+        site.pace.note_sent(now)
+        site.pace.note_sent(now)
+        assert site.wait_seconds(now) > 1
+        turn = asyncio.ensure_future(site.turn())
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        site.note_refusal(sent_at=now, retry_after_seconds=0)
+        expected = site.wait_seconds(began)
+        await turn
+        return time.monotonic() - began - expected
+
+    assert asyncio.run(run()) < 0.5
+
+
 def test_some_broken_images_are_not_taken_for_a_busy_site() -> None:
     site = site_of(Sites(worker_settings().fetch), "http://a.example.org/")
     for _ in range(100):
