@@ -15,7 +15,8 @@ import faiss
 import numpy as np
 from usearch.index import Index
 
-from results.export.number_type import Encoding, NumberType, bounds_of, encoding_for
+from results.export.encoding import Encoding, bounds_of, encoding_for
+from results.export.number_type import NumberType
 
 if TYPE_CHECKING:
     from collections.abc import Callable

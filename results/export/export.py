@@ -17,9 +17,10 @@ from common.process.resources import exhausted, written_file
 from common.run.keys import RESULT_KEY
 from results.export.blocks import blocks_of
 from results.export.destination import FACTS_FILE
+from results.export.encoding import bounds_of, encoding_for, no_bounds
 from results.export.form import Plan
 from results.export.formats import FACTS, Format, form_of
-from results.export.number_type import NumberType, bounds_of, encoding_for, no_bounds
+from results.export.number_type import NumberType
 from results.export.progress import Step
 from results.export.rows_file import RowsFileReading, rows_file
 from results.export.samples import Samples
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from results.export.destination import Destination
+    from results.export.encoding import Bounds
     from results.export.form import Block, Form
-    from results.export.number_type import Bounds
     from results.export.progress import Progress
     from results.result import Result
 

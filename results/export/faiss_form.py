@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import faiss
 import numpy as np
 
+from results.export.encoding import float16_tolerance
 from results.export.form import ReadRows
-from results.export.number_type import NumberType, float16_tolerance
+from results.export.number_type import NumberType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from results.export.number_type import encoding_for
+from results.export.encoding import encoding_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from results.export.number_type import Bounds, Encoding, NumberType
+    from results.export.encoding import Bounds, Encoding
+    from results.export.number_type import NumberType
 
 
 class Block(NamedTuple):

@@ -11,8 +11,9 @@ import numpy as np
 from usearch.index import Index
 
 from common.process.limits import count_cores
+from results.export.encoding import LARGEST_INT8, float16_tolerance
 from results.export.form import ReadRows
-from results.export.number_type import LARGEST_INT8, NumberType, float16_tolerance
+from results.export.number_type import NumberType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

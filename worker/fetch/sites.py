@@ -27,7 +27,7 @@ LONGEST_RETRY_AFTER_SECONDS = 3600.0
 NEW_SITE_SECONDS = 0.5
 """Time in seconds in which the number of requests to a new site may double, even if none is answered."""
 
-UNHEARD_SECONDS = 30.0
+UNHEARD_SECONDS = 15.0
 """Time in seconds before that if no request to any site has ended yet. Where many workers start on one machine, the
 processes that make the requests take so long to start, and would then send all at once what was given out meanwhile."""
 

@@ -14,11 +14,12 @@ import pytest
 
 from common.errors import ExitCode, StoreUnavailable
 from common.store import open_store
+from results.export.encoding import no_bounds
 from results.export.export import WORKING_BYTES
 from results.export.faiss_form import FaissForm, FaissReading
 from results.export.form import Block, Plan
 from results.export.formats import Format, form_of
-from results.export.number_type import NumberType, no_bounds
+from results.export.number_type import NumberType
 from results.export.rows_file import RowsFileReading, rows_file
 from results.export.samples import Samples
 from tests.resources.memory_group import memory_group

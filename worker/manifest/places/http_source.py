@@ -120,20 +120,22 @@ class HttpSource:
     def read(self, start: int, length: int) -> bytes:
         data = bytearray(self._head.data[start : start + length])
         if len(data) < length:
-            with nullcontext() if self.has_ranges else self._of_whole:
-                self._retried(lambda: self._receive(data, start, start + length))
+            # Looked at once: another thread may find meanwhile that the server has stopped to send ranges.
+            is_alone = self.has_ranges
+            with nullcontext() if is_alone else self._of_whole:
+                self._retried(lambda: self._receive(data, start, start + length, is_alone=is_alone), is_alone=is_alone)
                 if self._is_one_of_many and start + length >= self.size:
                     self.close()
         return bytes(data)
 
-    def _retried(self, receive: Callable[[], Answer]) -> Answer:
+    def _retried(self, receive: Callable[[], Answer], *, is_alone: bool = False) -> Answer:
         try:
             return call(
                 receive,
                 self._retry,
                 may_pass=lambda error: isinstance(error, HttpFault),
                 asked_seconds=lambda error: error.asked_seconds if isinstance(error, HttpFault) else 0.0,
-                before_pause=lambda _: self._whole.close(),
+                before_pause=lambda _: None if is_alone else self._whole.close(),
             )
         except GivenUp as given_up:
             raise SourceUnavailable(f"{self.name}: {given_up.error} ({given_up.attempts} attempts)") from given_up.error
@@ -164,30 +166,33 @@ class HttpSource:
             "server with range requests, on S3 or on a volume",
         )
 
-    def _receive(self, data: bytearray, start: int, end: int) -> None:
+    def _receive(self, data: bytearray, start: int, end: int, *, is_alone: bool) -> None:
         """Append the content up to `end` to `data`, which holds the content from `start` on.
+
+        `is_alone` is true if other threads may read at the same time; then no answer is shared with them.
 
         After a fault, `data` keeps what was received, and the next attempt goes on from there.
         """
         position = start + len(data)
-        answer = self._answer_at(position, end - position)
+        answer = self._answer_at(position, end - position, is_alone=is_alone)
         while answer.position < end:
             data += answer.read_next(min(BLOCK_BYTES, end - answer.position))
         if not answer.is_whole:
             answer.check_end()
-        elif self.has_ranges:
-            # Another thread may be reading too, so this answer is not shared. From now on the threads read in turn.
+        elif is_alone:
+            # From now on the threads read in turn.
             answer.close()
             self.has_ranges = False
 
-    def _answer_at(self, position: int, length: int) -> HttpAnswer:
+    def _answer_at(self, position: int, length: int, *, is_alone: bool) -> HttpAnswer:
         """Return an answer whose next byte is the content's byte `position`."""
-        answer = self._whole.answer
+        answer = None if is_alone else self._whole.answer
         if answer is None or answer.position > position:
-            self._whole.close()
+            if not is_alone:
+                self._whole.close()
             answer = self._client.get(position, length)
             self._check_unchanged(answer)
-            if answer.is_whole and not self.has_ranges:
+            if answer.is_whole and not is_alone:
                 self._whole.answer = answer
         answer.skip_to(position)
         return answer
