@@ -150,6 +150,20 @@ def test_threads_that_share_the_answer_of_a_server_without_ranges_each_get_their
     assert all(content[start : start + (3 << 20)] == block for start, block in zip(starts, found, strict=True))
 
 
+def test_threads_that_began_before_a_server_stopped_to_send_ranges_share_no_answer(server: ManifestServer) -> None:
+    content = os.urandom(4 << 20)
+    starts = [(place % 3 + 1) << 20 for place in range(12)]
+    for number in range(12):  # chance decides in which rounds the threads meet at the wrong moment
+        server.ranges = True
+        with (
+            closing(http_source(server.publish(f"{number}.csv", content))) as source,
+            ThreadPoolExecutor(4) as threads,
+        ):
+            server.ranges = False
+            found = list(threads.map(lambda start, source=source: source.read(start, 1 << 20), starts))
+        assert all(content[start : start + (1 << 20)] == block for start, block in zip(starts, found, strict=True))
+
+
 def test_a_source_that_is_forgotten_leaves_no_connection_open(server: ManifestServer) -> None:
     server.ranges = False
     source = http_source(server.publish("list.csv", os.urandom(12 << 20)))
