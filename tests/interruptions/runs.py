@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from tests.image_server import Behaviour, ImageServer
     from tests.interruptions.killing import Reaper
 
-TIMINGS = {"created_at", "seconds", "bytes_copied_by_store", "bytes_uploaded", "bytes_read", "assembly", "verification"}
-"""The fields of a summary that depend on how a merge went and not on its result."""
+TIMINGS = {
+    *("created_at", "seconds", "bytes_copied_by_store", "bytes_uploaded", "bytes_read", "assembly", "verification"),
+    *("chunk_times", "computing_seconds"),
+}
+"""The fields of a summary that depend on how chunks and a merge went and not on the result."""
 
 
 @dataclass
@@ -121,4 +124,5 @@ def assert_same(store: Store, undisturbed: Store) -> None:
 
 
 def _result_of(summary: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in summary.items() if name not in TIMINGS}
+    result = {name: value for name, value in summary.items() if name not in TIMINGS}
+    return result | {"chunks": [(each["index"], each["rows"], each["failed"]) for each in summary["chunk_times"]]}
