@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker.decoders.decoders import error_of
 from worker.decoders.job import Lost
+from worker.decoders.large_images import LargeImages
 from worker.fetch.must_wait import MustWait
 from worker.rows import ImageFailed, LargeImage
 
@@ -58,7 +59,7 @@ class SquareMaker:
         self._later = fetcher.later(self._ahead, fail=self._fail_waiting)
         self._unsettled = len(rows)
         self._all_settled = asyncio.Event()
-        self._large_image = asyncio.Lock()
+        self._large = LargeImages()
         self._suspects = asyncio.Condition()
         self._suspects_under_way = 0
         self._is_alone = False
@@ -188,10 +189,6 @@ class SquareMaker:
     async def _slot_of(self, fetched: Fetched[Job]) -> int:
         """Return the slot of the square. No other large image is decoded at the same time as a large one."""
         try:
-            try:
-                return await fetched.image.slot()
-            except LargeImage:
-                async with self._large_image:
-                    return await fetched.image.slot_of_large()
+            return await self._large.slot_of(fetched.image)
         finally:
             fetched.release()

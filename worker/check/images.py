@@ -18,6 +18,7 @@ from common.format.reasons import HELD_BACK, Reason
 from worker.decoders.job import Lost
 from worker.failure_advice import advice_for
 from worker.fetch.image_fetcher import ImageFetcher
+from worker.fetch.patience import Patience
 from worker.fetch.transport import ReadFile
 from worker.manifest.excerpts import excerpt
 from worker.pipeline import UNANSWERED
@@ -43,11 +44,8 @@ SAMPLE = 20
 IMAGE_SIZE = 224
 """Side length in pixels of the squares. The model's own may differ, which changes the time a little."""
 
-ATTEMPTS = 2
-"""Number of requests for one image from one source."""
-
-PATIENCE_SECONDS = 5.0
-"""Time for which a host that fails is tried. A worker tries it longer, see EMBEDDER_SOURCE_PATIENCE_SECONDS."""
+PATIENCE = Patience(attempts=2, host_seconds=5.0, request_seconds=10.0)
+"""For how long an image is tried. A worker is more patient, see EMBEDDER_SOURCE_PATIENCE_SECONDS."""
 
 MOST_EXAMPLES = 5
 """Number of reasons of a source, the most frequent ones, of which an image is shown."""
@@ -65,9 +63,6 @@ PACE_ADVICE = (
     "run takes, so neither more workers nor more requests at the same time make it faster; images whose turn does not "
     "come are deferred, and a top-up fetches them"
 )
-
-REQUEST_SECONDS = 10.0
-"""Longest time of one request."""
 
 
 class _Fetched(NamedTuple):
@@ -126,21 +121,7 @@ class ImageCheck:
         self._decoders, self._proxies, self._times = decoders, proxies, times
         self._inflight_bytes = inflight_bytes
         self._held: HeldImages | None = None
-        self._fetch = fetch.model_copy(
-            update={
-                "fetch_attempts": min(fetch.fetch_attempts, ATTEMPTS),
-                "source_patience_seconds": min(fetch.source_patience_seconds, PATIENCE_SECONDS),
-                "slow_site_seconds": min(fetch.slow_site_seconds, PATIENCE_SECONDS),
-                "fetch_timeout_seconds": min(fetch.fetch_timeout_seconds, REQUEST_SECONDS),
-            }
-        )
-        self._http = http.model_copy(
-            update={
-                "connect_timeout_seconds": min(http.connect_timeout_seconds, PATIENCE_SECONDS),
-                "read_timeout_seconds": min(http.read_timeout_seconds, REQUEST_SECONDS),
-                "retry_after_limit_seconds": min(http.retry_after_limit_seconds, 1.0),
-            }
-        )
+        self._fetch, self._http = PATIENCE.shorten(fetch, http)
         self._good: dict[int, _Fetched] = {}
         self._failed: dict[int, ImageFailed] = {}
         self._unanswered: EmbedderError | None = None

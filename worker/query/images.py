@@ -15,9 +15,11 @@ from common.format.reasons import REASON_HELP
 from worker.decode.picture import picture_of_slot
 from worker.decoders.decoders import error_of
 from worker.decoders.job import Lost
+from worker.decoders.large_images import LargeImages
 from worker.fetch.image_fetcher import ImageFetcher
 from worker.fetch.must_wait import MustWait
-from worker.rows import ByteRange, ImageFailed, LargeImage, Row
+from worker.fetch.patience import Patience
+from worker.rows import ByteRange, ImageFailed, Row
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,15 +40,8 @@ Made = TypeVar("Made")
 ROOM_SIDE = 1024
 """Side in pixels of the squares for which a slot has room, and the longest side of a picture."""
 
-ATTEMPTS = 2
-"""Number of requests for one image, and of decoders that may die of it."""
-
-PATIENCE_SECONDS = 5.0
-"""Time in seconds for which a host that fails is tried, and for which a site that asks for fewer requests is waited
-for."""
-
-REQUEST_SECONDS = 20.0
-"""Longest time of one request in seconds."""
+PATIENCE = Patience(attempts=2, host_seconds=5.0, request_seconds=20.0)
+"""For how long an image is tried while somebody waits."""
 
 
 class _Wanted(NamedTuple):
@@ -107,24 +102,11 @@ class QueryImages:
         decode: DecodeSettings,
     ) -> None:
         self._decoders, self._proxies = decoders, proxies
-        self._fetch = fetch.model_copy(
-            update={
-                "fetch_attempts": min(fetch.fetch_attempts, ATTEMPTS),
-                "source_patience_seconds": min(fetch.source_patience_seconds, PATIENCE_SECONDS),
-                "fetch_timeout_seconds": min(fetch.fetch_timeout_seconds, REQUEST_SECONDS),
-            }
-        )
-        self._http = http.model_copy(
-            update={
-                "connect_timeout_seconds": min(http.connect_timeout_seconds, PATIENCE_SECONDS),
-                "read_timeout_seconds": min(http.read_timeout_seconds, REQUEST_SECONDS),
-                "retry_after_limit_seconds": min(http.retry_after_limit_seconds, 1.0),
-            }
-        )
+        self._fetch, self._http = PATIENCE.shorten(fetch, http)
         self._inflight_bytes = decode.inflight_bytes
         self._room = _Room(decoders.spare_slots, descriptor=decoders.squares)
         self._fetchers: dict[tuple[_Wanted, Path | None], ImageFetcher[Job]] = {}
-        self._large_image = asyncio.Lock()
+        self._large = LargeImages()
         decoders.open_room(self._room)
 
     async def square_of_bytes(self, data: bytes, *, size: int) -> NDArray[np.uint8]:
@@ -197,23 +179,19 @@ class QueryImages:
                 return await self._decoded(await _in_turn(lambda: fetcher.fetch(row)))
             except Lost as lost:
                 losses += 1
-                if losses >= ATTEMPTS:
+                if losses >= PATIENCE.attempts:
                     raise error_of(lost) from lost
 
     async def _decoded(self, fetched: Fetched[Job]) -> int:
         try:
-            try:
-                return await fetched.image.slot()
-            except LargeImage:
-                async with self._large_image:
-                    return await fetched.image.slot_of_large()
+            return await self._large.slot_of(fetched.image)
         finally:
             fetched.release()
 
 
 async def _in_turn(fetch: Callable[[], Awaitable[Fetched[Job]]]) -> Fetched[Job]:
     """Return what is fetched, for which a site may have to be waited for. Raises QueryRefused where that takes long."""
-    until = time.monotonic() + PATIENCE_SECONDS
+    until = time.monotonic() + PATIENCE.host_seconds
     while True:
         try:
             return await fetch()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import subprocess
 import sys
@@ -11,42 +9,22 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 
 from common.errors import ExitCode, ResultMissing, SettingsError
-from common.logs import configure_logs
 from common.run.keys import EARLIER_RESULT_KEY, RESULT_KEY, SUMMARY_KEY
-from common.store import open_store
 from k8s.gate.finished_run import FinishedRunGate
 from k8s.gate.settings import GateSettings
-from merger.merge import merge
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, Request
+from tests.k8s.gate.waiting import COUNT, finish_run, wait_for_watch
 from tests.k8s.release_objects import merge_job
-from tests.merger.runs import put_run, settings_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    import io
 
     from common.run.state import FinishedRun
     from common.store.contract import Store
 
-COUNT = 4
 MERGE = "embedder-merge"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "run"))
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    with contextlib.redirect_stderr(stream):
-        configure_logs()
-        yield stream
-    structlog.reset_defaults()
 
 
 class RunningGate:
@@ -74,15 +52,6 @@ class RunningGate:
         if isinstance(self.outcomes[0], Exception):
             raise self.outcomes[0]
         return self.outcomes[0]
-
-
-def wait_for_watch(cluster: ClusterDouble, *, more_than: int = 0) -> None:
-    cluster.wait_for(lambda double: double.count("watch", "jobs") > more_than)
-
-
-def finish_run(store: Store) -> None:
-    put_run(store, [3] * COUNT)
-    merge(store, settings_for(store, COUNT))
 
 
 def test_it_opens_when_the_merge_is_complete(cluster: ClusterDouble, store: Store, logs: io.StringIO) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -14,12 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 
 from common.errors import ChunkInvalid, ChunksMissing, ExitCode, RunUnfinished, StoreAccessDenied, StoreUnavailable
-from common.logs import configure_logs, parse_line
+from common.logs import parse_line
 from common.run.keys import RESULT_KEY, SUMMARY_KEY, chunk_key
-from common.store import open_store
 from k8s.gate.__main__ import describe_opening, describe_result
 from k8s.gate.gate import AllChunksPresent, Gate, MergeWithout
 from k8s.gate.report import report
@@ -28,34 +25,18 @@ from k8s.gate.watch import WorkerPhase, WorkerState, WorkerWatch
 from k8s.release.cause import Cause
 from merger.merge import merge
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, Request
+from tests.k8s.gate.waiting import COUNT, wait_for_watch
 from tests.k8s.release_objects import worker_job
 from tests.merger.runs import put_run, settings_for
 from tests.scrape import free_port, scrape
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterator
-    from pathlib import Path
 
     from common.logs import LogLine
     from common.store.contract import ObjectStat, Store
     from k8s.gate.gate import Opening
-
-COUNT = 4
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "run"))
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[io.StringIO]:
-    """The log lines of this process. A gate in a process of its own has its own stream."""
-    stream = io.StringIO()
-    with contextlib.redirect_stderr(stream):
-        configure_logs()
-        yield stream
-    structlog.reset_defaults()
 
 
 def put_chunks(store: Store, *indexes: int) -> None:
@@ -100,10 +81,6 @@ def start_gate(store: Store, **options: object) -> RunningGate:
 
 def watches(cluster: ClusterDouble) -> int:
     return cluster.count("watch", "jobs")
-
-
-def wait_for_watch(cluster: ClusterDouble, *, more_than: int = 0) -> None:
-    cluster.wait_for(lambda double: double.count("watch", "jobs") > more_than)
 
 
 def test_it_opens_at_once_when_all_chunks_are_there_while_the_job_still_runs(

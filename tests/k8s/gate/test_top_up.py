@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
-import structlog
 
-from common.logs import configure_logs, parse_line
+from common.logs import parse_line
 from common.run.keys import EARLIER_RESULT_KEY, RESULT_KEY, chunk_key
-from common.store import open_store
 from k8s.gate.__main__ import wait
 from k8s.gate.gate import AllChunksPresent
 from k8s.gate.settings import GateSettings
 from k8s.gate.watch import WorkerWatch
-from merger.merge import merge
 from tests.k8s.cluster_double import NAMESPACE, ClusterDouble, Fault, Request
+from tests.k8s.gate.waiting import COUNT, finish_run, wait_for_watch
 from tests.k8s.release_objects import worker_job
-from tests.merger.runs import put_run, settings_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    import io
 
     from common.store.contract import Store
     from k8s.gate.gate import Opening
 
-COUNT = 4
 JOB = "embedder-topup-1"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "run"))
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    with contextlib.redirect_stderr(stream):
-        configure_logs()
-        yield stream
-    structlog.reset_defaults()
 
 
 def top_up_job(*, ended: str = "", **status: str) -> dict[str, object]:
@@ -70,15 +49,6 @@ class RunningGate:
         self._thread.join(30)
         assert self.openings, "the gate still waits"
         return self.openings[0]
-
-
-def wait_for_watch(cluster: ClusterDouble, *, more_than: int = 0) -> None:
-    cluster.wait_for(lambda double: double.count("watch", "jobs") > more_than)
-
-
-def finish_run(store: Store) -> None:
-    put_run(store, [3] * COUNT)
-    merge(store, settings_for(store, COUNT))
 
 
 @pytest.mark.parametrize("end", ["Complete", "Failed"])
