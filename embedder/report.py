@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,10 +13,6 @@ from common.process.resources import written_file
 from common.run.keys import REPORT_KEY
 from embedder.local.options import examples_epilog
 
-if TYPE_CHECKING:
-    from common.run.summary import Summary
-    from common.store.contract import Store
-
 EXAMPLES = (
     "embedder report out",
     "embedder report s3://bucket/run --output report.html",
@@ -24,9 +20,6 @@ EXAMPLES = (
 )
 
 EPILOG = examples_epilog(EXAMPLES)
-
-MAX_REPORT_BYTES = 16 << 20
-"""Size in bytes beyond which an earlier report is not read: this program writes 5 MB at most."""
 
 
 def report(
@@ -62,33 +55,21 @@ def report(
     """
     # These imports bring h5py and numpy, which take as long as everything else that `embedder --help` imports.
     from embedder.query.open_run import open_run  # noqa: PLC0415
+    from results.report.renewal import make_report  # noqa: PLC0415
 
     if gpu_hour_price is not None and not math.isfinite(gpu_hour_price):
         raise SettingsError(f"--gpu-hour-price is {gpu_hour_price}; give an amount, as in 0.71")
     result = open_run(run_uri)
-    store = result.store
-    html = make_report(store, result.summary, gpu_hour_price=gpu_hour_price).encode()
+    store, summary = result.store, result.summary
+    if gpu_hour_price is not None:
+        summary = summary.model_copy(update={"gpu_hour_price": gpu_hour_price})
+    html = make_report(store, summary, earlier=store.stat(REPORT_KEY)).encode()
     if output:
         _write(Path(output).expanduser(), html)
         typer.echo(output)
     else:
         store.put_bytes(REPORT_KEY, html)
         typer.echo(store.location(REPORT_KEY))
-
-
-def make_report(store: Store, summary: Summary, *, gpu_hour_price: float | None) -> str:
-    """Return the report of the finished run in the store."""
-    from results.report.failure_digest import digest_failures  # noqa: PLC0415 - as above
-    from results.report.page import render_report  # noqa: PLC0415
-    from results.report.sample_picture import read_pictures  # noqa: PLC0415
-
-    if gpu_hour_price is not None:
-        summary = summary.model_copy(update={"gpu_hour_price": gpu_hour_price})
-    earlier = store.stat(REPORT_KEY)
-    pictures = []
-    if earlier is not None and earlier.size <= MAX_REPORT_BYTES:
-        pictures = read_pictures(store.read(REPORT_KEY, 0, earlier.size).decode("utf-8", "replace"))
-    return render_report(summary, digest_failures(store), pictures)
 
 
 def _write(path: Path, data: bytes) -> None:

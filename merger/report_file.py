@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.errors import ChunkInvalid
-from common.logs import log
 from common.run.keys import REPORT_KEY
 from common.run.summary import read_summary
 from merger.chunks import MOST_PICTURES
 from results.report.failure_digest import digest_ledger
 from results.report.page import render_report
-from results.report.sample_picture import SamplePicture, read_pictures
+from results.report.renewal import earlier_pictures
+from results.report.sample_picture import SamplePicture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from common.run.summary import Summary
     from common.store.contract import ObjectStat, Store
     from merger.chunks import Inputs
-
-MOST_REPORT_BYTES = 16 << 20
-"""Size of the largest earlier report that is read for its pictures. A report has at most 5 MB."""
 
 
 def find_earlier_summary(store: Store, inputs: Inputs, *, replacing: ObjectStat | None) -> Summary | None:
@@ -54,19 +51,12 @@ def write_report(
     pictures = [
         SamplePicture(chunk.header.index, url, jpeg) for chunk in inputs.files for url, jpeg in chunk.header.pictures
     ]
-    if earlier is not None and replacing is not None:
-        pictures += _earlier_pictures(store, replacing)
+    if earlier is not None:
+        pictures += earlier_pictures(store, replacing)
     with ledger.open("rb") as file:
         failures = digest_ledger(file)
     page = render_report(summary, failures, _some(pictures))
     store.put_bytes(REPORT_KEY, page.encode(), overwrite=False, replacing=replacing)
-
-
-def _earlier_pictures(store: Store, report: ObjectStat) -> Sequence[SamplePicture]:
-    if report.size > MOST_REPORT_BYTES:
-        log.warning("report_not_read", object=store.location(REPORT_KEY), bytes=report.size)
-        return ()
-    return read_pictures(store.read(REPORT_KEY, 0, report.size).decode("utf-8", "replace"))
 
 
 def _some(pictures: Sequence[SamplePicture]) -> list[SamplePicture]:

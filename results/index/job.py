@@ -3,7 +3,7 @@
 1. the vectors pass once through memory: into the index, and past the sampled rows (recall)
 2. the index is written to a file, and loaded from there as a search backend does
 3. its recall is measured; too small a recall ends the program with exit code 65
-4. the file is published, if the result is still the same one, and then the summary names it
+4. the file is published, if the result is still the same one, and then the summary names it, and the report too
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from results.index.progress import Progress
 from results.index.publisher import Publisher, clear_up
 from results.index.recall import GOOD_RECALL, ExactNeighbours, measure_recall, sample_rows
 from results.index.upload import file_sha256
+from results.report.renewal import renew_report
 from results.result import BLOCK_BYTES, open_result
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def _attempt(store: Store, settings: IndexSettings) -> Built | AlreadyBuilt | No
             raise
         publisher.publish(path, index)
     clear_up(store)
+    renew_report(store)
     log.info("index_published", object=store.location(INDEX_KEY), bytes=index.bytes, seconds=index.seconds)
     return Built(index)
 
