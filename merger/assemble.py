@@ -7,8 +7,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from common.errors import StoreAccessDenied, StoreUnavailable
+from common.parallel import ordered
 from merger.layout import METADATA
-from merger.parallel import ordered
 from merger.plan import CopyPart, Part, UploadPart
 from merger.sources import ColumnDigest, blocks, widen
 

@@ -14,6 +14,7 @@ from common.errors import ChunkInvalid
 from common.format.chunk_file import METADATA_BYTES, ChunkHeader, read_header
 from common.format.chunk_times import BriefAttempt, briefly
 from common.format.merged_chunks import MergedChunk, merged_chunk
+from common.parallel import ordered
 from common.run.keys import CHUNKS_PREFIX, chunk_failures_index, chunk_failures_key, chunk_index, chunk_key
 from common.run.summary import MOST_CHUNK_TIMES
 from common.store.object_reader import ObjectReader
@@ -27,7 +28,6 @@ from merger.finding import (
     check_chunk_count,
     check_same_run,
 )
-from merger.parallel import ordered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence, Set

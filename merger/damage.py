@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from common.parallel import ordered
 from merger.finding import LOOKS, BadChunks, Fault, Problem
 from merger.layout import EMBEDDINGS, Piece
 from merger.ledger import FAILURE_DATASETS
-from merger.parallel import ordered
 from merger.sources import ColumnDigest, DigestDiffers, blocks
 
 if TYPE_CHECKING:

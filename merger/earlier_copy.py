@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from common.errors import StoreAccessDenied, StoreUnavailable
 from common.logs import log
+from common.parallel import ordered
 from common.run.keys import EARLIER_RESULT_KEY
 from common.store.contract import AssemblyRefused
 from merger.earlier_result import read_earlier_result
-from merger.parallel import ordered
 from merger.plan import COPY_BYTES, UPLOAD_BYTES
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import numpy as np
 
 from common.format.chunk_file import FAILURE_TEXTS
 from common.format.failures_csv import COLUMNS, new_failures_csv
+from common.parallel import ordered
 from common.process.resources import temporary_folder
 from common.run.keys import FAILURES_KEY
 from merger.earlier_ledger import EarlierLedger
 from merger.layout import Piece
-from merger.parallel import ordered
 from merger.sources import ColumnDigest
 
 if TYPE_CHECKING:

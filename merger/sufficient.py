@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from common.errors import StoreUnavailable
 from common.format.chunk_file import ChunkHeader
 from common.format.merged_chunks import merged_chunk
+from common.parallel import ordered
 from merger.chunks import find_chunks, list_chunks, read_header_of
 from merger.earlier_result import read_earlier_result
-from merger.parallel import ordered
 from merger.progress import Traffic
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ import numpy as np
 
 from common.errors import ChunkInvalid
 from common.format.rows import check_norms
+from common.parallel import ordered
 from common.run.summary import Verification
 from merger.finding import LOOKS, BadChunks, Fault, MergeRefused, Problem
 from merger.layout import EMBEDDINGS, Piece
-from merger.parallel import ordered
 from merger.sample import stretches
 from merger.sources import ColumnDigest, DigestDiffers, blocks, widen
 

@@ -15,6 +15,7 @@ from common.store.folder import FolderStore
 from results.current_index import CurrentIndex, find_current_index
 from results.hnsw import IndexDamaged, has_hnswlib, load_index, memory_bytes
 from results.index_cache import NotCached, cached_path, keep_index, remove_cached
+from results.result import READS_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 SMALL_INDEX_BYTES = 256 << 20
 """Size in bytes up to which the index of a run in a bucket is downloaded for a single query."""
+
+
+SEARCHED_BYTES = 8 << 20
+"""Size in bytes of the blocks that exact search reads side by side."""
 
 
 class Neighbour(NamedTuple):
@@ -55,7 +60,7 @@ class ExactSearch:
 
     def nearest(self, query: NDArray[np.float32], count: int) -> Sequence[Neighbour]:
         rows, scores = np.empty(0, np.int64), np.empty(0, np.float32)
-        for first, vectors in self._result.vector_blocks():
+        for first, vectors in self._result.vector_blocks(block_bytes=SEARCHED_BYTES, ahead=READS_AT_ONCE):
             block = vectors @ query  # (rows of the block,)
             best = np.argpartition(-block, min(count, len(block)) - 1)[:count] if len(block) else np.empty(0, np.int64)
             rows, scores = np.concatenate([rows, first + best]), np.concatenate([scores, block[best]])

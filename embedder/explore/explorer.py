@@ -15,7 +15,7 @@ import numpy as np
 from common.errors import DataError, EmbedderError, TemporaryError
 from common.format.reasons import REASON_HELP, Reason
 from common.run.keys import RESULT_KEY
-from embedder.explore.background import Lane
+from embedder.explore.lane import Lane
 from embedder.explore.ledger import ledger_page
 from embedder.explore.map import EmbeddingMap
 from embedder.explore.pictures import Pictures

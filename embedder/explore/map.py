@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.errors import EmbedderError
+from common.parallel import begin
 from common.process.resources import exhausted
-from embedder.explore.background import begin, run_side_by_side
 from embedder.explore.layout import STEPS, TINY, nearest_of, neighbour_layout, place_beside, principal_components
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ LAID_OUT_ROWS = 2_000
 _RUN_ROWS = 5
 """Number of neighbouring rows that one read takes from a result with more rows than the map."""
 
-_READS_AT_ONCE = 8
 _FEWEST_LAID_OUT = 8
 """With fewer rows there are no neighbourhoods, and the principal components are the map."""
 
@@ -80,7 +78,7 @@ class EmbeddingMap:
 
     def _lay_out(self) -> None:
         rows = sampled_rows(self._result.row_count)
-        vectors = read_rows(self._result, rows)
+        vectors = self._result.picked_vectors(rows)
         if not len(rows):
             self._state = MapState("done", version=1)
             return
@@ -108,15 +106,6 @@ def sampled_rows(row_count: int) -> NDArray[np.int64]:
     free = np.maximum(np.diff(bounds) - _RUN_ROWS, 0)
     starts = bounds[:-1] + np.random.default_rng(0).integers(0, free + 1)
     return np.unique(np.minimum(starts[:, None] + np.arange(_RUN_ROWS), row_count - 1))
-
-
-def read_rows(result: Result, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the vectors of ascending rows, (rows, dimensions). Rows without a gap are one read."""
-    if not len(rows):
-        return np.empty((0, result.dimensions), np.float32)
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    works = [partial(result.vectors, int(run[0]), int(run[-1]) + 1) for run in runs]
-    return np.concatenate(run_side_by_side("map-read", works, width=_READS_AT_ONCE))
 
 
 def _state(state: str, step: int, version: int, rows: NDArray[np.int64], plane: NDArray[np.float32]) -> MapState:

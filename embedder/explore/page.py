@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from common.errors import SettingsError
+from common.parallel import begin
 from embedder.explore.application import make_application
-from embedder.explore.background import begin
 from embedder.explore.guard import Guard, Secrets
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from embedder.explore.background import begin
+from common.parallel import begin
 from embedder.explore.explorer import Explorer
 from embedder.explore.page import Page, open_browser
 from embedder.explore.queries import RunQueries

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from common.parallel import ordered
 from results.export.form import Block
 
 if TYPE_CHECKING:
@@ -19,18 +19,10 @@ BLOCK_BYTES = 32 << 20
 def blocks_of(result: Result) -> Iterator[Block]:
     """Yield all rows in their order. Two blocks are held at a time."""
     rows = max(1, BLOCK_BYTES // (4 * result.dimensions))
-    starts = range(0, result.row_count, rows)
 
     def read(start: int) -> Block:
         stop = min(start + rows, result.row_count)
         ids = result.ids(start, stop) if result.has_ids else None
         return Block(start, result.vectors(start, stop), result.urls(start, stop), ids)
 
-    if not starts:
-        return
-    with ThreadPoolExecutor(1, "read-ahead") as reader:
-        ahead = reader.submit(read, starts[0])
-        for start in starts[1:]:
-            block, ahead = ahead.result(), reader.submit(read, start)
-            yield block
-        yield ahead.result()
+    return ordered(read, range(0, result.row_count, rows), concurrency=1, cost=lambda _: 1, budget=2)

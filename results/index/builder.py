@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +12,7 @@ from common.process.forked import ForkedCallFailed, call_in_child
 from results.hnsw import new_index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from results.index.progress import Progress
     from results.index.recall import ExactNeighbours
@@ -46,7 +42,7 @@ def build_index_file(
     """
     index = new_index(result.row_count, result.dimensions, m=m, ef_construction=ef_construction)
     at_once = FIRST_ROWS
-    for first, vectors in _read_ahead(result.vector_blocks()):
+    for first, vectors in result.vector_blocks():
         exact.add(first, vectors)
         start = 0
         while start < len(vectors):
@@ -76,12 +72,3 @@ def _save(index: Any, path: Path) -> None:  # noqa: ANN401 - hnswlib has no type
         raise ResourceExhausted(f"{path} cannot be written: {error}; make room there") from error
     if (written := path.stat().st_size) != expected:
         raise ResourceExhausted(f"{path} has {written} bytes of {expected}; make room there")
-
-
-def _read_ahead(blocks: Iterator[tuple[int, NDArray[np.float32]]]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield the blocks, and read the next one meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
-        following = reader.submit(next, blocks, None)
-        while (block := following.result()) is not None:
-            following = reader.submit(next, blocks, None)
-            yield block

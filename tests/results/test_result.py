@@ -27,10 +27,12 @@ def test_rows_are_read_by_ranges(tmp_path: Path) -> None:
     assert np.array_equal(result.vectors(25, 40), vectors[25:40])
     assert result.urls(25, 40) == urls[25:40]
     assert result.ids(0, 50) == ids
-    assert np.array_equal(result.picked_vectors([49, 0, 7]), vectors[[49, 0, 7]])
-    blocks = list(result.vector_blocks(block_bytes=7 * 2048))
-    assert [first for first, _ in blocks] == list(range(0, 50, 7))
-    assert np.array_equal(np.concatenate([block for _, block in blocks]), vectors)
+    for rows in ([49, 0, 7], [0, 1, 2, 7, 8, 30, 49], [3, 3, 2, 1], range(50), []):
+        assert np.array_equal(result.picked_vectors(rows), vectors[np.array(rows, np.int64)])
+    for ahead in (1, 3):
+        blocks = list(result.vector_blocks(block_bytes=7 * 2048, ahead=ahead))
+        assert [first for first, _ in blocks] == list(range(0, 50, 7))
+        assert np.array_equal(np.concatenate([block for _, block in blocks]), vectors)
 
 
 def test_rows_that_do_not_exist_are_an_error(tmp_path: Path) -> None:

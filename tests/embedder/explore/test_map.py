@@ -8,7 +8,7 @@ import pytest
 
 from common.store import open_store
 from embedder.explore.layout import STEPS, nearest_of, neighbour_layout, place_beside, principal_components
-from embedder.explore.map import SAMPLED_ROWS, EmbeddingMap, read_rows, sampled_rows
+from embedder.explore.map import SAMPLED_ROWS, EmbeddingMap, sampled_rows
 from results.result import open_result
 from tests.results.runs import merge_run
 
@@ -102,14 +102,6 @@ def test_the_map_has_every_row_of_a_small_result_once(tmp_path: Path, sizes: tup
     assert (state.state, state.step) == ("done", STEPS)
     assert sorted(state.rows) == list(range(sum(sizes)))
     assert np.abs([state.x, state.y]).max() <= 1
-
-
-def test_the_vectors_of_a_sample_are_those_of_its_rows(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
-    merge_run(store, (300,))
-    result = open_result(store)
-    rows = np.array([0, 1, 2, 7, 8, 100, 299])
-    assert np.array_equal(read_rows(result, rows), result.picked_vectors(rows.tolist()))
 
 
 def test_a_map_that_cannot_be_made_says_why(tmp_path: Path) -> None:
