@@ -8,13 +8,14 @@ import typer
 import yaml
 
 from common.errors import ClusterUnavailable, RerunRefused, SettingsError
-from common.indexes import parse_indexes
 from k8s.api.errors import AlreadyExists
 from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
-from k8s.derived_job import check_quantity, lasting_owners, parse_assignments, prefix_of
+from k8s.derived_job import check_quantity, derive_worker_job, lasting_owners, parse_assignments, prefix_of
+from k8s.derived_job_options import CpuOption, MemoryOption, ParallelismOption, SetEnvOption, parse_chunks
+from k8s.release.labels import Component
 from k8s.release.release import Release
 from k8s.release.wording import name_chunks
-from k8s.rerun.job import make_rerun, next_name
+from k8s.rerun.job import next_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,43 +46,10 @@ def rerun(
             show_default=False,
         ),
     ] = "",
-    memory: Annotated[
-        str,
-        typer.Option(
-            "--memory",
-            metavar="16Gi",
-            help="Memory of each pod, for chunks that ran out of memory.\n\n[dim]default: that of the worker Job[/dim]",
-            show_default=False,
-        ),
-    ] = "",
-    cpu: Annotated[
-        str,
-        typer.Option(
-            "--cpu",
-            metavar="8",
-            help="CPU cores that each pod requests.\n\n[dim]default: those of the worker Job[/dim]",
-            show_default=False,
-        ),
-    ] = "",
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set-env",
-            metavar="NAME=VALUE",
-            help="Environment variable of the workers. May be given several times.",
-            show_default=False,
-        ),
-    ] = None,
-    parallelism: Annotated[
-        int | None,
-        typer.Option(
-            "--parallelism",
-            metavar="P",
-            min=1,
-            help="Number of pods that run at the same time.\n\n[dim]default: that of the worker Job[/dim]",
-            show_default=False,
-        ),
-    ] = None,
+    memory: MemoryOption = "",
+    cpu: CpuOption = "",
+    assignments: SetEnvOption = None,
+    parallelism: ParallelismOption = None,
     force: Annotated[
         bool,
         typer.Option(
@@ -100,12 +68,7 @@ def rerun(
     The command creates a Job like the worker Job, for these chunks only.
     A merge that waits for them continues by itself. helm uninstall also deletes the new Job.
     """
-    try:
-        wanted = parse_indexes(chunks)
-    except ValueError as error:
-        raise SettingsError(f"--chunks {chunks}: {error}") from error
-    if chunks and not wanted:
-        raise SettingsError(f"--chunks {chunks!r} names no chunk; write it as in 3,7-9")
+    wanted = parse_chunks(chunks)
     check_quantity("--memory", memory)
     check_quantity("--cpu", cpu)
     environment = parse_assignments(assignments or [])
@@ -178,9 +141,10 @@ def _job(
     parallelism: int | None,
 ) -> Object:
     worker = release.objects[release.worker.name]
-    return make_rerun(
+    return derive_worker_job(
         worker,
         name=next_name(prefix_of(release), [job.name for job in release.jobs]),
+        component=Component.RERUN,
         chunks=chunks,
         owners=lasting_owners(release),
         environment=environment,

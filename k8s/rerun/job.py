@@ -1,42 +1,16 @@
-"""The Job of a rerun. It is made from the worker Job in the cluster: the same pods, for some of its chunks only."""
+"""What a rerun is called, and what memory it may need."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from k8s.derived_job import derive_worker_job, taken_numbers
-from k8s.release.labels import Component
+from k8s.derived_job import taken_numbers
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
     from k8s.api.cluster import Object
-
-
-def make_rerun(
-    worker: Object,
-    *,
-    name: str,
-    chunks: Collection[int],
-    owners: Iterable[Object],
-    environment: Mapping[str, str],
-    memory: str = "",
-    cpu: str = "",
-    parallelism: int | None = None,
-) -> Object:
-    """Return the Job `name` that computes the chunks as the Job `worker` does, with the given changes."""
-    return derive_worker_job(
-        worker,
-        name=name,
-        component=Component.RERUN,
-        chunks=chunks,
-        owners=owners,
-        environment=environment,
-        memory=memory,
-        cpu=cpu,
-        parallelism=parallelism,
-    )
 
 
 def next_name(prefix: str, names: Collection[str]) -> str:

@@ -10,11 +10,11 @@ import yaml
 
 from common.errors import ClusterUnavailable, SettingsError, TopUpRefused
 from common.format.reasons import MAY_PASS
-from common.indexes import parse_indexes
 from common.store import open_store
 from k8s.api.errors import AlreadyExists
 from k8s.api.options import ContextOption, NamespaceOption, ReleaseOption, open_cluster
 from k8s.derived_job import check_quantity, lasting_owners, parse_assignments, prefix_of
+from k8s.derived_job_options import CpuOption, MemoryOption, ParallelismOption, SetEnvOption, parse_chunks
 from k8s.release.release import Release
 from k8s.release.wording import name_chunks
 from k8s.topup.job import (
@@ -89,16 +89,7 @@ def topup(
             show_default=False,
         ),
     ] = "",
-    parallelism: Annotated[
-        int | None,
-        typer.Option(
-            "--parallelism",
-            metavar="P",
-            min=1,
-            help="Number of pods that run at the same time.\n\n[dim]default: that of the worker Job[/dim]",
-            show_default=False,
-        ),
-    ] = None,
+    parallelism: ParallelismOption = None,
     device: Annotated[
         Device | None,
         typer.Option(
@@ -109,24 +100,8 @@ def topup(
             show_default=False,
         ),
     ] = None,
-    cpu: Annotated[
-        str,
-        typer.Option(
-            "--cpu",
-            metavar="2",
-            help="CPU cores that each pod requests.\n\n[dim]default: those of the worker Job[/dim]",
-            show_default=False,
-        ),
-    ] = "",
-    memory: Annotated[
-        str,
-        typer.Option(
-            "--memory",
-            metavar="4Gi",
-            help="Memory of each pod.\n\n[dim]default: that of the worker Job[/dim]",
-            show_default=False,
-        ),
-    ] = "",
+    cpu: CpuOption = "",
+    memory: MemoryOption = "",
     node_labels: Annotated[
         list[str] | None,
         typer.Option(
@@ -136,15 +111,7 @@ def topup(
             show_default=False,
         ),
     ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set-env",
-            metavar="NAME=VALUE",
-            help="Environment variable of the workers. May be given several times.",
-            show_default=False,
-        ),
-    ] = None,
+    assignments: SetEnvOption = None,
     store: Annotated[
         bool,
         typer.Option(
@@ -167,7 +134,7 @@ def topup(
     merge that follows it. All other vectors stay as they are, whether the run is merged or not. The pod of a chunk
     without such images ends at once. helm uninstall also deletes the new Jobs.
     """
-    wanted = _parse_chunks(chunks)
+    wanted = parse_chunks(chunks)
     check_quantity("--memory", memory)
     check_quantity("--cpu", cpu)
     changes = Changes(
@@ -264,16 +231,6 @@ def make_jobs(release: Release, chunks: list[int], changes: Changes) -> list[Obj
         return [job, merge]
     index = release.objects[release.index.name]
     return [job, merge, make_topup_index(index, name=index_name(name), topup=name, owners=owners)]
-
-
-def _parse_chunks(chunks: str) -> list[int]:
-    try:
-        wanted = parse_indexes(chunks)
-    except ValueError as error:
-        raise SettingsError(f"--chunks {chunks}: {error}") from error
-    if chunks and not wanted:
-        raise SettingsError(f"--chunks {chunks!r} names no chunk; write it as in 3,7-9")
-    return wanted
 
 
 def _say_created(release: Release, created: list[str], chunks: list[int]) -> None:

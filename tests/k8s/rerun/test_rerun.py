@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from common.errors import ClusterAccessDenied, ClusterUnavailable, RerunRefused, SettingsError
 from common.indexes import format_indexes, parse_indexes
+from k8s.derived_job import derive_worker_job
 from k8s.release.job import environment_of, job_from
-from k8s.rerun.job import doubled, make_rerun, next_name
+from k8s.release.labels import Component
+from k8s.rerun.job import doubled, next_name
 from tests.charts.helm import render
 from tests.charts.objects import of_kind
 from tests.embedder.command_line import embedder
@@ -22,6 +24,8 @@ from tests.k8s.release_objects import merge_job, pod_of, running, worker_job
 from worker.settings import ChunkSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tests.k8s.cluster_double import ClusterDouble, Request
     from tests.k8s.release_objects import Object
 
@@ -29,6 +33,12 @@ if TYPE_CHECKING:
 def put_run(cluster: ClusterDouble, **status: Any) -> Object:  # noqa: ANN401 - of worker_job
     cluster.put("jobs", merge_job())
     return cluster.put("jobs", worker_job(10, **status))
+
+
+def rerun_of(worker: Object, chunks: Collection[int], *, memory: str = "") -> Object:
+    return derive_worker_job(
+        worker, name="r", component=Component.RERUN, chunks=chunks, owners=[], environment={}, memory=memory
+    )
 
 
 def container(job: Object) -> Object:
@@ -65,7 +75,7 @@ def test_the_charts_own_rerun_is_the_same_job() -> None:
     objects = render("rerun.chunks=3\\,7-9", "rerun.memory=16Gi", "worker.parallelism=2")
     jobs = {each["metadata"]["labels"]["app.kubernetes.io/component"]: each for each in of_kind(objects, "Job")}
     worker, charts = jobs["worker"], jobs["rerun"]
-    ours = make_rerun(worker, name="r", chunks=[3, 7, 8, 9], owners=[], environment={}, memory="16Gi")
+    ours = rerun_of(worker, [3, 7, 8, 9], memory="16Gi")
     assert environment_of(ours) == environment_of(charts)
     assert (job_from(ours).chunks, job_from(ours).run) == (job_from(charts).chunks, job_from(charts).run)
     for job in (ours, charts):
@@ -198,7 +208,7 @@ def test_what_kueue_and_the_api_added_to_the_template_is_left_out() -> None:
     template["labels"]["kueue.x-k8s.io/podset"] = "main"
     template["annotations"]["kueue.x-k8s.io/workload"] = "job-embedder"
     worker["spec"] |= {"suspend": True, "maxFailedIndexes": 5}
-    rerun = make_rerun(worker, name="r", chunks=[1, 2], owners=[], environment={})
+    rerun = rerun_of(worker, [1, 2])
     assert "kueue" not in str(rerun["spec"]["template"])
     assert not {"suspend", "selector", "maxFailedIndexes"} & rerun["spec"].keys()
     assert worker["spec"]["suspend"], "the object of the worker Job is not changed"
@@ -210,7 +220,7 @@ def test_kueues_names_are_left_out_of_a_rerun_of_a_job_that_an_older_chart_has_c
     template = worker["spec"]["template"]
     template["metadata"]["labels"]["kueue.x-k8s.io/podset"] = "main"
     template["metadata"]["annotations"]["kueue.x-k8s.io/workload"] = "job-embedder"
-    rerun = make_rerun(worker, name="r", chunks=[1, 2], owners=[], environment={})
+    rerun = rerun_of(worker, [1, 2])
     assert "kueue" not in str(rerun["spec"]["template"])
     assert rerun["spec"]["template"]["spec"]["tolerations"] == template["spec"]["tolerations"]
 
@@ -226,7 +236,7 @@ CHUNKS = st.sets(st.integers(0, 199), min_size=1, max_size=40)
 @settings(deadline=None, max_examples=30)
 @given(chunks=CHUNKS, data=st.data())
 def test_indexes_and_chunks_map_as_the_worker_maps_them(chunks: set[int], data: st.DataObject) -> None:
-    rerun = make_rerun(worker_job(200), name="r", chunks=sorted(chunks), owners=[], environment={})
+    rerun = rerun_of(worker_job(200), sorted(chunks))
     count = rerun["spec"]["completions"]
     done = data.draw(st.sets(st.integers(0, count - 1)))
     rerun["status"] = {
@@ -298,7 +308,7 @@ def test_what_a_kueue_flavor_added_to_the_worker_job_is_not_in_the_rerun(cluster
     }
     worker["metadata"]["labels"]["kueue.x-k8s.io/prebuilt-workload-name"] = "of-the-worker"
     worker["spec"]["suspend"] = False
-    rerun = make_rerun(worker, name="r", chunks=[1], owners=[], environment={})
+    rerun = rerun_of(worker, [1])
     copied = rerun["spec"]["template"]["spec"]
     assert [copied[name] for name in ("tolerations", "nodeSelector")] == [own["tolerations"], own["nodeSelector"]]
     assert "schedulingGates" not in copied
