@@ -126,8 +126,10 @@ class Transfer:
             self.curl.setopt(pycurl.WRITEFUNCTION, self._pieces.append)
         self.curl.setopt(pycurl.URL, order.url)
         name = f"[{order.host}]" if ":" in order.host else order.host
-        # libcurl changes the letters of percent-encoded bytes, but the request must be as it is written.
-        self._set(pycurl.REQUEST_TARGET, _target(order) if "%" in order.url else None)
+        # libcurl changes the letters of percent-encoded bytes, but the request must be as it is written. PycURL cannot
+        # take a target back, so each later request of the handle has one too.
+        if "%" in order.url or pycurl.REQUEST_TARGET in self._options:
+            self._set(pycurl.REQUEST_TARGET, _target(order))
         self._set(pycurl.RANGE, f"{self._wanted.first}-{self._wanted.last}" if self._wanted else None)
         self._set(pycurl.PROXY, order.proxy)
         self._set(pycurl.COOKIE, order.cookie.encode("latin-1") if order.cookie else None)

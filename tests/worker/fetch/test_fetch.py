@@ -148,6 +148,16 @@ def test_a_url_is_requested_as_it_is_written(server: ImageServer, written: str, 
     assert [request.raw_path for request in server.requests] == [requested]
 
 
+def test_urls_with_and_without_percent_signs_are_requested_one_after_the_other(server: ImageServer) -> None:
+    paths = ["/a%20b.jpg", "/c.jpg", "/d.jpg?e=f", "/g%2Fh.jpg?%C3%A4", "/c.jpg", "/i/../j.jpg"]
+    urls = [
+        server.on(path.partition("?")[0], answer(b"good")) + path.partition("?")[1] + path.partition("?")[2]
+        for path in paths
+    ]
+    assert fetch(*urls) == [b"good"] * len(paths)
+    assert [request.raw_path for request in server.requests] == paths
+
+
 def test_user_and_password_of_a_url_are_sent_to_its_host_and_never_shown(server: ImageServer) -> None:
     with image_server() as other:
         server.on("/a.jpg", redirect(other.url("/b.jpg")))
