@@ -66,8 +66,16 @@ class SiteState(NamedTuple):
 class Heard:
     """Whether any request has ended. Before, the processes that make the requests may not have started."""
 
+    on_first: Callable[[], object]
+    """Called once, when the first request has ended."""
     at: float | None = None
     """The time at which the first request ended, None if none has."""
+
+    def note(self) -> None:
+        """Note the end of a request."""
+        if self.at is None:
+            self.at = time.monotonic()
+            self.on_first()
 
 
 class Site:
@@ -250,9 +258,7 @@ class Site:
         self.is_free = self._is_free_now()
         if self.is_slow and not was_slow:
             self.on_slow(self)
-        # The next turn may come earlier than it would have without the refusal.
-        if self._waiting or self.line:
-            self.look_later()
+        self.look_again()
 
     def hold_after(self, requests: int | None) -> None:
         """Hold further requests after that number of them. None: let them go on."""
@@ -260,8 +266,7 @@ class Site:
         if self.is_slow and not was_slow:
             self.on_slow(self)
         self.is_free = self._is_free_now()
-        if self._waiting or self.line:
-            self.look_later()
+        self.look_again()
 
     def dismiss(self, error: Exception) -> None:
         """Let the requests fail that wait for a turn."""
@@ -273,8 +278,11 @@ class Site:
     def note_end(self) -> None:
         """Note that a request is over. Another one may have its turn."""
         self.in_flight -= 1
-        if self._heard.at is None:
-            self._heard.at = time.monotonic()
+        self._heard.note()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Look anew when the next turn is, if anybody waits for it: it may come earlier than was thought."""
         if self._waiting or self.line:
             self.look_later()
 
@@ -312,7 +320,7 @@ class Sites:
         for name in self._fixed:
             _check_name(name)
         self._random = Random()
-        self._heard = Heard()
+        self._heard = Heard(self._look_again)
         self._by_server: dict[tuple[str, int], Site] = {}
         self._by_name: dict[str, Site] = {}
         self._most_kept = SITES_KEPT
@@ -325,6 +333,11 @@ class Sites:
         """Whether any site was slow."""
         self.is_ending = False
         """Whether no request waits for its turn any more."""
+
+    def _look_again(self) -> None:
+        """Let every site look again, now that the processes that make the requests are known to work."""
+        for site in self._by_name.values():
+            site.look_again()
 
     def of(self, url: HttpUrl) -> Site:
         """Return the site of a URL."""

@@ -12,7 +12,7 @@ from common.site_names import site_name
 from tests.worker.fetch.fetching import worker_settings
 from worker.fetch.image_url import parse_http_url
 from worker.fetch.rows_ahead import Place, RowsAhead
-from worker.fetch.sites import Site, Sites
+from worker.fetch.sites import UNHEARD_SECONDS, Site, Sites
 from worker.fetch.slots import Slots
 from worker.rows import Row
 
@@ -88,6 +88,22 @@ def test_a_turn_that_a_refusal_brings_forward_comes_then() -> None:
         return time.monotonic() - began - expected
 
     assert asyncio.run(run()) < 0.5
+
+
+def test_the_first_answer_of_any_site_brings_the_turns_of_all_new_sites_forward() -> None:
+    async def run() -> None:
+        sites = Sites(worker_settings().fetch)
+        heard, silent = (site_of(sites, f"http://{name}.example/") for name in ("heard", "silent"))
+        for site in (heard, silent):
+            await site.turn()
+            site.note_begin(time.monotonic())
+        later = asyncio.create_task(silent.turn())
+        await asyncio.sleep(0.05)
+        assert not later.done()
+        heard.note_end()
+        await asyncio.wait_for(later, UNHEARD_SECONDS / 3)
+
+    asyncio.run(run())
 
 
 def test_some_broken_images_are_not_taken_for_a_busy_site() -> None:
