@@ -53,9 +53,9 @@ $(HNSWLIB): $(SETUP)
 	@touch $@
 
 TEST_SETUP := $(SETUP) $(HELM) $(HNSWLIB)
-PYTEST := -m pytest --numprocesses 2
-FAST := $(PYTEST) --dist worksteal -m "not slow"
-SLOW := $(PYTEST) --dist loadfile -m slow
+# Most tests wait for programs and servers more than they compute.
+FAST := -m pytest --numprocesses 4 --dist worksteal -m "not slow"
+SLOW := -m pytest --numprocesses 2 --dist loadfile -m slow
 
 test: $(TEST_SETUP) ## Run the fast tests
 	$(BIN)/python $(FAST) $(ARGS)
@@ -72,7 +72,7 @@ test-gpu: $(SETUP) ## Run the tests that need an NVIDIA GPU
 # Programs that tests start are measured too.
 coverage: $(TEST_SETUP) ## Measure the branch coverage of all tests; of the fast ones with ARGS='-m "not slow"'
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run $(PYTEST) --dist loadfile $(ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
 

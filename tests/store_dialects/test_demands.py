@@ -197,6 +197,7 @@ def test_an_endpoint_that_is_no_store_is_refused_with_its_answer(speak: Speak) -
         store.check_access()
 
 
+@pytest.mark.slow
 def test_a_store_that_says_it_deletes_and_does_not_is_found_out(speak: Speak) -> None:
     succeeds = Answer(200, b"<DeleteResult/>")
     dialect = Dialect(

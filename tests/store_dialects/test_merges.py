@@ -65,6 +65,7 @@ def test_a_store_that_refuses_every_assembly_ends_the_merge_with_its_words_and_l
     assert sorted(direct.list("")) == before
 
 
+@pytest.mark.slow
 def test_two_merges_in_a_row_replace_a_partial_result_without_conditional_writes(speak: Speak, direct: S3Store) -> None:
     chunks = put_run(direct, [30, 20])
     missing = direct.read("chunks/Images_Embedded_1.h5")

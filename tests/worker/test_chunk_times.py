@@ -63,6 +63,7 @@ def test_nobody_need_tell_the_number_of_the_attempt_and_pictures_can_be_turned_o
     assert header.pictures == ()
 
 
+@pytest.mark.slow
 def test_a_run_of_one_chunk_has_pictures_of_many_of_its_images_and_the_same_vectors(tmp_path: Path) -> None:
     (tmp_path / "with").mkdir()
     (tmp_path / "without").mkdir()

@@ -39,6 +39,7 @@ def embedded(run: Path, ended: Ended) -> dict[str, np.ndarray]:
     return dict(zip(chunk.urls, chunk.embeddings, strict=True))
 
 
+@pytest.mark.slow
 def test_pictures_in_a_parquet_file_give_the_vectors_of_the_same_pictures_in_files(tmp_path: Path) -> None:
     names = [path.name for path in PHOTOS]
     list_path = tmp_path / "list.txt"

@@ -40,6 +40,7 @@ def test_a_site_with_an_allowance_gives_all_its_images(status: int, retry_after:
         assert 0 < len(site.refused) <= 20
 
 
+@pytest.mark.slow
 def test_a_site_that_limits_with_503_and_names_no_pause_gives_all_its_images_too() -> None:
     with image_server() as server:
         site = Allowance(40, burst=40, status=503)

@@ -112,6 +112,7 @@ def test_without_a_manifest_the_command_says_what_is_missing() -> None:
         embedder("check")
 
 
+@pytest.mark.slow
 def test_the_chunks_of_a_run_in_the_store_are_kept(photos: Path, tmp_path: Path, quick_clip: Path) -> None:
     here = photos, tmp_path / "run", "--model", quick_clip, "--device", "cpu"
     asked = in_json(*here, "--chunks", 4)

@@ -298,6 +298,7 @@ def test_an_image_that_cannot_be_decoded_is_lost_as_for_a_worker_though_another_
     assert "truncated 1" in checked[Subject.IMAGES].message
 
 
+@pytest.mark.slow
 def test_a_source_that_is_down_does_not_stop_the_next_one(tmp_path: Path) -> None:
     with image_server() as server:
         row = f"id,train,{server.on('/1.jpg', answer(JPEG))},,"

@@ -347,6 +347,7 @@ def test_a_model_of_the_hub_that_is_not_cached_is_not_found_offline(tmp_path: Pa
     assert "set EMBEDDER_MODEL to their folder" in said
 
 
+@pytest.mark.slow
 def test_a_hub_that_refuses_connections_is_unavailable(tmp_path: Path) -> None:
     said = find_apart("some/model", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")
     assert said.startswith("SourceUnavailable ")
