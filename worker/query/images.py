@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from common.errors import QueryRefused
-from common.format.reasons import REASON_HELP
+from common.format.reasons import REASON_HELP, Reason
 from worker.decode.picture import picture_of_slot
 from worker.decoders.decoders import error_of
 from worker.decoders.job import Lost
@@ -136,16 +136,35 @@ class QueryImages:
         Parquet file is read from the file of this name in the folder, also where the result names a remote file.
         """
         wanted = _Wanted(picture_side=max(1, min(side, ROOM_SIDE)))
-        row, place = Row(0, url), find_place(url)
-        if place is not None:
-            if folder is None:
-                raise _not_fetched(place, "--images FOLDER shows it, where FOLDER holds a local copy of that file")
-            found = await self._files.find(place, folder)
-            if isinstance(found, bytes):
-                with _row_of_bytes(found) as row:
-                    return await self._made(row, wanted, folder=None, read=picture_of_slot)
-            row = row._replace(held=found)
-        return await self._made(row, wanted, folder=folder, read=picture_of_slot)
+
+        async def made(row: Row) -> bytes:
+            return await self._made(row, wanted, folder=folder, read=picture_of_slot)
+
+        with _refusals():
+            found = await self._found_in_file(url, folder)
+            if isinstance(found, ByteRange):
+                return await made(Row(0, url, held=found))
+            if found is None:
+                try:
+                    return await made(Row(0, url))
+                except ImageFailed as failed:
+                    is_absent = failed.reason in {Reason.NOT_FOUND, Reason.INVALID_URL}
+                    if not is_absent or folder is None or "://" in url:
+                        raise
+                    found = await self._files.find_named(url, folder)
+                    if found is None:
+                        raise
+            with _row_of_bytes(found) as row:
+                return await made(row)
+
+    async def _found_in_file(self, url: str, folder: Path | None) -> ByteRange | bytes | None:
+        """Return where a picture lies inside a file of the folder, or its bytes. None: the URL is that of a picture."""
+        place = find_place(url)
+        if place is None:
+            return None
+        if folder is None:
+            raise _not_fetched(place, "--images FOLDER shows it, where FOLDER holds a local copy of that file")
+        return await self._files.find(place, folder)
 
     async def _square(self, row: Row, *, size: int, folder: Path | None) -> NDArray[np.uint8]:
         if size > ROOM_SIDE:
@@ -154,17 +173,13 @@ class QueryImages:
         def read(slot: NDArray[np.uint8]) -> NDArray[np.uint8]:
             return slot[: 3 * size**2].reshape(size, size, 3).copy()
 
-        return await self._made(row, _Wanted(square_size=size), folder=folder, read=read)
+        with _refusals():
+            return await self._made(row, _Wanted(square_size=size), folder=folder, read=read)
 
     async def _made(
         self, row: Row, wanted: _Wanted, *, folder: Path | None, read: Callable[[NDArray[np.uint8]], Made]
     ) -> Made:
-        fetcher = self._fetcher(wanted, folder)
-        try:
-            slot = await self._slot(row, fetcher)
-        except ImageFailed as failed:
-            detail = failed.detail.removeprefix("url: ").removeprefix("bytes: ").removeprefix(f"{failed.reason} ")
-            raise QueryRefused(f"{failed.reason} ({detail}): {REASON_HELP[failed.reason]}") from failed
+        slot = await self._slot(row, self._fetcher(wanted, folder))
         try:
             return read(self._room.content(slot))
         finally:
@@ -204,6 +219,16 @@ class QueryImages:
             return await self._large.slot_of(fetched.image)
         finally:
             fetched.release()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise the failure of an image as QueryRefused."""
+    try:
+        yield
+    except ImageFailed as failed:
+        detail = failed.detail.removeprefix("url: ").removeprefix("bytes: ").removeprefix(f"{failed.reason} ")
+        raise QueryRefused(f"{failed.reason} ({detail}): {REASON_HELP[failed.reason]}") from failed
 
 
 def _not_fetched(place: PicturePlace, remedy: str) -> QueryRefused:
