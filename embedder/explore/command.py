@@ -32,8 +32,8 @@ Images = Annotated[
     typer.Option(
         "--images",
         metavar="FOLDER",
-        help="Where the paths of a local list start: the folder of the list, or the folder of pictures that was "
-        "embedded. Without it, no local file is shown.",
+        help="Where the paths of a local list start: the folder of the list, or the folder of pictures, tar or Parquet "
+        "files that was embedded, or a copy of these tar or Parquet files. Without it, no local file is shown.",
         show_default=False,
         rich_help_panel=_PANEL,
     ),
@@ -87,7 +87,8 @@ def explore(
     check_worker_libraries("embedder explore")
     if images is not None and not images.is_dir():
         raise SettingsError(
-            f"--images is {images}, which is no folder; give the folder of the list, or of the pictures"
+            f"--images is {images}, which is no folder; give the folder of the list, or of the pictures, tar "
+            "or Parquet files"
         )
     # Imported here: `embedder --help` needs none of these.
     from embedder.explore.session import explore_run  # noqa: PLC0415

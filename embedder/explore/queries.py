@@ -58,8 +58,8 @@ class RunQueries:
             refused: Future[Picture] = Future()
             refused.set_exception(
                 QueryRefused(
-                    "it is a local file; start embedder explore with --images FOLDER, the folder of the list or of the "
-                    "pictures"
+                    "it is a local file; start embedder explore with --images FOLDER, the folder of the list, of the "
+                    "pictures, or of the tar or Parquet files that hold them"
                 )
             )
             return refused

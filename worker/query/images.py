@@ -6,12 +6,13 @@ import asyncio
 import os
 import tempfile
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from common.errors import QueryRefused
-from common.format.reasons import REASON_HELP
+from common.format.reasons import REASON_HELP, Reason
 from worker.decode.picture import picture_of_slot
 from worker.decoders.decoders import error_of
 from worker.decoders.job import Lost
@@ -19,10 +20,12 @@ from worker.decoders.large_images import LargeImages
 from worker.fetch.image_fetcher import ImageFetcher
 from worker.fetch.must_wait import MustWait
 from worker.fetch.patience import Patience
+from worker.query.picture_files import PictureFiles
+from worker.query.picture_places import find_place
 from worker.rows import ByteRange, ImageFailed, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from worker.fetch.fetched import Fetched
     from worker.fetch.relayed_proxies import RelayedProxies
     from worker.fetch.transport import Answered, Broken, Get, ReadFile
+    from worker.query.picture_places import PicturePlace
     from worker.settings import DecodeSettings, FetchSettings, HttpSettings
 
 Made = TypeVar("Made")
@@ -107,28 +111,60 @@ class QueryImages:
         self._room = _Room(decoders.spare_slots, descriptor=decoders.squares)
         self._fetchers: dict[tuple[_Wanted, Path | None], ImageFetcher[Job]] = {}
         self._large = LargeImages()
+        self._files = PictureFiles(max_image_bytes=fetch.max_image_bytes)
         decoders.open_room(self._room)
+
+    def close(self) -> None:
+        """End the thread that looks into files."""
+        self._files.close()
 
     async def square_of_bytes(self, data: bytes, *, size: int) -> NDArray[np.uint8]:
         """Return the square of an image's file, uint8 (size, size, 3). Raises QueryRefused."""
-        # A decoder reads files and URLs, and its messages have no room for an image.
-        with tempfile.NamedTemporaryFile(prefix="embedder-query-") as file:
-            file.write(data)
-            file.flush()
-            row = Row(0, "", held=ByteRange(file.name, 0, len(data)))
+        with _row_of_bytes(data) as row:
             return await self._square(row, size=size, folder=None)
 
     async def square_of_url(self, url: str, *, size: int) -> NDArray[np.uint8]:
         """Return the square of the image at a URL, uint8 (size, size, 3). Raises QueryRefused."""
+        if (place := find_place(url)) is not None:
+            raise _not_fetched(place, "give the picture's own file or URL")
         return await self._square(Row(0, url), size=size, folder=None)
 
     async def picture(self, url: str, *, side: int, folder: Path | None) -> bytes:
         """Return a small JPEG of the image at a URL. Raises QueryRefused.
 
-        Paths of local files start in `folder`; if it is None, no local file is read.
+        Paths of local files start in `folder`; if it is None, no local file is read. A picture inside a tar or a
+        Parquet file is read from the file of this name in the folder, also where the result names a remote file.
         """
         wanted = _Wanted(picture_side=max(1, min(side, ROOM_SIDE)))
-        return await self._made(Row(0, url), wanted, folder=folder, read=picture_of_slot)
+
+        async def made(row: Row) -> bytes:
+            return await self._made(row, wanted, folder=folder, read=picture_of_slot)
+
+        with _refusals():
+            found = await self._found_in_file(url, folder)
+            if isinstance(found, ByteRange):
+                return await made(Row(0, url, held=found))
+            if found is None:
+                try:
+                    return await made(Row(0, url))
+                except ImageFailed as failed:
+                    is_absent = failed.reason in {Reason.NOT_FOUND, Reason.INVALID_URL}
+                    if not is_absent or folder is None or "://" in url:
+                        raise
+                    found = await self._files.find_named(url, folder)
+                    if found is None:
+                        raise
+            with _row_of_bytes(found) as row:
+                return await made(row)
+
+    async def _found_in_file(self, url: str, folder: Path | None) -> ByteRange | bytes | None:
+        """Return where a picture lies inside a file of the folder, or its bytes. None: the URL is that of a picture."""
+        place = find_place(url)
+        if place is None:
+            return None
+        if folder is None:
+            raise _not_fetched(place, "--images FOLDER shows it, where FOLDER holds a local copy of that file")
+        return await self._files.find(place, folder)
 
     async def _square(self, row: Row, *, size: int, folder: Path | None) -> NDArray[np.uint8]:
         if size > ROOM_SIDE:
@@ -137,17 +173,13 @@ class QueryImages:
         def read(slot: NDArray[np.uint8]) -> NDArray[np.uint8]:
             return slot[: 3 * size**2].reshape(size, size, 3).copy()
 
-        return await self._made(row, _Wanted(square_size=size), folder=folder, read=read)
+        with _refusals():
+            return await self._made(row, _Wanted(square_size=size), folder=folder, read=read)
 
     async def _made(
         self, row: Row, wanted: _Wanted, *, folder: Path | None, read: Callable[[NDArray[np.uint8]], Made]
     ) -> Made:
-        fetcher = self._fetcher(wanted, folder)
-        try:
-            slot = await self._slot(row, fetcher)
-        except ImageFailed as failed:
-            detail = failed.detail.removeprefix("url: ").removeprefix("bytes: ").removeprefix(f"{failed.reason} ")
-            raise QueryRefused(f"{failed.reason} ({detail}): {REASON_HELP[failed.reason]}") from failed
+        slot = await self._slot(row, self._fetcher(wanted, folder))
         try:
             return read(self._room.content(slot))
         finally:
@@ -187,6 +219,30 @@ class QueryImages:
             return await self._large.slot_of(fetched.image)
         finally:
             fetched.release()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise the failure of an image as QueryRefused."""
+    try:
+        yield
+    except ImageFailed as failed:
+        detail = failed.detail.removeprefix("url: ").removeprefix("bytes: ").removeprefix(f"{failed.reason} ")
+        raise QueryRefused(f"{failed.reason} ({detail}): {REASON_HELP[failed.reason]}") from failed
+
+
+def _not_fetched(place: PicturePlace, remedy: str) -> QueryRefused:
+    kind = "the shard" if place.kind == "tar" else "the Parquet file"
+    return QueryRefused(f"the picture lies in {kind} {place.name}, which is not fetched for one picture; {remedy}")
+
+
+@contextmanager
+def _row_of_bytes(data: bytes) -> Iterator[Row]:
+    """Yield a row whose image is `data`: a decoder reads files and URLs, and its messages have no room for an image."""
+    with tempfile.NamedTemporaryFile(prefix="embedder-query-") as file:
+        file.write(data)
+        file.flush()
+        yield Row(0, "", held=ByteRange(file.name, 0, len(data)))
 
 
 async def _in_turn(fetch: Callable[[], Awaitable[Fetched[Job]]]) -> Fetched[Job]:

@@ -121,6 +121,7 @@ class _Service:
             self._started = QueryImages(
                 decoders, proxies=proxies, fetch=self._fetch, http=self._http, decode=self._decode
             )
+            self._opened.callback(self._started.close)
         return self._started
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:

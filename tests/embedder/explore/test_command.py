@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,10 +21,13 @@ import pytest
 
 from common.errors import ExitCode, RunUnfinished, SettingsError
 from common.store import open_store
+from merger.merge import merge
 from results.result import open_result
 from tests.embedder.command_line import embedder
-from tests.merger.runs import put_run
+from tests.merger.runs import make_chunk, put_chunk, put_run, settings_for
 from tests.results.runs import merge_run
+from tests.worker.held_pictures import jpeg, struct_table, write_parquet
+from tests.worker.manifest.tars import tar_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -211,3 +215,28 @@ def test_without_the_folder_a_local_picture_says_what_helps(photo_run: Path) -> 
         status, answer = page.ask("picture?row=0")
     assert status == 422
     assert "start embedder explore with --images FOLDER" in json.loads(answer)["message"]
+
+
+@pytest.mark.slow
+def test_pictures_in_shards_and_parquet_files_are_shown_from_the_folder(tmp_path: Path) -> None:
+    urls = ["00000.tar#a.jpg", "s3://bucket/train/00000.tar#a.jpg", "0.parquet#0", "00000.tar#absent.jpg"]
+    store = open_store(str(tmp_path / "run"))
+    put_chunk(store, replace(make_chunk(0, len(urls), chunk_count=1), urls=urls))
+    merge(store, settings_for(store, 1))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "00000.tar").write_bytes(tar_of([("a.jpg", jpeg(90, side=200))]))
+    write_parquet(folder / "0.parquet", struct_table([jpeg(90, side=200)], [None]))
+    with explored(tmp_path / "run", "--images", folder) as page:
+        for row in range(3):
+            status, picture = page.ask(f"picture?row={row}")
+            assert (status, picture[:3]) == (200, b"\xff\xd8\xff")
+        status, answer = page.ask("picture?row=3")
+        assert (status, json.loads(answer)["message"]) == (422, "00000.tar has no picture absent.jpg")
+    with explored(tmp_path / "run") as page:
+        status, answer = page.ask("picture?row=1")
+    assert status == 422
+    assert json.loads(answer)["message"] == (
+        "the picture lies in the shard 00000.tar, which is not fetched for one picture; --images FOLDER shows it, "
+        "where FOLDER holds a local copy of that file"
+    )

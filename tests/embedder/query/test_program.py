@@ -30,7 +30,9 @@ from embedder.query.program import MAX_IMAGE_BYTES, QueryProgram
 from tests.embedder.searching import ANSWER_SECONDS, result_of, start_program
 from tests.image_server import answer, image_server
 from tests.worker.encode.models import TINY_VISION, save_clip_with_tokenizer, save_vision_tower
+from tests.worker.held_pictures import struct_table, write_parquet
 from tests.worker.images import encoded, photo
+from tests.worker.manifest.tars import tar_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,6 +187,26 @@ def test_a_picture_of_a_local_run_is_read_from_its_folder(program: QueryProgram,
         picture = program.picture(url, max_side=50, folder=tmp_path).result(ANSWER_SECONDS)
         assert (picture.media_type, size_of(picture.data)) == ("image/jpeg", (50, 33))
         assert refusal(program.picture(url, max_side=50)).startswith("invalid_url")
+
+
+@pytest.mark.slow
+def test_a_picture_in_a_shard_is_shown_from_the_folder_and_a_remote_shard_is_never_fetched(
+    program: QueryProgram, server: ImageServer, tmp_path: Path
+) -> None:
+    members = [("0.png", encoded(photo().rotate(90, expand=True), "PNG")), ("1.png", encoded(photo(), "PNG"))]
+    remote = server.on("/00000.tar", answer(tar_of(members)))
+    for asked in (program.picture(f"{remote}#1.png", max_side=60), program.url(f"{remote}#1.png")):
+        assert refusal(asked).startswith(
+            "the picture lies in the shard 00000.tar, which is not fetched for one picture; "
+        )
+    write_parquet(tmp_path / "0.parquet", struct_table([data for _, data in members], [None, "a/b.png"]))
+    assert "has no such file" in refusal(program.picture(f"{remote}#1.png", max_side=60, folder=tmp_path))
+    (tmp_path / "00000.tar").write_bytes(tar_of(members))
+    for url in (f"{remote}#1.png", "s3://bucket/00000.tar#1.png", "00000.tar#1.png", "0.parquet#1", "a/b.png"):
+        picture = program.picture(url, max_side=60, folder=tmp_path).result(ANSWER_SECONDS)
+        assert (picture.media_type, size_of(picture.data)) == ("image/jpeg", (60, 40)), url
+    assert refusal(program.picture("b.png", max_side=60, folder=tmp_path)).startswith("not_found (")
+    assert server.count("/00000.tar") == 0
 
 
 @pytest.mark.slow

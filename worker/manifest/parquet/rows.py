@@ -112,6 +112,15 @@ class ParquetRows:
             for group in groups:
                 yield from _images(group, column, ahead=ahead, max_bytes=max_bytes)
 
+    def bytes_to(self, cell: int) -> int:
+        """Return about how many bytes, without compression, are read to reach the end of an image."""
+        column = self.columns.image
+        if column is None:
+            raise TypeError("the files hold no images")
+        group = next(self._groups([cell]))
+        span = OpenParquet(group.footer).span(group.number, column)
+        return span.raw_bytes * (group.rows[0] + 1) // group.footer.group_rows[group.number]
+
     def _groups(self, rows: Sequence[int]) -> Iterator[_Group]:
         """Yield the row groups that hold `rows`, which ascend."""
         place = 0
