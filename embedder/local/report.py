@@ -63,7 +63,14 @@ def report_result(
     console.print(f"summary   {store.location(SUMMARY_KEY)}")
     if store.stat(REPORT_KEY) is not None:
         console.print(f"report    {store.location(REPORT_KEY)}")
-    local = result
+    if summary.rows_embedded:
+        _report_use(console, store, manifest_uri=manifest_uri, untrained=untrained)
+    return summary.failures_by_reason
+
+
+def _report_use(console: Console, store: Store, *, manifest_uri: str, untrained: bool) -> None:
+    """Print how to open the result, to search it and to look at it."""
+    local = result = store.location(RESULT_KEY)
     if store.uri.startswith("s3://"):
         local = RESULT_KEY
         console.print(f"\nTo open it, download it with `aws s3 cp {shlex.quote(result)} .` and run in Python:\n")
@@ -74,7 +81,6 @@ def report_result(
     _report_commands(console, store, manifest_uri=manifest_uri, untrained=untrained)
     if untrained:
         warn_untrained(console)
-    return summary.failures_by_reason
 
 
 def _report_commands(console: Console, store: Store, *, manifest_uri: str, untrained: bool) -> None:

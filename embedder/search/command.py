@@ -116,6 +116,8 @@ def search(
         nearest = open_nearest(result, exact=exact)
         vector = query.result()
         rows = shown.read_rows(result, nearest.nearest(vector, count))
+        if not rows:
+            errors.print("the result has no rows: no image of this run was embedded", style="yellow")
         is_untrained = program.ready.result().is_untrained
         if is_untrained:
             errors.print(f"WARNING: {UNTRAINED}", style="bold yellow", markup=False)

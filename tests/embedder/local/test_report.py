@@ -38,6 +38,15 @@ def test_a_run_ends_with_its_report_and_the_commands_that_search_and_show_the_re
     assert f'embedder search {store.uri} "two dogs on a beach"  # with these weights, answers mean nothing\n' in text
 
 
+def test_a_run_without_any_image_says_nothing_of_a_search(store: Store) -> None:
+    merge_run(store, (0, 0), failed=2)
+    text = said(store, untrained=True)
+    assert text.startswith("0 of 4 images embedded\n")
+    assert f"report    {store.location(REPORT_KEY)}\n" in text
+    assert "h5py" not in text
+    assert "embedder" not in text
+
+
 def test_a_run_without_a_report_names_none(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "a [run]"))
     merge_run(store, (3, 2))
