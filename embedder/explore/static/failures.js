@@ -67,9 +67,9 @@ export class Failures {
 }
 
 function line(row) {
-  const cell = (text) => element("td", { textContent: shown(text), dir: "ltr" });
+  const cell = (text, kind = "") => element("td", { textContent: shown(text), dir: "ltr", class: kind });
   return element(
     "tr", {}, cell(String(row.chunk)), cell(String(row.row)), cell(row.id),
-    element("td", {}, place(row.url)), cell(row.reason), cell(row.detail),
+    element("td", {}, place(row.url)), cell(row.reason, "reason"), cell(row.detail),
   );
 }
