@@ -7,6 +7,10 @@ from enum import Enum, auto
 
 from common.errors import ExitCode
 
+BUG = 1
+"""The exit code of a program that ended by an error that nobody has foreseen. No rule of the Job names it, so
+Kubernetes retries within the backoff limit."""
+
 UNCOUNTED_FAILURES = 10
 """Number of pods of one index that may end without a cost: stopped by SIGTERM (143), evicted or preempted. A later pod
 that is stopped ends with 75 instead, which costs a retry. An eviction still costs none, whatever the exit code."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from common.errors import EmbedderError, ExitCode, Stopped
+from common.exit_policy import BUG
 from common.logs import configure_logs, log, printable, redact_urls
 from common.process import stop
 from common.process.last_word import LastWord
@@ -91,8 +92,7 @@ def _failure(error: Exception) -> tuple[LastWord, int]:
     with suppress(OSError):
         trace = redact_urls("".join(traceback.format_exception(error)))
         sys.stderr.write("".join(f"{printable(line)}\n" for line in trace.split("\n")))
-    # No rule of the Job names exit code 1, so Kubernetes retries within the backoff limit.
-    return LastWord(event="failed", message=f"a bug in the embedder: {type(error).__name__}: {error}"), 1
+    return LastWord(event="failed", message=f"a bug in the embedder: {type(error).__name__}: {error}"), BUG
 
 
 def _say_stopped(stopped: Stopped) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from common.errors import ExitCode, StoreUnavailable
-from common.exit_policy import Action, action_for
+from common.exit_policy import BUG, Action, action_for
 from common.format.reasons import REASON_HELP, Reason
 from common.run.cost import describe_spent
 from common.run.keys import CHUNKS_PREFIX, FAILURES_KEY, REPORT_KEY, RESULT_KEY, SUMMARY_KEY
@@ -153,12 +153,19 @@ def report_failures(console: Console, outcome: Outcome, command: Sequence[str], 
     elif outcome.failed:
         succeeded = "" if chunk_count == 1 else "Every chunk that succeeded is in the store. "
         console.print(f"{succeeded}Nothing was merged.")
-    can_pass = all(action_for(ending.exit_code) is Action.RETRY for _, ending in parts)
-    advice = "The cause may pass." if can_pass else "Remove the cause first."
+    advice = _advice([ending.exit_code for _, ending in parts])
     console.print(f"{advice} This command continues the run:\n\n  {shlex.join(command)}\n")
     if chunk_count > 1 and any(ending.exit_code == ExitCode.DATA_ERROR for ending in outcome.failed.values()):
         # The chunks in the store were made from the list as it was.
         console.print("If you change the list or its files, choose another place for the run.\n")
+
+
+def _advice(exit_codes: Sequence[int]) -> str:
+    if not all(action_for(code) is Action.RETRY for code in exit_codes):
+        return "Remove the cause first."
+    if BUG in exit_codes:
+        return "This is a bug in the embedder: please report it with its log."
+    return "The cause may pass."
 
 
 def _failure(name: str, ending: Ending, *, with_reasons: bool) -> Text:

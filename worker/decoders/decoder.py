@@ -234,7 +234,10 @@ class Decoder:
             case NoMemory():
                 self._fail(MemoryError())
             case Bug(traceback):
-                self._fail(RuntimeError(f"a decoder failed:\n{traceback}"))
+                *_, last_line = traceback.rstrip().split("\n")
+                error = RuntimeError(f"a decoder failed: {last_line}")
+                error.add_note(traceback)
+                self._fail(error)
 
     def _note_decoded(self, worked_seconds: float, waited_seconds: float) -> None:
         self._images_to_decode -= 1

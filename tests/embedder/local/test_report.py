@@ -10,7 +10,8 @@ from rich.console import Console
 
 from common.run.keys import REPORT_KEY
 from common.store import open_store
-from embedder.local.report import report_result
+from embedder.local.outcome import Ending, Outcome
+from embedder.local.report import report_failures, report_result
 from merger.merge import merge
 from tests.merger.runs import make_chunk, put_chunk, settings_for
 from tests.results.runs import merge_run
@@ -45,6 +46,19 @@ def test_a_run_without_any_image_says_nothing_of_a_search(store: Store) -> None:
     assert f"report    {store.location(REPORT_KEY)}\n" in text
     assert "h5py" not in text
     assert "embedder" not in text
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "advice"),
+    [(1, "This is a bug in the embedder"), (75, "The cause may pass"), (65, "Remove the cause")],
+)
+def test_the_end_of_a_failed_run_says_what_to_do(tmp_path: Path, exit_code: int, advice: str) -> None:
+    console = Console(file=io.StringIO(), highlight=False, markup=False, soft_wrap=True)
+    ended = Outcome(failed={0: Ending(exit_code, "it ended", tmp_path / "0.log")})
+    report_failures(console, ended, ["embedder", "run"], chunk_count=1)
+    assert isinstance(console.file, io.StringIO)
+    assert advice in console.file.getvalue()
+    assert "This command continues the run:\n\n  embedder run\n" in console.file.getvalue()
 
 
 def test_a_run_without_a_report_names_none(tmp_path: Path) -> None:
