@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 import weakref
 
 import pytest
@@ -39,6 +40,7 @@ def test_no_more_than_the_budget_is_held(concurrency: int, budget: int, most: in
             at_once = max(at_once, running)
         block = Block()
         held.add(block)
+        time.sleep(0.002)  # long enough for other calls to begin
         with lock:
             running -= 1
         return block

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -233,14 +234,18 @@ PEAK = (
 
 @pytest.mark.slow
 def test_the_memory_of_an_export_does_not_grow_with_the_result(tmp_path: Path) -> None:
-    """82 MB of vectors against 246 MB. The peaks of two equal exports differ by some 50 MB."""
+    """82 MB of vectors against 246 MB: medians of three, because equal exports differ by some 50 MB."""
     peaks = {}
     for name, chunks in (("small", 2), ("large", 6)):
         merge_run(open_store(str(tmp_path / name)), (20_000,) * chunks)
         for target in ("parquet", "npy"):
-            command = ["export", str(tmp_path / name), str(tmp_path / f"{name}.{target}"), "--to", target]
-            done = subprocess.run([sys.executable, "-c", PEAK, *command], check=True, stderr=subprocess.PIPE, text=True)
-            peaks[name, target] = int(done.stderr.split()[-1]) << 10
+            found = []
+            for number in range(3):
+                place = str(tmp_path / f"{name}-{number}.{target}")
+                command = [sys.executable, "-c", PEAK, "export", str(tmp_path / name), place, "--to", target]
+                done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
+                found.append(int(done.stderr.split()[-1]) << 10)
+            peaks[name, target] = median(found)
     for target in ("parquet", "npy"):
-        assert peaks["large", target] - peaks["small", target] < 120_000_000, peaks
+        assert peaks["large", target] - peaks["small", target] < 80_000_000, peaks
     assert max(peaks.values()) < 600_000_000, peaks
