@@ -206,6 +206,14 @@ def test_an_object_of_s3_is_fetched_with_the_programs_own_credentials(bucket: st
     assert fetch(*urls, allow_private_hosts=False) == [PICTURE, Reason.NOT_FOUND, invalid, invalid, invalid]
 
 
+def test_images_of_a_bucket_and_of_a_server_are_fetched_in_turn(
+    bucket: str, s3_api: S3Client, server: ImageServer
+) -> None:
+    s3_api.put_object(Bucket=bucket, Key="a.jpg", Body=PICTURE)
+    urls = [f"s3://{bucket}/a.jpg", server.on("/b.jpg", answer(b"good"))]
+    assert fetch(*urls, *urls) == [PICTURE, b"good"] * 2
+
+
 def test_the_mirror_may_be_a_bucket(bucket: str, s3_api: S3Client) -> None:
     s3_api.put_object(Bucket=bucket, Key="copy/train/0a b.jpg", Body=PICTURE)
     row = Row(position=0, url="http://unused.example/", id="0a b", subset="train")
