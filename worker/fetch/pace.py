@@ -42,20 +42,23 @@ still belongs to the rush in which the workers began."""
 RUSH_DECREASE = 0.8
 """Factor of the rate after such a refusal."""
 
-FIRST_CUT, SMALLEST_CUT, CUT_FACTOR = 0.17, 0.07, 0.9
+FIRST_CUT, SMALLEST_CUT, CUT_FACTOR = 0.14, 0.07, 0.9
 """Part of the rate that the first refusal after the climb takes, the smallest such part, and the factor from one
 refusal to the next. Large parts find the limit soon; small ones keep the rates equal once they are."""
 
-CYCLE_REQUESTS = 12
-"""Number of requests in which a rate of 1 request/s grows back what a refusal took: 1 in 13 requests is refused."""
+CYCLE_SECONDS = 9.0
+"""Time in seconds in which a rate grows back what a refusal took, at 2 requests/s and more. A worker with a higher rate
+is refused as often in the same number of requests, but does not grow more in the same time, which makes the rates
+equal."""
 
-CYCLE_POWER_BELOW, CYCLE_POWER = 0.4, 0.8
-"""Powers with which this number grows with the rate, below and above 1 request/s. A worker with a higher rate grows in
-more requests and is refused as often in the same number, which makes the rates equal."""
+CYCLE_REQUESTS, CYCLE_POWER = 13, 0.4
+"""Least number of such requests at 1 request/s (1 in 14 is refused), and the power with which it grows with the rate.
+Below 2 requests/s, 9 seconds would be too few requests."""
 
-EAGERNESS, EAGERNESS_FACTOR = 2.0, 0.8
+EAGERNESS, EAGERNESS_FACTOR = 10.0, 0.75
 """Additional growth of a worker that has just come, in multiples of the usual growth, and the factor from one refusal
-to the next. With it, it takes its share from those who were there before."""
+to the next. With it, it takes its share from those who were there before. A worker that is refused more often in these
+seconds also learns its share sooner."""
 
 CALM_CYCLES = 3
 """Number of cycles without a refusal after which the growth accelerates: the limit is higher than before."""
@@ -66,9 +69,12 @@ CYCLE_HOLDS = 12
 LARGEST_STEP = 0.25
 """Largest growth of the rate with one answer, as a part of the rate."""
 
+LOW_RATE = 1.0
+"""Rate in requests/s below which a refusal speaks for turns."""
+
 REFUSALS_BEFORE_TURNS, ANSWER_WEIGHT = 5, 0.08
-"""Number of refusals at low rates after which a worker takes turns, and the part of one for which an answer makes up. A
-few refusals at the start, when the site's allowance is empty, do not tell a slow site from a fast one."""
+"""Number of such refusals after which a worker takes turns, and the part of one for which an answer makes up. A few
+refusals at the start, when the site's allowance is empty, do not tell a slow site from a fast one."""
 
 ANSWERS_FOR_FAST_TURNS = 20
 """Number of answers up to then with which it begins with the highest rate of turns. Otherwise it begins with half of
@@ -236,12 +242,16 @@ class Pace:
     def _climb(self, now: float, *, rate: float) -> None:
         self._phase, self._found, self._grown_at = _Phase.CLIMBING, rate, now
         self._turns = None
-        self._cut, self._eagerness = FIRST_CUT, EAGERNESS
-        self._refusals_at_low_rates = 0.0
+        self._begin_search()
         self._is_after_outage = False
 
+    def _begin_search(self) -> None:
+        self._cut, self._eagerness = FIRST_CUT, EAGERNESS
+        self._refusals_at_low_rates = 0.0
+
     def _slow_down(self) -> None:
-        self._refusals_at_low_rates += 1
+        if self._found < LOW_RATE:
+            self._refusals_at_low_rates += 1
         if self._phase is _Phase.CLIMBING and self._paced_answers < ANSWERS_TO_CLIMB:
             self._found *= RUSH_DECREASE
             return
@@ -261,14 +271,15 @@ class Pace:
         self._found = turns.rate
         if turns.are_outgrown:
             self._turns, self._found = None, RATE_ABOVE
+            self._begin_search()
 
     def _growth(self, now: float) -> float:
         """Return the growth of the rate with one answer, as a part of the rate."""
         if self._phase is _Phase.CLIMBING:
             seconds, self._grown_at = now - self._grown_at, now
             return min(math.expm1(min(seconds / CLIMB_SECONDS, 1.0)), LARGEST_CLIMB)
-        power = CYCLE_POWER if self._found > 1 else CYCLE_POWER_BELOW
-        requests: float = max(CYCLE_REQUESTS * self._found**power, CYCLE_HOLDS * self._hold_seconds * self._found)
+        seconds = max(CYCLE_SECONDS, CYCLE_HOLDS * self._hold_seconds)
+        requests: float = max(CYCLE_REQUESTS * self._found**CYCLE_POWER, seconds * self._found)
         requests /= 1 + self._eagerness
         calm_requests = (now - self._refused_at) * self._found
         acceleration = max(1.0, calm_requests / (CALM_CYCLES * requests))
