@@ -12,6 +12,7 @@ from rich.text import Text
 from common.errors import EmbedderError, ExitCode, Stopped
 from common.format.provenance import program_version
 from common.logs import configure_logs, log, redact_urls
+from common.process.ignored_errors import log_ignored_errors
 from common.process.resources import exhausted
 from common.process.stop import install_stop_handlers
 from embedder import index, listing, report
@@ -74,6 +75,7 @@ def main(programs: Programs | None = None) -> NoReturn:
     `programs` are the programs that `embedder run` starts, by default the worker and the merger of this installation.
     """
     configure_logs()
+    log_ignored_errors()
     install_stop_handlers()
     try:
         app(obj=programs or Programs())

@@ -4,6 +4,10 @@ When a read fails, HDF5 raises an error of its own and the cause is lost. When t
 closed, objects of HDF5 stay behind that crash the process when Python ends. So HDF5 never sees a failed read: the error
 is kept, further reads return zeros, and the error is raised when HDF5 has finished.
 
+HDF5 must not lack memory either. Where an allocation fails, it names any other error ("can't find property in skip
+list"), its lists of open objects are broken from then on, and a later call crashes. So it is called only where memory
+is left, and an error of a call while memory is short says nothing about the file.
+
 HDF5 does not write to the disk either. `lay_out` returns what HDF5 would write around the rows, and this program writes
 the file.
 """
@@ -20,6 +24,8 @@ import h5py
 import numpy as np
 
 from common.errors import StoreUnavailable
+from common.parallel import thread_starts
+from common.process.limits import require_memory
 from common.process.resources import describe_error
 from common.seekable_file import SeekableFile
 
@@ -33,17 +39,32 @@ _VERSIONS = ("v108", "v110")
 READ_ERRORS = (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """The errors of h5py and NumPy for files that this program did not write, or that are damaged."""
 
+MEMORY_BYTES = 32 << 20
+"""Memory in bytes that must be left where HDF5 is called: many times what it takes for the metadata of a file."""
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Raise MemoryError when less than MEMORY_BYTES are left, before the block or where HDF5 fails in it."""
+    require_memory(MEMORY_BYTES)
+    try:
+        yield
+    except READ_ERRORS:
+        require_memory(MEMORY_BYTES)
+        raise
+
 
 @contextmanager
 def open_hdf5(file: BinaryIO, *, name: str) -> Iterator[h5py.File]:
     """Give the content of an open file as HDF5.
 
     Raises the errors of h5py when the content is not HDF5, and the errors of `file` when a read fails. An OSError of a
-    read says nothing about the content, so it is raised as StoreUnavailable with `name`.
+    read says nothing about the content, so it is raised as StoreUnavailable with `name`. Raises MemoryError when memory
+    is short.
     """
     guarded = _GuardedFile(file)
     try:
-        with guarded.opened() as opened:
+        with _enough_memory(), guarded.opened() as opened:
             yield opened
     except OSError as error:
         if error is guarded.error:
@@ -101,14 +122,31 @@ def lay_out(
     Pass 1 writes all names, shapes and attributes, and closes the file. Pass 2 opens it again and reserves space for
     each dataset, which HDF5 does at the end of the file. In a single pass HDF5 would put some metadata behind the
     rows, and some rows into space that the metadata has left.
+
+    Raises MemoryError when memory is short.
     """
+    with thread_starts, _enough_memory():
+        return _lay_out(
+            attributes,
+            datasets,
+            user_block_bytes=user_block_bytes,
+            alignment={"alignment_threshold": alignment_threshold, "alignment_interval": alignment_interval},
+        )
+
+
+def _lay_out(
+    attributes: Mapping[str, Any],
+    datasets: Mapping[str, Dataset],
+    *,
+    user_block_bytes: int,
+    alignment: Mapping[str, int],
+) -> Skeleton:
     pass_1 = io.BytesIO()
     with h5py.File(pass_1, "w", libver=_VERSIONS, userblock_size=user_block_bytes) as file:
         file.attrs.update(attributes)
         for name, dataset in datasets.items():
             file.create_dataset(name, dataset.shape, _stored_type(dataset.dtype)).attrs.update(dataset.attributes)
     pass_2 = FileWithoutRows(bytearray(pass_1.getbuffer()))
-    alignment = {"alignment_threshold": alignment_threshold, "alignment_interval": alignment_interval}
     with h5py.File(pass_2, "r+", libver=_VERSIONS, **alignment) as file:
         offsets = {name: _reserve(file[name]) for name in datasets}
     rows = sorted((offsets[name], offsets[name] + dataset.size) for name, dataset in datasets.items() if dataset.size)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import StoreUnavailable
 from common.format.hdf5 import FileWithoutRows, open_hdf5
+from common.parallel import thread_starts
 from common.process.resources import describe_error
 
 if TYPE_CHECKING:
@@ -51,13 +52,14 @@ def open_sealed(file: BinaryIO, *, name: str) -> Iterator[h5py.File]:
     """Give the HDF5 of an open chunk file, with its metadata only: rows are read as zeros.
 
     Raises ValueError when the metadata is not as it was written, the errors of h5py, and the errors of `file` when a
-    read fails. An OSError of a read becomes StoreUnavailable with `name`.
+    read fails. An OSError of a read becomes StoreUnavailable with `name`. No thread starts meanwhile, so the memory
+    that HDF5 finds stays free.
     """
     try:
         kept, size = _read(file)
     except OSError as error:
         raise StoreUnavailable(describe_error(error, name)) from error
-    with open_hdf5(io.BufferedReader(FileWithoutRows(kept, size)), name=name) as opened:
+    with thread_starts, open_hdf5(io.BufferedReader(FileWithoutRows(kept, size)), name=name) as opened:
         yield opened
 
 

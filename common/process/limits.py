@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 _ROOT = Path("/")
 _NO_LIMIT = 1 << 60
 """A limit in bytes from which on version 1 of cgroups means that there is none."""
+
+_MAP_NORESERVE = 0x4000
+"""Linux's flag for memory that is not set aside. Python 3.11 has no name for it."""
 
 
 class Memory(NamedTuple):
@@ -39,6 +43,19 @@ def find_memory(root: Path = _ROOT) -> Memory | None:
         limit = min(limit, group_limit)
         available = min(available, max(0, group_limit - max(0, used - _cached_bytes(folder / "memory.stat"))))
     return Memory(available, limit)
+
+
+def require_memory(byte_count: int) -> None:
+    """Raise MemoryError when this process cannot have so many more bytes at once.
+
+    For native code that says something else where memory is refused, or crashes. Takes some microseconds.
+    """
+    # Not reserved: it is asked whether this process may have it, not whether the machine has it just now.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+    try:
+        mmap.mmap(-1, byte_count, flags=flags).close()
+    except OSError as error:
+        raise MemoryError from error
 
 
 def count_cores(root: Path = _ROOT) -> int:

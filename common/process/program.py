@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,11 +14,14 @@ from common.errors import EmbedderError, ExitCode, Stopped
 from common.exit_policy import BUG
 from common.logs import configure_logs, log, printable, redact_urls
 from common.process import stop
+from common.process.ignored_errors import log_ignored_errors
 from common.process.last_word import LastWord
 from common.process.resources import exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from common.errors import ResourceExhausted
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class _Running:
     """The program that runs in this process."""
 
     log_progress: Callable[[], object] | None = None
+    last_word = threading.Lock()
+    """Held by the thread that writes the last word and ends the process."""
 
 
 def on_stop(log_progress: Callable[[], object]) -> None:
@@ -50,7 +56,10 @@ def run(program: Callable[[], Finished], *, on_early_stop: Callable[[], object] 
     than the grace period of a pod.
     """
     _Running.log_progress = on_early_stop
-    code = _end(program)
+    _exit(_end(program))
+
+
+def _exit(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk, or a pipe without a reader
             stream.flush()
@@ -65,13 +74,24 @@ def _end(program: Callable[[], Finished]) -> int:
     try:
         word, code = _outcome(program)
     except Stopped as stopped:
+        _Running.last_word.acquire(blocking=False)
         return _say_stopped(stopped)
+    _Running.last_word.acquire()  # if a thread has it, that thread ends the process
     word.say(exit_code=code)
     return code
 
 
+def _end_for_lack(lacking: ResourceExhausted) -> None:
+    """End the process from a thread that dies for lack of a resource, unless it ends already."""
+    if _Running.last_word.acquire(blocking=False):
+        word, code = _failure(lacking)
+        word.say(exit_code=code)
+        _exit(code)
+
+
 def _outcome(program: Callable[[], Finished]) -> tuple[LastWord, int]:
     configure_logs()
+    log_ignored_errors(end=_end_for_lack)
     stop.install_stop_handlers()
     try:
         stop.end_by_force_if_late(_say_stopped)

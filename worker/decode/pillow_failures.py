@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import mmap
 from typing import TYPE_CHECKING
 
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from common.format.reasons import Reason
+from common.process.limits import require_memory
 from worker.decode.descriptions import description
 from worker.decode.file_kinds import formats_of, is_image
 from worker.decode.truncation import is_cut
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 _BYTES_OF_A_PIXEL = 24
 """Memory that a decoder takes for a pixel, at most: OpenJPEG's, for three colours, in bytes."""
-
-_MAP_NORESERVE = 0x4000
-"""Linux's flag for memory that is not set aside. Python 3.11 has no name for it."""
 
 _BYTES_OF_ANY_IMAGE = 16 << 20
 """Memory that every decoder takes beside the pixels, in bytes."""
@@ -36,12 +33,7 @@ def check_memory(pixels: int) -> None:
     Where memory is refused, each decoder says something else: libjpeg-turbo and OpenJPEG that the data is broken,
     libwebp that there is no decoder, the interpreter that an error was lost. None of it is the image's fault.
     """
-    # Not reserved: it is asked whether this process may have it, not whether the machine has it just now.
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-    try:
-        mmap.mmap(-1, _BYTES_OF_ANY_IMAGE + _BYTES_OF_A_PIXEL * pixels, flags=flags).close()
-    except OSError as error:
-        raise MemoryError from error
+    require_memory(_BYTES_OF_ANY_IMAGE + _BYTES_OF_A_PIXEL * pixels)
 
 
 def failure(data: Buffer, error: Exception) -> ImageFailed:
