@@ -81,8 +81,11 @@ def main(programs: Programs | None = None) -> NoReturn:
         app(obj=programs or Programs())
     except (EmbedderError, Stopped) as end:
         _end(str(end), end.exit_code)
-    except (OSError, MemoryError) as error:
-        _end(str(exhausted(error) or error), ExitCode.TEMPORARY_FAILURE)
+    except Exception as error:
+        lacking = exhausted(error)
+        if lacking is None and not isinstance(error, OSError):
+            raise
+        _end(str(lacking or error), ExitCode.TEMPORARY_FAILURE)
     raise AssertionError("unreachable: the app ends by SystemExit")
 
 

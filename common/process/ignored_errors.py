@@ -27,7 +27,8 @@ def log_ignored_errors(*, end: Callable[[ResourceExhausted], object] | None = No
     """
 
     def log_unraisable(ignored: sys.UnraisableHookArgs) -> None:
-        if ignored.exc_value is not None and getattr(sys, "last_value", None) is ignored.exc_value:
+        printed = getattr(sys, "last_value", None)
+        if (type(printed), str(printed)) == (ignored.exc_type, str(ignored.exc_value)):
             return  # the destructor of a compiled class had it printed before
         # While the interpreter starts a thread, an error has no other place to go.
         is_of_thread = getattr(ignored.object, "__name__", "").startswith("_bootstrap")

@@ -24,6 +24,9 @@ _MEMORY = (
     "raise the memory limit, or lower EMBEDDER_BATCH_SIZE, EMBEDDER_DECODE_THREADS or EMBEDDER_MAX_INFLIGHT_BYTES of a "
     "worker"
 )
+_NO_THREAD = "start new thread"
+"""Words of the interpreter's error where the system refuses a thread. They do not say whether memory is short, or the
+number of threads has reached a limit."""
 
 _REMEDIES = {
     errno.ENOSPC: "make room there",
@@ -44,7 +47,6 @@ _TEXTS = {
     errno.ENOMEM: (
         "cannot allocate memory",
         "out of memory",
-        "start new thread",
         "failed to map segment",
         "bad_alloc",
     ),
@@ -66,6 +68,11 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
         return ResourceExhausted(f"out of memory; {_MEMORY}")
     if isinstance(error, RuntimeError | ImportError | OSError):
         text = str(error).lower()
+        if _NO_THREAD in text:
+            return ResourceExhausted(
+                f"{error}: memory is short, or the limit of processes and threads is reached; {_MEMORY}, or raise the "
+                "limit of processes (ulimit -u, or the limit of process ids of a pod)"
+            )
         for number, words in _TEXTS.items():
             if any(word in text for word in words):
                 said = str(error).strip().splitlines()[-1][:300]

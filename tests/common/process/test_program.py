@@ -36,6 +36,7 @@ def end_of(body: str) -> tuple[int, str]:
         ("raise errors.SettingsError('EMBEDDER_X is wrong')", 78, "EMBEDDER_X is wrong"),
         ("raise MemoryError", 75, "out of memory"),
         ("raise SystemError('error return without exception set')", 75, "out of memory"),
+        ("""raise RuntimeError("can't start new thread")""", 75, "memory is short, or the limit of processes"),
         ("raise SystemError('<built-in> returned NULL without setting an exception')", 75, "out of memory"),
         (
             "raise SystemError('bad argument to internal function')",
