@@ -26,10 +26,19 @@ def log_ignored_errors(*, end: Callable[[ResourceExhausted], object] | None = No
     An exception that ends the interpreter still has its traceback, and so has a bug that ends a thread.
     """
 
+    printed: dict[str, tuple[type[BaseException], str]] = {}
+
+    def log_printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # Native code prints an error in the middle of the program, as the destructors of h5py do.
+        if sys._getframe().f_back is None:
+            sys.__excepthook__(kind, error, trace)
+            return
+        printed["error"] = (kind, str(error))
+        _log(kind, error, where=_place(trace))
+
     def log_unraisable(ignored: sys.UnraisableHookArgs) -> None:
-        printed = getattr(sys, "last_value", None)
-        if (type(printed), str(printed)) == (ignored.exc_type, str(ignored.exc_value)):
-            return  # the destructor of a compiled class had it printed before
+        if (ignored.exc_type, str(ignored.exc_value)) == printed.pop("error", None):
+            return  # the destructor of a compiled class had it printed just before
         # While the interpreter starts a thread, an error has no other place to go.
         is_of_thread = getattr(ignored.object, "__name__", "").startswith("_bootstrap")
         if is_of_thread and end is not None and (lacking := _lacking(ignored.exc_value)) is not None:
@@ -45,20 +54,16 @@ def log_ignored_errors(*, end: Callable[[ResourceExhausted], object] | None = No
         _log(died.exc_type, died.exc_value, where=None if died.thread is None else died.thread.name)
 
     sys.unraisablehook = log_unraisable
-    sys.excepthook = _log_printed
+    sys.excepthook = log_printed
     threading.excepthook = log_thread
 
 
-def _log_printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    # Native code prints an error in the middle of the program, as the destructors of h5py do.
-    if sys._getframe().f_back is None:
-        sys.__excepthook__(kind, error, trace)
-        return
-    where = "native code"
+def _place(trace: TracebackType | None) -> str:
+    place = "native code"
     while trace is not None:
         code, trace = trace.tb_frame.f_code, trace.tb_next
-        where = f"{code.co_filename}:{code.co_name}"
-    _log(kind, error, where=where)
+        place = f"{code.co_filename}:{code.co_name}"
+    return place
 
 
 def _lacking(error: BaseException | None) -> ResourceExhausted | None:
