@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import ResourceExhausted, SettingsError
 from common.process.leftovers import held, remove_if_left_over
+from common.process.limits import require_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,9 @@ _MEMORY = (
     "raise the memory limit, or lower EMBEDDER_BATCH_SIZE, EMBEDDER_DECODE_THREADS or EMBEDDER_MAX_INFLIGHT_BYTES of a "
     "worker"
 )
+_MEMORY_LEFT_BYTES = 32 << 20
+"""Memory in bytes with which an error is not put down to a lack of memory."""
+
 _NO_THREAD = "start new thread"
 """Words of the interpreter's error where the system refuses a thread. They do not say whether memory is short, or the
 number of threads has reached a limit."""
@@ -77,6 +81,19 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
             if any(word in text for word in words):
                 said = str(error).strip().splitlines()[-1][:300]
                 return ResourceExhausted(f"{os.strerror(number)} ({said}); {_REMEDIES[number]}")
+    return None
+
+
+def exhausted_unsaid(error: BaseException) -> ResourceExhausted | None:
+    """Return the error to raise when memory is short while `error` does not say so, None when memory is left.
+
+    Many libraries hide that an allocation failed: an import ends with names that are missing, for example.
+    """
+    try:
+        require_memory(_MEMORY_LEFT_BYTES)
+    except MemoryError:
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        return ResourceExhausted(f"memory is short, so this failed ({said}); {_MEMORY}")
     return None
 
 

@@ -55,6 +55,20 @@ def test_every_end_has_its_exit_code_and_its_last_word(body: str, code: int, wor
     assert ("Traceback" in log) == (code == 1)
 
 
+def test_an_error_while_memory_is_short_is_not_called_a_bug() -> None:
+    body = """
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 20,) * 2)
+        raise ImportError("cannot import name 'arange'")
+    """
+    code, log = end_of(body)
+    assert code == 75
+    assert "Traceback" not in log
+    assert "memory is short" in log
+    assert "cannot import name 'arange'" in log
+    assert "raise the memory limit" in log.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_program_though_a_thread_hangs(number: signal.Signals, code: int) -> None:
     body = """
