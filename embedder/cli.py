@@ -13,7 +13,7 @@ from common.errors import EmbedderError, ExitCode, Stopped
 from common.format.provenance import program_version
 from common.logs import configure_logs, log, redact_urls
 from common.process.ignored_errors import log_ignored_errors
-from common.process.resources import exhausted, exhausted_unsaid
+from common.process.resources import exhausted
 from common.process.stop import install_stop_handlers
 from embedder import index, listing, report
 from embedder.check import command as check_command
@@ -82,7 +82,7 @@ def main(programs: Programs | None = None) -> NoReturn:
     except (EmbedderError, Stopped) as end:
         _end(str(end), end.exit_code)
     except Exception as error:
-        lacking = exhausted(error) or exhausted_unsaid(error)
+        lacking = exhausted(error)
         if lacking is None and not isinstance(error, OSError):
             raise
         _end(str(lacking or error), ExitCode.TEMPORARY_FAILURE)

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from common.logs import log
-from common.process.resources import exhausted, exhausted_unsaid
+from common.process.resources import exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ def _place(trace: TracebackType | None) -> str:
 
 
 def _lacking(error: BaseException | None) -> ResourceExhausted | None:
-    return None if error is None else exhausted(error) or exhausted_unsaid(error)
+    return None if error is None else exhausted(error)
 
 
 def _log(kind: type[BaseException], error: BaseException | None, *, where: object) -> None:

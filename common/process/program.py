@@ -16,7 +16,7 @@ from common.logs import configure_logs, log, printable, redact_urls
 from common.process import stop
 from common.process.ignored_errors import log_ignored_errors
 from common.process.last_word import LastWord
-from common.process.resources import exhausted, exhausted_unsaid
+from common.process.resources import exhausted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -105,7 +105,7 @@ def _outcome(program: Callable[[], Finished]) -> tuple[LastWord, int]:
 
 
 def _failure(error: Exception) -> tuple[LastWord, int]:
-    foreseen = error if isinstance(error, EmbedderError) else exhausted(error) or exhausted_unsaid(error)
+    foreseen = error if isinstance(error, EmbedderError) else exhausted(error)
     if foreseen is not None:
         word = LastWord(event="failed", message=str(foreseen), error=type(foreseen).__name__, counts=foreseen.counts)
         return word, foreseen.exit_code

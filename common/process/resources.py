@@ -65,7 +65,11 @@ def describe_error(error: OSError, path: Path | str) -> str:
 
 
 def exhausted(error: BaseException) -> ResourceExhausted | None:
-    """Return the error to raise when an error of any library says that a resource ran out, None for other errors."""
+    """Return the error to raise when an error of any library says that a resource ran out, None for other errors.
+
+    While memory is short, any error counts as one of memory, unless the system gave another reason. Many libraries hide
+    that an allocation failed: an import ends with a name that is missing, or a file is called damaged.
+    """
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         return ResourceExhausted(describe_error(error, "a file of this program"))
     if is_lack_of_memory(error):
@@ -81,19 +85,17 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
             if any(word in text for word in words):
                 said = str(error).strip().splitlines()[-1][:300]
                 return ResourceExhausted(f"{os.strerror(number)} ({said}); {_REMEDIES[number]}")
-    return None
+    is_explained = isinstance(error, OSError) and error.errno is not None
+    return None if is_explained else _shortage_behind(error)
 
 
-def exhausted_unsaid(error: BaseException) -> ResourceExhausted | None:
-    """Return the error to raise when memory is short while `error` does not say so, None when memory is left.
-
-    Many libraries hide that an allocation failed: an import ends with names that are missing, for example.
-    """
+def _shortage_behind(error: BaseException) -> ResourceExhausted | None:
+    """Return the error to raise in place of `error` while memory is short, None while memory is left."""
     try:
         require_memory(_MEMORY_LEFT_BYTES)
     except MemoryError:
         said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        return ResourceExhausted(f"memory is short, so this failed ({said}); {_MEMORY}")
+        return ResourceExhausted(f"memory is short, which may have caused this error ({said}); {_MEMORY}")
     return None
 
 

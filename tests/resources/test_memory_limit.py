@@ -80,6 +80,21 @@ def test_a_merge_that_is_refused_memory_says_so(tmp_path: Path, megabytes: int) 
     assert object_keys(store) == before
 
 
+def test_a_merge_that_memory_is_short_for_calls_no_chunk_damaged(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "run"))
+    put_run(store, [2000] * 4)
+    before = object_keys(store)
+    # With each thread that starts, 72 MB less are left. At these limits little is left while headers are read.
+    for megabytes in (*range(312, 326, 2), *range(380, 390, 2), *range(444, 452, 2)):
+        environment = merger_environment(store.uri, 4, {}, assembly="streaming")
+        ended = run(MERGER, environment, prefix=["prlimit", f"--as={megabytes}000000"])
+        assert ended.exit_code == ExitCode.TEMPORARY_FAILURE, ended.log
+        assert "raise the memory limit" in ended.last_word
+        assert "damaged" not in ended.log
+        assert "Traceback" not in ended.log
+        assert object_keys(store) == before
+
+
 def test_a_worker_without_enough_memory_stores_nothing_and_completes_with_enough(
     tmp_path: Path, wide_tower: Path
 ) -> None:
