@@ -50,10 +50,17 @@ def require_memory(byte_count: int) -> None:
 
     For native code that says something else where memory is refused, or crashes. Takes some microseconds.
     """
-    # Not reserved: it is asked whether this process may have it, not whether the machine has it just now.
+    keep_memory(byte_count).close()
+
+
+def keep_memory(byte_count: int) -> mmap.mmap:
+    """Take so many bytes out of what this process may have, until they are closed. Raises MemoryError.
+
+    They take no room on the machine: it is not asked whether the machine has them just now.
+    """
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     try:
-        mmap.mmap(-1, byte_count, flags=flags).close()
+        return mmap.mmap(-1, byte_count, flags=flags)
     except OSError as error:
         raise MemoryError from error
 

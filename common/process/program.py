@@ -16,12 +16,18 @@ from common.logs import configure_logs, log, printable, redact_urls
 from common.process import stop
 from common.process.ignored_errors import log_ignored_errors
 from common.process.last_word import LastWord
+from common.process.limits import keep_memory
 from common.process.resources import exhausted
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Mapping
 
     from common.errors import ResourceExhausted
+
+
+_LAST_WORD_BYTES = 4 << 20
+"""Memory in bytes that is kept for the last word of a program that runs out of memory."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class _Running:
     """The program that runs in this process."""
 
     log_progress: Callable[[], object] | None = None
+    kept_memory: mmap.mmap | None = None
     last_word = threading.Lock()
     """Held by the thread that writes the last word and ends the process."""
 
@@ -81,9 +88,15 @@ def _end(program: Callable[[], Finished]) -> int:
     return code
 
 
+def _free_kept_memory() -> None:
+    if _Running.kept_memory is not None:
+        _Running.kept_memory.close()
+
+
 def _end_for_lack(lacking: ResourceExhausted) -> None:
     """End the process from a thread that dies for lack of a resource, unless it ends already."""
     if _Running.last_word.acquire(blocking=False):
+        _free_kept_memory()
         word, code = _failure(lacking)
         word.say(exit_code=code)
         _exit(code)
@@ -94,9 +107,11 @@ def _outcome(program: Callable[[], Finished]) -> tuple[LastWord, int]:
     log_ignored_errors(end=_end_for_lack)
     stop.install_stop_handlers()
     try:
+        _Running.kept_memory = keep_memory(_LAST_WORD_BYTES)
         stop.end_by_force_if_late(_say_stopped)
         finished = program()
     except Exception as error:  # noqa: BLE001 - the border of the program
+        _free_kept_memory()
         # The error may hide a signal: Python turns an exception within __set_name__ (during an import) into another.
         stop.ignore_stops()
         return _failure(error)

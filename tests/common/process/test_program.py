@@ -69,6 +69,20 @@ def test_an_error_while_memory_is_short_is_not_called_a_bug() -> None:
     assert "raise the memory limit" in log.splitlines()[-1]
 
 
+def test_a_program_without_any_memory_still_says_so() -> None:
+    body = """
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 20,) * 2)
+        taken = []
+        while True:
+            taken = [taken, bytearray(500)]
+    """
+    code, log = end_of(body)
+    assert code == 75
+    assert "Traceback" not in log
+    assert "raise the memory limit" in log.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_program_though_a_thread_hangs(number: signal.Signals, code: int) -> None:
     body = """
