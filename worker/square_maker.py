@@ -58,6 +58,7 @@ class SquareMaker:
         self._ahead = fetcher.ahead(rows, most_under_way=most_under_way)
         self._later = fetcher.later(self._ahead, fail=self._fail_waiting)
         self._unsettled = len(rows)
+        self._first_row = rows[0] if rows else None
         self._all_settled = asyncio.Event()
         self._large = LargeImages()
         self._suspects = asyncio.Condition()
@@ -68,9 +69,10 @@ class SquareMaker:
 
     async def settle_all(self) -> None:
         """Return once `put` or `fail` was called for each row."""
-        if not self._unsettled:
+        if self._first_row is None:
             return
         try:
+            await self._fetcher.prepare(self._first_row)
             async with self._tasks:
                 for _ in range(self._task_count):
                     self._tasks.create_task(self._fetch_some())

@@ -210,7 +210,10 @@ def reports_to_packets(reports: Sequence[Report]) -> list[bytes]:
 
 def _order_fields(order: Order) -> list[object]:
     if isinstance(order, Start):
-        return ["Start", order.job, type(order.order).__name__, *order.order]
+        asked = order.order
+        if isinstance(asked, Get) and asked[_REQUIRED_OF_GET:] == _DEFAULTS_OF_GET:
+            return ["Start", order.job, "Get", *asked[:_REQUIRED_OF_GET]]
+        return ["Start", order.job, type(asked).__name__, *asked]
     return [type(order).__name__, *order]
 
 
@@ -227,6 +230,10 @@ def _order(name: str, fields: list[Any]) -> Order:
     job, kind, *values = fields
     return Start(job, Get(*values) if kind == "Get" else ReadFile(*values))
 
+
+_DEFAULTS_OF_GET = tuple(Get._field_defaults.values())
+_REQUIRED_OF_GET = len(Get._fields) - len(_DEFAULTS_OF_GET)
+"""Number of the fields that are sent of a Get that has the defaults in all others, as nearly all have."""
 
 _ORDERS: dict[str, Any] = {each.__name__: each for each in (Room, Slots, Grant, DecodeLarge)}
 

@@ -128,19 +128,19 @@ class Reservation:
     def settle(self, length: int) -> None:
         """Keep the `length` bytes of the body, which has arrived, and give back the others."""
         self._give_back(self.size - length)
-        if self._budget.has_free(0):
+        if self._may_exceed and self._budget.has_free(0):
             self._let_others_exceed()
 
     def release(self) -> None:
         """Give back all bytes."""
         self._give_back(self.size)
-        self._let_others_exceed()
+        if self._may_exceed:
+            self._let_others_exceed()
 
     def _give_back(self, size: int) -> None:
         self.size -= size
         self._budget.release(size)
 
     def _let_others_exceed(self) -> None:
-        if self._may_exceed:
-            self._may_exceed = False
-            self._budget.beyond_limit.release()
+        self._may_exceed = False
+        self._budget.beyond_limit.release()

@@ -142,7 +142,8 @@ class Downloads(Generic[Image]):
                     raise
                 self._places.forget(text)  # as above
         if held is None:
-            url = await self._objects.sign(text) if is_signed else parse_http_url(text)
+            ready = self._objects.signed_ahead(text) if is_signed else parse_http_url(text)
+            url = ready or await self._objects.sign(text)
         else:
             url = await self._objects.sign_file(text) if is_signed else parse_http_url(text)
         return await follow(url, is_signed=is_signed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self
 
@@ -90,6 +91,7 @@ class ImageFetcher(Generic[Image]):
         self._mirror_url = settings.mirror_url
         self._max_image_bytes = settings.max_image_bytes
         self._sources = sources
+        self._has_one_source = sources == ("url",)
         self._folder = folder
         self._held = held
         self._times = times = times or StageTimes(decode_threads=1)
@@ -170,6 +172,17 @@ class ImageFetcher(Generic[Image]):
             most_under_way=most_under_way,
         )
 
+    async def prepare(self, row: Row) -> None:
+        """Learn which server has the bucket of the list's first row, if it is in a bucket, before rows are handed out.
+
+        Rows of a server that is not known would wait for it as tasks, a thousand of them. Raises StoreAccessDenied and
+        StoreUnavailable as `fetch` does.
+        """
+        url = "" if row.held else self._first_url(row)
+        if url.startswith("s3://") and odd_form(url) is None:
+            with suppress(ImageFailed):  # `fetch` raises it again
+                await self._objects.sign(url)
+
     def later(self, ahead: RowsAhead, *, fail: Callable[[Row, ImageFailed], object]) -> RowsLater:
         """Return what takes rows back that must wait. `fail` is called with a row that does not wait any more."""
         return RowsLater(
@@ -193,21 +206,25 @@ class ImageFetcher(Generic[Image]):
     def _signed_ahead(self, rows: Sequence[Row]) -> Iterator[Row]:
         for start in range(0, len(rows), SIGNED_AT_ONCE):
             block = rows[start : start + SIGNED_AT_ONCE]
-            self._objects.sign_ahead(
-                first_url(row, self._sources, mirror_url=self._mirror_url) for row in block if row.held is None
-            )
+            self._objects.sign_ahead([self._first_url(row) for row in block if row.held is None])
             yield from block
+
+    def _first_url(self, row: Row) -> str:
+        if self._has_one_source and not row.is_named:
+            return row.url
+        return first_url(row, self._sources, mirror_url=self._mirror_url)
 
     def _first_place(self, row: Row) -> Place:
         """Return where the row's first request goes."""
-        url = first_url(row, self._sources, mirror_url=self._mirror_url) if row.held is None else row.held.uri
-        scheme, _, rest = url.partition("://")
+        url = self._first_url(row) if row.held is None else row.held.uri
+        end = url.find("/", len("https://"))
+        return (self._places.get(url[:end]) if end > 0 else None) or self._find_place(url)
+
+    def _find_place(self, text: str) -> Place:
+        scheme, _, rest = text.partition("://")
         if scheme not in REQUESTED_SCHEMES:
             return FILES_PLACE
         server = f"{scheme}://{rest.partition('/')[0]}"
-        return self._places.get(server) or self._find_place(server)
-
-    def _find_place(self, server: str) -> Place:
         if server.startswith("s3://"):
             url = self._objects.server_of(server[len("s3://") :])
             if url is None:
@@ -251,7 +268,9 @@ class ImageFetcher(Generic[Image]):
             if not url and not self._holds(source):
                 tried.append(f"{source}: no URL")
                 continue
-            is_last_resort = not any(later.url or self._holds(later.source) for later in found[number:])
+            is_last_resort = number == len(found) or not any(
+                later.url or self._holds(later.source) for later in found[number:]
+            )
             try:
                 if self._holds(source):
                     return await self._from_manifest(row)

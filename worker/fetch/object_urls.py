@@ -31,7 +31,7 @@ MOST_AHEAD = 10_000
 """Number of signed URLs from which no others are made ahead: their rows wait for a slow site."""
 
 
-class _Ahead(NamedTuple):
+class _Signed(NamedTuple):
     url: HttpUrl
     signed_at: float
 
@@ -44,8 +44,9 @@ class ObjectUrls:
         self._lock = asyncio.Lock()
         self._servers: dict[str, HttpUrl] = {}
         """A URL on its server for each bucket of which a URL was signed."""
-        self._ahead: dict[str, _Ahead] = {}
-        self._of_files: dict[str, _Ahead] = {}
+        self._ahead: dict[str, tuple[HttpUrl, float]] = {}
+        """Signed URLs that wait for their use, each with the time of its signature."""
+        self._of_files: dict[str, _Signed] = {}
         """Signed URLs of the files that hold many images each."""
 
     def endpoints(self) -> list[HttpUrl]:
@@ -70,7 +71,7 @@ class ObjectUrls:
         return self._servers.get(bucket)
 
     def sign_ahead(self, texts: Iterable[str]) -> None:
-        """Sign those of the URLs for which nothing has to be loaded, and keep the signed URLs for `sign`.
+        """Sign those of the URLs for which nothing has to be loaded, and keep the signed URLs for `signed_ahead`.
 
         To sign many URLs at once takes a fraction of the time, because the code of a signature leaves the CPU's cache
         between two images.
@@ -85,20 +86,25 @@ class ObjectUrls:
             if server is None or not key or not text.startswith("s3://"):
                 continue
             try:
-                self._ahead[text] = _Ahead(same_server(server, _sign(presigner, bucket, key)), now)
+                self._ahead[text] = same_server(server, _sign(presigner, bucket, key)), now
             except ImageFailed:
                 continue  # `sign` raises it again, for the image that needs the URL
             except (StoreAccessDenied, StoreUnavailable):
                 return
+
+    def signed_ahead(self, text: str) -> HttpUrl | None:
+        """Return the URL that was signed ahead, once, valid for almost an hour. None if `sign` is needed."""
+        ahead = self._ahead.pop(text, None)
+        if ahead is None:
+            return None
+        url, signed_at = ahead
+        return url if time.monotonic() - signed_at < AHEAD_SECONDS else None
 
     async def sign(self, text: str) -> HttpUrl:
         """Return a signed URL of `s3://bucket/key`, valid for almost an hour.
 
         Raises ImageFailed (invalid_url), and StoreAccessDenied or StoreUnavailable if there are no credentials.
         """
-        ahead = self._ahead.pop(text, None)
-        if ahead is not None and time.monotonic() - ahead.signed_at < AHEAD_SECONDS:
-            return ahead.url
         bucket, _, key = text[len("s3://") :].partition("/")
         server = self._servers.get(bucket)
         if text[: len("s3://")].lower() != "s3://" or not key or not (server or _BUCKET.fullmatch(bucket)):
@@ -121,7 +127,7 @@ class ObjectUrls:
         known = self._of_files.get(text)
         if known is None or time.monotonic() - known.signed_at >= AHEAD_SECONDS:
             now = time.monotonic()
-            known = self._of_files[text] = _Ahead(await self.sign(text), now)
+            known = self._of_files[text] = _Signed(await self.sign(text), now)
         return known.url
 
     async def _load_presigner(self) -> Presigner:

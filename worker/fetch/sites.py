@@ -201,7 +201,7 @@ class Site:
 
     def has_turn(self, now: float) -> bool:
         """Return whether a row may have a turn: no request waits for one."""
-        return not self._waiting and not self.wait_seconds(now)
+        return not self._waiting and (self.is_free or not self.wait_seconds(now))
 
     def promise(self, now: float) -> None:
         """Give a turn to a row, whose request follows."""
@@ -283,7 +283,7 @@ class Site:
 
     def look_again(self) -> None:
         """Look anew when the next turn is, if anybody waits for it: it may come earlier than was thought."""
-        if self._waiting or self.line:
+        if self._waiting or (self.line and not self.is_ready):  # else the line is looked at with every free slot
             self.look_later()
 
     def look_later(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
@@ -14,6 +15,9 @@ from common.store.s3.sigv4 import Server, Signer, server_of
 
 if TYPE_CHECKING:
     from common.store.s3.location import S3Location
+
+_is_plain = re.compile(r"[A-Za-z0-9/_.~-]*").fullmatch
+"""Matches a key of which no character is percent-encoded."""
 
 
 class _Base(NamedTuple):
@@ -43,7 +47,7 @@ class Presigner:
         """
         bucket, key = location
         server, prefix, region = self._bases.get(bucket) or self._base(bucket)
-        path = prefix + quote(key, safe="/~")
+        path = prefix + (key if _is_plain(key) else quote(key, safe="/~"))
         now = int(time.time())
         if now != self._signed_at:
             self._signed_at, self._signers = now, {}

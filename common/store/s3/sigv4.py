@@ -17,6 +17,8 @@ REQUEST_PAYER = ("x-amz-request-payer", "requester")
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+"""What the bytes of a key become in the two hashes of an HMAC."""
 
 
 class Key(NamedTuple):
@@ -62,14 +64,18 @@ class Signer:
             f"X-Amz-Algorithm={_ALGORITHM}&X-Amz-Credential={quote(f'{key.access_key}/{scope}', safe='')}"
             f"&X-Amz-Date={moment}&X-Amz-Expires={expires_seconds}{token}&X-Amz-SignedHeaders=host{payer}"
         )
-        self._heading = f"{_ALGORITHM}\n{moment}\n{scope}\n"
-        self._hmac = hmac.new(_signing_key(key.secret_key, date, region), digestmod="sha256")
+        # An HMAC by its definition in RFC 2104. Its two hashes begin alike for all URLs of the second, and a copy of a
+        # hash takes half the time of an HMAC object.
+        signing_key = _signing_key(key.secret_key, date, region).ljust(hashlib.sha256().block_size, b"\0")
+        self._inner = hashlib.sha256(signing_key.translate(_INNER) + f"{_ALGORITHM}\n{moment}\n{scope}\n".encode())
+        self._outer = hashlib.sha256(signing_key.translate(_OUTER))
 
     def presigned_url(self, server: Server, path: str) -> str:
         """Return the signed URL of a path on a server. The path is percent-encoded and has no query."""
         request = f"GET\n{path}\n{self._query}\nhost:{server.host}\n\nhost\nUNSIGNED-PAYLOAD"
-        signature = self._hmac.copy()  # which takes less time than to begin with the key
-        signature.update((self._heading + hashlib.sha256(request.encode()).hexdigest()).encode())
+        inner, signature = self._inner.copy(), self._outer.copy()
+        inner.update(hashlib.sha256(request.encode()).hexdigest().encode())
+        signature.update(inner.digest())
         return f"{server.url}{path}?{self._query}&X-Amz-Signature={signature.hexdigest()}"
 
 
