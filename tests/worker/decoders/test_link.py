@@ -124,6 +124,17 @@ def test_orders_arrive_as_they_were_sent(generation: int, sent: list[Order]) -> 
     assert len(packet) <= sum(map(largest_size, sent)) + 30
 
 
+def test_of_an_ordinary_request_nothing_is_sent_that_all_have_in_common() -> None:
+    ordinary = Get("https://a.example/a.jpg", "a.example", 443, (), False, "", False, 0, 1)
+    packet = Orders(0, [Start(7, ordinary), Start(8, ordinary._replace(picture_side=9))]).to_packet()
+    (_, short, long), arrived = json.loads(packet), Orders.from_packet(packet)
+    assert (len(short), len(long)) == (3 + 9, 3 + len(Get._fields))
+    assert [_with_tuples(order) for order in arrived.orders] == [
+        Start(7, ordinary),
+        Start(8, ordinary._replace(picture_side=9)),
+    ]
+
+
 def _with_tuples(order: Order) -> Order:
     if isinstance(order, Start) and isinstance(order.order, Get):
         return Start(order.job, order.order._replace(addresses=tuple(order.order.addresses)))

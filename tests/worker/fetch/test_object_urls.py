@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.store.s3.client import clear_clients
+from tests.worker.fetch.fetching import image_fetcher, worker_settings
 from worker.fetch import object_urls
 from worker.fetch.object_urls import ObjectUrls
+from worker.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,3 +89,30 @@ def test_the_first_url_of_a_bucket_is_signed_in_a_thread_and_the_others_after_it
         return len(set(started))
 
     assert asyncio.run(run()) <= 2  # one to load the SDK, one to sign
+
+
+def test_the_rows_of_a_bucket_wait_as_rows_once_its_server_is_known() -> None:
+    rows = [Row(number, f"s3://photos/{number}.jpg") for number in range(100)]
+
+    async def handed_out(*, is_prepared: bool) -> int:
+        async with image_fetcher(worker_settings()) as fetcher:
+            if is_prepared:
+                await fetcher.prepare(rows[0])
+            ahead = fetcher.ahead(rows, most_under_way=50)
+            tasks = [asyncio.create_task(ahead.next()) for _ in range(50)]
+            done, waiting = await asyncio.wait(tasks, timeout=0.1)
+            for task in waiting:
+                task.cancel()
+            return len(done)
+
+    assert asyncio.run(handed_out(is_prepared=False)) == 50
+    assert asyncio.run(handed_out(is_prepared=True)) == 1  # what a new site gets
+
+
+@pytest.mark.parametrize("url", ["s3://\u24d0bucket/a.jpg", "s3://photos/", "https://a.example/a.jpg", "a.jpg", ""])
+def test_a_first_row_that_cannot_be_signed_holds_nothing_up(url: str) -> None:
+    async def run() -> None:
+        async with image_fetcher(worker_settings()) as fetcher:
+            await fetcher.prepare(Row(0, url))
+
+    asyncio.run(run())
