@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from common.process.thread_name import name_thread
 from worker.encode.model import find_model
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class ModelLoading:
         # Set before torch is imported, so that torch's threads sleep while they wait for work. By default they spin, on
         # cores that decode.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        _in_background(self._find, self.source)
-        _in_background(self._load, self.dtype, self.batches, self.encoder)
+        _in_background("find-model", self._find, self.source)
+        _in_background("load-model", self._load, self.dtype, self.batches, self.encoder)
 
     def _find(self) -> None:
         self.source.set_result(find_model(self._settings.model, revision=self._settings.model_revision))
@@ -119,12 +120,13 @@ class ModelLoading:
             limit.cancel()
 
 
-def _in_background(work: Callable[[], None], *futures: Future[Any]) -> None:
+def _in_background(name: str, work: Callable[[], None], *futures: Future[Any]) -> None:
     """Start a thread in which `work` sets the futures. If it raises, the futures that are not set get the error."""
-    threading.Thread(target=partial(_run, work, futures), name=work.__name__, daemon=True).start()
+    threading.Thread(target=partial(_run, name, work, futures), name=name, daemon=True).start()
 
 
-def _run(work: Callable[[], None], futures: tuple[Future[Any], ...]) -> None:
+def _run(name: str, work: Callable[[], None], futures: tuple[Future[Any], ...]) -> None:
+    name_thread(name)
     try:
         work()
     except BaseException as error:  # noqa: BLE001 - else the threads that wait for the futures would wait for ever
