@@ -12,8 +12,6 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
-from common.process.thread_name import name_thread
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
@@ -31,7 +29,7 @@ def begin(name: str, work: Callable[[], Product]) -> Future[Product]:
     future: Future[Product] = Future()
     future.set_running_or_notify_cancel()  # from now on nobody can cancel it
     with thread_starts:
-        threading.Thread(target=_work, args=(name, future, work), name=name, daemon=True).start()
+        threading.Thread(target=_settle, args=(future, work), name=name, daemon=True).start()
     return future
 
 
@@ -82,17 +80,11 @@ def ordered(
             calls.put(None)
 
 
-def _work(name: str, future: Future[Product], work: Callable[[], Product]) -> None:
-    name_thread(name)
-    _settle(future, work)
-
-
 def _serve(
     function: Callable[[Item], Product],
     calls: SimpleQueue[tuple[Future[Product], Item] | None],
     is_over: threading.Event,
 ) -> None:
-    name_thread("ordered")
     while (call := calls.get()) is not None:
         future, item = call
         if not is_over.is_set():
