@@ -25,7 +25,7 @@ import numpy as np
 
 from common.errors import StoreUnavailable
 from common.parallel import thread_starts
-from common.process.limits import require_memory
+from common.process.limits import MEMORY_LEFT_BYTES, require_memory
 from common.process.resources import describe_error
 from common.seekable_file import SeekableFile
 
@@ -39,18 +39,15 @@ _VERSIONS = ("v108", "v110")
 READ_ERRORS = (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """The errors of h5py and NumPy for files that this program did not write, or that are damaged."""
 
-MEMORY_BYTES = 32 << 20
-"""Memory in bytes that must be left where HDF5 is called: many times what it takes for the metadata of a file."""
-
 
 @contextmanager
 def _enough_memory() -> Iterator[None]:
-    """Raise MemoryError when less than MEMORY_BYTES are left, before the block or where HDF5 fails in it."""
-    require_memory(MEMORY_BYTES)
+    """Raise MemoryError when less than MEMORY_LEFT_BYTES are left, before the block or where HDF5 fails in it."""
+    require_memory(MEMORY_LEFT_BYTES)
     try:
         yield
     except READ_ERRORS:
-        require_memory(MEMORY_BYTES)
+        require_memory(MEMORY_LEFT_BYTES)
         raise
 
 

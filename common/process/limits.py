@@ -15,6 +15,10 @@ _ROOT = Path("/")
 _NO_LIMIT = 1 << 60
 """A limit in bytes from which on version 1 of cgroups means that there is none."""
 
+MEMORY_LEFT_BYTES = 32 << 20
+"""Memory in bytes without which memory is short: many times what HDF5 takes for the metadata of a file, or a library
+for an ordinary call."""
+
 _MAP_NORESERVE = 0x4000
 """Linux's flag for memory that is not set aside. Python 3.11 has no name for it."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from common.errors import ResourceExhausted, SettingsError
 from common.process.leftovers import held, remove_if_left_over
-from common.process.limits import require_memory
+from common.process.limits import MEMORY_LEFT_BYTES, require_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +25,6 @@ _MEMORY = (
     "raise the memory limit, or lower EMBEDDER_BATCH_SIZE, EMBEDDER_DECODE_THREADS or EMBEDDER_MAX_INFLIGHT_BYTES of a "
     "worker"
 )
-_MEMORY_LEFT_BYTES = 32 << 20
-"""Memory in bytes with which an error is not put down to a lack of memory."""
-
 _NO_THREAD = "start new thread"
 """Words of the interpreter's error where the system refuses a thread. They do not say whether memory is short, or the
 number of threads has reached a limit."""
@@ -92,7 +89,7 @@ def exhausted(error: BaseException) -> ResourceExhausted | None:
 def _shortage_behind(error: BaseException) -> ResourceExhausted | None:
     """Return the error to raise in place of `error` while memory is short, None while memory is left."""
     try:
-        require_memory(_MEMORY_LEFT_BYTES)
+        require_memory(MEMORY_LEFT_BYTES)
     except MemoryError:
         said = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         return ResourceExhausted(f"memory is short, which may have caused this error ({said}); {_MEMORY}")
