@@ -62,7 +62,12 @@ def url_on_mirror(mirror_url: str, *, subset: str, image_id: str) -> str:
     base = mirror_url.rstrip("/")
     if base.startswith("s3://"):
         return f"{base}/{subset}/{image_id}.jpg"  # a key; it is percent-encoded when it is signed
-    return f"{base}/{quote(subset, safe='')}/{quote(image_id, safe='')}.jpg"
+    return f"{base}/{_quoted(subset)}/{_quoted(image_id)}.jpg"
+
+
+def _quoted(text: str) -> str:
+    # Open Images' own names need no quoting, and each row's URL is made several times.
+    return text if text.isalnum() and text.isascii() else quote(text, safe="")
 
 
 class HeldImages(Protocol):

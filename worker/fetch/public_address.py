@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 _REFUSED_V4 = tuple(
     ipaddress.IPv4Network(network)
@@ -47,6 +48,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 IPv4 address."""
 
 
+@lru_cache(maxsize=4096)  # every image of a list asks for the addresses of its host
 def is_public_address(address: str) -> bool:
     """Return whether `address` is global unicast: not private, loopback, link-local, shared, reserved or multicast."""
     try:

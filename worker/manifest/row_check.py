@@ -137,6 +137,8 @@ class RowCheck:
             raise ImageFailed(Reason.INVALID_URL, f"the URL has no scheme such as https://: {excerpt(url)}")
 
     def _id(self, raw: RawRow, left_out: LeftOut) -> str:
+        if raw.fields.id is None:
+            return ""
         try:
             return id_text(raw.fields.id, max_bytes=self.max_url_bytes)
         except ValueError as error:
@@ -146,6 +148,8 @@ class RowCheck:
 
 def _optional(raw: RawRow, value: object, what: str, left_out: LeftOut) -> str:
     """Return the text of a value that the row can go without: an empty text for a value that is not text."""
+    if value is None:
+        return ""
     try:
         return _text(value, what)
     except ImageFailed as failed:
@@ -205,11 +209,13 @@ def _rotation(value: object) -> int:
 
     Raises ImageFailed for any other value: a picture that is turned in the wrong way has a wrong vector.
     """
+    if value is None:
+        return 0
     if isinstance(value, bytes | str):
         value = _text(value, "rotation")
         if value.lower() in _NO_ROTATION:
             return 0
-    if value is None or value != value:  # noqa: PLR0124 - pandas writes NaN where there is no value
+    if value != value:  # noqa: PLR0124 - pandas writes NaN where there is no value
         return 0
     try:
         degrees = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
