@@ -77,10 +77,14 @@ class Admission:
         self.network = NetworkHealth(patience_seconds=patience_seconds)
         self.known_good_urls = KnownGoodUrls()
 
+    def is_well(self, host: str) -> bool:
+        """Return whether neither the host nor the network has failed last. Then `decide` admits a request at once."""
+        self.network.note_host(host)
+        return not (self.network.has_failures or self.circuits.is_failing(host))
+
     def decide(self, host: str) -> Decision:
         """Return whether a request to the host may be made now. Call `note_end` after a request that was admitted."""
-        self.network.note_host(host)
-        if not (self.network.has_failures or self.circuits.is_failing(host)):
+        if self.is_well(host):
             return _ADMIT
         now = self._clock()
         return self._held_by_network(now) or self._held_by_host(host, now) or self._admitted(host)

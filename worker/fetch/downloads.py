@@ -12,14 +12,16 @@ from worker.fetch.chain_cookies import ChainCookies
 from worker.fetch.failures import Unanswered
 from worker.fetch.fetched import Fetched
 from worker.fetch.file_places import FilePlaces
-from worker.fetch.image_url import join_redirect, parse_http_url, scheme_of
+from worker.fetch.image_url import join_redirect, parse_http_url, parse_plain_url, scheme_of
 from worker.fetch.must_wait import MustWait
 from worker.fetch.statuses import REDIRECTS, check_status
-from worker.fetch.transport import Answered, Image
+from worker.fetch.transport import Answered, Broken, Image
 from worker.rows import ImageFailed
 
 if TYPE_CHECKING:
-    from worker.fetch.hosts import Hosts
+    from collections.abc import Awaitable
+
+    from worker.fetch.hosts import Begun, Hosts
     from worker.fetch.http_client import HttpClient
     from worker.fetch.image_url import HttpUrl
     from worker.fetch.object_urls import ObjectUrls
@@ -46,6 +48,23 @@ class Redirect(NamedTuple):
     location: str
     cookies: tuple[str, ...]
     """What it sets, the values of its headers Set-Cookie."""
+
+
+class Started(NamedTuple, Generic[Image]):
+    """The first request for an image, which was made at once."""
+
+    begun: Begun
+    reservation: Reservation
+    answer: Awaitable[Image | Answered | Broken]
+
+
+class Ended(NamedTuple, Generic[Image]):
+    """The same request when it is over."""
+
+    begun: Begun
+    reservation: Reservation
+    outcome: Image | Answered | Broken | BaseException
+    """What the transport returned or raised."""
 
 
 class Downloads(Generic[Image]):
@@ -78,18 +97,63 @@ class Downloads(Generic[Image]):
         self.retries = 0
         """The number of attempts that followed a failed one."""
 
+    # Most images come with one request that can be made at once. They pass `start` and `arrived` only, because the many
+    # coroutines of `get` would take a quarter of the time that an image costs the event loop. `get` handles all others,
+    # and whatever else comes of such a first request.
+
+    def start(self, url: str, *, rotation: int) -> Started[Image] | None:
+        """Make the first request for an image. Return None if something has to be waited for, looked up or decided."""
+        if url in self._resumed:
+            return None
+        is_signed = url.startswith("s3://")
+        found = self._objects.signed_ahead(url) if is_signed else parse_plain_url(url)
+        if found is None or PLACEHOLDER in found.text:
+            return None
+        request = self._client.request_at_once(found, is_trusted=is_signed)
+        if request is None:
+            return None
+        order = self._client.order_at_once(request, rotation=rotation, granted_bytes=self._first_bytes)
+        reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
+        if order is None or not reservation.try_take(self._first_bytes):
+            return None
+        begun = self._hosts.begin_at_once(request)
+        if begun is None:
+            reservation.release()
+            return None
+        return Started(begun, reservation, self._client.send(order, reservation))
+
+    def arrived(self, started: Started[Image], image: Image) -> Fetched[Image]:
+        """Return the image that a request has brought."""
+        self._client.note(image)
+        self._hosts.note_success(started.begun)
+        self._hosts.end(started.begun)
+        started.reservation.settle(image.length)
+        return Fetched(image, started.reservation)
+
     async def get(
-        self, url: str, held: ByteRange | None = None, *, rotation: int, is_last_resort: bool
+        self,
+        url: str,
+        held: ByteRange | None = None,
+        *,
+        rotation: int,
+        is_last_resort: bool,
+        ended: Ended[Image] | None = None,
     ) -> Fetched[Image]:
         """Return the image of an http, https or s3 URL, or the range `held` of what is there.
 
-        `is_last_resort` tells that the image has no other source. Raises as `ImageFetcher.fetch`, and Unanswered.
+        `is_last_resort` tells that the image has no other source. `ended` is the first request, if it was made already.
+        Raises as `ImageFetcher.fetch`, and Unanswered.
         """
         failed: list[Exception] = []
         try:
             return await call_async(
                 lambda: self._follow_redirects(
-                    url, held, rotation=rotation, is_last_resort=is_last_resort, may_go_back=not failed
+                    url,
+                    held,
+                    rotation=rotation,
+                    is_last_resort=is_last_resort,
+                    may_go_back=not failed,
+                    ended=None if failed else ended,
                 ),
                 self._retry_policy,
                 may_pass=_may_pass,
@@ -114,7 +178,14 @@ class Downloads(Generic[Image]):
         failed.append(pause.error)
 
     async def _follow_redirects(
-        self, text: str, held: ByteRange | None, *, rotation: int, is_last_resort: bool, may_go_back: bool
+        self,
+        text: str,
+        held: ByteRange | None,
+        *,
+        rotation: int,
+        is_last_resort: bool,
+        may_go_back: bool,
+        ended: Ended[Image] | None,
     ) -> Fetched[Image]:
         is_signed = scheme_of(text) == "s3"
         follow = partial(
@@ -125,6 +196,8 @@ class Downloads(Generic[Image]):
             is_last_resort=is_last_resort,
             may_go_back=may_go_back,
         )
+        if ended is not None:
+            return await follow(ended.begun.request.url, is_signed=is_signed, ended=ended)
         place: HttpUrl | None = None
         if held is not None:
             place = self._places.of(text)
@@ -158,9 +231,9 @@ class Downloads(Generic[Image]):
         rotation: int,
         is_last_resort: bool,
         may_go_back: bool,
+        ended: Ended[Image] | None = None,
     ) -> Fetched[Image]:
         start = url
-        send = partial(self._send, rotation=rotation)
         cookies: ChainCookies | None = None  # few chains need any
         for _ in range(MAX_REDIRECTS + 1):
             if PLACEHOLDER in url.text and PLACEHOLDER in url.name:
@@ -169,8 +242,13 @@ class Downloads(Generic[Image]):
             is_trusted = is_signed or held is not None
             cookie = cookies.header(url) if cookies else ""
             request = self._client.request(url, is_trusted=is_trusted, cookie=cookie, held=held)
+            begun = None if ended is None else ended.begun
+            send = partial(self._send, rotation=rotation, ended=ended)
+            ended = None
             try:
-                answer = await self._hosts.ask(request, send, is_last_resort=is_last_resort, may_go_back=may_go_back)
+                answer = await self._hosts.ask(
+                    request, send, is_last_resort=is_last_resort, may_go_back=may_go_back, begun=begun
+                )
             except MustWait:
                 if url.text != text and cookies is None and held is None and not is_signed:
                     self._resumed[text] = url
@@ -185,13 +263,17 @@ class Downloads(Generic[Image]):
             url, is_signed = join_redirect(url, answer.location), False
         raise ImageFailed(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
 
-    async def _send(self, request: Request, *, rotation: int) -> Fetched[Image] | Redirect:
-        reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
-        first_bytes = self._first_bytes if request.range is None else request.range.length
+    async def _send(self, request: Request, *, rotation: int, ended: Ended[Image] | None) -> Fetched[Image] | Redirect:
+        if ended is None:
+            reservation = Reservation(self._budget, most_bytes=self._max_image_bytes)
+        else:
+            reservation = ended.reservation
         try:
-            if not reservation.try_take(first_bytes):
-                await reservation.take(first_bytes)
-            answer = await self._client.get(request, rotation=rotation, reservation=reservation)
+            if ended is not None:
+                answer = self._client.note(_returned(ended.outcome))
+            else:
+                await reservation.take(self._first_bytes if request.range is None else request.range.length)
+                answer = await self._client.get(request, rotation=rotation, reservation=reservation)
             if isinstance(answer, Answered):
                 reservation.release()
                 return _redirect(answer)
@@ -200,6 +282,12 @@ class Downloads(Generic[Image]):
             raise
         reservation.settle(answer.length)
         return Fetched(answer, reservation)
+
+
+def _returned(outcome: Image | Answered | Broken | BaseException) -> Image | Answered | Broken:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 def _redirect(answer: Answered) -> Redirect:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from common.format.reasons import Reason
 from worker.fetch.admission import Admission, Admit, Decision, HostGivenUp, NetworkGivenUp, Probe, Wait
@@ -40,6 +40,17 @@ KNOWN_GOOD_URLS_ASKED = 3
 Answer = TypeVar("Answer")
 
 
+class Begun(NamedTuple):
+    """A request that is being made. It holds a slot until `Hosts.end`."""
+
+    request: Request
+    site: Site
+    asked_at: float
+    """The time of the request, on the monotonic clock."""
+    is_probe: bool
+    """Whether it is the probe of an open circuit."""
+
+
 class Hosts:
     """For one event loop. `client` makes the probes, `times` measures the requests.
 
@@ -59,7 +70,6 @@ class Hosts:
         self._retry_after_limit_seconds = retry_after_limit_seconds
         self.sites = Sites(settings)
         self._times = times
-        self._asking = times.measure("fetch_worked")
         self.slots = Slots(total=settings.fetch_concurrency, per_host=settings.fetch_concurrency_per_host)
         self._admission = Admission(patience_seconds=settings.source_patience_seconds)
         self._client = client
@@ -78,6 +88,27 @@ class Hosts:
             with self._times.measure("fetch_worked"):
                 yield
 
+    def begin_at_once(self, request: Request) -> Begun | None:
+        """Begin a request, as nearly all can be. Return None if something has to be waited for or decided first."""
+        site = self.sites.of(request.url)
+        may_begin = site.is_free and self._admission.is_well(request.host)
+        if not (may_begin and self.slots.try_acquire(request.url.host)):
+            return None
+        return self._note_begin(request, site, is_probe=False)
+
+    def note_success(self, begun: Begun) -> None:
+        """Note that an image or a redirect came."""
+        self._admission.note_answer(begun.request)
+        begun.site.note_answer(sent_at=begun.asked_at)
+        begun.site.has_answered = True
+
+    def end(self, begun: Begun) -> None:
+        """Give back what the request holds."""
+        self._times.switch(start=None, stop="fetch_worked")
+        self._admission.note_end(begun.request.host)
+        begun.site.note_end()
+        self.slots.release(begun.request.url.host)
+
     async def ask(
         self,
         request: Request,
@@ -85,8 +116,9 @@ class Hosts:
         *,
         is_last_resort: bool,
         may_go_back: bool = True,
+        begun: Begun | None = None,
     ) -> Answer:
-        """Call `send` once the request may be made, and return what it returns.
+        """Call `send` once the request may be made, and return what it returns. `begun` tells that it is made already.
 
         Raises MustWait if the site refuses the request, and if a slow site has no turn for it now and the row
         `may_go_back` to wait for one. Else the request waits here.
@@ -95,20 +127,13 @@ class Hosts:
         When the host is given up, an image that has another source left (not `is_last_resort`) fails at once. An image
         without one fails only if the network works.
         """
-        site = self.sites.of(request.url)
-        host = request.url.host  # without its port: the limit of requests holds for all its ports together
-        if not (site.is_free and self.slots.try_acquire(host)):  # most requests have both at once
-            await self._turn_and_slot(site, host, may_go_back=may_go_back)
-        admitted = self._admission.decide(request.host)
-        if not isinstance(admitted, Admit):  # most are admitted at once
-            admitted = await self._wait_for_admission(request, site, admitted, is_last_resort=is_last_resort)
-        asked_at = time.monotonic()
-        site.note_begin(asked_at)
+        if begun is None:
+            begun = await self._begin(request, is_last_resort=is_last_resort, may_go_back=may_go_back)
+        site, asked_at = begun.site, begun.asked_at
         try:
-            with self._asking:
-                answer = await send(request)
+            answer = await send(request)
         except Unanswered as failure:
-            failure.host, failure.asked_at, failure.was_probe = request.host, asked_at, admitted.is_probe
+            failure.host, failure.asked_at, failure.was_probe = request.host, asked_at, begun.is_probe
             self._note_unanswered(site, failure, is_last_resort=is_last_resort, is_first=may_go_back)
             raise
         except NotAsked:
@@ -124,14 +149,26 @@ class Hosts:
             site.note_answer(sent_at=asked_at)
             raise
         else:
-            self._admission.note_answer(request)
-            site.note_answer(sent_at=asked_at)
-            site.has_answered = True
+            self.note_success(begun)
             return answer
         finally:
-            self._admission.note_end(request.host)
-            site.note_end()
-            self.slots.release(host)
+            self.end(begun)
+
+    async def _begin(self, request: Request, *, is_last_resort: bool, may_go_back: bool) -> Begun:
+        """Wait until the request may be made, and begin it. Raises like `ask`."""
+        site = self.sites.of(request.url)
+        host = request.url.host  # without its port: the limit of requests holds for all its ports together
+        await self._turn_and_slot(site, host, may_go_back=may_go_back)
+        admitted = self._admission.decide(request.host)
+        if not isinstance(admitted, Admit):
+            admitted = await self._wait_for_admission(request, site, admitted, is_last_resort=is_last_resort)
+        return self._note_begin(request, site, is_probe=admitted.is_probe)
+
+    def _note_begin(self, request: Request, site: Site, *, is_probe: bool) -> Begun:
+        asked_at = time.monotonic()
+        site.note_begin(asked_at)
+        self._times.switch(start="fetch_worked", stop=None)
+        return Begun(request, site, asked_at, is_probe)
 
     async def _turn_and_slot(self, site: Site, host: str, *, may_go_back: bool) -> None:
         """Wait for a turn at a site and for a slot of the host, and take both."""

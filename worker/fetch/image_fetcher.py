@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, Self
 from common.errors import SettingsError
 from common.format.reasons import Reason
 from worker.fetch.byte_budget import ByteBudget, Reservation
-from worker.fetch.downloads import Downloads
+from worker.fetch.downloads import Downloads, Ended
 from worker.fetch.failures import Unanswered
 from worker.fetch.fetched import Fetched
 from worker.fetch.hosts import Hosts
@@ -23,7 +23,7 @@ from worker.fetch.rows_ahead import Place, RowsAhead
 from worker.fetch.rows_later import RowsLater
 from worker.fetch.sources import candidates, first_url
 from worker.fetch.statuses import failure_of
-from worker.fetch.transport import Broken, Image, ReadFile
+from worker.fetch.transport import Answered, Broken, Image, ReadFile
 from worker.rows import ImageFailed, Row, length_fault
 from worker.stage_times import StageTimes
 from worker.url_forms import odd_form
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from types import TracebackType
 
+    from worker.fetch.downloads import Started
     from worker.fetch.image_url import HttpUrl
     from worker.fetch.relayed_proxies import RelayedProxies
     from worker.fetch.resolvers import Resolver
@@ -206,7 +207,8 @@ class ImageFetcher(Generic[Image]):
     def _signed_ahead(self, rows: Sequence[Row]) -> Iterator[Row]:
         for start in range(0, len(rows), SIGNED_AT_ONCE):
             block = rows[start : start + SIGNED_AT_ONCE]
-            self._objects.sign_ahead([self._first_url(row) for row in block if row.held is None])
+            if self._objects.signs_ahead:
+                self._objects.sign_ahead([self._first_url(row) for row in block if row.held is None])
             yield from block
 
     def _first_url(self, row: Row) -> str:
@@ -246,15 +248,35 @@ class ImageFetcher(Generic[Image]):
         no source answers at all, StoreAccessDenied or StoreUnavailable if an `s3://` image cannot be signed, and what
         the transport raises.
         """
+        started = self._start(row)
+        if started is None:
+            return await self._fetch(row, None)
+        outcome: Image | Answered | Broken | BaseException
+        try:
+            outcome = await started.answer
+        except BaseException as error:  # noqa: BLE001 - raised again where the request ends
+            outcome = error
+        if isinstance(outcome, (Answered, Broken, BaseException)):
+            return await self._fetch(row, Ended(started.begun, started.reservation, outcome))
+        return self._downloads.arrived(started, outcome)
+
+    def _start(self, row: Row) -> Started[Image] | None:
+        """Make the row's first request if nothing stands in its way."""
+        url = "" if row.held else self._first_url(row)
+        return self._downloads.start(url, rotation=row.rotation) if url and odd_form(url) is None else None
+
+    async def _fetch(self, row: Row, ended: Ended[Image] | None) -> Fetched[Image]:
+        """Fetch the image of a row whose first request may have `ended` already."""
         while True:
             try:
-                return await self._from_first_source(row)
+                return await self._from_first_source(row, ended)
             except Unanswered as failure:
+                ended = None
                 if await self._hosts.is_network_up(since=failure.asked_at):
                     raise  # the image or its host is to blame
                 await self._hosts.wait_for_network(failure)
 
-    async def _from_first_source(self, row: Row) -> Fetched[Image]:
+    async def _from_first_source(self, row: Row, ended: Ended[Image] | None) -> Fetched[Image]:
         """Return the image from the first source that has it. Raises the last source's failure."""
         if row.held is not None:
             try:
@@ -274,7 +296,8 @@ class ImageFetcher(Generic[Image]):
             try:
                 if self._holds(source):
                     return await self._from_manifest(row)
-                return await self._from_url(url, rotation=row.rotation, is_last_resort=is_last_resort)
+                request, ended = ended, None
+                return await self._from_url(url, rotation=row.rotation, is_last_resort=is_last_resort, ended=request)
             except ImageFailed as failed:
                 failure = failed
                 tried.append(f"{source}: {failed.reason} {failed.detail}")
@@ -305,12 +328,13 @@ class ImageFetcher(Generic[Image]):
         if self._held is not None:
             self._held.release(row.position)
 
-    def _from_url(self, url: str, *, rotation: int, is_last_resort: bool) -> Awaitable[Fetched[Image]]:
-        # A function that returns a coroutine: one coroutine less has to be resumed for each event of each image.
+    def _from_url(
+        self, url: str, *, rotation: int, is_last_resort: bool, ended: Ended[Image] | None
+    ) -> Awaitable[Fetched[Image]]:
         if (form := odd_form(url)) is not None:
             return self._from_odd_text(url, form, rotation=rotation, is_last_resort=is_last_resort)
         if scheme_of(url) in REQUESTED_SCHEMES:
-            return self._downloads.get(url, rotation=rotation, is_last_resort=is_last_resort)
+            return self._downloads.get(url, rotation=rotation, is_last_resort=is_last_resort, ended=ended)
         return self._from_path(url, rotation=rotation)
 
     async def _from_odd_text(self, text: str, form: UrlForm, *, rotation: int, is_last_resort: bool) -> Fetched[Image]:

@@ -95,7 +95,7 @@ def parse_http_url(text: str) -> HttpUrl:
     Nothing is decoded. Only characters that a request line cannot contain are percent-encoded, as UTF-8. A host that is
     not ASCII is replaced by its IDNA form, a host that is percent-encoded is decoded. Raises ImageFailed (invalid_url).
     """
-    return _checked(_parse_plain(text) or _parse_any(check_characters(text)))
+    return _checked(parse_plain_url(text) or _parse_any(check_characters(text)))
 
 
 def _checked(url: HttpUrl) -> HttpUrl:
@@ -104,10 +104,13 @@ def _checked(url: HttpUrl) -> HttpUrl:
     return url
 
 
-def _parse_plain(text: str) -> HttpUrl | None:
-    """Return the URL if it is written the plain way, else None."""
+def parse_plain_url(text: str) -> HttpUrl | None:
+    """Return an http or https URL if it is written the plain way, as nearly all are, else None.
+
+    A longer one than MAX_URL_CHARS is not.
+    """
     path = text.find("/", len("https://"), MAX_SERVER_CHARS)
-    if path < 0 or not _PLAIN_TARGET.fullmatch(text, path):
+    if path < 0 or len(text) > MAX_URL_CHARS or not _PLAIN_TARGET.fullmatch(text, path):
         return None
     server = _plain_server(text[:path])
     return None if server is None else HttpUrl(text, *server)

@@ -66,6 +66,12 @@ class ObjectUrls:
                 f"https URL: {failure.detail}"
             ) from failure
 
+    @property
+    def signs_ahead(self) -> bool:
+        """Whether `sign_ahead` may sign now. Without `s3://` images it never may."""
+        presigner = self._presigner
+        return presigner is not None and not presigner.may_block and len(self._ahead) < MOST_AHEAD
+
     def server_of(self, bucket: str) -> HttpUrl | None:
         """Return a URL on the server that has the bucket, None if no URL of the bucket was signed yet."""
         return self._servers.get(bucket)
@@ -77,7 +83,7 @@ class ObjectUrls:
         between two images.
         """
         presigner = self._presigner
-        if presigner is None or presigner.may_block or len(self._ahead) >= MOST_AHEAD:
+        if presigner is None or not self.signs_ahead:
             return
         now = time.monotonic()
         for text in texts:

@@ -67,14 +67,18 @@ class Addresses:
         Raises NotAsked (forbidden_host) if `is_guarded` and one of them is not public. Raises Unanswered if there are
         none.
         """
-        known = self._known.get(host)
-        addresses = known.addresses if known and self._clock() < known.expires else await self._look_up(host)
+        addresses = self.known(host) or await self._look_up(host)
         if is_guarded:
             for address in addresses:
                 if not is_public_address(address):
                     detail = f"{host} resolves to {address}, which is not a public address"
                     raise NotAsked(Reason.FORBIDDEN_HOST, detail)
         return addresses
+
+    def known(self, host: str) -> tuple[str, ...]:
+        """Return the host's addresses if they were looked up lately, else an empty tuple. They are not checked."""
+        known = self._known.get(host)
+        return known.addresses if known and self._clock() < known.expires else ()
 
     async def _look_up(self, host: str) -> tuple[str, ...]:
         task = self._asked.get(host)

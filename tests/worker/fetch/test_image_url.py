@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.format.reasons import Reason
-from worker.fetch.image_url import MAX_URL_CHARS, _parse_any, _parse_plain, join_redirect, parse_http_url
+from worker.fetch.image_url import MAX_URL_CHARS, _parse_any, join_redirect, parse_http_url, parse_plain_url
 from worker.rows import ImageFailed
 
 LABELS = st.from_regex(r"(xn--)?[a-zA-Z0-9_]?[a-z0-9_-]{0,8}[a-z0-9]?", fullmatch=True) | st.sampled_from(
@@ -39,7 +39,7 @@ URLS = st.builds(
 @example("http://127.0.0.1/")
 @example("http://0x7f.1/")
 def test_the_fast_way_reads_a_url_as_the_other_way_does(url: str) -> None:
-    plain = _parse_plain(url)
+    plain = parse_plain_url(url)
     assert plain is None or plain == _parse_any(url)
 
 
@@ -54,7 +54,7 @@ def test_the_fast_way_reads_a_url_as_the_other_way_does(url: str) -> None:
     ],
 )
 def test_an_ordinary_url_takes_the_fast_way(url: str) -> None:
-    assert _parse_plain(url) == _parse_any(url)
+    assert parse_plain_url(url) == _parse_any(url)
     assert parse_http_url(url).text == url
 
 
@@ -79,7 +79,7 @@ def test_an_ordinary_url_takes_the_fast_way(url: str) -> None:
 )
 def test_no_url_takes_long_to_read(url: str) -> None:
     began = time.process_time()
-    assert _parse_plain(url) is None
+    assert parse_plain_url(url) is None
     assert time.process_time() - began < 0.2
     with pytest.raises(ImageFailed, match=Reason.INVALID_URL):
         parse_http_url(url)
