@@ -15,8 +15,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+LIMIT_MEMORY = """
+import mmap, resource
+def limit_memory(more_bytes):
+    with open("/proc/self/statm") as file:
+        has_bytes = int(file.read().split()[0]) * mmap.PAGESIZE
+    resource.setrlimit(resource.RLIMIT_AS, (has_bytes + more_bytes,) * 2)
+"""
+"""A function for programs. Like a limit that was there from the start, it is not below what the process has: else not
+even freed memory can be taken again."""
+
+
 def start(body: str) -> subprocess.Popen[str]:
     program = "import sys\nfrom common import errors\nfrom common.process import last_word, program, stop\n"
+    program += LIMIT_MEMORY
     program += f"def main():\n{textwrap.indent(textwrap.dedent(body), '    ')}\nprogram.run(main)\n"
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -57,8 +69,7 @@ def test_every_end_has_its_exit_code_and_its_last_word(body: str, code: int, wor
 
 def test_an_error_while_memory_is_short_is_not_called_a_bug() -> None:
     body = """
-        import resource
-        resource.setrlimit(resource.RLIMIT_AS, (1 << 20,) * 2)
+        limit_memory(0)
         raise ImportError("cannot import name 'arange'")
     """
     code, log = end_of(body)
@@ -69,10 +80,10 @@ def test_an_error_while_memory_is_short_is_not_called_a_bug() -> None:
     assert "raise the memory limit" in log.splitlines()[-1]
 
 
-def test_a_program_without_any_memory_still_says_so() -> None:
-    body = """
-        import resource
-        resource.setrlimit(resource.RLIMIT_AS, (1 << 20,) * 2)
+@pytest.mark.parametrize("more_bytes", [0, 1 << 20, 16 << 20])
+def test_a_program_without_any_memory_still_says_so(more_bytes: int) -> None:
+    body = f"""
+        limit_memory({more_bytes})
         taken = []
         while True:
             taken = [taken, bytearray(500)]
