@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from worker.rows import Row
 
 MAX_BLAMES = 2
-"""Number of decoders that may die while they decode an image. The image before may have damaged the first one."""
+"""Number of decoders that may die while they decode an image. The image before may have damaged the first one, or an
+image that it fetched meanwhile. So after the first one the image is fetched while no other image is that was ever lost,
+unless it was the image's own time limit that ended the decoder."""
 
 MAX_LOSSES = 3
 """Number of times that an image may be lost with a decoder that was decoding no image. After the second time the image
@@ -153,40 +155,37 @@ class SquareMaker:
 
     async def _slot_after(self, lost: Lost, row: Row) -> int:
         """Fetch and decode an image again that was lost with its decoder, and return the slot of its square."""
-        blames = losses = 0
+        blames = crashes = losses = 0
         while True:
             blames += lost.is_blamed
+            crashes += lost.is_blamed and not lost.is_out_of_time
             losses += lost.is_suspect
             most_losses = MAX_LOSSES_IN_COMPANY if lost.had_company else MAX_LOSSES
             if blames >= MAX_BLAMES or losses >= most_losses:
                 raise error_of(lost) from lost
             try:
-                return await self._slot_again(row, alone=losses >= MAX_LOSSES - 1)
+                return await self._slot_again(row, alone=crashes > 0 or losses >= MAX_LOSSES - 1)
             except Lost as again:
                 lost = again
 
     async def _slot_again(self, row: Row, *, alone: bool) -> int:
         """Fetch and decode a lost image. While one is `alone`, no other lost image is under way, which may kill its
-        decoder."""
-        async with self._suspects:
-            await self._suspects.wait_for(lambda: not (self._is_alone or (alone and self._suspects_under_way)))
-            self._suspects_under_way += 1
-            self._is_alone = alone
-        try:
-            return await self._slot_of(await self._fetch_again(row))
-        finally:
-            async with self._suspects:
-                self._suspects_under_way -= 1
-                self._is_alone = False
-                self._suspects.notify_all()
-
-    async def _fetch_again(self, row: Row) -> Fetched[Job]:
-        """Fetch a lost image. It waits for its site here, as one of few."""
+        decoder. It waits for its site here, as one of few, and holds up no other one meanwhile."""
         while True:
+            async with self._suspects:
+                await self._suspects.wait_for(lambda: not (self._is_alone or (alone and self._suspects_under_way)))
+                self._suspects_under_way += 1
+                self._is_alone = alone
             try:
-                return await self._fetcher.fetch(row)
+                return await self._slot_of(await self._fetcher.fetch(row))
             except MustWait as wait:
-                await asyncio.sleep(self._later.pause_seconds(row, wait))
+                pause = self._later.pause_seconds(row, wait)
+            finally:
+                async with self._suspects:
+                    self._suspects_under_way -= 1
+                    self._is_alone = False
+                    self._suspects.notify_all()
+            await asyncio.sleep(pause)
 
     async def _slot_of(self, fetched: Fetched[Job]) -> int:
         """Return the slot of the square. No other large image is decoded at the same time as a large one."""

@@ -19,7 +19,7 @@ from common.errors import DeviceUnavailable, ResourceExhausted, SourceUnavailabl
 from common.format.reasons import Reason
 from tests.image_server import ImageServer, answer, chunked, held, image_server, redirect
 from tests.worker.decoders.conftest import *  # noqa: F403
-from tests.worker.decoders.faults import CRASH, CRASH_ONCE, HANG, KILLER, KILLER_ONCE
+from tests.worker.decoders.faults import CRASH, CRASH_ONCE, HANG, KILLER, KILLER_ONCE, SLOW
 from tests.worker.decoders.pool import busy_decoders, decoder_processes
 from tests.worker.images import encoded, noise, photo
 from tests.worker.pipelines import ColourEncoder, Outcome, run_pipeline
@@ -161,6 +161,16 @@ def test_an_image_is_not_blamed_for_other_images_that_kill_its_decoder_one_after
     outcome = run_pipeline(urls, decoders=1, fetch_concurrency=2, fetch_concurrency_per_host=2)
     assert outcome.failures == {}
     assert outcome.colours == [colour(number) for number in range(7)]
+
+
+@pytest.mark.usefixtures("faulty_libraries")
+def test_an_image_is_not_blamed_for_another_one_that_kills_its_decoder_whenever_both_are_there(
+    server: ImageServer,
+) -> None:
+    slow = server.on("/slow.png", answer(image_of(SLOW)))
+    killer = server.on(f"/{KILLER}.png", slowly(answer(coloured(0))))
+    outcome = run_pipeline([slow, killer], decoders=1)
+    assert outcome.reasons == {killer: "decoder_died"}
 
 
 def slowly(behaviour: Behaviour, *, seconds: float = 0.2) -> Behaviour:

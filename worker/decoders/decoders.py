@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 2
 """Time in seconds that the decoders have to end before they are killed."""
 
-_OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
-"""Signals of the timers that a decoder sets for each image."""
-
 
 class Slots(Protocol):
     """The slots of the memory for squares."""
@@ -57,10 +54,17 @@ class Decoders:
     """A process that keeps `count` decoders running, for one event loop.
 
     Create it in a thread that lives as long as the worker: Linux ends the process together with that thread. It is the
-    Transport of an ImageFetcher, whose images are Jobs.
+    Transport of an ImageFetcher, whose images are Jobs. `server` is the module that runs as the process.
     """
 
-    def __init__(self, number_of_decoders: int, settings: DecoderSettings, *, times: StageTimes) -> None:
+    def __init__(
+        self,
+        number_of_decoders: int,
+        settings: DecoderSettings,
+        *,
+        times: StageTimes,
+        server: str = "worker.decoders.server",
+    ) -> None:
         self.count = number_of_decoders
         self.squares = os.memfd_create("embedder-squares")
         """File descriptor of the memory for squares, which is empty until `open_room`."""
@@ -91,7 +95,7 @@ class Decoders:
         try:
             self._server = subprocess.Popen(  # noqa: S603 - a part of this program
                 [
-                    *(sys.executable, "-m", "worker.decoders.server", str(os.getpid())),
+                    *(sys.executable, "-m", server, str(os.getpid())),
                     *(json.dumps(settings._asdict()), str(self.squares)),
                     *map(str, theirs),
                 ],
@@ -194,10 +198,9 @@ class Decoders:
 
 def error_of(lost: Lost) -> Exception:
     """Return the error for an image with which decoders have died again and again, the last time as `lost`."""
-    number = -lost.exit_code
-    if number in _OUT_OF_TIME:
+    if lost.is_out_of_time:
         return ImageFailed(Reason.DECODE_TIMEOUT, "decoding took longer than EMBEDDER_DECODE_TIMEOUT_SECONDS")
-    if number == signal.SIGKILL:
+    if -lost.exit_code == signal.SIGKILL:
         return ResourceExhausted("a decoder was killed, probably for lack of memory; raise the memory limit")
     when = "twice on this image" if lost.is_blamed else "again and again while it fetched this image"
     return ImageFailed(Reason.DECODER_DIED, f"the decoder crashed {when}: {cause(lost.exit_code)}")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Outcome: TypeAlias = Answered | Broken
 
+_OUT_OF_TIME = {signal.SIGPROF, signal.SIGALRM}
+"""Signals of the timers that a decoder sets for each image."""
+
 
 class Lost(Exception):
     """The decoder died with this image. Another decoder must begin with it again."""
@@ -34,6 +37,11 @@ class Lost(Exception):
         """Whether the decoder died while it decoded no image, so that any image that it fetched may be the cause."""
         self.had_company = had_company
         """Whether the decoder had other images too."""
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether a time limit of the image that was decoded ended the decoder."""
+        return -self.exit_code in _OUT_OF_TIME
 
 
 Decoded: TypeAlias = int | ImageFailed | LargeImage | Lost

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-CRASH, CRASH_ONCE, HANG, NO_MEMORY = (61, 61), (62, 61), (63, 61), (65, 61)
-"""Sizes of the images on which the image libraries crash, hang or find no memory."""
+CRASH, CRASH_ONCE, HANG, NO_MEMORY, SLOW = (61, 61), (62, 61), (63, 61), (65, 61), (66, 61)
+"""Sizes of the images on which the image libraries crash, hang, find no memory or take half a second."""
 
 KILLER, KILLER_ONCE = "kills-libcurl", "kills-libcurl-once"
 """Names of the images on whose headers libcurl crashes."""
@@ -30,6 +30,8 @@ def fail(size):
         crash()
     if size == {CRASH_ONCE}:
         crash_once("crashed")
+    if size == {SLOW}:
+        time.sleep(0.5)
     if size == {NO_MEMORY}:
         raise MemoryError
     while size == {HANG}:
