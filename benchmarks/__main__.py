@@ -15,7 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import bench_before, bench_ceiling, bench_checkpoints, bench_manifest, bench_pace, bench_worker
+from benchmarks import (
+    bench_before,
+    bench_ceiling,
+    bench_checkpoints,
+    bench_loop,
+    bench_manifest,
+    bench_pace,
+    bench_worker,
+)
 from benchmarks.ratio import show
 from benchmarks.rig import http_sources, rig, s3_source
 
@@ -28,7 +36,9 @@ if TYPE_CHECKING:
 OF_S3 = ("ceiling", "seed", "vit", "start", "memory", "checkpoints")
 """The benchmarks whose photos lie in an S3 server. It starts after the others, because it shares their cores."""
 
-PARTS = ("scale", "pace", "before", *OF_S3)
+WITHOUT_PHOTOS = ("scale", "loop")
+
+PARTS = (*WITHOUT_PHOTOS, "pace", "before", *OF_S3)
 """All benchmarks, in their order."""
 
 
@@ -51,7 +61,9 @@ def main() -> None:
     if "scale" in parts:
         with tempfile.TemporaryDirectory(prefix="embedder-bench-") as folder:
             show(bench_manifest.scale(Path(folder), rows=9_000_000 // share, rounds=rounds))
-    if parts != {"scale"}:
+    if "loop" in parts:
+        show(bench_loop.loop(rows=40_000 // share, rounds=rounds))
+    if not parts.issubset(WITHOUT_PHOTOS):
         _run_workers(parts, before, photos=wanted.photos, share=share, rounds=rounds)
     if missing:
         sys.exit(f"`before` is missing above: {missing}")

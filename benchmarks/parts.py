@@ -4,6 +4,7 @@ encode MODEL                 runs the bare model on batches in memory, and print
 decode FOLDER                preprocesses files in memory on every core, and prints images a second
 load MODEL                   starts the interpreter, imports the libraries and loads the weights, and prints 0
 first-batch MANIFEST ROWS    reads the manifest, fetches and decodes ROWS images, and prints 0
+loop KIND ROWS               directs decoders that do nothing, and prints the event loop's ms of CPU an image
 chunk URL INDEX COUNT        finds and parses one chunk of a manifest, and prints the seconds that it took
 
 The parts that print 0 are timed from outside, with the start of their process.
@@ -126,11 +127,18 @@ def chunk(url: str, index: str, count: str) -> float:
     return seconds
 
 
+def loop(kind: str, rows: str) -> float:
+    from benchmarks.event_loop import cpu_milliseconds
+
+    return cpu_milliseconds(kind, int(rows))
+
+
 PARTS: dict[str, Callable[..., float]] = {
     "encode": encode,
     "decode": decode,
     "load": load,
     "first-batch": first_batch,
+    "loop": loop,
     "chunk": chunk,
 }
 
