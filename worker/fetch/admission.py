@@ -78,7 +78,10 @@ class Admission:
         self.known_good_urls = KnownGoodUrls()
 
     def is_well(self, host: str) -> bool:
-        """Return whether neither the host nor the network has failed last. Then `decide` admits a request at once."""
+        """Note that requests to the host belong to this run, and return whether `decide` would admit one at once.
+
+        That is so while the last request to the host has not failed, and some host has answered after the last failure.
+        """
         self.network.note_host(host)
         return not (self.network.has_failures or self.circuits.is_failing(host))
 

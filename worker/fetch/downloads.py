@@ -102,7 +102,10 @@ class Downloads(Generic[Image]):
     # and whatever else comes of such a first request.
 
     def start(self, url: str, *, rotation: int) -> Started[Image] | None:
-        """Make the first request for an image. Return None if something has to be waited for, looked up or decided."""
+        """Begin the first request for an image. Return None if something has to be waited for, looked up or decided.
+
+        Whoever calls this must await the answer at once, and hand it to `arrived` if it is an image, else to `get`.
+        """
         if url in self._resumed:
             return None
         is_signed = url.startswith("s3://")
@@ -120,6 +123,8 @@ class Downloads(Generic[Image]):
         if begun is None:
             reservation.release()
             return None
+        if is_signed:
+            self._objects.forget_ahead(url)
         return Started(begun, reservation, self._client.send(order, reservation))
 
     def arrived(self, started: Started[Image], image: Image) -> Fetched[Image]:
@@ -216,6 +221,7 @@ class Downloads(Generic[Image]):
                 self._places.forget(text)  # as above
         if held is None:
             ready = self._objects.signed_ahead(text) if is_signed else parse_http_url(text)
+            self._objects.forget_ahead(text)
             url = ready or await self._objects.sign(text)
         else:
             url = await self._objects.sign_file(text) if is_signed else parse_http_url(text)

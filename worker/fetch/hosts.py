@@ -89,7 +89,7 @@ class Hosts:
                 yield
 
     def begin_at_once(self, request: Request) -> Begun | None:
-        """Begin a request, as nearly all can be. Return None if something has to be waited for or decided first."""
+        """Begin a request. Return None, which is rare, if something has to be waited for or decided first."""
         site = self.sites.of(request.url)
         may_begin = site.is_free and self._admission.is_well(request.host)
         if not (may_begin and self.slots.try_acquire(request.url.host)):
@@ -118,7 +118,9 @@ class Hosts:
         may_go_back: bool = True,
         begun: Begun | None = None,
     ) -> Answer:
-        """Call `send` once the request may be made, and return what it returns. `begun` tells that it is made already.
+        """Call `send` once the request may be made, and return what it returns.
+
+        If the request is over already, `send` only tells what came of it, and `begun` is what it holds. It is ended.
 
         Raises MustWait if the site refuses the request, and if a slow site has no turn for it now and the row
         `may_go_back` to wait for one. Else the request waits here.

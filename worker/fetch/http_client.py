@@ -92,7 +92,7 @@ class HttpClient(Generic[Image]):
         return self._order_to(addresses, request, proxy=proxy, rotation=rotation, granted_bytes=granted_bytes)
 
     def send(self, order: Get, reservation: Reservation | None) -> Awaitable[Image | Answered | Broken]:
-        """Make the request, and return what comes of it, for `note`."""
+        """Return the request as an awaitable. Its result, which tells what came of it, is for `note`."""
         self.requests += 1
         return self._transport.get(order, reservation)
 
@@ -109,7 +109,8 @@ class HttpClient(Generic[Image]):
     async def probe(self, request: Request) -> Answered:
         """Make the request, and return its answer without a body. Raises like `get`."""
         order = await self._order(request, rotation=0, granted_bytes=0)
-        answer = self.note(await self.send(order._replace(is_probe=True, cookie=""), None))  # it is of no chain
+        # Without a cookie, because a probe is of no chain of redirects.
+        answer = self.note(await self.send(order._replace(is_probe=True, cookie=""), None))
         if not isinstance(answer, Answered):
             raise TypeError("the transport fetched a body for a probe")
         return answer

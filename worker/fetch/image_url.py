@@ -107,7 +107,7 @@ def _checked(url: HttpUrl) -> HttpUrl:
 def parse_plain_url(text: str) -> HttpUrl | None:
     """Return an http or https URL if it is written the plain way, as nearly all are, else None.
 
-    A longer one than MAX_URL_CHARS is not.
+    None too if it is longer than MAX_URL_CHARS.
     """
     path = text.find("/", len("https://"), MAX_SERVER_CHARS)
     if path < 0 or len(text) > MAX_URL_CHARS or not _PLAIN_TARGET.fullmatch(text, path):

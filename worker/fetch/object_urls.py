@@ -99,12 +99,16 @@ class ObjectUrls:
                 return
 
     def signed_ahead(self, text: str) -> HttpUrl | None:
-        """Return the URL that was signed ahead, once, valid for almost an hour. None if `sign` is needed."""
-        ahead = self._ahead.pop(text, None)
+        """Return the URL that was signed ahead, valid for almost an hour. None if `sign` is needed."""
+        ahead = self._ahead.get(text)
         if ahead is None:
             return None
         url, signed_at = ahead
         return url if time.monotonic() - signed_at < AHEAD_SECONDS else None
+
+    def forget_ahead(self, text: str) -> None:
+        """Forget the URL that was signed ahead, because it is used now."""
+        self._ahead.pop(text, None)
 
     async def sign(self, text: str) -> HttpUrl:
         """Return a signed URL of `s3://bucket/key`, valid for almost an hour.

@@ -159,7 +159,7 @@ class RowsAhead:
         return row
 
     def _has_slot(self, row: Row) -> bool:
-        return self._slots.free_for(self._place_of(row).host) > 0
+        return self._slots.is_no_host_full or self._slots.free_for(self._place_of(row).host) > 0
 
     def _from_line(self) -> tuple[Row, Site | None] | None:
         """Return a row that waited for its host."""

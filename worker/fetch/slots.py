@@ -40,6 +40,11 @@ class Slots:
         self.on_free: Callable[[], object] = _nothing
         """Called after a slot of the total became free for which no request waits."""
 
+    @property
+    def is_no_host_full(self) -> bool:
+        """Whether there are so few requests that no host can be at its limit. It may be so too if this is False."""
+        return self.in_use < self._per_host and not self._line
+
     def free_for(self, host: str) -> int:
         """Return the number of the host's slots that no request has."""
         slots = self._hosts.get(host)

@@ -116,18 +116,18 @@ class _NoImages:
 
 
 class _Resolver:
-    def __init__(self, addresses: list[str]) -> None:
+    def __init__(self, addresses: dict[str, list[str]]) -> None:
         self._addresses = addresses
 
-    async def resolve(self, host: str) -> list[str]:  # noqa: ARG002 - the protocol's
-        return self._addresses
+    async def resolve(self, host: str) -> list[str]:
+        return self._addresses[host]
 
     async def close(self) -> None:
         pass
 
 
-def _fetch_rows(count: int, addresses: list[str]) -> tuple[list[Get], list[Reason]]:
-    """Fetch images of a host with these addresses, none of which it has. Return the orders and the rows' reasons."""
+def _fetch_rows(urls: list[str], addresses: dict[str, list[str]]) -> tuple[list[Get], list[Reason]]:
+    """Fetch images that no server has, from hosts with these addresses. Return the orders and the rows' reasons."""
     settings, transport, reasons = worker_settings(allow_private_hosts=False), _NoImages(), []
 
     async def run() -> None:
@@ -143,9 +143,9 @@ def _fetch_rows(count: int, addresses: list[str]) -> tuple[list[Get], list[Reaso
                 resolver=_Resolver(addresses),
             )
             async with fetcher:
-                for number in range(count):
+                for number, url in enumerate(urls):
                     with pytest.raises(ImageFailed) as caught:
-                        await fetcher.fetch(Row(number, f"https://photos.example.com/{number}.jpg"))
+                        await fetcher.fetch(Row(number, url))
                     reasons.append(caught.value.reason)
 
     asyncio.run(run())
@@ -155,15 +155,19 @@ def _fetch_rows(count: int, addresses: list[str]) -> tuple[list[Get], list[Reaso
 def test_the_addresses_of_a_host_are_judged_once_for_all_its_images() -> None:
     addresses = ["93.184.215.14", "2606:2800:21f::1"]
     is_public_address.cache_clear()
-    orders, reasons = _fetch_rows(100, addresses)
+    urls = [f"https://photos.example.com/{number}.jpg" for number in range(100)]
+    orders, reasons = _fetch_rows(urls, {"photos.example.com": addresses})
     assert reasons == [Reason.NOT_FOUND] * 100
     assert {order.addresses for order in orders} == {tuple(addresses)}
     assert all(order.is_guarded for order in orders)
-    # To judge an address takes longer than all else that the event loop does for an image.
+    # To judge four addresses takes longer than all else that the event loop does for an image.
     assert is_public_address.cache_info().misses == len(addresses)
 
 
-def test_no_image_is_requested_from_a_host_with_a_private_address() -> None:
-    orders, reasons = _fetch_rows(100, ["93.184.215.14", "10.0.0.1"])
-    assert reasons == [Reason.FORBIDDEN_HOST] * 100
-    assert not orders
+def test_no_image_is_requested_from_a_private_address_of_a_site_that_is_known() -> None:
+    public = [f"https://photos.example.com/{number}.jpg" for number in range(KNOWN_GOOD_ANSWERS)]
+    private = [f"https://inside.example.com/{number}.jpg" for number in range(3)]
+    addresses = {"photos.example.com": ["93.184.215.14"], "inside.example.com": ["93.184.215.14", "10.0.0.1"]}
+    orders, reasons = _fetch_rows(public + private, addresses)
+    assert reasons == [Reason.NOT_FOUND] * len(public) + [Reason.FORBIDDEN_HOST] * len(private)
+    assert [order.url for order in orders] == public

@@ -36,6 +36,8 @@ def test_no_limit_is_passed_and_every_request_has_its_turn(
             try:
                 for _ in range(order.randrange(4)):
                     await asyncio.sleep(0)
+                    if slots.is_no_host_full and not all(map(slots.free_for, hosts)):
+                        wrong.append(now.copy())
             finally:
                 now[host] -= 1
 
